@@ -1,0 +1,201 @@
+"""A conversation: turns of text and pictures, kept as a tree so that an edit makes a branch and loses nothing.
+
+On disk a conversation is a folder: `conversation.json` and the pictures it names, `images/<sha256>.png`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image as PILImage
+from PIL import ImageOps, UnidentifiedImageError
+
+FORMAT = 1
+MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture of a turn.
+
+    Attributes:
+        picture: RGB pixels.
+        seed: the seed that painted it, `None` for an upload.
+        seconds: how long painting took, `None` for an upload.
+        alt: the words that describe it, as read by a screen reader.
+    """
+
+    picture: PILImage.Image = field(compare=False)
+    seed: int | None = None
+    seconds: float | None = None
+    alt: str = ""
+
+
+Piece = Text | Image
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. `role` is "user" or "assistant"; `parent` is the id of the turn before it, `None` for the first."""
+
+    role: str
+    parts: tuple[Piece, ...]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    parent: str | None = None
+
+    def text(self) -> str:
+        """The words of the turn, pictures left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    def images(self) -> list[Image]:
+        return [part for part in self.parts if isinstance(part, Image)]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A tree of turns and the turn it stands at. All changes return a new conversation.
+
+    Attributes:
+        turns: every turn ever said, by id.
+        head: the last turn of the branch that is shown, `None` when nothing was said.
+    """
+
+    turns: dict[str, Turn] = field(default_factory=dict)
+    head: str | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    title: str = ""
+
+    def path(self) -> list[Turn]:
+        """The turns of the branch that is shown, first to last."""
+        chain: list[Turn] = []
+        at = self.head
+        while at is not None:
+            chain.append(self.turns[at])
+            at = self.turns[at].parent
+        return chain[::-1]
+
+    def say(self, role: str, *parts: Piece | str | PILImage.Image) -> Conversation:
+        """Append a turn to the branch that is shown."""
+        turn = Turn(role, tuple(map(_piece, parts)), parent=self.head)
+        return Conversation({**self.turns, turn.id: turn}, turn.id, self.id, self.title)
+
+    def at(self, turn_id: str | None) -> Conversation:
+        """The same tree standing at another turn: what is said next starts a branch there.
+
+        Raises:
+            KeyError: no such turn.
+        """
+        if turn_id is not None and turn_id not in self.turns:
+            raise KeyError(f"This conversation has no turn {turn_id}.")
+        return Conversation(self.turns, turn_id, self.id, self.title)
+
+    def branches(self, turn_id: str) -> list[str]:
+        """Ids of the turns that stand at the same place as `turn_id`, itself included, oldest first."""
+        parent = self.turns[turn_id].parent
+        return [turn.id for turn in self.turns.values() if turn.parent == parent]
+
+
+def _piece(part: Piece | str | PILImage.Image) -> Piece:
+    if isinstance(part, str):
+        return Text(part)
+    return Image(part.convert("RGB")) if isinstance(part, PILImage.Image) else part
+
+
+def open_picture(source: Path | str | bytes) -> PILImage.Image:
+    """Read a picture that a person brought: first frame, upright, alpha laid on white, RGB.
+
+    Raises:
+        ValueError: it is no picture, is cut short, or has more than 50 megapixels; the message says what to do.
+    """
+    name = "The picture" if isinstance(source, bytes) else Path(source).name
+    try:
+        picture = PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{name} has {picture.width} x {picture.height} pixels; make it smaller than 50 megapixels.")
+        picture.seek(0)
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I"):  # 16-bit greys would clip to white
+            picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+        if "A" in picture.getbands() or "transparency" in picture.info:
+            picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise ValueError(f"There is no file {source}.") from error
+        raise ValueError(f"{name} cannot be read as a picture; bring a PNG, JPEG or WebP file.") from error
+
+
+def save_conversation(conversation: Conversation, folder: Path) -> None:
+    """Write the whole tree into `folder`; an interrupted save leaves the earlier one as it was."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    turns = []
+    for turn in conversation.turns.values():
+        turns.append({"id": turn.id, "role": turn.role, "parent": turn.parent, "parts": [_save_piece(part, images) for part in turn.parts]})
+    payload = {"format": FORMAT, "id": conversation.id, "title": conversation.title, "head": conversation.head, "turns": turns}
+    write_beside(folder / "conversation.json", json.dumps(payload, ensure_ascii=False, indent=1).encode())
+
+
+def load_conversation(folder: Path) -> Conversation:
+    """Read what `save_conversation` wrote.
+
+    Raises:
+        ValueError: no conversation lies there, or it is damaged.
+    """
+    try:
+        payload = json.loads((folder / "conversation.json").read_text(encoding="utf-8"))
+        turns = {
+            entry["id"]: Turn(
+                entry["role"], tuple(_load_piece(part, folder / "images") for part in entry["parts"]), entry["id"], entry["parent"]
+            )
+            for entry in payload["turns"]
+        }
+        return Conversation(turns, payload["head"], payload["id"], payload["title"])
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no conversation in {folder}.") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"The conversation in {folder} is damaged: {error}.") from error
+
+
+def _save_piece(part: Piece, images: Path) -> dict:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    data = io.BytesIO()
+    part.picture.save(data, "PNG")
+    name = hashlib.sha256(part.picture.tobytes()).hexdigest() + ".png"
+    if not (images / name).exists():
+        write_beside(images / name, data.getvalue())
+    return {"type": "image", "file": name, "seed": part.seed, "seconds": part.seconds, "alt": part.alt}
+
+
+def _load_piece(entry: dict, images: Path) -> Piece:
+    if entry["type"] == "text":
+        return Text(entry["text"])
+    return Image(open_picture(images / Path(entry["file"]).name), entry["seed"], entry["seconds"], entry["alt"])
+
+
+def write_beside(file: Path, data: bytes) -> None:
+    """Write `data` beside `file`, then rename: the file is whole or untouched."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(data)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def delete_conversation(folder: Path) -> None:
+    """Remove a saved conversation with its pictures."""
+    shutil.rmtree(folder, ignore_errors=True)

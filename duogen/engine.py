@@ -1,0 +1,248 @@
+"""The interleaved loop: text until the MLLM asks for a picture, the picture, text again, until the end of the turn (DuoGen, section 3).
+
+`Engine.answer` is a generator of events; nothing else talks to the models.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duogen.conversation import Conversation, Image, Text, Turn
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.mllm import MLLM, Context
+from duogen.options import ImageOptions, Options
+from duogen.painter import FramePainter, Frames
+from duogen.pipeline import DuoGenPipeline, open_pair
+from duogen.sequence import Packed, Slot, Tokens
+
+
+@dataclass
+class Memory:
+    """What the engine keeps between answers: the MLLM's context and the painter's frames, both of the same conversation.
+
+    Attributes:
+        said: token ids and slots of the assistant's turns as they were said, by turn id: encoding their text again might cut it into
+            other tokens and empty the cache.
+    """
+
+    context: Context = field(default_factory=Context)
+    frames: Frames = field(default_factory=Frames.empty)
+    slots: list[Slot] = field(default_factory=list)
+    said: dict[str, Packed] = field(default_factory=dict)
+
+
+@dataclass
+class Reply:
+    """One answer in the making."""
+
+    options: Options
+    stop: threading.Event
+    rng: random.Random
+    generator: torch.Generator
+    started: float = field(default_factory=time.monotonic)
+    parts: list[Text | Image] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    shown: str = ""
+    text_tokens: int = 0
+    first_text: float = 0.0
+
+    def images(self) -> int:
+        return sum(isinstance(part, Image) for part in self.parts)
+
+
+class Engine:
+    """A pair that is open, and what it remembers of the conversation it last answered."""
+
+    def __init__(self, pair: DuoGenPipeline) -> None:
+        self.pair = pair
+        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
+        count = pair.text_encoder.config.text_config.num_hidden_layers
+        layers = list(pair.about.layers or range(1, count + 1))
+        self.mllm = MLLM(pair.text_encoder, self.tokens, layers)
+        self.painter = FramePainter(pair)
+        self.about: dict[str, Any] = asdict(pair.about)
+        self.memory = Memory()
+
+    @staticmethod
+    def open(
+        pair: str | Path | None = None, device: str = "auto", precision: str = "auto", progress: Callable[[str], None] | None = None
+    ) -> Engine:
+        """Open a pair: a folder, or by default the bundled one, which is assembled on first use.
+
+        Raises:
+            ValueError: one sentence for the user.
+        """
+        from duogen.assemble import ready_pair
+
+        say = progress or (lambda sentence: None)
+        folder = ready_pair(pair, say)
+        say("Loading the pair ...")
+        engine = Engine(open_pair(folder, device, precision))
+        say(f"Ready: {engine.pair.about.title}.")
+        return engine
+
+    def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
+        """Answer the user's last turn.
+
+        Args:
+            conversation: its head is a user turn.
+            stop: set it to stop within one token or one denoising step; what is finished is kept.
+
+        Yields:
+            Events; the last one is `Done`, or `Failed` with the conversation as it was before the part that failed.
+        """
+        seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+        reply = Reply(options, stop or threading.Event(), random.Random(seed), torch.Generator().manual_seed(seed))
+        try:
+            path = conversation.path()
+            if not path or path[-1].role != "user":
+                raise ValueError("There is nothing to answer; say something first.")
+            prompt = self._prompt(path)
+            encoded = self.mllm.prefill(self.memory.context, prompt)
+            self._follow(prompt)
+            prompt_tokens = len(prompt.ids)
+            stopped = yield from self._speak(reply)
+        except torch.OutOfMemoryError:
+            yield self._failed(conversation, reply, "Memory ran out; make the pictures smaller, or close other programs, and try again.")
+            return
+        except ValueError as error:
+            yield self._failed(conversation, reply, str(error))
+            return
+        except RuntimeError as error:
+            yield self._failed(conversation, reply, f"The pair failed ({str(error).splitlines()[0]}); try again, or open the pair anew.")
+            return
+        turn = self._turn(path[-1].id, reply, prompt)
+        done = Conversation({**conversation.turns, turn.id: turn}, turn.id, conversation.id, conversation.title)
+        seconds = time.monotonic() - reply.started
+        yield Done(done, Stats(prompt_tokens, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
+
+    def _prompt(self, path: list[Turn]) -> Packed:
+        """The conversation as ids, the assistant's own turns as they were said, and the opening of the answer."""
+        packed = Packed()
+        for turn in path:
+            said = self.memory.said.get(turn.id)
+            if said is None:
+                self.tokens.add_turn(packed, turn)
+                continue
+            at = len(packed.ids)
+            packed.ids += said.ids
+            packed.learn += said.learn
+            packed.slots += [Slot(slot.bov + at, slot.end + at, slot.grid, slot.image, slot.painted) for slot in said.slots]
+        packed.add(self.tokens.opening("assistant"), False)
+        return packed
+
+    def _follow(self, packed: Packed) -> None:
+        """Make the painter's frames those of `packed`, encoding only pictures it has not seen."""
+        memory = self.memory
+        kept = 0
+        for mine, other in zip(memory.slots, packed.slots, strict=False):
+            if mine.bov != other.bov or mine.image.picture is not other.image.picture:
+                break
+            kept += 1
+        if kept < len(memory.slots):
+            memory.frames, memory.slots, kept = Frames.empty(), [], 0
+        for slot in packed.slots[kept:]:
+            self.painter.remember(memory.frames, self.painter.encode(slot.image.picture), memory.context.condition(slot.bov))
+            memory.slots.append(slot)
+
+    def _speak(self, reply: Reply) -> Iterator[Event]:
+        """Words and pictures in turn; returns why it ended."""
+        memory, limits = self.memory, reply.options
+        while True:
+            token = None
+            for token in self.mllm.talk(memory.context, limits.text, reply.generator):
+                if token in (self.tokens.bov, self.tokens.end):
+                    break
+                reply.text_tokens += 1
+                yield from self._words(reply, token)
+                if reply.stop.is_set() or reply.text_tokens >= limits.text.max_tokens:
+                    self.mllm.append(memory.context, token)  # said, so it must be read
+                    break
+            self._flush(reply)
+            if token == self.tokens.bov:
+                if reply.images() >= limits.image.max_images:
+                    return "max_images"
+                finished = yield from self._draw(reply)
+                if not finished:
+                    return "user"
+            elif token == self.tokens.end:
+                return "end"
+            else:
+                return "user" if reply.stop.is_set() else "max_tokens"
+
+    def _words(self, reply: Reply, token: int) -> Iterator[Event]:
+        """Words as soon as they are whole: a token may end in the middle of a character."""
+        reply.pending.append(token)
+        text = self.pair.tokenizer.decode(reply.pending, skip_special_tokens=True)
+        if text.endswith("\ufffd") or len(text) <= len(reply.shown):
+            return
+        if not reply.first_text:
+            reply.first_text = time.monotonic() - reply.started
+        yield TextDelta(text[len(reply.shown) :])
+        reply.shown = text
+
+    def _flush(self, reply: Reply) -> None:
+        """Close the running piece of text."""
+        if reply.shown:
+            reply.parts.append(Text(reply.shown))
+        reply.pending, reply.shown = [], ""
+
+    def _draw(self, reply: Reply) -> Iterator[Event]:
+        """Paint one picture and show it to both models; returns False when the user stopped it."""
+        memory, options, index = self.memory, reply.options.image, reply.images()
+        seed = reply.rng.randrange(2**31)
+        yield ImageStarted(index, seed, options.steps)
+        begun = time.monotonic()
+        bov = len(memory.context.packed.ids)
+        condition = memory.context.condition()
+        latents = None
+        for painted in self.painter.paint(memory.frames, condition, memory.context.packed.last_segment(bov), options, seed):
+            latents = painted.latents
+            if reply.stop.is_set():
+                return False
+            yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
+        picture = self.painter.decode(latents)
+        said = next((part.text for part in reversed(reply.parts) if isinstance(part, Text)), "")
+        image = Image(picture, seed, time.monotonic() - begun, alt=said.strip().splitlines()[-1] if said.strip() else "")
+        yield ImageDone(index, image)
+        reply.parts.append(image)
+        packed = Packed(list(memory.context.packed.ids), list(memory.context.packed.learn), list(memory.context.packed.slots))
+        self.tokens.add_image(packed, image, True)
+        self.mllm.prefill(memory.context, packed)
+        self.painter.remember(memory.frames, latents, condition)
+        memory.slots.append(packed.slots[-1])
+        return True
+
+    def _preview(self, step: int, latents: torch.Tensor, options: ImageOptions) -> Any:
+        wanted = options.preview_every and step % options.preview_every == 0 and step < options.steps
+        return self.painter.decode(latents) if wanted else None
+
+    def _turn(self, parent: str, reply: Reply, prompt: Packed) -> Turn:
+        """The finished turn; its ids as they were said are kept for the next answer."""
+        turn = Turn("assistant", tuple(reply.parts), parent=parent)
+        opening = len(self.tokens.opening("assistant"))
+        at = len(prompt.ids) - opening
+        context = self.memory.context.packed
+        said = Packed(list(context.ids[at:]), list(context.learn[at:]))
+        said.slots = [Slot(slot.bov - at, slot.end - at, slot.grid, slot.image, slot.painted) for slot in context.slots if slot.bov >= at]
+        said.add(self.tokens.closing(), True)
+        self.memory.said[turn.id] = said
+        return turn
+
+    def _failed(self, conversation: Conversation, reply: Reply, message: str) -> Failed:
+        """Forget what the failed part left behind; what was finished before it is kept as a turn."""
+        self.memory = Memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        finished = list(reply.parts)
+        while finished and isinstance(finished[-1], Text):
+            finished.pop()
+        return Failed(message, conversation.say("assistant", *finished) if finished else conversation)

@@ -1,0 +1,140 @@
+"""The multimodal LLM at work: prefill what is new, talk token by token, keep every hidden state the painter will need.
+
+L new tokens, C width of a hidden state, K layers that the connector reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+
+from duogen.options import TextOptions
+from duogen.sequence import Packed, Tokens, positions
+
+
+def normalised(states: torch.Tensor) -> torch.Tensor:
+    """A layer's hidden states, each normalised over its channels (DuoGen, section 3; as Cosmos-Predict2.5 does)."""
+    states = states.float()
+    return (states - states.mean(-1, keepdim=True)) / (states.std(-1, keepdim=True) + 1e-8)
+
+
+def embed(model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None) -> torch.Tensor:
+    """Input embeddings [B, L, C] of ids [B, L], with the vision tower's output where pictures stand."""
+    embeds = model.get_input_embeddings()(ids)
+    if pixels is None:
+        return embeds
+    features = torch.cat(list(model.model.get_image_features(pixels.to(ids.device), grids.to(ids.device)).pooler_output))
+    mask = (ids == model.config.image_token_id)[..., None].expand_as(embeds)
+    return embeds.masked_scatter(mask, features.to(embeds.dtype))
+
+
+@dataclass
+class Context:
+    """What the MLLM has read: its KV cache, and the hidden states that the connector reads.
+
+    Attributes:
+        packed: the ids and picture slots that the cache covers.
+        states: [L, K * C] chunks, one per call; together they cover `packed.ids`.
+        position: the rotary position of the next token.
+    """
+
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    packed: Packed = field(default_factory=Packed)
+    states: list[torch.Tensor] = field(default_factory=list)
+    position: int = 0
+    logits: torch.Tensor | None = None
+
+    def condition(self, until: int | None = None) -> torch.Tensor:
+        """Hidden states of all tokens before index `until`: [1, until, K * C]."""
+        if len(self.states) > 1:
+            self.states = [torch.cat(self.states)]
+        return self.states[0][None, :until]
+
+    def keep(self, length: int) -> None:
+        """Forget everything after the first `length` tokens, which must not cut a picture in two."""
+        self.states = [torch.cat(self.states)[:length]] if self.states else []
+        self.cache.crop(length)
+        slots = [slot for slot in self.packed.slots if slot.end <= length]
+        self.packed = Packed(self.packed.ids[:length], self.packed.learn[:length], slots)
+        self.position = positions(self.packed)[1]
+        self.logits = None
+
+
+class MLLM:
+    """A Qwen2.5-VL model, its tokens, and the layers that the connector reads (indices into `hidden_states`)."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int]) -> None:
+        self.model, self.tokens, self.layers = model, tokens, layers
+
+    @torch.no_grad()
+    def prefill(self, context: Context, packed: Packed) -> int:
+        """Make `context` cover `packed`, encoding only what is new; returns how many tokens that were.
+
+        What the cache holds beyond the common beginning is forgotten.
+        """
+        common = self._common(context.packed, packed)
+        if common == len(packed.ids):
+            common = packed.last_segment(len(packed.ids) - 1)  # at least one token must be read to have logits
+        if common < len(context.packed.ids):
+            context.keep(common)
+        slots = [slot for slot in packed.slots if slot.bov >= common]
+        pixels, grids = self.tokens.pixels([slot.image for slot in slots]) if slots else (None, None)
+        where, after = positions(packed, common, context.position)
+        ids = torch.tensor([packed.ids[common:]], device=self.model.device)
+        self._read(context, embed(self.model, ids, pixels, grids), where)
+        context.packed = replace(packed, ids=list(packed.ids), learn=list(packed.learn), slots=list(packed.slots))
+        context.position = after
+        return len(packed.ids) - common
+
+    def _common(self, old: Packed, new: Packed) -> int:
+        count = 0
+        for mine, other in zip(old.ids, new.ids, strict=False):
+            if mine != other:
+                break
+            count += 1
+        for mine, other in zip(old.slots, new.slots, strict=False):
+            if mine.bov < count and mine.image.picture is not other.image.picture:
+                return mine.bov
+        cut = [slot.bov for slot in new.slots if slot.bov < count < slot.end]
+        return min([count, *cut])
+
+    def _read(self, context: Context, embeds: torch.Tensor, where: torch.Tensor) -> None:
+        out = self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=where[:, None].to(embeds.device),
+            past_key_values=context.cache,
+            use_cache=True,
+            output_hidden_states=True,
+        )
+        context.states.append(torch.cat([normalised(out.hidden_states[layer][0]) for layer in self.layers], -1))
+        context.logits = self.model.lm_head(out.last_hidden_state[:, -1])[0].float()
+
+    @torch.no_grad()
+    def append(self, context: Context, token: int) -> None:
+        """Read one token that was just said."""
+        ids = torch.tensor([[token]], device=self.model.device)
+        where = torch.full((3, 1), context.position)
+        self._read(context, self.model.get_input_embeddings()(ids), where)
+        context.packed.add([token], True)
+        context.position += 1
+
+    def talk(self, context: Context, options: TextOptions, generator: torch.Generator) -> Iterator[int]:
+        """Say tokens until begin-of-vision or end of turn, which is yielded last and not yet read into the context."""
+        while True:
+            token = choose(context.logits, options, generator)
+            yield token
+            if token in (self.tokens.bov, self.tokens.end):
+                return
+            self.append(context, token)
+
+
+def choose(logits: torch.Tensor, options: TextOptions, generator: torch.Generator) -> int:
+    """Sample a token by temperature and nucleus (Holtzman et al. 2020); temperature 0 takes the likeliest."""
+    if options.temperature == 0:
+        return int(logits.argmax())
+    ordered, index = (logits / options.temperature).softmax(-1).sort(descending=True)
+    ordered[ordered.cumsum(-1) - ordered >= options.top_p] = 0
+    return int(index[torch.multinomial(ordered.cpu(), 1, generator=generator)])

@@ -1,0 +1,59 @@
+"""Flow matching: noisy latents x = (1 - sigma) data + sigma noise, velocity = noise - data (Lipman et al. 2023; DuoGen, stage 2).
+
+sigma runs from 1 (noise) to 0 (data).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from diffusers import SchedulerMixin
+
+MIN_SIGMA = 0.05  # a predicted sample is turned into a velocity by dividing by sigma: keep that finite
+
+Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def sample(scheduler: SchedulerMixin, velocity: Velocity, noise: torch.Tensor, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Integrate from noise to data with a diffusers flow scheduler.
+
+    Args:
+        velocity: (latents, sigma []) -> velocity, both like `noise`.
+        noise: starting latents, any shape.
+
+    Yields:
+        After every step: the latents, and the data as predicted at that step (for previews).
+    """
+    solver = copy.deepcopy(scheduler)  # schedulers keep state
+    solver.set_timesteps(steps)
+    latents = noise
+    for timestep, sigma in zip(solver.timesteps, solver.sigmas, strict=False):
+        sigma = sigma.to(latents)
+        v = velocity(latents, sigma)
+        predicted = latents - sigma * v
+        latents = solver.step(v, timestep, latents, return_dict=False)[0]
+        yield latents, predicted
+
+
+def noisy(data: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    return (1 - sigma) * data + sigma * noise
+
+
+def to_velocity(output: torch.Tensor, latents: torch.Tensor, sigma: torch.Tensor, prediction: str) -> torch.Tensor:
+    """The model's output as a velocity: `prediction` is "velocity" or "sample" (the clean data)."""
+    if prediction == "velocity":
+        return output
+    return (latents - output) / sigma.clamp(min=MIN_SIGMA)
+
+
+def guide(conditional: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022)."""
+    return negative + scale * (conditional - negative)
+
+
+def random_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
+    """Logit-normal training sigmas, shifted towards noise as the sampling schedule is (Esser et al. 2024, section 3.1)."""
+    sigma = torch.sigmoid(torch.randn(count, generator=generator))
+    return shift * sigma / (1 + (shift - 1) * sigma)

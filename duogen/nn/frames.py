@@ -1,0 +1,144 @@
+"""The walk through a `CosmosTransformer3DModel`, frame by frame.
+
+The model's own `forward` runs all frames at once; we walk its submodules, so that final frames can be kept as keys and values,
+frames may differ in size, and the modulation is computed once per frame instead of once per token.
+
+B batch, F frames, N tokens of a frame, L tokens of all frames, C width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import CosmosTransformer3DModel
+
+from duogen.nn.attention import FrameCache, KeyValue, Rotary, attend, project_key_value, project_out, project_query
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of equal or different sizes, packed into one sequence.
+
+    Attributes:
+        tokens: [B, L, C] embedded latents.
+        rotary: cosines and sines, each [L, D].
+        lengths: tokens of each frame, summing to L.
+        sizes: (height, width) of each frame in latents.
+        extra: [1, L, C] learnable positions where the checkpoint has them; added before every block.
+    """
+
+    tokens: torch.Tensor
+    rotary: Rotary
+    lengths: list[int]
+    sizes: list[tuple[int, int]]
+    extra: torch.Tensor | None = None
+
+
+def embed_frames(model: CosmosTransformer3DModel, latents: list[torch.Tensor], times: list[int], clean: list[bool]) -> Frames:
+    """Pack latents into tokens.
+
+    Args:
+        latents: per frame [B, channels, h, w]; sizes may differ.
+        times: the position of each frame among the conversation's pictures.
+        clean: whether the frame is given (condition mask 1) or to be painted (0).
+    """
+    tokens, cosines, sines, lengths, learnt = [], [], [], [], []
+    for frame, time, given in zip(latents, times, clean, strict=True):
+        extra = [torch.full_like(frame[:, :1], float(given))]
+        if model.config.concat_padding_mask:
+            extra.append(torch.zeros_like(frame[:, :1]))  # no padding: frames are packed, not padded
+        embedded = model.patch_embed(torch.cat([frame, *extra], 1)[:, :, None]).flatten(1, 3)
+        tokens.append(embedded)
+        lengths.append(embedded.shape[1])
+        # The model counts positions from the first frame: lay out all frames up to this one and keep the last.
+        layout = torch.empty(1, 1, time + 1, *frame.shape[-2:], device=frame.device)
+        cos, sin = model.rope(layout)
+        cosines.append(cos[-lengths[-1] :])
+        sines.append(sin[-lengths[-1] :])
+        if model.learnable_pos_embed is not None:
+            learnt.append(model.learnable_pos_embed(layout)[:, -lengths[-1] :])
+    rotary = (torch.cat(cosines), torch.cat(sines))
+    sizes = [tuple(frame.shape[-2:]) for frame in latents]
+    return Frames(torch.cat(tokens, 1), rotary, lengths, sizes, torch.cat(learnt, 1) if learnt else None)
+
+
+def project_condition(model: CosmosTransformer3DModel, states: torch.Tensor) -> list[KeyValue]:
+    """The connector and every block's cross-attention keys and values, computed once for all denoising steps.
+
+    Args:
+        states: [B, S, layers * width] concatenated, per-layer normalised hidden states of the MLLM.
+    """
+    context = model.crossattn_proj(states) if model.config.use_crossattn_projection else states
+    return [project_key_value(block.attn2, context) for block in model.transformer_blocks]
+
+
+def walk(
+    model: CosmosTransformer3DModel,
+    frames: Frames,
+    timesteps: torch.Tensor,
+    condition: list[KeyValue],
+    condition_mask: torch.Tensor | None = None,
+    self_mask: torch.Tensor | None = None,
+    cache: FrameCache | None = None,
+) -> tuple[torch.Tensor, list[KeyValue]]:
+    """Run the transformer over `frames`.
+
+    Args:
+        timesteps: [B, F].
+        condition: what `project_condition` returned.
+        condition_mask: boolean, broadcastable to [B, 1, L, S]: which words each token reads.
+        self_mask: boolean, broadcastable to [B, 1, L, cached + L].
+        cache: final frames that stand before these.
+
+    Returns:
+        [B, L, channels * patch area] outputs, and every block's keys and values of these frames.
+    """
+    hidden = frames.tokens
+    embedded, shared = _time(model, timesteps, hidden)
+    repeats = torch.tensor(frames.lengths, device=hidden.device)
+    fresh: list[KeyValue] = []
+    for index, block in enumerate(model.transformer_blocks):
+        if frames.extra is not None:
+            hidden = hidden + frames.extra
+        normed, gate = _modulate(block.norm1, hidden, embedded, shared, repeats)
+        key, value = project_key_value(block.attn1, normed, frames.rotary)
+        fresh.append((key, value))
+        if cache is not None and cache.blocks:
+            key, value = (torch.cat([past.expand(hidden.shape[0], -1, -1, -1), new], 2) for past, new in zip(cache.blocks[index], (key, value), strict=True))
+        query = project_query(block.attn1, normed, frames.rotary)
+        hidden = hidden + gate * project_out(block.attn1, attend(block.attn1, query, key, value, self_mask))
+        normed, gate = _modulate(block.norm2, hidden, embedded, shared, repeats)
+        query = project_query(block.attn2, normed)
+        hidden = hidden + gate * project_out(block.attn2, attend(block.attn2, query, *condition[index], condition_mask))
+        normed, gate = _modulate(block.norm3, hidden, embedded, shared, repeats)
+        hidden = hidden + gate * block.ff(normed)
+    shift, scale = _final_modulation(model.norm_out, embedded, shared)
+    hidden = model.norm_out.norm(hidden) * (1 + scale.repeat_interleave(repeats, 1)) + shift.repeat_interleave(repeats, 1)
+    return model.proj_out(hidden), fresh
+
+
+def _time(model: CosmosTransformer3DModel, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    shared, embedded = model.time_embed(like, timesteps.flatten())
+    return (x.unflatten(0, timesteps.shape) for x in (embedded, shared))
+
+
+def _modulate(norm: torch.nn.Module, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor):
+    """adaLN-LoRA as in `CosmosAdaLayerNormZero`, with the modulation computed per frame [B, F, 3 C]."""
+    modulation = norm.linear_2(norm.linear_1(norm.activation(embedded))) + shared
+    shift, scale, gate = modulation.repeat_interleave(repeats, 1).chunk(3, dim=-1)
+    return norm.norm(hidden) * (1 + scale) + shift, gate
+
+
+def _final_modulation(norm: torch.nn.Module, embedded: torch.Tensor, shared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    modulation = norm.linear_2(norm.linear_1(norm.activation(embedded))) + shared[..., : 2 * norm.embedding_dim]
+    return modulation.chunk(2, dim=-1)
+
+
+def unpatchify(model: CosmosTransformer3DModel, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """One frame's outputs [B, N, patch area * channels] -> latents [B, channels, h, w]."""
+    _, p_h, p_w = model.config.patch_size
+    height, width = size[0] // p_h, size[1] // p_w
+    # The model packs (p_h, p_w, channels), as diffusers' own unpatchify reads it.
+    patches = tokens.unflatten(2, (p_h, p_w, -1)).unflatten(1, (height, width))
+    return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,111 @@
+"""A patch autoencoder that a laptop CPU trains in minutes: linear encoder, linear plus convolutional decoder.
+
+B batch, C latent channels, T frames, H W pixels, P patch side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+
+class PointDistribution:
+    """The posterior of a deterministic encoder: all its mass on one point."""
+
+    def __init__(self, latents: torch.Tensor) -> None:
+        self.latents = latents
+
+    def mode(self) -> torch.Tensor:
+        return self.latents
+
+    def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.latents
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.conv2(F.silu(self.conv1(F.silu(self.norm(hidden)))))
+
+
+class PatchVAE(ModelMixin, ConfigMixin):
+    """Encodes each P x P patch by itself with one matrix (a PCA of the data); decodes with its transpose and a
+    convolutional correction at 1/8 of the picture's size, which also takes the noise off imperfect latents.
+
+    The interface is `AutoencoderKLWan`'s: `encode(pixels[B, 3, T, H, W])` gives `.latent_dist`, `decode(latents)` gives
+    `.sample`, `config.latents_mean` and `config.latents_std` normalise. Pixels are in -1..1; H and W are multiples of P.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 96,
+        patch_size: int = 32,
+        width: int = 64,
+        blocks: int = 4,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, z_dim, patch_size, stride=patch_size)
+        self.to_pixels = nn.ConvTranspose2d(z_dim, 3, patch_size, stride=patch_size)
+        self.conv_in = nn.Conv2d(3 * 64, width, 1)
+        self.residuals = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
+        self.conv_out = nn.Conv2d(width, 3 * 64, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        return self.config.patch_size
+
+    def encode(self, pixels: torch.Tensor) -> AutoencoderKLOutput:
+        """[B, 3, T, H, W] in -1..1 -> `.latent_dist` over [B, C, T, H / P, W / P]."""
+        frames = pixels.transpose(1, 2).flatten(0, 1)
+        latents = self.encoder(frames).unflatten(0, (pixels.shape[0], pixels.shape[2])).transpose(1, 2)
+        return AutoencoderKLOutput(latent_dist=PointDistribution(latents))
+
+    def decode(self, latents: torch.Tensor) -> DecoderOutput:
+        """[B, C, T, h, w] -> `.sample` [B, 3, T, h * P, w * P], about -1..1."""
+        frames = self.decode_frames(latents.transpose(1, 2).flatten(0, 1))
+        return DecoderOutput(sample=frames.unflatten(0, (latents.shape[0], latents.shape[2])).transpose(1, 2))
+
+    def decode_frames(self, latents: torch.Tensor) -> torch.Tensor:
+        """[N, C, h, w] -> [N, 3, h * P, w * P]."""
+        packed = F.pixel_unshuffle(self.to_pixels(latents), 8)
+        hidden = self.conv_in(packed)
+        for block in self.residuals:
+            hidden = block(hidden)
+        return F.pixel_shuffle(packed + self.conv_out(F.silu(hidden)), 8)
+
+    @torch.no_grad()
+    def fit_patches(self, patches: torch.Tensor) -> None:
+        """Set encoder and linear decoder to the principal components of `patches` [N, 3 * P * P], and the statistics.
+
+        `latents_std` is the fourth root of the variances: half way between keeping the components' true sizes and whitening
+        them, so that fine detail neither drowns in noise nor outweighs the shapes.
+        """
+        mean = patches.mean(0)
+        centred = patches - mean
+        variances, axes = torch.linalg.eigh(centred.T @ centred / len(patches))
+        variances, axes = variances.flip(0)[: self.config.z_dim], axes.flip(1)[:, : self.config.z_dim]
+        kernels = axes.T.reshape(self.encoder.weight.shape)
+        self.encoder.weight.copy_(kernels)
+        self.encoder.bias.copy_(-(mean @ axes))
+        self.to_pixels.weight.copy_(kernels)
+        # A transposed convolution has one bias per colour; the patch mean that it cannot hold goes through the encoder's bias.
+        self.to_pixels.bias.zero_()
+        self.encoder.bias.zero_()
+        scales = variances.clamp(min=1e-8) ** 0.25
+        scales = scales * (variances / scales**2).mean().sqrt()
+        self.register_to_config(latents_mean=(mean @ axes).tolist(), latents_std=scales.tolist())

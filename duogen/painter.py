@@ -1,0 +1,168 @@
+"""The frame painter: paints the next picture of a conversation after all earlier ones.
+
+C latent channels, h w latent size, S words, D channels of the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+from duogen.nn.attention import FrameCache, KeyValue
+from duogen.nn.flow import guide, sample, to_velocity
+from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
+from duogen.options import ImageOptions
+from duogen.pipeline import DuoGenPipeline
+
+
+@dataclass(frozen=True)
+class Past:
+    """An earlier picture: its latents [1, C, h, w] and how many words stood before its BOV."""
+
+    latents: torch.Tensor
+    words: int
+
+
+@dataclass
+class Frames:
+    """The pictures of a conversation as the painter knows them; `cache` holds the final ones' keys and values."""
+
+    past: list[Past]
+    cache: FrameCache
+
+    @staticmethod
+    def empty() -> Frames:
+        return Frames([], FrameCache())
+
+    def snapshot(self) -> Frames:
+        return Frames(list(self.past), self.cache.snapshot())
+
+
+@dataclass(frozen=True)
+class Painted:
+    """One denoising step is done; `latents` is what the picture would be now, and the picture itself after the last step."""
+
+    step: int
+    latents: torch.Tensor
+
+
+class FramePainter:
+    """Drives a `CosmosTransformer3DModel`, block-causal with a frame cache, or bidirectional without one."""
+
+    def __init__(self, pair: DuoGenPipeline) -> None:
+        self.pair, self.model, self.about = pair, pair.transformer, pair.about
+        config = pair.vae.config
+        shape = (1, -1, 1, 1)
+        self.mean, self.std = (torch.tensor(values).view(shape).to(self.model.device) for values in (config.latents_mean, config.latents_std))
+        self.causal = self.about.frame_attention == "block_causal"
+
+    def size(self) -> tuple[int, int]:
+        """Latent (h, w) of a picture to be painted."""
+        ratio = self.pair.vae.spatial_compression_ratio
+        width, height = self.about.image_size
+        return height // ratio, width // ratio
+
+    @torch.no_grad()
+    def encode(self, picture: PILImage.Image) -> torch.Tensor:
+        """A picture as normalised latents [1, C, h, w], scaled to the pair's picture size."""
+        fitted = fit(picture, self.about.image_size)
+        pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None, :, None].to(self.model.device, self.pair.vae.dtype)
+        latents = self.pair.vae.encode(pixels / 127.5 - 1).latent_dist.mode()[:, :, 0]
+        return (latents.float() - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> PILImage.Image:
+        """Normalised latents [1, C, h, w] as a picture."""
+        raw = (latents * self.std + self.mean)[:, :, None].to(self.pair.vae.dtype)
+        pixels = self.pair.vae.decode(raw).sample[0, :, 0].float()
+        array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        return PILImage.fromarray(array)
+
+    @torch.no_grad()
+    def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor) -> None:
+        """Add a final picture: computed once here, its keys and values serve every later picture.
+
+        Args:
+            condition: [1, S, D] states of the words before its BOV.
+        """
+        frames.past.append(Past(latents, condition.shape[1]))
+        if not self.causal:
+            return
+        packed = embed_frames(self.model, [latents.to(self.model.dtype)], [frames.cache.frames], [True])
+        timesteps = torch.zeros(1, 1, device=latents.device)
+        _, fresh = walk(self.model, packed, timesteps, self._condition(condition), cache=frames.cache)
+        frames.cache.append(fresh)
+
+    @torch.no_grad()
+    def paint(self, frames: Frames, condition: torch.Tensor, segment: int, options: ImageOptions, seed: int) -> Iterator[Painted]:
+        """Paint the next picture.
+
+        Args:
+            frames: the pictures before it; not changed.
+            condition: [1, S, D] states of all words before its BOV.
+            segment: index of the first word of the last text segment, which the negative branch does not read.
+
+        Yields:
+            A `Painted` after every denoising step.
+        """
+        height, width = self.size()
+        shape = (1, self.pair.vae.config.z_dim, height, width)
+        # Drawn on the CPU: the same seed gives the same picture on every device.
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.model.device)
+        guided = options.guidance > 1.0
+        branches = 2 if guided else 1
+        projected = self._condition(condition, branches)
+        reads = self._reads(condition.shape[1], segment) if guided else None
+        run = self._cached if self.causal else self._whole
+
+        def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            batch = latents.expand(branches, -1, -1, -1)
+            out = run(frames, batch, sigma, projected, reads)
+            flow = to_velocity(out.float(), batch, sigma, self.about.prediction)
+            return guide(flow[:1], flow[1:], options.guidance) if guided else flow
+
+        for step, (latents, predicted) in enumerate(sample(self.pair.scheduler, velocity, noise, options.steps), 1):
+            yield Painted(step, latents if step == options.steps else predicted)
+
+    def _condition(self, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
+        projected = project_condition(self.model, condition.to(self.model.device, self.model.dtype))
+        return [(key.expand(branches, -1, -1, -1), value.expand(branches, -1, -1, -1)) for key, value in projected]
+
+    def _reads(self, words: int, segment: int) -> torch.Tensor:
+        """[2, 1, 1, S]: the negative branch reads nothing of the last text segment (its first word is kept: attention needs one)."""
+        reads = torch.ones(2, 1, 1, words, dtype=torch.bool, device=self.model.device)
+        reads[1, ..., max(segment, 1) :] = False
+        return reads
+
+    def _cached(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None) -> torch.Tensor:
+        packed = embed_frames(self.model, [batch.to(self.model.dtype)], [frames.cache.frames], [False])
+        timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
+        out, _ = walk(self.model, packed, timesteps, condition, reads, cache=frames.cache)
+        return unpatchify(self.model, out, packed.sizes[0])
+
+    def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None) -> torch.Tensor:
+        """All frames in one sequence, every frame seeing all, as the checkpoint was trained."""
+        latents = [past.latents.expand(len(batch), -1, -1, -1) for past in frames.past] + [batch]
+        count = len(latents)
+        packed = embed_frames(self.model, [each.to(self.model.dtype) for each in latents], list(range(count)), [True] * (count - 1) + [False])
+        timesteps = torch.zeros(len(batch), count, device=batch.device)
+        timesteps[:, -1] = sigma * self.about.timestep_scale
+        out, _ = walk(self.model, packed, timesteps, condition, reads)
+        return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
+
+
+def fit(picture: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
+    """Scale a picture into `size` (width, height), keeping its shape, on a ground of its own edge colour."""
+    if picture.size == size:
+        return picture
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    inner = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), PILImage.Resampling.LANCZOS)
+    ground = PILImage.new("RGB", size, picture.getpixel((0, 0)))
+    ground.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
+    return ground
+
+

@@ -1,0 +1,168 @@
+"""A pair: the parts of a model folder, opened, saved and placed by diffusers, and what diffusers has no field for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from duogen.conversation import write_beside
+
+ABOUT = "duogen.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """`duogen.json`: what a pair is and how its painter reads the talker. The defaults fit the plain layout of Cosmos-Predict2.5.
+
+    Attributes:
+        bov: the token that asks for a picture.
+        layers: indices into the MLLM's hidden states that the connector reads; `None` for all of them but the embeddings.
+        frame_attention: "block_causal" or "bidirectional".
+        prediction: what the DiT predicts, "velocity" or "sample".
+        timestep_scale: the DiT's timestep is sigma times this.
+        image_size: (width, height) of painted pictures.
+        steps, guidance: what the pair paints best with.
+    """
+
+    title: str = "A pair without a name"
+    summary: str = ""
+    examples: tuple[str, ...] = ()
+    licence: str = ""
+    bov: str = "<|vision_start|>"
+    layers: tuple[int, ...] | None = None
+    frame_attention: str = "bidirectional"
+    prediction: str = "velocity"
+    timestep_scale: float = 1.0
+    image_size: tuple[int, int] = (1280, 704)
+    steps: int = 36
+    guidance: float = 7.0
+
+    @staticmethod
+    def load(folder: Path) -> About:
+        """Read `duogen.json`, or the defaults where there is none.
+
+        Raises:
+            ValueError: it is not JSON, or a field is not known.
+        """
+        file = folder / ABOUT
+        if not file.exists():
+            return About(title=folder.name)
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            known = {each.name for each in fields(About)}
+            return About(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known})
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
+
+
+class DuoGenPipeline(DiffusionPipeline):
+    """The parts of a pair, named as in diffusers' Cosmos-Predict2.5 pipeline.
+
+    Args:
+        text_encoder: the MLLM, a `Qwen2_5_VLForConditionalGeneration`.
+        tokenizer: its tokenizer.
+        image_processor: prepares pictures for its vision tower.
+        transformer: the DiT, a `CosmosTransformer3DModel`; its `crossattn_proj` is the connector.
+        vae: encodes and decodes frames.
+        scheduler: a diffusers flow-matching scheduler.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["image_processor", "safety_checker"]
+
+    def __init__(self, text_encoder: Any, tokenizer: Any, transformer: Any, vae: Any, scheduler: Any, image_processor: Any = None, safety_checker: Any = None) -> None:
+        super().__init__()
+        self.register_modules(
+            text_encoder=text_encoder, tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, vae=vae,
+            scheduler=scheduler, safety_checker=safety_checker,
+        )  # fmt: skip
+        self.about = About()
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """diffusers' own, plus `duogen.json`."""
+        super().save_pretrained(save_directory, **options)
+        raw = {name: value for name, value in asdict(self.about).items() if value is not None}
+        write_beside(Path(save_directory) / ABOUT, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+
+
+PRECISIONS = ("auto", "bf16", "fp32", "nf4", "int8")
+
+
+def open_pair(folder: Path, device: str = "auto", precision: str = "auto") -> DuoGenPipeline:
+    """Open a pair folder.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
+        precision: of the MLLM: "bf16", "fp32", or quantised by bitsandbytes: "nf4", "int8"; "auto" is bf16. The DiT and the VAE are
+            small and exact on a CPU (float32) and bf16 elsewhere.
+
+    Raises:
+        ValueError: one sentence: what is wrong with the folder, the device or the precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    device = pick_device(device)
+    about = About.load(folder)
+    painter_dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    try:
+        brain = open_mllm(folder / "text_encoder", device, precision)
+        pair = DuoGenPipeline.from_pretrained(
+            folder, text_encoder=brain, torch_dtype=painter_dtype, use_safetensors=True, local_files_only=True, **_image_processor(folder)
+        )
+    except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"The pair in {folder} cannot be opened: {first}") from error
+    except Exception as error:  # safetensors raises its own class for a file cut short
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(f"A weight file of the pair in {folder} is damaged; get the pair again.") from error
+    pair.about = about
+    for part in (pair.transformer, pair.vae):
+        part.to(device).eval().requires_grad_(False)
+    return pair
+
+
+def _image_processor(folder: Path) -> dict[str, Any]:
+    """The vision tower's preparation; the PIL version, since torchvision may not be there."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    for name in ("image_processor", "processor", "tokenizer"):
+        if (folder / name / "preprocessor_config.json").exists():
+            return {"image_processor": Qwen2VLImageProcessorPil.from_pretrained(folder / name)}
+    return {"image_processor": Qwen2VLImageProcessorPil()}
+
+
+def open_mllm(folder: Path, device: str, precision: str) -> Any:
+    """Open the MLLM in a precision; vision tower and output head are never quantised."""
+    from transformers import BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
+
+    options: dict[str, Any] = {"torch_dtype": torch.float32 if precision == "fp32" else torch.bfloat16, "device_map": device}
+    skip = ["lm_head", "model.visual"]
+    if precision == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=skip
+        )
+    elif precision == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    if not folder.is_dir():
+        raise OSError(f"{folder.parent.name} has no text_encoder folder")
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True, **options).eval().requires_grad_(False)
+
+
+def pick_device(device: str) -> str:
+    """Raises ValueError when the device is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("There is no CUDA device here; use --device cpu.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("There is no Apple GPU here; use --device cpu.")
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(f"There is no device called {device!r}; use auto, cpu, cuda or mps.") from error

@@ -1,0 +1,128 @@
+"""The user's words: phrasings from `assets/sketchbook/phrases/`, filled in and made a little untidy, as people type.
+
+The assistant's small regular language is in `words.py`; nothing here has to be read back.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+
+from duogen.sketchbook.scene import PAIRED, Scene, Thing
+from duogen.sketchbook.words import asked_words, capital, coloured_words, listed, main_part
+from duogen.sketchbook.world import things
+
+PHRASES = Path(__file__).parents[2] / "assets" / "sketchbook" / "phrases"
+
+
+@lru_cache(maxsize=16)
+def phrases(name: str) -> dict:
+    """The phrasings of a task, or those that all tasks share ("common")."""
+    return json.loads((PHRASES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def filled(template: str, **fields: str) -> str:
+    """The template with its fields; "{Ask}" is the field "ask" with a capital, "{ask_lower}" without one."""
+    capitals = {key.capitalize(): capital(value) for key, value in fields.items()}
+    lowered = {f"{key}_lower": value[:1].lower() + value[1:] for key, value in fields.items()}
+    return template.format(**capitals, **lowered, **fields)
+
+
+def untidy(text: str, rng: random.Random) -> str:
+    """The same wish as a hurried person types it: sometimes lower case, no full stop, a typo, another word for a colour."""
+    for colour, others in phrases("common")["colours"].items():
+        if rng.random() < 0.35:
+            text = re.sub(rf"\b{colour}\b", lambda _, others=others: rng.choice(others), text)
+    if rng.random() < 0.12:
+        text = _typo(text, rng)
+    if rng.random() < 0.3:
+        text = text.lower()
+    if rng.random() < 0.25 and text[-1:] in ".?!":
+        text = text[:-1]
+    return text
+
+
+def _typo(text: str, rng: random.Random) -> str:
+    """Two letters swapped or one left out, in a word that carries no fact."""
+    found = [match for match in re.finditer(r"\w+", text) if match.group().lower() in phrases("common")["typos"]]
+    if not found:
+        return text
+    match = rng.choice(found)
+    word = match.group()
+    at = rng.randrange(1, len(word) - 1)
+    wrong = word[:at] + word[at + 1] + word[at] + word[at + 2 :] if rng.random() < 0.6 else word[:at] + word[at + 1 :]
+    return text[: match.start()] + wrong + text[match.end() :]
+
+
+def thing_wish(thing: Thing, named: Collection[int], missing: Collection[str], rng: random.Random) -> str:
+    """A thing of a known kind as a person asks for it, with the colours of the parts `named`: "a house with a blue door"."""
+    common = phrases("common")
+    if not named and not missing and thing.kind in common["other_names"] and rng.random() < 0.25:
+        return rng.choice(common["other_names"][thing.kind])
+    roll = rng.random()
+    if not named or roll < 0.6:
+        words = asked_words(thing, named, missing)
+        if thing.scale == "small" and rng.random() < 0.4:
+            words = re.sub(r"^an? ", f"a {rng.choice(('small', 'little', 'tiny', 'small'))} ", words)
+        return words
+    entry = things()[thing.kind]
+    main = main_part(thing)
+    # The main part is its own colour here, so that "house, red walls" and "a red house" mean the same.
+    parts = [thing.parts[index] for index in sorted(named)]
+    bare = [f"no {name}" for name in missing]
+    if roll < 0.75:
+        words = [f"two {part.colour} {part.name}" if part.place in PAIRED else coloured_words(part) for part in parts]
+        return f"{entry.named()} with {listed(words + bare)}"
+    if roll < 0.85 or main not in named:
+        short = [f"{part.colour} {part.name}" for part in parts]
+        return f"{entry.named()} ({', '.join(short + bare)})" if roll < 0.92 else f"{entry.named()}, {', '.join(short + bare)}"
+    rest = [coloured_words(part) for part in parts if part is not thing.parts[main]]
+    be = "is" if entry.article else "are"
+    return f"{entry.named()} that {be} {thing.parts[main].colour}" + (f" and has {listed(rest + bare)}" if rest or bare else "")
+
+
+def shapes_wish(thing: Thing, rng: random.Random) -> str:
+    """An unnamed composition in a person's words: "a big blue circle with a small star inside it"."""
+    words = [_shape_wish(thing, index, rng) for index in range(len(thing.parts))]
+    if len(words) == 1:
+        return words[0]
+    if len(words) == 2:
+        return rng.choice(("{} with {}", "{} and {}", "{}, {}", "{} and then {}")).format(*words)
+    return listed(words) if rng.random() < 0.6 else ", ".join(words)
+
+
+def _shape_wish(thing: Thing, index: int, rng: random.Random) -> str:
+    common = phrases("common")
+    part = thing.parts[index]
+    alone = sum(other.shape == part.shape for other in thing.parts) == 1
+    size = "" if rng.random() < 0.1 else rng.choice(common["sizes"][part.size]) + " "
+    colour = "" if alone and rng.random() < 0.12 else part.colour + " "
+    words = f"{size}{colour}{part.shape}"
+    words = f"two {words}s" if part.place in PAIRED else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    if part.of is None:
+        return f"{words} {rng.choice(common['stands'][part.stand or 'on the ground'])}".strip()
+    it = "it" if part.of == index - 1 and thing.parts[part.of].place not in PAIRED and rng.random() < 0.6 else shape_name(thing, part.of)
+    return f"{words} {rng.choice(common['places'][part.place]).format(it=it)}"
+
+
+def shape_name(thing: Thing, index: int, rng: random.Random | None = None) -> str:
+    """How a person names one of several shapes: "the star", or "the red star" where there are two stars."""
+    part = thing.parts[index]
+    alone = sum(other.shape == part.shape for other in thing.parts) == 1
+    words = part.shape if alone and (rng is None or rng.random() < 0.5) else f"{part.colour} {part.shape}"
+    return f"the {words}s" if part.place in PAIRED else f"the {words}"
+
+
+def background_wish(scene: Scene, rng: random.Random) -> str:
+    return rng.choice(phrases("common")["backgrounds"][scene.background])
+
+
+def placing_wish(thing: Thing, rng: random.Random) -> str:
+    """Where a person wants a thing: "on the left", "in the sky on the right"."""
+    common = phrases("common")
+    side = rng.choice(common["sides"][thing.side])
+    return f"{rng.choice(common['sky'])} {side}" if thing.level == "sky" else side

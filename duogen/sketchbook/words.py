@@ -1,0 +1,216 @@
+"""The assistant's words for scenes: one sentence a step, one sentence a picture, one sentence an edit.
+
+Users write as they like; the assistant writes this small regular language, so that the words determine the picture and
+can be read back (`read.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+
+from duogen.sketchbook.scene import PAIRED, PLACES, SIZES, Part, Scene, Thing
+from duogen.sketchbook.world import things
+
+BACKGROUND_WORDS = {"meadow": "on a sunny meadow", "night": "at night", "paper": "on plain paper", "sea": "by the sea"}
+SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+MASS = frozenset({"basil", "butter", "cheese", "dough", "ham", "ice cream", "juice", "lettuce", "salami", "sauce", "smoke"})
+VERBS = ("Add", "Now add", "Put", "Draw", "Then draw")
+
+
+def shape_words(part: Part) -> str:
+    """ "a big red circle", "two tiny white hearts"."""
+    words = f"{part.size} {part.colour} {part.shape}"
+    return f"two {words}s" if part.place in PAIRED else f"a {words}"
+
+
+def anchor_words(thing: Thing, index: int) -> str:
+    """How later words call part `index`: by its name, or by colour and shape when it has none."""
+    part = thing.parts[index]
+    if part.name:
+        return f"the {part.name}"
+    plural = "s" if part.place in PAIRED else ""
+    return f"the {part.colour} {part.shape}{plural}"
+
+
+def place_words(thing: Thing, index: int) -> str:
+    """Where part `index` goes: "on top of the walls", "on the ground"."""
+    part = thing.parts[index]
+    return f"{part.place} {anchor_words(thing, part.of)}" if part.of is not None else part.stand or "on the ground"
+
+
+def placing_words(thing: Thing) -> str:
+    """Where a thing stands on the canvas and how big it is; nothing for a big one in the middle."""
+    words = []
+    if thing.side != "middle" or thing.scale == "small" or thing.level == "sky":
+        words.append(SIDE_WORDS[thing.side])
+    if thing.level == "sky":
+        words.append("up in the sky")
+    if thing.scale == "small":
+        words.append("half as big")
+    return ", ".join(words)
+
+
+def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> str:
+    """The words of the step that draws part `index` of thing `number`.
+
+    The first step of a thing names background and placing: "On plain paper, draw a big white circle on the ground for the
+    body."
+    """
+    thing = scene.things[number]
+    part = thing.parts[index]
+    what = f"{shape_words(part)} {place_words(thing, index)}"
+    if part.name:
+        what += f" for the {part.name}"
+    lead = lead_of(thing.kind, part.name)
+    start = f"{lead}: {what}." if lead else f"{verb if index else 'Draw'} {what}."
+    if index:
+        return start
+    where = [words for words in (BACKGROUND_WORDS[scene.background], placing_words(thing)) if words]
+    return capital(", ".join(where) + ", " + start[0].lower() + start[1:])
+
+
+def lead_of(kind: str | None, name: str | None) -> str | None:
+    """What a person does in the step of a part, for things to make: "Put the patty on the bottom bun"."""
+    return next((part.lead for part in things()[kind].parts if part.name == name), None) if kind else None
+
+
+def capital(words: str) -> str:
+    """The words with a capital first letter, the rest as it is."""
+    return words[:1].upper() + words[1:]
+
+
+def thing_words(thing: Thing) -> str:
+    """A whole thing in one phrase: "a house with red walls, a pink roof and a blue door", or its shapes if it has no name."""
+    if thing.kind is None:
+        return ", ".join(f"{shape_words(part)} {place_words(thing, index)}" for index, part in enumerate(thing.parts))
+    return f"{things()[thing.kind].named()} with {listed([coloured_words(part) for part in thing.parts])}"
+
+
+def listed(words: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def is_plural(name: str) -> bool:
+    """Whether a part's name is a plural: "windows", but not "glass"."""
+    return name.endswith("s") and not name.endswith("ss")
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def name_with_article(name: str) -> str:
+    """A part's name as something to have or not: "a door", "windows", "cheese"."""
+    return name if is_plural(name) or name in MASS else with_article(name)
+
+
+def coloured_words(part: Part) -> str:
+    """A named part with its colour: "a blue door", "red walls"."""
+    words = f"{part.colour} {part.name}"
+    return words if _plural_part(part) or part.name in MASS else with_article(words)
+
+
+def _plural_part(part: Part) -> bool:
+    return part.place in PAIRED or is_plural(part.name or "")
+
+
+def main_part(thing: Thing) -> int:
+    """The part that gives the whole thing its colour: the largest one ("a green tree" has green leaves)."""
+    areas = [math.prod(SIZES[part.size]) * PLACES.get(part.place or "", 1) for part in thing.parts]
+    return areas.index(max(areas))
+
+
+def may_be_named(thing: Thing, index: int) -> bool:
+    """Whether a wish may name the colour of part `index`: it has a choice, and is no whole dish ("a brown burger")."""
+    entry = things()[thing.kind]
+    colours = next(part.colours for part in entry.parts if part.name == thing.parts[index].name)
+    return len(colours) > 1 and (entry.family == "draw" or index != main_part(thing))
+
+
+def asked_words(thing: Thing, named: Collection[int], missing: Collection[str] = ()) -> str:
+    """A thing with the parts `named` only: "a red house with a blue door, without windows".
+
+    The main part's colour stands before the kind, so it is said as a whole thing's colour.
+    """
+    main = main_part(thing)
+    kind = f"{thing.parts[main].colour} {thing.kind}" if main in named else str(thing.kind)
+    words = with_article(kind) if things()[thing.kind].article else kind
+    rest = [coloured_words(thing.parts[index]) for index in sorted(named) if index != main]
+    words += f" with {listed(rest)}" if rest else ""
+    bare = [name_with_article(name) for name in missing]
+    return words + (f"{',' if rest else ''} without {listed(bare)}" if bare else "")
+
+
+def opening_sentence(thing: Thing, named: Collection[int] = (), missing: Collection[str] = ()) -> str:
+    """The first sentence of a guide, which says what kind of thing it is: "Let's draw a red house with a blue door." """
+    if thing.kind is None:
+        return "Let's draw it step by step."
+    return f"Let's {things()[thing.kind].family} {asked_words(thing, named, missing)}."
+
+
+def picture_sentence(scene: Scene) -> str:
+    """A whole picture in one sentence: "At night: on the left, half as big, a tree with a brown trunk ...; on the right ..."."""
+    phrases = []
+    for thing in scene.things:
+        placing = placing_words(thing)
+        phrases.append(f"{placing}, {thing_words(thing)}" if placing else thing_words(thing))
+    return capital(f"{BACKGROUND_WORDS[scene.background]}: " + "; ".join(phrases) + ".")
+
+
+def recolour_sentence(before: Thing, index: int, colour: str) -> str:
+    """Part `index` gets a new colour: "Now the house has a blue door.", "Now the red circle is blue." """
+    if before.kind is None:
+        return f"Now {anchor_words(before, index)} {'are' if before.parts[index].place in PAIRED else 'is'} {colour}."
+    return part_sentence(replace(before, parts=(replace(before.parts[index], colour=colour),)), 0)
+
+
+def part_sentence(after: Thing, index: int) -> str:
+    """After part `index` was recoloured or came new: "Now the house has a blue door." """
+    verb = "have" if is_many(after) else "has"
+    return f"Now the {after.kind} {verb} {coloured_words(after.parts[index])}."
+
+
+def background_sentence(scene: Scene) -> str:
+    """ "Now the scene is set at night." """
+    return f"Now the scene is set {BACKGROUND_WORDS[scene.background]}."
+
+
+def moved_sentence(thing: Thing) -> str:
+    """After a thing moved or changed its size: "Now the tree is on the left, half as big." """
+    where = placing_words(thing) or SIDE_WORDS["middle"]
+    where = where if thing.scale == "small" else f"big, {where}"
+    return f"Now {name_words(thing)} {_be(thing)} {where}."
+
+
+def added_sentence(thing: Thing) -> str:
+    """After a thing came new: "Now there is a sun with yellow rays ..., on the left, up in the sky, half as big." """
+    placing = placing_words(thing)
+    return f"Now there {_be(thing)} {thing_words(thing)}{', ' + placing if placing else ''}."
+
+
+def removed_sentence(thing: Thing, index: int | None = None) -> str:
+    """After a whole thing, or the part `index` of it, was taken away."""
+    if index is None:
+        return f"Now {name_words(thing)} {_be(thing)} gone."
+    part = thing.parts[index]
+    verb = "are" if _plural_part(part) else "is"
+    if thing.kind is None:
+        return f"Now {anchor_words(thing, index)} {verb} gone."
+    return f"Now the {part.name} of {name_words(thing)} {verb} gone."
+
+
+def name_words(thing: Thing) -> str:
+    """What a whole thing is called: "the house", or its first shape: "the red circle"."""
+    return f"the {thing.kind}" if thing.kind else anchor_words(thing, 0)
+
+
+def is_many(thing: Thing) -> bool:
+    """Whether the thing's name is a plural: pancakes."""
+    return thing.kind is not None and not things()[thing.kind].article
+
+
+def _be(thing: Thing) -> str:
+    return "are" if is_many(thing) else "is"

@@ -1,0 +1,220 @@
+"""Stage 2: connector and DiT learn to paint the next frame; the MLLM is frozen (DuoGen, section 4).
+
+Block-causal teacher forcing: the clean frames of a conversation and several noisy copies of each stand in one sequence, so that
+one pass of the MLLM serves many targets.
+
+B conversations, F frames, K noisy copies, N tokens per frame, S words, L tokens in all.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import CosmosTransformer3DModel
+from torch import nn
+
+from duogen.conversation import Image, Text, Turn
+from duogen.mllm import embed, normalised
+from duogen.nn.attention import frame_mask
+from duogen.nn.flow import noisy, random_sigmas
+from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
+from duogen.nn.vae import PatchVAE
+from duogen.sequence import Packed, Tokens, positions
+from duogen.train.drills import dialogue
+from duogen.train.loop import Recipe
+from duogen.train.vae import to_pixels
+
+
+@dataclass
+class FrameBatch:
+    """Conversations with the same number of pictures, F.
+
+    Attributes:
+        ids, places, mask: [B, S], [3, B, S], [B, S] what the MLLM reads.
+        vision: patches and grids of all pictures, `None` when the MLLM reads words alone.
+        pixels: [B, F, 3, H, W].
+        words: boolean [B, F, S], which words each frame reads (those before its own BOV); `fewer` is the negative branch's.
+        painted: boolean [B, F], frames that are targets (a user's own are context only).
+        first: time index of the first frame.
+    """
+
+    ids: torch.Tensor
+    places: torch.Tensor
+    mask: torch.Tensor
+    vision: tuple[torch.Tensor, torch.Tensor] | None
+    pixels: torch.Tensor
+    words: torch.Tensor
+    fewer: torch.Tensor
+    painted: torch.Tensor
+    first: int
+
+
+def collate(tokens: Tokens, dialogues: list[list[Turn]], frames: int, first: int, see: bool) -> FrameBatch:
+    """Pad conversations to one length, keeping the first `frames` pictures of each.
+
+    Args:
+        see: whether the MLLM reads the pictures too; without, its ids hold words alone.
+    """
+    packs = [tokens.pack(turns) for turns in dialogues]
+    slots = [pack.slots[:frames] for pack in packs]
+    reads = [_readable(pack, kept, see) for pack, kept in zip(packs, slots, strict=True)]
+    length = max(len(ids) for ids, _, _ in reads)
+    ids, mask = torch.zeros(len(packs), length, dtype=torch.long), torch.zeros(len(packs), length, dtype=torch.bool)
+    places = torch.zeros(3, len(packs), length, dtype=torch.long)
+    words, fewer = (torch.zeros(len(packs), frames, length, dtype=torch.bool) for _ in range(2))
+    for row, (own, where, cuts) in enumerate(reads):
+        ids[row, : len(own)] = torch.tensor(own)
+        mask[row, : len(own)] = True
+        places[:, row, : len(own)] = where
+        for index, (until, since) in enumerate(cuts):
+            words[row, index, :until] = True
+            fewer[row, index, : max(since, 1)] = True  # the first token always stays: attention needs one
+    pictures = [[slot.image for slot in kept] for kept in slots]
+    vision = tokens.pixels([image for each in pictures for image in each]) if see else None
+    pixels = torch.stack([to_pixels([image.picture for image in each]) for each in pictures])
+    painted = torch.tensor([[slot.painted for slot in kept] for kept in slots])
+    return FrameBatch(ids, places, mask, vision, pixels, words, fewer, painted, first)
+
+
+def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
+    """The ids up to the last picture kept, their positions, and per picture (words before its BOV, words before its segment)."""
+    until = kept[-1].end if see else kept[-1].bov
+    cuts = [(slot.bov, pack.last_segment(slot.bov)) for slot in kept]
+    part = Packed(pack.ids[:until], pack.learn[:until], [slot for slot in kept if slot.end <= until])
+    if see:
+        return part.ids, positions(part)[0], cuts
+    inside = {index for slot in kept for index in range(slot.bov, slot.end)}
+    ids = [token for index, token in enumerate(part.ids) if index not in inside]
+    gone = [sum(1 for index in inside if index < cut) for cut, _ in cuts]
+    earlier = [sum(1 for index in inside if index < since) for _, since in cuts]
+    cuts = [(cut - less, since - fewer) for (cut, since), less, fewer in zip(cuts, gone, earlier, strict=True)]
+    return ids, torch.arange(len(ids)).expand(3, -1), cuts
+
+
+def new_transformer(settings: dict[str, Any], channels: int, states: int) -> CosmosTransformer3DModel:
+    """A small Cosmos DiT for latents of `channels`, reading `states` channels of hidden states; blocks start as identities."""
+    heads, width = settings["heads"], settings["heads"] * settings["head_dim"]
+    model = CosmosTransformer3DModel(
+        in_channels=channels + 1, out_channels=channels, num_attention_heads=heads, attention_head_dim=settings["head_dim"],
+        num_layers=settings["layers"], mlp_ratio=4.0, text_embed_dim=width, adaln_lora_dim=settings["adaln"], max_size=(64, 32, 32),
+        patch_size=(1, 1, 1), rope_scale=(1.0, 1.0, 1.0), concat_padding_mask=False, extra_pos_embed_type="learnable",
+        use_crossattn_projection=True, crossattn_proj_in_channels=states, encoder_hidden_states_channels=width,
+    )  # fmt: skip
+    for block in model.transformer_blocks:
+        for norm in (block.norm1, block.norm2, block.norm3):
+            nn.init.zeros_(norm.linear_2.weight)
+    nn.init.zeros_(model.time_embed.t_embedder.linear_2.weight)
+    nn.init.zeros_(model.proj_out.weight)
+    for table in model.learnable_pos_embed.parameters():
+        nn.init.normal_(table, std=0.02)
+    return model
+
+
+class DiTStage:
+    """Teacher forcing on the sketchbook; `settings` name the share of every kind of dialogue."""
+
+    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, vae: PatchVAE, layers: list[int]) -> None:
+        self.recipe, self.tokens, self.vae, self.layers = recipe, tokens, vae, layers
+        self.settings = recipe.settings or {}
+        self.mllm = truncated(mllm, max(layers)).eval().requires_grad_(False)
+        vae.requires_grad_(False)
+        torch.manual_seed(recipe.seed)
+        width = mllm.config.text_config.hidden_size * len(layers)
+        self.transformer = new_transformer(self.settings["model"], vae.config.z_dim, width)
+        self.modules = {"transformer": self.transformer}
+        self.mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
+
+    def batch(self, step: int) -> list[FrameBatch]:
+        """One group of single pictures and one of longer conversations."""
+        rng = random.Random(self.recipe.seed * 1_000_003 + step)
+        groups = []
+        for group in self.settings["groups"]:
+            frames = rng.choice(group["frames"])
+            turns = [dialogue(rng, group["tasks"], frames, self.settings) for _ in range(max(1, group["targets"] // (frames * group["copies"])))]
+            first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are known too
+            groups.append(collate(self.tokens, turns, frames, first, self.settings["see"]))
+        return groups
+
+    def loss(self, batch: list[FrameBatch], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        total, figures = torch.zeros(()), {}
+        for group, data in zip(self.settings["groups"], batch, strict=True):
+            error, weight = self._errors(data, group["copies"], generator)
+            total = total + (error * weight).sum() / weight.sum() * group["weight"]
+            figures[f"frames_{group['name']}"] = float(error.detach().mean())
+        return total, figures
+
+    def _errors(self, data: FrameBatch, copies: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of the predicted clean latents, per conversation and target frame [B, F * K], and its weight."""
+        count, frames = data.pixels.shape[:2]
+        latents = self.encode(data.pixels)
+        states = self.states(data)
+        targets = [(time, index + 1) for time in range(frames) for index in range(copies)]
+        sigma = random_sigmas(count * len(targets), self.settings["shift"], generator).view(count, -1)
+        noise = torch.randn(count, len(targets), *latents.shape[2:], generator=generator)
+        meant = latents[:, [time for time, _ in targets]]
+        given = [(time, 0) for time in range(frames - 1)]  # nobody looks at the clean last frame
+        # At run time earlier frames are the painter's own, not perfect: a little noise on them here.
+        blur = torch.rand(count, len(given), 1, 1, 1, generator=generator) * self.settings["context_noise"]
+        clean = latents[:, : len(given)] + blur * torch.randn(count, len(given), *latents.shape[2:], generator=generator)
+        packed = torch.cat([clean, noisy(meant, noise, sigma[..., None, None, None])], 1)
+        order = given + targets
+        out = self._walk(packed, order, data, states, sigma, generator)
+        error = (out - meant).square().mean((2, 3, 4))
+        weight = (1 / sigma.square()).clamp(max=10.0)
+        weight = weight * data.painted[:, [time for time, _ in targets]]
+        return error, weight
+
+    def _walk(self, packed: torch.Tensor, order: list[tuple[int, int]], data: FrameBatch, states: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        given = len(order) - sigma.shape[1]
+        times = [data.first + time for time, _ in order]
+        frames = embed_frames(self.transformer, list(packed.unbind(1)), times, [index < given for index in range(len(order))])
+        size = frames.lengths[0]
+        sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
+        reads = data.words[:, [time for time, _ in order]]
+        dropped = torch.rand(reads.shape[:2], generator=generator) < self.settings["dropout"]
+        dropped[:, :given] = False
+        reads = torch.where(dropped[..., None], data.fewer[:, [time for time, _ in order]], reads).repeat_interleave(size, 1)[:, None]
+        timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings["timestep_scale"]
+        out, _ = walk(self.transformer, frames, timesteps, project_condition(self.transformer, states), reads, sees)
+        targets = out[:, given * size :].float().unflatten(1, (-1, size))
+        return torch.stack([unpatchify(self.transformer, each, frames.sizes[0]) for each in targets.unbind(1)], 1)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[B, F, 3, H, W] -> normalised latents [B, F, C, h, w]."""
+        latents = self.vae.encode(pixels.transpose(1, 2)).latent_dist.mode().float().transpose(1, 2)
+        return (latents - self.mean) / self.std
+
+    @torch.no_grad()
+    def states(self, data: FrameBatch) -> torch.Tensor:
+        """[B, S, layers * width], as the connector reads them."""
+        with torch.autocast("cpu", enabled=False):
+            embeds = embed(self.mllm, data.ids, *(data.vision or (None, None)))
+            out = self.mllm.model.language_model(
+                inputs_embeds=embeds, position_ids=data.places, attention_mask=data.mask.long(), output_hidden_states=True, use_cache=False
+            )
+            return torch.cat([normalised(out.hidden_states[layer]) for layer in self.layers], -1).to(torch.bfloat16)
+
+
+def truncated(model: nn.Module, layers: int) -> nn.Module:
+    """The model's first `layers` layers without the final norm, sharing all weights: the connector reads no later ones."""
+    short = copy.copy(model)
+    short._modules = dict(model._modules)
+    short.model = copy.copy(model.model)
+    short.model._modules = dict(model.model._modules)
+    language = copy.copy(model.model.language_model)
+    language._modules = dict(language._modules)
+    language.layers = nn.ModuleList(list(language.layers)[:layers])
+    language.norm = nn.Identity()
+    short.model.language_model = language
+    return short
+
+
+def spoken(*pieces: Any) -> tuple[Any, ...]:
+    """Strings and pictures as parts of a turn."""
+    return tuple(Text(piece) if isinstance(piece, str) else Image(piece) for piece in pieces)

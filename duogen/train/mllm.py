@@ -1,0 +1,94 @@
+"""Stage 1: the MLLM learns what to say and when to draw (DuoGen, section 4): next-token loss on the assistant's turns, BOV included.
+
+LoRA on the language model's upper layers only: the lower ones, whose hidden states the connector reads, stay the base's own. So the
+painter and the talker can be trained side by side, and a new adapter never spoils the painter's reading.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from duogen.mllm import embed
+from duogen.sequence import Packed, Tokens, positions
+from duogen.sketchbook.tasks import sample, turns
+from duogen.train.loop import Recipe
+
+
+@dataclass
+class TextBatch:
+    """Padded conversations: ids [B, L], places [3, B, L], mask and learn boolean [B, L], and all their pictures."""
+
+    ids: torch.Tensor
+    places: torch.Tensor
+    mask: torch.Tensor
+    learn: torch.Tensor
+    vision: tuple[torch.Tensor, torch.Tensor] | None
+
+
+def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
+    """Pad conversations to the longest."""
+    length = max(len(pack.ids) for pack in packs)
+    ids = torch.zeros(len(packs), length, dtype=torch.long)
+    places = torch.zeros(3, len(packs), length, dtype=torch.long)
+    mask, learn = (torch.zeros(len(packs), length, dtype=torch.bool) for _ in range(2))
+    for row, pack in enumerate(packs):
+        own = len(pack.ids)
+        ids[row, :own], mask[row, :own] = torch.tensor(pack.ids), True
+        learn[row, :own] = torch.tensor(pack.learn)
+        places[:, row, :own] = positions(pack)[0]
+    images = [slot.image for pack in packs for slot in pack.slots]
+    return TextBatch(ids, places, mask, learn, tokens.pixels(images) if images else None)
+
+
+def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int]) -> nn.Module:
+    """The MLLM with a fresh LoRA adapter on its upper layers; vision tower and the special tokens' rows trainable as well."""
+    layers = range(settings["first_layer"], mllm.config.text_config.num_hidden_layers)
+    config = LoraConfig(
+        r=settings["rank"], lora_alpha=2 * settings["rank"], layers_to_transform=list(layers), layers_pattern="layers",
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        exclude_modules=r".*visual.*", trainable_token_indices={"embed_tokens": rows},
+    )  # fmt: skip
+    model = get_peft_model(mllm, config)
+    mllm.model.visual.requires_grad_(settings.get("train_vision", True))
+    return model
+
+
+class MLLMStage:
+    """Dialogues of the sketchbook's tasks, one task to a batch so that lengths agree."""
+
+    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
+        self.recipe, self.tokens, self.settings = recipe, tokens, recipe.settings or {}
+        self.peft = adapted(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad])
+        self.mllm = mllm
+        self.modules = {"mllm": self.peft}
+
+    def batch(self, step: int) -> TextBatch:
+        rng = random.Random(self.recipe.seed * 1_000_003 + step)
+        shares = self.settings["tasks"]
+        task = rng.choices(list(shares), list(shares.values()))[0]
+        packs: list[Packed] = []
+        while sum(len(pack.ids) for pack in packs) < self.settings["tokens"]:
+            packs.append(self.tokens.pack(turns(sample(task, rng))))
+        return collate(self.tokens, packs)
+
+    def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
+        out = self.mllm.model.language_model(
+            inputs_embeds=embeds, position_ids=batch.places, attention_mask=batch.mask.long(), use_cache=False
+        )
+        learn = batch.learn[:, 1:]  # logits only where they count: the vocabulary is the widest layer by far
+        logits = self.mllm.lm_head(out.last_hidden_state[:, :-1][learn]).float()
+        meant = batch.ids[:, 1:][learn]
+        loss = F.cross_entropy(logits, meant)
+        bov = meant == self.tokens.bov
+        figures = {"right": float((logits.argmax(-1) == meant).float().mean())}
+        if bov.any():
+            figures["bov"] = float((logits[bov].argmax(-1) == self.tokens.bov).float().mean())
+        return loss, figures

@@ -1,0 +1,84 @@
+"""Before stage 1: the vision tower learns to speak the language model's words.
+
+Each of its tokens covers 64 x 64 pixels; it is trained to lie, among the language model's word embeddings, near the words for what is
+drawn there. That takes minutes, since the language model itself is not run; stage 1 then starts from a tower that can be read.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from duogen.conversation import Image
+from duogen.sequence import Tokens
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, part_boxes
+from duogen.sketchbook.world import kinds, random_composition, random_scene, things
+from duogen.train.loop import Recipe
+
+CELLS, CELL = 4, 64
+
+
+def vocabulary() -> list[str]:
+    """Every word that can be true of a place in a picture."""
+    parts = {part.name for entry in things().values() for part in entry.parts}
+    words = [*COLOURS, *BACKGROUNDS, *kinds("train"), *sorted(parts), *SHAPES]
+    return list(dict.fromkeys(words))
+
+
+def labels(scene: Scene, index: dict[str, int]) -> torch.Tensor:
+    """Which words are true in each cell: [16, words], 0 or 1."""
+    truth = torch.zeros(CELLS * CELLS, len(index))
+    truth[:, index[scene.background]] = 1
+    for thing in scene.things:
+        for part, boxes in zip(thing.parts, part_boxes(thing), strict=True):
+            words = [part.colour, part.shape, *([thing.kind] if thing.kind else []), *([part.name] if part.name else [])]
+            for left, top, right, bottom in boxes:
+                for row in range(max(0, int(top // CELL)), min(CELLS, int(-(-bottom // CELL)))):
+                    for column in range(max(0, int(left // CELL)), min(CELLS, int(-(-right // CELL)))):
+                        for word in words:
+                            truth[row * CELLS + column, index[word]] = 1
+    return truth
+
+
+class VisionStage:
+    """Multi-label words per cell, scored against the frozen word embeddings."""
+
+    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
+        self.recipe, self.tokens = recipe, tokens
+        self.visual = mllm.model.visual
+        self.words = vocabulary()
+        self.index = {word: place for place, word in enumerate(self.words)}
+        table = mllm.get_input_embeddings().weight.detach().float()
+        rows = torch.stack([table[tokens.text(f" {word}")].mean(0) for word in self.words])
+        self.rows, self.size = F.normalize(rows, dim=-1), float(table.norm(dim=-1).mean())
+        self.scale = nn.Module()
+        self.scale.gain = nn.Parameter(torch.tensor(8.0))
+        self.scale.bias = nn.Parameter(torch.full((len(self.words),), -3.0))
+        self.modules = {"visual": self.visual, "scale": self.scale}
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rng = random.Random(self.recipe.seed * 1_000_003 + step)
+        scenes = [self._scene(rng) for _ in range(self.recipe.settings["batch"])]
+        pixels, grids = self.tokens.pixels([Image(draw(scene)) for scene in scenes])
+        return pixels, grids, torch.cat([labels(scene, self.index) for scene in scenes])
+
+    def _scene(self, rng: random.Random) -> Scene:
+        if rng.random() < 0.75:
+            return random_scene(rng, kinds("train"))
+        return Scene(rng.choice(BACKGROUNDS), (random_composition(rng),))
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        pixels, grids, truth = batch
+        features = self.visual(pixels, grid_thw=grids).pooler_output.float()
+        direction = F.normalize(features, dim=-1)
+        logits = direction @ self.rows.T * self.scale.gain.clamp(max=40.0) + self.scale.bias
+        error = F.binary_cross_entropy_with_logits(logits, truth) * 10
+        # As long as a word's embedding: what the language model expects to read.
+        error = error + 0.01 * (features.norm(dim=-1) / self.size - 1).square().mean()
+        hits = (logits.detach() > 0) == (truth > 0)
+        return error, {"recall": float(hits[truth > 0].float().mean()), "precision": float(truth[logits.detach() > 0].mean())}

@@ -1,0 +1,373 @@
+"""The page in a real browser with the shipped pair; the parts beneath it without one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import gradio as gr
+import pytest
+from PIL import Image as PILImage
+
+from duogen.conversation import Conversation, Image
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.options import Options
+from ui import controls
+from ui.history import Answer, messages, text_part
+from ui.loading import Loading
+from ui.page import Asked, Chat, Page
+from ui.pictures import PictureFolder
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "tests" / "screenshots"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+UP_SECONDS = 12
+GUIDE = "How do I draw a red house with a blue door?"
+browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+class Server:
+    """`python app.py` on a free port."""
+
+    def __init__(self, home: Path, *flags: str) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}/"
+        command = [sys.executable, str(ROOT / "app.py"), "--port", str(self.port), "--no-browser", *flags]
+        self.log = home / "app.log"
+        started = time.monotonic()
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
+        while not self._answers():
+            assert self.process.poll() is None and time.monotonic() - started < 60, self.log.read_text()
+            time.sleep(0.1)
+        self.up_seconds = time.monotonic() - started
+
+    def _answers(self) -> bool:
+        try:
+            return urllib.request.urlopen(self.address, timeout=5).status == 200
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("home"))
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    SHOTS.mkdir(exist_ok=True)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser) -> Iterator[Callable]:
+    """Opens a page at an address; whatever the page's own code raises fails the test."""
+    contexts, errors = [], []
+
+    def opened(address: str, **look):
+        contexts.append(browser.new_context(viewport=look.pop("viewport", {"width": 1100, "height": 820}), **look))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#box textarea")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+def send(page, words: str) -> None:
+    page.fill("#box textarea", words)
+    page.keyboard.press("Enter")
+
+
+def wait_until_answered(page) -> None:
+    page.wait_for_selector("#talk .bot small")
+    page.wait_for_selector("#box .submit-button")
+
+
+def loaded_pictures(page, inside: str = ".bot") -> int:
+    """How many painted or brought pictures the browser has really decoded."""
+    found = "imgs => imgs.filter(img => img.complete && img.naturalWidth > 0 && !img.src.endsWith('.svg')).length"
+    return page.eval_on_selector_all(f"#talk {inside} img.picture", found)
+
+
+def sideways(page) -> int:
+    """By how many pixels the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+@browser_only
+def test_is_up_at_once_and_explains_itself(server: Server, tab) -> None:
+    assert server.up_seconds < UP_SECONDS
+    page = tab(server.address)
+    assert page.inner_text("#status").strip()
+    page.wait_for_selector("#talk .example")
+    assert "Ready" in page.inner_text("#status")
+    assert page.inner_text("#talk .placeholder h2")
+    page.screenshot(path=SHOTS / "empty-light.png")
+    page.click("#drawer")
+    page.wait_for_selector("#options input[type=range]")
+    page.wait_for_timeout(600)
+    page.screenshot(path=SHOTS / "options.png")
+    dark = tab(server.address, color_scheme="dark")
+    dark.wait_for_selector("#talk .example")
+    dark.screenshot(path=SHOTS / "empty-dark.png")
+    dark.click("#look")
+    assert not dark.evaluate("document.body.classList.contains('dark')")
+
+
+@browser_only
+def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> None:
+    page = tab(server.address)
+    send(page, GUIDE)
+    page.wait_for_selector("#talk .bot img.picture")
+    assert len(page.inner_text("#talk .bot")) > 3
+    page.screenshot(path=SHOTS / "painting.png")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#talk .bot img.picture')].some(img => img.naturalWidth && !/svg$/.test(img.src))"
+    )
+    wait_until_answered(page)
+    page.wait_for_timeout(300)
+    assert loaded_pictures(page) >= 2
+    assert all(words.strip() for words in page.eval_on_selector_all("#talk .bot img.picture", "imgs => imgs.map(img => img.alt)"))
+    assert "seed" in page.inner_text("#talk .bot small")
+    page.screenshot(path=SHOTS / "guide-light.png")
+    before = page.inner_text("#talk .bot small")
+    page.click("#retry")
+    page.wait_for_selector("#box .stop-button")
+    wait_until_answered(page)
+    assert page.inner_text("#talk .bot small") != before
+    assert page.locator("#talk .user").count() == 1
+    page.click("#look")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SHOTS / "guide-dark.png")
+    page.click("#new")
+    page.wait_for_selector("#talk .example")
+    assert page.locator("#talk .bot").count() == 0 and not page.is_visible("#retry")
+
+
+@browser_only
+def test_stop_stops_and_keeps_what_is_there(server: Server, tab) -> None:
+    page = tab(server.address)
+    page.wait_for_selector("#talk .example")
+    send(page, GUIDE)
+    page.wait_for_selector("#talk .bot img.picture")
+    send(page, "And a green one?")
+    page.wait_for_selector("text=The answer is still being made")
+    assert page.locator("#talk .user").count() == 1 and page.input_value("#box textarea") == "And a green one?"
+    pressed = time.monotonic()
+    page.click("#box .stop-button")
+    page.wait_for_selector("#box .submit-button", timeout=10_000)
+    assert time.monotonic() - pressed < 10
+    assert "Stopped" in page.inner_text("#status")
+    words = page.inner_text("#talk .bot")
+    page.wait_for_timeout(1500)
+    assert page.inner_text("#talk .bot") == words and len(words) > 3
+
+
+@browser_only
+def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
+    PILImage.new("RGB", (320, 200), "red").save(tmp_path / "red.png")
+    PILImage.new("RGBA", (200, 200), (0, 0, 255, 128)).save(tmp_path / "blue.png")
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    page = tab(server.address)
+    page.wait_for_selector("#talk .example")
+    page.set_input_files("#box input[type=file]", tmp_path / "broken.png")
+    page.wait_for_selector("#box .thumbnail-item")
+    send(page, "What is this?")
+    page.wait_for_selector("text=cannot be read as a picture")
+    assert page.input_value("#box textarea") == "What is this?" and page.locator("#talk .user").count() == 0
+    page.click("#new")
+    page.wait_for_function("document.querySelector('#box textarea').value == ''")
+    page.set_input_files("#box input[type=file]", [tmp_path / "red.png", tmp_path / "blue.png"])
+    page.wait_for_function("document.querySelectorAll('#box .thumbnail-item').length == 2")
+    send(page, "Which colour do you see in the first picture?")
+    page.wait_for_selector("#talk .user img.picture")
+    wait_until_answered(page)
+    assert loaded_pictures(page, ".user") == 2
+    page.screenshot(path=SHOTS / "upload.png")
+
+
+@browser_only
+def test_is_at_home_on_a_phone_and_runs_nobodys_code(server: Server, tab) -> None:
+    page = tab(server.address, viewport={"width": 390, "height": 844}, has_touch=True)
+    page.wait_for_selector("#talk .example")
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "phone-empty.png")
+    send(page, 'hello <img src=x onerror="window.ran=1"> <script>window.ran=1</script> & ![x](http://127.0.0.1:9/x.png)')
+    page.wait_for_selector("#talk .user")
+    assert "<script>" in page.inner_text("#talk .user") and page.locator("#talk .user img").count() == 0
+    wait_until_answered(page)
+    assert not page.evaluate("window.ran")
+    page.click("#new")
+    page.click("#talk .example >> nth=0")
+    page.wait_for_selector("#talk .bot img.picture")
+    wait_until_answered(page)
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "phone-guide.png")
+    page.click("#drawer")
+    page.wait_for_timeout(600)
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "phone-options.png")
+
+
+@browser_only
+def test_a_pair_that_does_not_open_gets_a_sentence(tab, tmp_path: Path) -> None:
+    server = Server(tmp_path, "--pair", str(tmp_path / "nowhere"))
+    try:
+        page = tab(server.address)
+        page.wait_for_selector("#status:has-text('nowhere')")
+        send(page, "hello")
+        page.wait_for_selector(".toast-body:has-text('nowhere')")
+        assert page.input_value("#box textarea") == "hello"
+        page.wait_for_timeout(500)
+        page.screenshot(path=SHOTS / "no-pair.png")
+    finally:
+        server.end()
+
+
+class Scripted:
+    """An engine that does what it is told, for what a sound one never does."""
+
+    about = {"title": "Scripted", "summary": "", "examples": [], "image_size": 8}
+
+    def __init__(self, script: Callable[[Conversation], Iterator[Event]]) -> None:
+        self.script = script
+
+    def answer(self, conversation: Conversation, options: Options, stop: threading.Event) -> Iterator[Event]:
+        return self.script(conversation)
+
+
+def answered(script: Callable, folder: Path, before: Chat | None = None, again: Conversation | None = None) -> tuple[Page, dict]:
+    """The last update of a page whose engine plays `script` for "hello", or for the question that `again` stands at."""
+    before = before or Chat()
+    loading = Loading(engine=Scripted(script), words="Ready")
+    loading.finished.set()
+    page = Page(loading, folder)
+    page.stops["tab"] = threading.Event()
+    page.asked["tab"] = Asked(Options(), before)
+    updates = list(page._answer(Chat(before.conversation.say("user", "hello") if again is None else again), "tab"))
+    assert not page.stops, "the browser could never ask again"
+    return page, updates[-1]
+
+
+def crash(conversation: Conversation) -> Iterator[Event]:
+    yield TextDelta("Well,")
+    raise RuntimeError("out of luck")
+
+
+def fail(conversation: Conversation) -> Iterator[Event]:
+    yield TextDelta("Well,")
+    yield Failed("There is too little memory.", conversation)
+
+
+@pytest.mark.parametrize(("script", "words"), [(crash, "out of luck"), (fail, "too little memory")])
+def test_a_failure_gives_the_question_back(script: Callable, words: str, tmp_path: Path) -> None:
+    page, last = answered(script, tmp_path)
+    assert last[page.chat].conversation.head is None and last[page.talk] == []
+    assert last[page.box].value["text"] == "hello" and words in last[page.status]
+
+
+def test_a_failed_retry_leaves_the_earlier_answer(tmp_path: Path) -> None:
+    said = Conversation().say("user", "hello")
+    before = Chat(said.say("assistant", "Hello!"))
+    page, last = answered(fail, tmp_path, before, again=before.conversation.at(said.head))
+    assert last[page.chat] is before and not last[page.box].value["text"]
+
+
+def test_a_failure_keeps_what_was_made_before_it(tmp_path: Path) -> None:
+    page, last = answered(lambda said: (event for event in [Failed("Too big.", said.say("assistant", "Step 1."))]), tmp_path)
+    assert [turn.role for turn in last[page.chat].conversation.path()] == ["user", "assistant"]
+    assert "Too big." in last[page.status]
+
+
+def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
+    picture = Image(PILImage.new("RGB", (8, 8), "red"), seed=7, seconds=1.0)
+    stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
+    page, last = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
+    assert last[page.talk][-1]["content"][-1]["text"] == "<small>1 picture · 2.0 s · seed 7</small>"
+
+
+def test_an_answer_in_the_making(tmp_path: Path) -> None:
+    pictures, previews = PictureFolder(tmp_path / "a", 9), PictureFolder(tmp_path / "b", 9)
+    answer, red = Answer(pictures, previews), PILImage.new("RGB", (8, 8), "red")
+    for event in (TextDelta("Step 1. "), TextDelta("A <b>red</b> dot."), ImageStarted(0, 1, 2), ImageStep(0, 1, 2, red)):
+        answer.take(event)
+    assert "step 1 of 2" in answer.status and str(previews.folder.name) in answer.message()["content"][1]["text"]
+    answer.take(ImageDone(0, Image(red, 1, 0.5)))
+    words, picture = answer.message()["content"]
+    assert words["text"] == "Step 1. A &lt;b>red&lt;/b> dot."
+    assert 'alt="Step 1. A &lt;b&gt;red&lt;/b&gt; dot."' in picture["text"]
+    assert len(list(pictures.folder.iterdir())) == 1
+
+
+def test_words_stay_words() -> None:
+    assert text_part("a <script> `<b>` ![x](y)")["text"] == "a &lt;script> `<b>` !\\[x](y)"
+
+
+def test_history_holds_files_not_pictures(tmp_path: Path) -> None:
+    said = Conversation().say("user", PILImage.new("RGB", (2000, 10)), "What is it?").say("assistant", "A line.")
+    shown = messages(said, {said.head: "0.1 s"}, PictureFolder(tmp_path, 9))
+    assert all(isinstance(part["text"], str) for message in shown for part in message["content"])
+    assert PILImage.open(next(tmp_path.glob("*.png"))).width <= 768
+
+
+def test_a_picture_folder_is_bounded(tmp_path: Path) -> None:
+    folder = PictureFolder(tmp_path, 3)
+    paths = [folder.keep(PILImage.new("RGB", (4, 4), (shade, 0, 0))) for shade in (1, 2, 3, 1, 4)]
+    assert {file.name for file in tmp_path.iterdir()} == {Path(path).name for path in paths[2:]}
+    assert len(PictureFolder(tmp_path, 3)._files) == 3
+
+
+def leaves(options: type, at: tuple = ()) -> set[tuple]:
+    hints, found = get_type_hints(options), set()
+    for each in fields(options):
+        path = (*at, each.name)
+        found |= leaves(hints[each.name], path) if is_dataclass(hints[each.name]) else {path}
+    return found
+
+
+def test_every_option_has_a_control_and_comes_back() -> None:
+    with gr.Blocks():
+        made = controls.build(Options)
+    assert set(made) == leaves(Options)
+    values = {control: control.value for control in made.values()}
+    assert controls.read(Options, made, values) == Options()
+    assert controls.read(Options, made, values | {made["seed",]: "7", made["image", "steps"]: 12.0}).image.steps == 12
+    with pytest.raises(ValueError, match="Seed must be a whole number"):
+        controls.read(Options, made, values | {made["seed",]: "blue"})
+    with pytest.raises(ValueError, match="between"):
+        controls.read(Options, made, values | {made["image", "steps"]: 1000})

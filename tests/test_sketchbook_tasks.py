@@ -1,0 +1,163 @@
+"""Conversations of the picture world: the words can be read back, nothing held out leaks, and phrasings are many."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from duogen.sketchbook.edits import Pool, random_edit
+from duogen.sketchbook.phrases import PHRASES, phrases
+from duogen.sketchbook.read import read_reply
+from duogen.sketchbook.scene import Scene, fits
+from duogen.sketchbook.tasks import TASKS, Dialogue, sample, sample_any, turns
+from duogen.sketchbook.world import HELD_OUT_KINDS, THINGS_FILE, held_out_colour, holds_out, kinds, random_composition, things
+
+EVEN = dict.fromkeys(TASKS, 1.0)
+
+
+def words_of(dialogue: Dialogue) -> str:
+    return "\n".join(part for line in dialogue.lines for part in line.parts if isinstance(part, str))
+
+
+def phrasings(data: object) -> list[str]:
+    """Every string of a phrase file, however deep."""
+    if isinstance(data, str):
+        return [data]
+    children = data.values() if isinstance(data, dict) else data
+    return [text for child in children for text in phrasings(child)]
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("task", ["guide", "picture", "edit"])
+def test_words_determine_every_picture(task: str, held: bool) -> None:
+    for seed in range(100 if held else 300):
+        before: Scene | None = None
+        for line in sample(task, random.Random(seed), held).lines:
+            if line.role == "assistant":
+                assert read_reply(line.parts, before) == line.scenes(), f"{task} {seed}: {line.parts}"
+            before = (line.scenes() or [before])[-1]
+
+
+def test_unnamed_shapes_can_be_edited_and_read_back() -> None:
+    rng = random.Random(5)
+    pool = Pool(tuple(kinds("train")))
+    for _ in range(200):
+        scene = Scene("paper", (random_composition(rng, most=4),))
+        edit = random_edit(rng, pool, scene)
+        assert read_reply([edit.answer, edit.scene], scene) == [edit.scene], edit
+
+
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        ("Let's draw a giraffe.", None),
+        ("Add a big red circle on top of the walls for the roof.", None),
+        ("On plain paper, draw a big square circle on the ground.", None),
+        ("On plain paper, draw a big red circle on the ground. Put a wide blue triangle on top of the tower.", None),
+        ("Now the moon has a red roof.", Scene("paper")),
+        ("Hello there.", Scene("paper")),
+    ],
+)
+def test_words_that_cannot_be_read_are_quoted(words: str, before: Scene | None) -> None:
+    with pytest.raises(ValueError, match="'"):
+        read_reply([words, None], before)
+
+
+def test_training_never_sees_what_is_held_out() -> None:
+    rng = random.Random(11)
+    forbidden = re.compile(rf"\b({'|'.join(f'{kind}|{things()[kind].plural}' for kind in HELD_OUT_KINDS)})\b", re.IGNORECASE)
+    for _ in range(1500):
+        dialogue = sample_any(rng, EVEN)
+        assert not any(holds_out(scene) for scene in dialogue.scenes()), words_of(dialogue)
+        assert not forbidden.search(words_of(dialogue)), words_of(dialogue)
+        assert all(fits(thing) for scene in dialogue.scenes() for thing in scene.things), words_of(dialogue)
+
+
+def test_phrases_name_nothing_held_out() -> None:
+    forbidden = re.compile(rf"\b({'|'.join(HELD_OUT_KINDS)})s?\b", re.IGNORECASE)
+    for file in PHRASES.glob("*.json"):
+        assert not forbidden.findall(file.read_text(encoding="utf-8")), file.name
+
+
+@pytest.mark.parametrize("task", ["guide", "picture", "edit", "question"])
+def test_held_out_conversations_hold_something_out(task: str) -> None:
+    for seed in range(60):
+        dialogue = sample(task, random.Random(seed), held=True)
+        assert any(holds_out(scene) for scene in dialogue.scenes())
+        assert {thing.kind for scene in dialogue.scenes() for thing in scene.things}.isdisjoint(HELD_OUT_KINDS)
+
+
+def test_a_held_out_guide_says_the_held_out_colour() -> None:
+    for seed in range(60):
+        reply = sample("guide", random.Random(seed), held=True).lines[1]
+        thing = reply.scenes()[-1].things[0]
+        held = {part.colour for part in thing.parts if held_out_colour(thing.kind, part.name, part.colour)}
+        opening = reply.parts[0].partition(".")[0]
+        assert all(colour in opening for colour in held), opening
+
+
+def test_kinds_can_be_chosen() -> None:
+    for seed in range(20):
+        for task in ("guide", "picture", "edit", "question"):
+            dialogue = sample(task, random.Random(seed), held=True, kinds=["owl"])
+            assert {thing.kind for scene in dialogue.scenes() for thing in scene.things} == {"owl"}
+            dialogue = sample(task, random.Random(seed), kinds=["house", "sun"])
+            assert {thing.kind for scene in dialogue.scenes() for thing in scene.things} <= {"house", "sun"}
+
+
+def test_bad_requests_get_a_sentence() -> None:
+    with pytest.raises(ValueError, match="no task 'sing'"):
+        sample("sing", random.Random(0))
+    with pytest.raises(ValueError, match="no unicorn"):
+        sample("guide", random.Random(0), kinds=["unicorn"])
+    with pytest.raises(ValueError, match="held=True"):
+        sample("guide", random.Random(0), kinds=["owl"])
+
+
+def test_things_of_a_later_lesson_are_nowhere() -> None:
+    for file in [THINGS_FILE, *PHRASES.glob("*.json"), *Path(THINGS_FILE).parents[2].glob("duogen/sketchbook/*.py")]:
+        assert not re.search(r"light\s?house|castle", file.read_text(encoding="utf-8"), re.IGNORECASE), file
+
+
+@pytest.mark.parametrize(("task", "least"), [("guide", 60), ("picture", 40), ("edit", 100), ("question", 60), ("talk", 400)])
+def test_phrasings_are_many_and_differ(task: str, least: int) -> None:
+    found = phrasings(json.loads((PHRASES / f"{task}.json").read_text(encoding="utf-8")))
+    assert len(set(found)) >= least
+    if task in ("guide", "picture"):
+        assert len(set(phrases(task)["ask"])) == len(phrases(task)["ask"]) >= 30
+
+
+def test_same_seed_same_conversation() -> None:
+    one = [sample_any(random.Random(seed), EVEN) for seed in range(60)]
+    assert one == [sample_any(random.Random(seed), EVEN) for seed in range(60)]
+    assert len({words_of(dialogue) for dialogue in one}) > 55
+
+
+def test_a_guide_has_a_picture_for_each_step_and_each_adds_to_the_last() -> None:
+    for seed in range(100):
+        reply = sample("guide", random.Random(seed)).lines[1]
+        numbers = [int(n) for part in reply.parts if isinstance(part, str) for n in re.findall(r"Step (\d+)\.", part)]
+        assert numbers == list(range(1, len(reply.scenes()) + 1)) and numbers
+        for earlier, later in zip(reply.scenes(), reply.scenes()[1:], strict=False):
+            count = len(earlier.things[0].parts)
+            assert len(later.things[0].parts) > count and later.things[0].parts[:count] == earlier.things[0].parts
+
+
+def test_questions_and_talk_are_answered_in_words_alone() -> None:
+    for seed in range(150):
+        for line in sample("talk", random.Random(seed)).lines:
+            assert not line.scenes()
+        dialogue = sample("question", random.Random(seed))
+        last = [line for line in dialogue.lines if line.role == "assistant"][-1]
+        assert not last.scenes() and all(text.strip() for text in last.parts)
+
+
+def test_turns_are_drawn_and_chained() -> None:
+    drawn = turns(sample("guide", random.Random(3)))
+    assert drawn[0].parent is None and drawn[1].parent == drawn[0].id
+    assert all(image.picture.size == (256, 256) and image.alt.endswith(".") for turn in drawn for image in turn.images())
+    assert drawn[1].images()

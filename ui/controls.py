@@ -1,0 +1,72 @@
+"""The controls of the drawer, built from the fields of the option dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import gradio as gr
+from gradio.components import Component
+
+Path = tuple[str, ...]
+
+
+def build(options: type, at: Path = ()) -> dict[Path, Component]:
+    """Lay out a control for every field, nested dataclasses as groups. Keys are the fields' names from the top."""
+    hints, controls = get_type_hints(options), {}
+    for each in fields(options):
+        path, kind = (*at, each.name), hints[each.name]
+        if is_dataclass(kind):
+            with gr.Group():
+                gr.Markdown(f"### {_label(each.name)}", elem_classes="group-title")
+                controls |= build(kind, path)
+        else:
+            controls[path] = _control(each, kind)
+    return controls
+
+
+def read(options: type, controls: dict[Path, Component], values: dict[Component, Any], at: Path = ()) -> Any:
+    """The options that the controls stand at.
+
+    Raises:
+        ValueError: a value is out of its range; the message is one sentence.
+    """
+    hints, given = get_type_hints(options), {}
+    for each in fields(options):
+        path, kind = (*at, each.name), hints[each.name]
+        if is_dataclass(kind):
+            given[each.name] = read(kind, controls, values, path)
+        else:
+            given[each.name] = _value(each.name, kind, values[controls[path]])
+    return options(**given)
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _control(each: Field, kind: Any) -> Component:
+    about = each.metadata
+    look = {"label": _label(each.name), "info": about.get("help"), "value": each.default, "interactive": True}
+    if kind is bool:
+        return gr.Checkbox(**look)
+    if kind is str:
+        return gr.Textbox(**look)
+    if about.get("low") is not None and about.get("high") is not None:
+        return gr.Slider(about["low"], about["high"], step=about["step"], **look)
+    look["info"] = look["info"] or "The same number gives the same answer; empty gives a new one every time."
+    return gr.Textbox(placeholder="random", max_lines=1, **look)
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    """What a control gave, as the type `kind`; an empty box is `None` where that is allowed."""
+    kinds = get_args(kind) or (kind,)
+    if NoneType in kinds and str(value or "").strip() == "":
+        return None
+    if int not in kinds:
+        return value
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ValueError(f"{_label(name)} must be a whole number, not {value}.") from error
