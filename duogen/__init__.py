@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+# Both announce at import what a CPU lacks, in words that would frighten a user; where they matter, opening a pair says so.
+for _name in ("xformers", "bitsandbytes.backends.cpu.ops"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:
@@ -11,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from duogen.nn.vae import PatchVAE
 
         return PatchVAE
+    if name == "ModelMixin":  # diffusers asks a component's library for the base class whose loading methods it may call
+        from diffusers import ModelMixin
+
+        return ModelMixin
     if name == "DuoGenPipeline":
         from duogen.pipeline import DuoGenPipeline
 

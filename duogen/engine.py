@@ -124,6 +124,32 @@ class Engine:
         seconds = time.monotonic() - reply.started
         yield Done(done, Stats(prompt_tokens, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
 
+    def paint_after(self, conversation: Conversation, options: Options) -> Image:
+        """Paint the picture that comes next in an answer whose words are given: the painter without the talker's choice.
+
+        Args:
+            conversation: its head is an assistant turn, unfinished; its pictures that this method painted are not encoded again.
+
+        Raises:
+            ValueError: the head is no assistant turn.
+        """
+        path = conversation.path()
+        if not path or path[-1].role != "assistant":
+            raise ValueError("There is no answer to paint for; say the words of one first.")
+        seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+        reply = Reply(options, threading.Event(), random.Random(seed), torch.Generator().manual_seed(seed), parts=list(path[-1].parts))
+        prompt = self._prompt(path[:-1])
+        for part in path[-1].parts:
+            if isinstance(part, Text):
+                prompt.add(self.tokens.text(part.text), True)
+            else:
+                self.tokens.add_image(prompt, part, True)
+        self.mllm.prefill(self.memory.context, prompt)
+        self._follow(prompt)
+        for _ in self._draw(reply):
+            pass
+        return next(part for part in reversed(reply.parts) if isinstance(part, Image))
+
     def _prompt(self, path: list[Turn]) -> Packed:
         """The conversation as ids, the assistant's own turns as they were said, and the opening of the answer."""
         packed = Packed()

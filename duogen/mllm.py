@@ -21,7 +21,9 @@ def normalised(states: torch.Tensor) -> torch.Tensor:
     return (states - states.mean(-1, keepdim=True)) / (states.std(-1, keepdim=True) + 1e-8)
 
 
-def embed(model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None) -> torch.Tensor:
+def embed(
+    model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None
+) -> torch.Tensor:
     """Input embeddings [B, L, C] of ids [B, L], with the vision tower's output where pictures stand."""
     embeds = model.get_input_embeddings()(ids)
     if pixels is None:
@@ -56,7 +58,7 @@ class Context:
     def keep(self, length: int) -> None:
         """Forget everything after the first `length` tokens, which must not cut a picture in two."""
         self.states = [torch.cat(self.states)[:length]] if self.states else []
-        self.cache.crop(length)
+        self.cache.crop(length - self.cache.get_seq_length())
         slots = [slot for slot in self.packed.slots if slot.end <= length]
         self.packed = Packed(self.packed.ids[:length], self.packed.learn[:length], slots)
         self.position = positions(self.packed)[1]

@@ -57,7 +57,9 @@ class FramePainter:
         self.pair, self.model, self.about = pair, pair.transformer, pair.about
         config = pair.vae.config
         shape = (1, -1, 1, 1)
-        self.mean, self.std = (torch.tensor(values).view(shape).to(self.model.device) for values in (config.latents_mean, config.latents_std))
+        self.mean, self.std = (
+            torch.tensor(values).view(shape).to(self.model.device) for values in (config.latents_mean, config.latents_std)
+        )
         self.causal = self.about.frame_attention == "block_causal"
 
     def size(self) -> tuple[int, int]:
@@ -138,17 +140,23 @@ class FramePainter:
         reads[1, ..., max(segment, 1) :] = False
         return reads
 
-    def _cached(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None) -> torch.Tensor:
+    def _cached(
+        self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None
+    ) -> torch.Tensor:
         packed = embed_frames(self.model, [batch.to(self.model.dtype)], [frames.cache.frames], [False])
         timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
         out, _ = walk(self.model, packed, timesteps, condition, reads, cache=frames.cache)
         return unpatchify(self.model, out, packed.sizes[0])
 
-    def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None) -> torch.Tensor:
+    def _whole(
+        self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None
+    ) -> torch.Tensor:
         """All frames in one sequence, every frame seeing all, as the checkpoint was trained."""
         latents = [past.latents.expand(len(batch), -1, -1, -1) for past in frames.past] + [batch]
         count = len(latents)
-        packed = embed_frames(self.model, [each.to(self.model.dtype) for each in latents], list(range(count)), [True] * (count - 1) + [False])
+        packed = embed_frames(
+            self.model, [each.to(self.model.dtype) for each in latents], list(range(count)), [True] * (count - 1) + [False]
+        )
         timesteps = torch.zeros(len(batch), count, device=batch.device)
         timesteps[:, -1] = sigma * self.about.timestep_scale
         out, _ = walk(self.model, packed, timesteps, condition, reads)
@@ -164,5 +172,3 @@ def fit(picture: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
     ground = PILImage.new("RGB", size, picture.getpixel((0, 0)))
     ground.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
     return ground
-
-

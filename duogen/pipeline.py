@@ -75,7 +75,16 @@ class DuoGenPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ["image_processor", "safety_checker"]
 
-    def __init__(self, text_encoder: Any, tokenizer: Any, transformer: Any, vae: Any, scheduler: Any, image_processor: Any = None, safety_checker: Any = None) -> None:
+    def __init__(
+        self,
+        text_encoder: Any,
+        tokenizer: Any,
+        transformer: Any,
+        vae: Any,
+        scheduler: Any,
+        image_processor: Any = None,
+        safety_checker: Any = None,
+    ) -> None:
         super().__init__()
         self.register_modules(
             text_encoder=text_encoder, tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, vae=vae,
@@ -112,7 +121,7 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto") -> Du
     try:
         brain = open_mllm(folder / "text_encoder", device, precision)
         pair = DuoGenPipeline.from_pretrained(
-            folder, text_encoder=brain, torch_dtype=painter_dtype, use_safetensors=True, local_files_only=True, **_image_processor(folder)
+            folder, text_encoder=brain, dtype=painter_dtype, use_safetensors=True, local_files_only=True, **_image_processor(folder)
         )
     except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -141,7 +150,7 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
     """Open the MLLM in a precision; vision tower and output head are never quantised."""
     from transformers import BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 
-    options: dict[str, Any] = {"torch_dtype": torch.float32 if precision == "fp32" else torch.bfloat16, "device_map": device}
+    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16, "device_map": device}
     skip = ["lm_head", "model.visual"]
     if precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(

@@ -262,7 +262,7 @@ def test_a_pair_that_does_not_open_gets_a_sentence(tab, tmp_path: Path) -> None:
 class Scripted:
     """An engine that does what it is told, for what a sound one never does."""
 
-    about = {"title": "Scripted", "summary": "", "examples": [], "image_size": 8}
+    about = {"title": "Scripted", "summary": "", "examples": (), "image_size": (8, 8), "steps": 5}
 
     def __init__(self, script: Callable[[Conversation], Iterator[Event]]) -> None:
         self.script = script
@@ -278,7 +278,7 @@ def answered(script: Callable, folder: Path, before: Chat | None = None, again: 
     loading.finished.set()
     page = Page(loading, folder)
     page.stops["tab"] = threading.Event()
-    page.asked["tab"] = Asked(Options(), before)
+    page.asked["tab"] = Asked(Options(seed=7), before)
     updates = list(page._answer(Chat(before.conversation.say("user", "hello") if again is None else again), "tab"))
     assert not page.stops, "the browser could never ask again"
     return page, updates[-1]
@@ -301,6 +301,15 @@ def test_a_failure_gives_the_question_back(script: Callable, words: str, tmp_pat
     assert last[page.box].value["text"] == "hello" and words in last[page.status]
 
 
+def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None:
+    loading = Loading(engine=Scripted(fail))
+    page = Page(loading, tmp_path)
+    assert set(page.look_up()) == {page.status}
+    loading.finished.set()
+    updates = page.look_up()
+    assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
+
+
 def test_a_failed_retry_leaves_the_earlier_answer(tmp_path: Path) -> None:
     said = Conversation().say("user", "hello")
     before = Chat(said.say("assistant", "Hello!"))
@@ -315,7 +324,7 @@ def test_a_failure_keeps_what_was_made_before_it(tmp_path: Path) -> None:
 
 
 def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
-    picture = Image(PILImage.new("RGB", (8, 8), "red"), seed=7, seconds=1.0)
+    picture = Image(PILImage.new("RGB", (8, 8), "red"), seed=1, seconds=1.0)
     stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
     page, last = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
     assert last[page.talk][-1]["content"][-1]["text"] == "<small>1 picture · 2.0 s · seed 7</small>"

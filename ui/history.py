@@ -14,6 +14,11 @@ from ui.pictures import PictureFolder
 
 PAINTING = Path(__file__).with_name("painting.svg")
 SHOWN_PIXELS = 768
+ENDED = {
+    "user": ["stopped"],
+    "max_tokens": ["cut at the longest answer that Options allow"],
+    "max_images": ["cut at the most pictures that Options allow"],
+}
 
 Message = dict[str, Any]
 
@@ -37,11 +42,10 @@ def alt_words(image: Image, words: str) -> str:
     return plain[-240:] or "A picture"
 
 
-def note(stats: Stats, images: list[Image]) -> str:
+def note(stats: Stats, seed: int) -> str:
     """The discreet line under an answer."""
-    said = {0: [], 1: ["1 picture"]}.get(stats.images, [f"{stats.images} pictures"])
-    seeds = [image.seed for image in images if image.seed is not None]
-    return " · ".join([*said, f"{stats.seconds:.1f} s", *(f"seed {seed}" for seed in seeds[:1])])
+    painted = {0: [], 1: ["1 picture"]}.get(stats.images, [f"{stats.images} pictures"])
+    return " · ".join([*painted, f"{stats.seconds:.1f} s", f"seed {seed}", *ENDED.get(stats.stopped, [])])
 
 
 def messages(conversation: Conversation, notes: dict[str, str], pictures: PictureFolder) -> list[Message]:

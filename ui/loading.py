@@ -38,7 +38,7 @@ class Loading:
             from duogen.engine import Engine
 
             self.engine = Engine.open(self.pair, self.device, self.precision, progress=self._say)
-            self.words = f"Ready: {self.engine.about['title']}"
+            self.words = f"Ready: {self.engine.about['title']}."
         except ValueError as error:
             self.words = self.error = str(error)
         except Exception as error:  # whatever it is, the page must say so instead of waiting for ever

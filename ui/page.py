@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
+import secrets
 import threading
 import time
 import traceback
@@ -49,6 +50,10 @@ class Asked:
 
     options: Options
     before: Chat
+
+
+def new_seed() -> int:
+    return secrets.randbelow(1_000_000)
 
 
 def sentence(message: str) -> str:
@@ -145,23 +150,25 @@ class Page:
         self.again.click(self.say_again, inputs, outputs, **quick).success(self.answer, inputs, outputs, **slow)
         self.new.click(self.start_over, None, outputs, queue=False, **quick)
         self.box.stop(self.stop, None, None, queue=False, **quick)
-        self.timer.tick(self.look_up, None, [self.status, self.talk, self.timer], **quick)
+        self.timer.tick(self.look_up, None, [self.status, self.talk, self.timer, *self.controls.values()], **quick)
         self.blocks.load(None, None, None, js=REMEMBERED_LOOK)
         self.look.click(None, None, None, js=TOGGLE_DARK)
         self.drawer.click(None, None, None, js=TOGGLE_DRAWER)
         self.blocks.unload(self.leave)
 
-    def look_up(self) -> tuple[Any, Any, Any]:
-        """How far the loading is; once it is over, the welcome of the pair and its examples."""
+    def look_up(self) -> Updates:
+        """How far the loading is; once it is over, the welcome of the pair, its examples, and what it paints best with."""
         loading = self.loading
         if not loading.finished.is_set():
-            return status_line(loading.words, "busy"), gr.skip(), gr.skip()
+            return {self.status: status_line(loading.words, "busy")}
+        over = {self.timer: gr.Timer(active=False)}
         if loading.engine is None:
-            return status_line(loading.words, "bad"), gr.skip(), gr.Timer(active=False)
+            return over | {self.status: status_line(loading.words, "bad")}
         about = loading.engine.about
         welcome = f"<h2>{sentence(about['title'])}</h2><p>{sentence(about['summary'])}</p>"
         examples = [{"text": words} for words in about["examples"]]
-        return status_line(loading.words), gr.Chatbot(placeholder=welcome, examples=examples), gr.Timer(active=False)
+        best = {control: gr.update(value=about[path[-1]]) for path, control in self.controls.items() if path[-1] in about}
+        return over | best | {self.status: status_line(loading.words), self.talk: gr.Chatbot(placeholder=welcome, examples=examples)}
 
     @kindly
     def say(self, values: dict, request: gr.Request) -> Updates:
@@ -197,12 +204,14 @@ class Page:
         turns = [turn for turn in chat.conversation.path() if turn.role == "user"]
         if not turns:
             raise Refused("There is nothing to answer again yet.")
-        options = replace(self._options(values), seed=None)
+        options = replace(self._options(values), seed=new_seed())
         return self._started(request, replace(chat, conversation=chat.conversation.at(turns[-1].id)), Asked(options, chat))
 
     def _options(self, values: dict) -> Options:
+        """What the drawer says. An empty seed is drawn here, for the line under the answer to name it."""
         try:
-            return controls.read(Options, self.controls, values)
+            options = controls.read(Options, self.controls, values)
+            return options if options.seed is not None else replace(options, seed=new_seed())
         except ValueError as error:
             raise Refused(str(error)) from error
 
@@ -260,7 +269,7 @@ class Page:
                 if stop not in self.stops.values():
                     return
                 if isinstance(event, Done):
-                    yield self._finished(chat, event)
+                    yield self._finished(chat, asked.options.seed, event)
                 elif isinstance(event, Failed):
                     yield self._failed(chat, asked.before, event)
                 else:
@@ -270,11 +279,9 @@ class Page:
                     drawn_at = time.monotonic()
                     yield {self.talk: [*before, answer.message()], self.status: status_line(answer.status, "busy")}
 
-    def _finished(self, chat: Chat, event: Done) -> Updates:
-        head = event.conversation.turns[event.conversation.head]
-        line = note(event.stats, head.images())
+    def _finished(self, chat: Chat, seed: int, event: Done) -> Updates:
         words = "Stopped." if event.stats.stopped == "user" else self.loading.words
-        return self._rest(Chat(event.conversation, {**chat.notes, head.id: line}), words)
+        return self._rest(Chat(event.conversation, {**chat.notes, event.conversation.head: note(event.stats, seed)}), words)
 
     def _failed(self, chat: Chat, before: Chat, event: Failed) -> Updates:
         """Show what had been made before it failed; if that is nothing, the question goes back into the box."""

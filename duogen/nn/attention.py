@@ -65,7 +65,12 @@ def frame_mask(queries: list[tuple[int, int]], keys: list[tuple[int, int]], bidi
     """
     if bidirectional:
         return torch.ones(len(queries), len(keys), dtype=torch.bool)
-    return torch.tensor([[(k_copy == 0 and k_time < q_time) or (k_time, k_copy) == (q_time, q_copy) for k_time, k_copy in keys] for q_time, q_copy in queries])
+    return torch.tensor(
+        [
+            [(k_copy == 0 and k_time < q_time) or (k_time, k_copy) == (q_time, q_copy) for k_time, k_copy in keys]
+            for q_time, q_copy in queries
+        ]
+    )
 
 
 @dataclass
@@ -81,7 +86,9 @@ class FrameCache:
     def append(self, fresh: list[KeyValue]) -> None:
         """Add one frame's keys and values of every block."""
         if self.blocks:
-            fresh = [(torch.cat([k, new_k], 2), torch.cat([v, new_v], 2)) for (k, v), (new_k, new_v) in zip(self.blocks, fresh, strict=True)]
+            fresh = [
+                (torch.cat([k, new_k], 2), torch.cat([v, new_v], 2)) for (k, v), (new_k, new_v) in zip(self.blocks, fresh, strict=True)
+            ]
         self.blocks = fresh
         self.frames += 1
 

@@ -105,7 +105,10 @@ def walk(
         key, value = project_key_value(block.attn1, normed, frames.rotary)
         fresh.append((key, value))
         if cache is not None and cache.blocks:
-            key, value = (torch.cat([past.expand(hidden.shape[0], -1, -1, -1), new], 2) for past, new in zip(cache.blocks[index], (key, value), strict=True))
+            key, value = (
+                torch.cat([past.expand(hidden.shape[0], -1, -1, -1), new], 2)
+                for past, new in zip(cache.blocks[index], (key, value), strict=True)
+            )
         query = project_query(block.attn1, normed, frames.rotary)
         hidden = hidden + gate * project_out(block.attn1, attend(block.attn1, query, key, value, self_mask))
         normed, gate = _modulate(block.norm2, hidden, embedded, shared, repeats)

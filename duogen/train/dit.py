@@ -135,7 +135,9 @@ class DiTStage:
         groups = []
         for group in self.settings["groups"]:
             frames = rng.choice(group["frames"])
-            turns = [dialogue(rng, group["tasks"], frames, self.settings) for _ in range(max(1, group["targets"] // (frames * group["copies"])))]
+            turns = [
+                dialogue(rng, group["tasks"], frames, self.settings) for _ in range(max(1, group["targets"] // (frames * group["copies"])))
+            ]
             first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are known too
             groups.append(collate(self.tokens, turns, frames, first, self.settings["see"]))
         return groups
@@ -169,7 +171,15 @@ class DiTStage:
         weight = weight * data.painted[:, [time for time, _ in targets]]
         return error, weight
 
-    def _walk(self, packed: torch.Tensor, order: list[tuple[int, int]], data: FrameBatch, states: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _walk(
+        self,
+        packed: torch.Tensor,
+        order: list[tuple[int, int]],
+        data: FrameBatch,
+        states: torch.Tensor,
+        sigma: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
         given = len(order) - sigma.shape[1]
         times = [data.first + time for time, _ in order]
         frames = embed_frames(self.transformer, list(packed.unbind(1)), times, [index < given for index in range(len(order))])

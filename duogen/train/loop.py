@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +106,7 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
         prefetch_factor=4 if recipe.workers else None,
     )  # fmt: skip
     log = Log(folder, recipe, say)
+    pause = Pause()
     for step, batch in zip(range(start, last), loader, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate_at(step, recipe)
@@ -117,8 +120,23 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
         optimizer.zero_grad(set_to_none=True)
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
         log.add(step, {"loss": float(loss.detach()), "grad": float(norm), **figures})
-        if log.due() or step + 1 == last:
+        if log.due() or pause.asked or step + 1 == last:
             save_state(folder, step + 1, names, averaged, optimizer)
+        if pause.asked:
+            break
+
+
+class Pause:
+    """Set by SIGTERM or SIGINT: the loop then saves after the running step and ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(name, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
 
 
 def _trainable(stage: Stage) -> dict[str, nn.Parameter]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from duogen.mllm import embed
 from duogen.sequence import Packed, Tokens, positions
 from duogen.sketchbook.tasks import sample, turns
-from duogen.train.loop import Recipe
+from duogen.train.loop import Recipe, load_weights
 
 
 @dataclass
@@ -55,6 +56,7 @@ def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int]) -> nn.Mo
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         exclude_modules=r".*visual.*", trainable_token_indices={"embed_tokens": rows},
     )  # fmt: skip
+    mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them anew at every step
     model = get_peft_model(mllm, config)
     mllm.model.visual.requires_grad_(settings.get("train_vision", True))
     return model
@@ -80,6 +82,9 @@ class MLLMStage:
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
+        if not self.settings.get("train_vision", True):
+            # Nothing below the adapter learns (the special tokens' rows do, through the output head): spare its backward pass.
+            embeds = embeds.detach()
         out = self.mllm.model.language_model(
             inputs_embeds=embeds, position_ids=batch.places, attention_mask=batch.mask.long(), use_cache=False
         )
@@ -92,3 +97,14 @@ class MLLMStage:
         if bov.any():
             figures["bov"] = float((logits[bov].argmax(-1) == self.tokens.bov).float().mean())
         return loss, figures
+
+
+def stage_one(mllm: nn.Module, tokens: Tokens, recipe: Recipe, folder: Path) -> nn.Module:
+    """The MLLM as stage 1 left it in `folder`, adapter merged.
+
+    Raises:
+        ValueError: stage 1 has not run.
+    """
+    peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad])
+    load_weights(folder, {"mllm": peft})
+    return peft.merge_and_unload()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,16 @@ def any_scene(rng: random.Random) -> Scene:
 class VAEStage:
     """Trains the decoder's correction on latents with some noise, so that it also cleans what the painter leaves blurred."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
         settings = recipe.settings or {}
-        self.vae = PatchVAE(**settings.get("model", {}))
-        self.vae.fit_patches(self._patches(settings.get("patches_from", 1500)))
+        fitted = folder / "fitted"
+        if fitted.exists():  # later stages and resumed runs must see the very same axes
+            self.vae = PatchVAE.from_pretrained(fitted)
+        else:
+            self.vae = PatchVAE(**settings.get("model", {}))
+            self.vae.fit_patches(self._patches(settings.get("patches_from", 1500)))
+            self.vae.save_pretrained(fitted)
         for part in (self.vae.encoder, self.vae.to_pixels):
             part.requires_grad_(False)
         self.modules = {"vae": self.vae}

@@ -1,0 +1,1 @@
+"""Plays conversations with a pair and measures what comes back."""

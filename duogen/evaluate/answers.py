@@ -1,0 +1,81 @@
+"""Compares an answer in words with the one that is true, by the facts both say; phrasing is free."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from duogen.sketchbook.scene import COLOURS, SHAPES
+from duogen.sketchbook.world import things
+
+_SAME = {
+    "gray": "grey", "violet": "purple", "lilac": "purple", "0": "no", "zero": "no", "none": "no", "1": "one", "2": "two", "3": "three",
+    "centre": "middle", "center": "middle", "larger": "bigger", "sunny": "meadow", "grass": "meadow", "dark": "night", "beach": "sea",
+    "seaside": "sea", "daytime": "day", "nighttime": "night",
+}  # fmt: skip
+_GROUPS = {
+    "colour": frozenset(COLOURS),
+    "number": frozenset(("no", "one", "two", "three")),
+    "side": frozenset(("left", "middle", "right")),
+    "level": frozenset(("sky",)),
+    "background": frozenset(("meadow", "night", "paper", "sea", "day")),
+}
+_LISTS = re.compile(r"^(this is|these are|i see)\b")
+
+
+def answers_alike(said: str, true: str) -> bool:
+    """Whether `said` says the facts of the true answer and nothing that contradicts them.
+
+    After a right yes or no the rest may be left out; a list of what is in the picture must name each thing or part as it is.
+    """
+    mine, truth = _plain(said), _plain(true)
+    if _verdict(truth):
+        return _verdict(mine) == _verdict(truth) and all(_facts(mine, group) <= _facts(truth, group) for group in _GROUPS)
+    if _LISTS.match(truth):
+        return set(_clauses(mine)) == set(_clauses(truth))
+    if _verdict(mine):
+        mine = mine.partition(",")[2]
+    needed = all(_facts(mine, group) == _facts(truth, group) for group in _GROUPS if group != "number")
+    numbers = _facts(truth, "number")
+    said_one = numbers == {"one"} and not _facts(mine, "number") and re.search(r"\ban?\b", mine) is not None
+    names = _names(mine) <= _names(truth) and ("bigger" not in truth or _names(mine) == _names(truth))
+    return bool(mine.strip()) and needed and names and (said_one or _facts(mine, "number") == numbers)
+
+
+def _plain(text: str) -> str:
+    """Lower case, one spelling for each fact, full stops gone."""
+    words = re.sub(r"[.!?;]", " , ", text.lower().replace("half circle", "half-circle"))
+    words = re.sub(r"[^\w\s,-]", " ", words)
+    return " ".join(_SAME.get(word, word) for word in words.replace(",", " , ").split()).strip(" ,")
+
+
+def _verdict(text: str) -> str:
+    first, _, rest = text.partition(" ")
+    verdict = first in ("yes", "no") and (not rest or rest.startswith(","))
+    return first if verdict else ""
+
+
+def _facts(text: str, group: str) -> set[str]:
+    """The words of one group; a leading yes or no is no number."""
+    words = text.split()[1:] if _verdict(text) else text.split()
+    # A part such as "night cap" never occurs, so every word of a group is a fact.
+    return {word for word in words if word in _GROUPS[group]}
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> dict[str, str]:
+    """Every kind in singular and plural, and every shape, by how it is said."""
+    named = {name: kind for kind, entry in things().items() for name in (kind, entry.plural)}
+    return {**named, **{shape.replace("half circle", "half-circle"): shape for shape in SHAPES}}
+
+
+def _names(text: str) -> set[str]:
+    return {kind for name, kind in _kinds().items() if re.search(rf"\b{re.escape(name)}\b", text)}
+
+
+def _clauses(text: str) -> list[frozenset[str]]:
+    """ "a red house on the left and a tree" as sets of the words that carry facts."""
+    text = re.sub(r"\bin (it|the picture)\b", " ", text)
+    skipped = r"\b(this|these|is|are|i|see|an|a|the|with|on|in|up|there|it|can|my|your|and)\b"
+    found = [frozenset(re.sub(skipped, " ", clause).replace(",", " ").split()) for clause in re.split(r",| and | with ", text)]
+    return [clause for clause in found if clause]

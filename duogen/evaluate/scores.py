@@ -1,0 +1,237 @@
+"""Scores one turn: the paper's five scores made exact (DuoGen, section 4), for words that can be read and pictures that can be checked.
+
+T-Com: every step is said and right. I-Com: every picture is there. IT-Co: a picture shows what the words say.
+I-Co: what should not change did not. I-Q: how far a picture is from a clean drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL.Image import Image as Picture
+
+from duogen.conversation import Image, Piece, Text
+from duogen.evaluate.answers import answers_alike
+from duogen.evaluate.wishes import Named, edit_as_meant, named_parts, part_as_meant, picture_as_meant, wished_background
+from duogen.sketchbook import verify
+from duogen.sketchbook.read import read_reply
+from duogen.sketchbook.scene import CANVAS, Scene, Thing, part_boxes
+
+MOST_DECIBELS = 99.0  # stands for equal pictures, whose PSNR is infinite
+DRAWS = ("guide", "picture", "edit")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One turn as it is put to the pair, and the answer that a reference gives.
+
+    Attributes:
+        what: "guide", "picture", "edit", "question" or "talk".
+        ask: the user's words.
+        meant: the reference answer, words and scenes in order.
+        before: the scene that stands before the answer: an upload, or what the words before said.
+        opening: the sentence that opened the guide and repeats the wish; "go on" has none of its own.
+        free: the wish leaves everything open ("draw something").
+        shown: the picture that stands before the answer.
+    """
+
+    what: str
+    ask: str
+    meant: tuple[str | Scene, ...]
+    before: Scene | None = None
+    opening: str = ""
+    free: bool = False
+    shown: Picture | None = None
+
+    def scenes(self) -> list[Scene]:
+        return [part for part in self.meant if isinstance(part, Scene)]
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """One painted picture.
+
+    Attributes:
+        kind: the thing it shows, `None` for shapes and for several things.
+        step: its number among the steps of a guide, from 1 (1 for a single picture).
+        words: whether the words before it are right.
+        right: IT-Co, whether it shows what the words say in every attribute.
+        attributes: how many attributes it shows right, of how many; `None` if the words cannot be read.
+        kept: I-Co, whether everything that was there before and should stay is right; `None` with nothing before.
+        decibels: I-Co, PSNR against the picture before, where nothing should change.
+        distance: I-Q, RMSE to the clean drawing of its words at the best small shift, in 0..255.
+    """
+
+    kind: str | None
+    step: int
+    words: bool
+    right: bool
+    attributes: tuple[int, int] | None = None
+    kept: bool | None = None
+    decibels: float | None = None
+    distance: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class TurnScore:
+    """One answer.
+
+    Attributes:
+        words: T-Com for guides; the words are right for the others.
+        steps: for each step that should be there, whether its words are right.
+        draws: whether it painted as many pictures as it should, none where words are wanted.
+        complete: I-Com, whether all pictures are there; `None` where none is wanted.
+        right: words and pictures.
+        scenes: what the words say, one scene for each picture; `None` where they cannot be read.
+        seconds, first: of the whole answer and until its first word.
+    """
+
+    what: str
+    words: bool
+    steps: tuple[bool, ...]
+    draws: bool
+    complete: bool | None
+    right: bool
+    pictures: tuple[PictureScore, ...] = ()
+    scenes: tuple[Scene | None, ...] = ()
+    seconds: float | None = None
+    first: float | None = None
+    task: str = ""
+    failed: str = ""
+
+
+def score_turn(asked: Asked, reply: Sequence[Piece]) -> TurnScore:
+    """Compare a reply with what was asked."""
+    images = [part for part in reply if isinstance(part, Image)]
+    text = "".join(part.text for part in reply if isinstance(part, Text))
+    wished = len(asked.scenes())
+    if asked.what not in DRAWS:
+        true = "".join(part for part in asked.meant if isinstance(part, str))
+        words = bool(text.strip()) and (asked.what == "talk" or answers_alike(text, true))
+        return TurnScore(asked.what, words, (), not images, None, words and not images)
+    said = read_steps(reply, asked.before)
+    steps = steps_right(asked, said)
+    pictures = score_pictures(asked, images, said, steps)
+    draws = len(images) == wished
+    words = all(steps) and len(steps) == wished
+    right = words and draws and all(picture.right for picture in pictures)
+    return TurnScore(asked.what, words, tuple(steps), draws, draws, right, tuple(pictures), tuple(said))
+
+
+def failed_turn(asked: Asked, message: str) -> TurnScore:
+    """What an answer scores that never came."""
+    wanted = asked.what in DRAWS
+    return TurnScore(asked.what, False, (False,) * len(asked.scenes()), False, False if wanted else None, False, failed=message)
+
+
+def read_steps(reply: Sequence[Piece], before: Scene | None) -> list[Scene | None]:
+    """What the words before each picture say; `None` from the first sentence on that cannot be read."""
+    parts = [part.text if isinstance(part, Text) else part for part in reply]
+    ends = [index + 1 for index, part in enumerate(reply) if isinstance(part, Image)]
+    scenes: list[Scene | None] = []
+    for end in ends:
+        try:
+            scenes.append(read_reply(parts[:end], before)[-1])
+        except ValueError:
+            return scenes + [None] * (len(ends) - len(scenes))
+    return scenes
+
+
+def steps_right(asked: Asked, said: Sequence[Scene | None]) -> list[bool]:
+    """For each picture that should be there or is there, whether its words are what was wished."""
+    meant = asked.scenes()
+    if asked.what == "guide":
+        return _guide_steps(asked, said, meant)
+    right = []
+    for one, other in zip(said, meant, strict=False):
+        if one is None:
+            right.append(False)
+        elif asked.what == "picture":
+            right.append(asked.free or picture_as_meant(one, other, asked.ask))
+        else:
+            right.append(edit_as_meant(one, asked.before or other, other, asked.ask))
+    return right + [False] * (max(len(said), len(meant)) - len(right))
+
+
+def _guide_steps(asked: Asked, said: Sequence[Scene | None], meant: Sequence[Scene]) -> list[bool]:
+    """A step is right if it adds the parts that are due, as wished, and the steps before it were right."""
+    final = meant[-1].things[0]
+    named = named_parts(asked.opening, final)
+    counts = [len(scene.things[0].parts) for scene in meant]
+    start = len(asked.before.things[0].parts) if asked.before and "Let's" not in str(asked.meant[0]) else 0
+    free = [late - early for early, late in zip([start, *counts], counts, strict=False)] != [1] * len(counts)
+    right: list[bool] = []
+    done = start
+    for index in range(max(len(said), len(meant))):
+        scene = said[index] if index < len(said) else None
+        if scene is None or not all(right) or len(scene.things) != 1:
+            right.append(False)
+            continue
+        thing = scene.things[0]
+        last = index == len(meant) - 1
+        due = counts[min(index, len(counts) - 1)]
+        in_time = len(thing.parts) == due if last or not free else done < len(thing.parts) < counts[-1]
+        right.append(in_time and index < len(meant) and _as_meant(asked, scene, meant[-1], named))
+        done = len(thing.parts)
+    return right
+
+
+def _as_meant(asked: Asked, said: Scene, meant: Scene, named: Named) -> bool:
+    thing, final = said.things[0], meant.things[0]
+    if thing.kind != final.kind or wished_background(asked.ask) not in (None, said.background):
+        return False
+    if final.side != "middle" and thing.side != final.side:
+        return False
+    return all(part_as_meant(one, other, asked.ask, named) for one, other in zip(thing.parts, final.parts, strict=False))
+
+
+def score_pictures(asked: Asked, images: Sequence[Image], said: Sequence[Scene | None], steps: Sequence[bool]) -> list[PictureScore]:
+    """Check every picture against its own words and against the picture before it."""
+    starts_anew = asked.what == "picture" or (asked.what == "guide" and "Let's" in str(asked.meant[0]))
+    scene, shown = (None, None) if starts_anew else (asked.before, asked.shown)
+    scores = []
+    for index, (image, now) in enumerate(zip(images, said, strict=True)):
+        words = index < len(steps) and steps[index]
+        goes_on = asked.what == "guide" and not starts_anew and now is not None and now.things
+        number = len(now.things[0].parts) if goes_on else index + 1
+        scores.append(_score_picture(image, now, scene, shown, PictureScore(None, number, words, False, seconds=image.seconds)))
+        scene, shown = now, image.picture
+    return scores
+
+
+def _score_picture(image: Image, now: Scene | None, before: Scene | None, shown: Picture | None, score: PictureScore) -> PictureScore:
+    if now is None:
+        return score
+    picture = canvas(image.picture)
+    check = verify.check_scene(picture, now)
+    kind = now.things[0].kind if len(now.things) == 1 else None
+    score = replace(score, kind=kind, right=check.right, attributes=check.attributes, distance=verify.nearest_distance(picture, now))
+    if before is None or shown is None:
+        return score
+    mask = verify.unchanged_mask(before, now)
+    decibels = min(MOST_DECIBELS, verify.psnr(canvas(shown), picture, mask)) if np.any(mask) else None
+    return replace(score, kept=kept_right(check, before, now), decibels=decibels)
+
+
+def kept_right(check: verify.Check, before: Scene, now: Scene) -> bool | None:
+    """Whether the background and the parts that were there before and should stay are as they were; `None` if none should."""
+    old = {drawn for thing in before.things for drawn in _drawn_parts(thing)}
+    new = {(number, index): drawn for number, thing in enumerate(now.things) for index, drawn in enumerate(_drawn_parts(thing))}
+    marks = [part.right for part in check.parts if new[part.thing, part.part] in old]
+    marks += [check.background] if before.background == now.background else []
+    return all(marks) and not check.extra if marks else None
+
+
+def _drawn_parts(thing: Thing) -> list[tuple]:
+    """What of each part shows: two parts that are equal here look the same and stand at the same place."""
+    boxes = part_boxes(thing)
+    return [(thing.kind, part.shape, part.colour, part.name, tuple(at)) for part, at in zip(thing.parts, boxes, strict=True)]
+
+
+def canvas(picture: Picture) -> Picture:
+    """The picture in the size of the world's drawings."""
+    return picture if picture.size == (CANVAS, CANVAS) else picture.resize((CANVAS, CANVAS), PILImage.Resampling.LANCZOS)

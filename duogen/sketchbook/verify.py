@@ -1,0 +1,444 @@
+"""Read a picture back as a scene, and judge whether it shows what the words say: analysis by synthesis.
+
+Every question is put the same way. The scene as it is believed to be is redrawn, a rival with one thing changed is
+redrawn too, and only where the two drawings differ the picture is asked which of them it is nearer to: its *lean* is 0 at
+the drawing, 1 at the rival, and 1/2 halfway. A blurred, noisy or blotchy picture still leans clearly to one side.
+
+Pictures are 256 x 256; arrays of them are float32 of shape (256, 256, 3) in 0..255. Regions are (left, top, right, bottom)
+in whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from duogen.sketchbook.change import without_part
+from duogen.sketchbook.draw import OVER, _draw_part, backdrop, draw
+from duogen.sketchbook.scene import (
+    BACKGROUNDS,
+    CANVAS,
+    CENTRES,
+    COLOURS,
+    LEVELS,
+    PLACES,
+    SHAPE_SIZES,
+    SIDES,
+    STANDS,
+    Box,
+    Part,
+    Scene,
+    Thing,
+    fits,
+    part_boxes,
+)
+from duogen.sketchbook.world import Entry, things
+
+SHIFT = 2  # pixels by which a whole picture may be off
+NUDGE = 1  # pixels by which a part may be off beyond that
+PAD = 6  # pixels around a box that an outline or the blur may reach
+CLEARLY = 0.6  # the lean from which a rival counts as clearly better
+LEAST_DIFFERENCE = 12_000  # summed squared difference below which two drawings cannot be told apart
+LEAST_GAIN = 20_000  # summed squared error that a thing must explain to be read
+BLURS = (0.0, 0.8, 1.5, 2.2)  # Gaussian radii of which the one nearest to the picture's own is taken
+STRANGE = 50.0  # RGB distance from which a pixel is not explained
+STRANGE_AREA = 40  # unexplained pixels, lying together, from which something is there that should not be
+FINALISTS = 14  # candidates of the small-size search that are redrawn at full size
+BEAM = 2  # first things tried, of either scale
+
+Region = tuple[int, int, int, int]
+Layer = tuple[Image.Image, tuple[int, int]]
+_PALETTE = np.array(list(COLOURS.values()), np.float32)
+_NAMES = tuple(COLOURS)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A scene read from a picture. `confidence` is the share of what is drawn that the scene explains, 0..1."""
+
+    scene: Scene
+    confidence: float
+
+
+@dataclass(frozen=True)
+class PartCheck:
+    """Which attributes of part `part` of thing `thing` the picture shows as meant; a part that is absent has none right."""
+
+    thing: int
+    part: int
+    present: bool
+    colour: bool
+    shape: bool
+    size: bool
+    place: bool
+
+    @property
+    def right(self) -> bool:
+        return self.present and self.colour and self.shape and self.size and self.place
+
+
+@dataclass(frozen=True)
+class Check:
+    """A picture against the scene that it should show. `extra`: something is there that should not be."""
+
+    background: bool
+    parts: tuple[PartCheck, ...]
+    extra: bool = False
+
+    @property
+    def right(self) -> bool:
+        """Whether everything is as meant."""
+        return self.background and not self.extra and all(part.right for part in self.parts)
+
+    @property
+    def attributes(self) -> tuple[int, int]:
+        """(right, all): the background and five attributes of every part."""
+        marks = [self.background]
+        for part in self.parts:
+            marks += [part.present, part.colour, part.shape, part.size, part.place]
+        return sum(marks), len(marks)
+
+
+def check_scene(picture: Image.Image, meant: Scene) -> Check:
+    """Whether `picture` shows `meant`: every part's presence, colour, shape, size and place, and nothing besides.
+
+    An attribute is wrong if a rival value explains the picture clearly better (`CLEARLY`) where the two differ.
+    """
+    found = _climb(picture, meant)
+    parts = []
+    for number, thing in enumerate(meant.things):
+        for index in range(len(thing.parts)):
+            wrong = found.wrong.get((number, index), {})
+            absent = "present" in wrong
+            parts.append(
+                PartCheck(number, index, not absent, *(not absent and name not in wrong for name in ("colour", "shape", "size", "place")))
+            )
+    return Check(found.background == meant.background, tuple(parts), found.strange_area() >= STRANGE_AREA)
+
+
+def read_scene(picture: Image.Image, hint: Scene | None = None) -> Reading:
+    """The scene that redraws `picture` best.
+
+    Args:
+        hint: a scene like the one to be read (unnamed compositions need one); only single parts are changed from it.
+            Without it, one to three things of known kinds are searched, each with its first parts or all.
+    """
+    if hint is None:
+        target = _pixels(picture)
+        scene = _search(target)
+        shift = _best_shift(target, _array(_Sheet(scene).image()))
+        if scene.things and shift != (0, 0):
+            target = _shifted(target, shift)
+            scene = _search(target)
+        hint = scene
+    found = _climb(picture, hint)
+    scene = found.scene()
+    return Reading(scene, _confidence(found.target, scene))
+
+
+def psnr(one: Image.Image, other: Image.Image, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures of one size; infinite if they are equal.
+
+    Args:
+        mask: bool, (height, width); only these pixels count.
+
+    Raises:
+        ValueError: the sizes differ, or the mask is empty.
+    """
+    if one.size != other.size:
+        raise ValueError(f"Pictures of {one.size} and {other.size} cannot be compared; resize one of them.")
+    difference = np.asarray(one.convert("RGB"), np.float32) - np.asarray(other.convert("RGB"), np.float32)
+    if mask is not None:
+        if not mask.any():
+            raise ValueError("The mask leaves no pixels to compare; pass one with some.")
+        difference = difference[mask]
+    error = float(np.mean(np.square(difference, dtype=np.float64)))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def unchanged_mask(before: Scene, after: Scene, margin: int = 4) -> np.ndarray:
+    """Pixels, bool (256, 256), that both clean drawings agree on, `margin` pixels away from where they do not."""
+    differ = (np.asarray(draw(before)) != np.asarray(draw(after))).any(-1)
+    grown = Image.fromarray(differ.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * margin + 1))
+    return np.asarray(grown) == 0
+
+
+def nearest_distance(picture: Image.Image, scene: Scene) -> float:
+    """RMSE in 0..255 of the picture to the clean drawing of `scene`, at the best shift of up to 2 pixels."""
+    target, clean = _pixels(picture), _array(draw(scene))
+    return math.sqrt(min(_error_at(target, clean, shift) for shift in _shifts(SHIFT)))
+
+
+# --- Redrawing a part of a scene quickly ---
+
+
+@lru_cache(maxsize=6144)
+def _stamp(part: Part, kind: str | None, box: Box, mirrored: bool) -> Image.Image:
+    left, top, right, bottom = box
+    size = (math.ceil(right) + PAD, math.ceil(bottom) + PAD)
+    canvas = Image.new("RGBA", (size[0] * OVER, size[1] * OVER))
+    try:
+        _draw_part(ImageDraw.Draw(canvas), part, box, kind, mirrored)
+    except ValueError:  # a rival is so flat that the details of the part cannot be drawn in it
+        _draw_part(ImageDraw.Draw(canvas), part, box, None, mirrored)
+    return canvas.reduce(OVER)
+
+
+def _layers(part: Part, boxes: list[Box], kind: str | None) -> list[Layer]:
+    """The part as stamps, each with its left top corner on the canvas."""
+    plain = Part(part.shape, "", part.colour, part.name)
+    layers = []
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        x, y = math.floor(left) - PAD, math.floor(top) - PAD
+        local = (left - x, top - y, right - x, bottom - y)
+        layers.append((_stamp(plain, kind, local, len(boxes) == 2 and index == 0), (x, y)))
+    return layers
+
+
+@lru_cache(maxsize=8)
+def _empty(background: str) -> Image.Image:
+    return backdrop(background).reduce(OVER)
+
+
+def _region(layers: list[Layer]) -> Region:
+    """The part of the canvas that the stamps and the blur can reach; empty stamps give an empty region."""
+    if not layers:
+        return (0, 0, 0, 0)
+    left, top = min(x for _, (x, _) in layers) - 2, min(y for _, (_, y) in layers) - 2
+    right, bottom = max(x + image.width for image, (x, _) in layers) + 2, max(y + image.height for image, (_, y) in layers) + 2
+    return (max(0, left), max(0, top), min(CANVAS, right), min(CANVAS, bottom))
+
+
+class _Sheet:
+    """A scene as layers that can be redrawn within a region, with some parts replaced."""
+
+    def __init__(self, scene: Scene):
+        self.background = scene.background
+        self.boxes = {(number, index): boxes for number, thing in enumerate(scene.things) for index, boxes in enumerate(part_boxes(thing))}
+        self.things = scene.things
+        self.layers = {
+            (number, index): _layers(scene.things[number].parts[index], boxes, scene.things[number].kind)
+            for (number, index), boxes in self.boxes.items()
+        }
+
+    def image(self, region: Region = (0, 0, CANVAS, CANVAS), key: tuple[int, int] | None = None, rival: list[Layer] = ()) -> Image.Image:
+        """The drawing within `region`, with the layers of part `key` replaced by `rival`."""
+        x0, y0, x1, y1 = region
+        canvas = _empty(self.background).crop(region)
+        for own, layers in self.layers.items():
+            for stamp, (x, y) in rival if own == key else layers:
+                if x < x1 and y < y1 and x + stamp.width > x0 and y + stamp.height > y0:
+                    canvas.paste(stamp, (x - x0, y - y0), stamp)
+        return canvas
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    picture = picture.convert("RGB")
+    return _array(picture if picture.size == (CANVAS, CANVAS) else picture.resize((CANVAS, CANVAS), Image.Resampling.LANCZOS))
+
+
+def _array(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture, np.float32)
+
+
+def _blurred(picture: Image.Image, radius: float) -> np.ndarray:
+    return _array(picture.filter(ImageFilter.GaussianBlur(radius)) if radius else picture)
+
+
+# --- Where the picture lies, and how blurred it is ---
+
+
+def _shifts(reach: int) -> list[tuple[int, int]]:
+    return sorted(product(range(-reach, reach + 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
+
+
+def _error_at(target: np.ndarray, clean: np.ndarray, shift: tuple[int, int]) -> float:
+    """Mean squared error of the picture moved back by `shift` (x, y)."""
+    dx, dy = shift
+    end = CANVAS - SHIFT
+    moved = target[SHIFT + dy : end + dy, SHIFT + dx : end + dx]
+    difference = (moved - clean[SHIFT:end, SHIFT:end]).ravel()
+    return float(difference @ difference) / difference.size
+
+
+def _best_shift(target: np.ndarray, clean: np.ndarray) -> tuple[int, int]:
+    """The shift (x, y) of the picture against the drawing; none where no other is clearly better."""
+    errors = {shift: _error_at(target, clean, shift) for shift in _shifts(SHIFT)}
+    best = min(errors, key=errors.get)
+    return best if errors[best] < 0.99 * errors[0, 0] else (0, 0)
+
+
+def _shifted(target: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+    dx, dy = shift
+    padded = np.pad(target, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    return np.ascontiguousarray(padded[SHIFT + dy : SHIFT + dy + CANVAS, SHIFT + dx : SHIFT + dx + CANVAS])
+
+
+def _best_background(target: np.ndarray, free: np.ndarray) -> str:
+    """The background that agrees with most of the pixels `free`, bool (256, 256)."""
+    pixels = target[free]
+    agreeing = {name: int((np.abs(pixels - _array(_empty(name))[free]).max(-1) < 40).sum()) for name in BACKGROUNDS}
+    return max(agreeing, key=agreeing.get)
+
+
+# --- Climbing from a hint to what the picture shows ---
+
+
+class _Climb:
+    """A sheet that is changed part by part while a rival explains the picture clearly better.
+
+    `wrong` holds, by (thing, part), what had to be changed: attribute -> the part as the picture shows it.
+    """
+
+    def __init__(self, picture: Image.Image, hint: Scene):
+        self.hint, self.sheet = hint, _Sheet(hint)
+        self.wrong: dict[tuple[int, int], dict[str, Part]] = {}
+        target = _pixels(picture)
+        clean = self.sheet.image()
+        self.target = _shifted(target, _best_shift(target, _blurred(clean, BLURS[1])))
+        covered = np.zeros((CANVAS, CANVAS), bool)
+        for layers in self.sheet.layers.values():
+            x0, y0, x1, y1 = _region(layers)
+            covered[y0:y1, x0:x1] = True
+        free = ~covered if covered.mean() < 0.9 else np.ones_like(covered)
+        self.sheet.background = self.background = _best_background(self.target, free)
+        clean = self.sheet.image()
+        self.radius = min(BLURS, key=lambda radius: _error_at(self.target, _blurred(clean, radius), (0, 0)))
+        self.redraw()
+
+    def redraw(self) -> None:
+        self.drawn = _blurred(self.sheet.image(), self.radius)
+
+    def nudge(self, key: tuple[int, int]) -> tuple[int, int]:
+        """By how much the part lies beside its place."""
+        x0, y0, x1, y1 = _region(self.sheet.layers[key])
+        x0, y0, x1, y1 = max(NUDGE, x0), max(NUDGE, y0), min(CANVAS - NUDGE, x1), min(CANVAS - NUDGE, y1)
+        errors = {}
+        for dx, dy in _shifts(NUDGE):
+            difference = self.target[y0 + dy : y1 + dy, x0 + dx : x1 + dx] - self.drawn[y0:y1, x0:x1]
+            errors[dx, dy] = float(np.vdot(difference, difference))
+        best = min(errors, key=errors.get)
+        return best if errors[best] < 0.9 * errors[0, 0] else (0, 0)
+
+    def lean(self, key: tuple[int, int], rival: list[Layer], nudge: tuple[int, int]) -> tuple[float, float]:
+        """(lean, summed squared difference) of the picture between the sheet and the sheet with part `key` as `rival`."""
+        own, other = self.sheet.layers[key], rival
+        x0, y0, x1, y1 = region = _region(own + other)
+        alternative = _blurred(self.sheet.image(region, key, rival), self.radius)
+        # The blur does not see beyond the crop, so its margin is left out, except at the canvas's own border.
+        inner = (slice(3 if y0 else 0, y1 - y0 - (3 if y1 < CANVAS else 0)), slice(3 if x0 else 0, x1 - x0 - (3 if x1 < CANVAS else 0)))
+        step = (alternative - self.drawn[y0:y1, x0:x1])[inner]
+        size = float(np.vdot(step, step))
+        if size < LEAST_DIFFERENCE:
+            return 0.0, size
+        rows = np.clip(np.arange(y0, y1)[inner[0]] + nudge[1], 0, CANVAS - 1)
+        columns = np.clip(np.arange(x0, x1)[inner[1]] + nudge[0], 0, CANVAS - 1)
+        rest = self.target[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if nudge == (0, 0) else self.target[np.ix_(rows, columns)]
+        return float(np.vdot(step, rest - self.drawn[y0:y1, x0:x1][inner])) / size, size
+
+    def settle(self, key: tuple[int, int]) -> None:
+        """Change part `key` as long as some rival explains the picture clearly better."""
+        nudge = self.nudge(key)
+        for _ in range(4):
+            part = self.sheet.things[key[0]].parts[key[1]]
+            done = self.wrong.get(key, {})
+            best, best_gain = None, 0.0
+            for name, other, boxes in self.rivals(key, part):
+                rival = _layers(other, boxes, self.sheet.things[key[0]].kind) if boxes else []
+                lean, size = self.lean(key, rival, nudge)
+                if name not in done and lean > CLEARLY and (2 * lean - 1) * size > best_gain:
+                    best, best_gain = (name, other, boxes, rival), (2 * lean - 1) * size
+            if best is None:
+                return
+            name, other, boxes, rival = best
+            self.wrong.setdefault(key, {})[name] = other
+            self.change(key, other, boxes, rival)
+            if name == "present":
+                return
+
+    def change(self, key: tuple[int, int], part: Part, boxes: list[Box], layers: list[Layer]) -> None:
+        number, index = key
+        thing = self.sheet.things[number]
+        thing = replace(thing, parts=thing.parts[:index] + (part,) + thing.parts[index + 1 :])
+        self.sheet.things = self.sheet.things[:number] + (thing,) + self.sheet.things[number + 1 :]
+        self.sheet.boxes[key], self.sheet.layers[key] = boxes, layers
+        self.redraw()
+
+    def rivals(self, key: tuple[int, int], part: Part) -> Iterator[tuple[str, Part, list[Box]]]:
+        """(attribute, other part, its boxes) for every single change of the part; no boxes where it is absent."""
+        boxes = self.sheet.boxes[key]
+        yield "present", part, []
+        for colour in COLOURS:
+            if colour != part.colour:
+                yield "colour", replace(part, colour=colour), boxes
+        for shape, sizes in SHAPE_SIZES.items():
+            if shape != part.shape and part.size in sizes:
+                yield "shape", replace(part, shape=shape), boxes
+        thing, index = self.sheet.things[key[0]], key[1]
+        for size in SHAPE_SIZES[part.shape]:
+            if size != part.size:
+                yield "size", replace(part, size=size), _boxes_with(thing, index, replace(part, size=size))
+        for other in _elsewhere(part):
+            yield "place", other, _boxes_with(thing, index, other)
+        if part.of is None:
+            for side, level in product(SIDES, LEVELS):
+                if (side, level) != (thing.side, thing.level):
+                    yield "place", part, _boxes_with(replace(thing, side=side, level=level), index, part)
+
+    def scene(self) -> Scene:
+        """The scene as changed, without what is absent and nothing stands on."""
+        kept = []
+        for number, thing in enumerate(self.sheet.things):
+            absent = {index for (own, index), wrong in self.wrong.items() if own == number and "present" in wrong}
+            for index in sorted(absent, reverse=True):
+                if not any(part.of == index for part in thing.parts):
+                    thing = without_part(thing, index)
+            if thing.parts:
+                kept.append(thing)
+        return Scene(self.background, tuple(kept))
+
+    def strange_area(self) -> int:
+        """Pixels, lying together, that the sheet does not explain even when moved by 2 pixels or drawn without details."""
+        blur = max(self.radius, 0.8)
+        target = _smooth(self.target)
+        plain = _Sheet(Scene(self.background, tuple(replace(thing, kind=None) for thing in self.hint.things)))
+        plain.layers = {
+            key: layers and _layers(self.sheet.things[key[0]].parts[key[1]], self.sheet.boxes[key], None)
+            for key, layers in self.sheet.layers.items()
+        }
+        least = np.full((CANVAS, CANVAS), np.inf, np.float32)
+        for sheet in (self.sheet, plain):
+            drawn = _smooth(_blurred(sheet.image(), blur))
+            for shift in product((-SHIFT, 0, SHIFT), repeat=2):
+                np.minimum(least, np.square(target - _shifted(drawn, shift)).sum(-1), out=least)
+        strange = Image.fromarray((least > STRANGE**2).astype(np.uint8) * 255)
+        core = strange.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))
+        return int((np.asarray(core) > 0).sum())
+
+
+def _climb(picture: Image.Image, hint: Scene) -> _Climb:
+    found = _Climb(picture, hint)
+    for key in list(found.sheet.layers):
+        found.settle(key)
+    return found
+
+
+def _smooth(pixels: np.ndarray) -> np.ndarray:
+    return (_shifted(pixels, (-1, 0)) + 2 * pixels + _shifted(pixels, (1, 0)) + _shifted(pixels, (0, -1)) + _shifted(pixels, (0, 1))) / 6
+
+
+def _boxes_with(thing: Thing, index: int, part: Part) -> list[Box]:
+    parts = thing.parts[:index] + (part,)
+    return part_boxes(replace(thing, parts=parts))[index]
+
+
+def _elsewhere(part: Part) -> list[Part]:
+    if part.of is None:
+        return [replace(part, stand=stand) for stand in STANDS if stand != (part.stand or "on the ground")]
+    return [replace(part, place=place) for place in PLACES if place != part.place]

@@ -1,0 +1,93 @@
+"""`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage; `export` puts it into `weights/`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from duogen.assemble import base_model, processor
+from duogen.nn.vae import PatchVAE
+from duogen.sequence import Tokens
+from duogen.train.export import export
+from duogen.train.loop import Recipe, Stage, load_weights, train
+
+STAGES = ("vae", "vision", "mllm", "dit")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage, or export; bad input ends with one sentence on stderr and status 2."""
+    options = _parser().parse_args(argv)
+    try:
+        torch.set_num_threads(options.threads)
+        runs = options.runs / options.recipe.stem
+        if options.stage == "export":
+            export(options.recipe, runs, options.out, allow_unfinished=True)
+            return 0
+        recipe = Recipe.load(options.recipe, options.stage)
+        train(build(options.stage, recipe, options.recipe, runs), recipe, runs / options.stage, options.until)
+        return 0
+    except ValueError as error:
+        print(f"duogen.train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from the last saved state.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m duogen.train", description=__doc__)
+    parser.add_argument("stage", choices=[*STAGES, "export"])
+    parser.add_argument("--recipe", type=Path, default=Path("assets/recipes/duogen-sketch.json"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where states and logs are kept")
+    parser.add_argument("--out", type=Path, default=Path("weights/duogen-sketch"), help="where export writes")
+    parser.add_argument("--until", type=int, help="stop after this step; the same command without it goes on")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the trainer")
+    return parser
+
+
+def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
+    """The stage with everything that earlier stages made."""
+    if stage == "vae":
+        from duogen.train.vae import VAEStage
+
+        return VAEStage(recipe, runs / "vae")
+    if stage == "dit":
+        from duogen.train.dit import DiTStage
+        from duogen.train.mllm import stage_one
+
+        mllm, tokens = brain()
+        if recipe.settings["see"]:  # the painter reads what the talker sees: its vision tower and token rows
+            mllm = stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs / "mllm")
+        mllm = mllm.to(torch.bfloat16)
+        return DiTStage(recipe, mllm, tokens, fitted_vae(runs), recipe.settings["layers"])
+    if stage == "vision":
+        from duogen.train.vision import VisionStage
+
+        return VisionStage(recipe, *brain())
+    from duogen.train.mllm import MLLMStage
+
+    mllm, tokens = brain()
+    load_weights(runs / "vision", {"visual": mllm.model.visual})
+    return MLLMStage(recipe, mllm, tokens)
+
+
+def brain() -> tuple[nn.Module, Tokens]:
+    """The base model, float32, and its tokens."""
+    mllm, tokenizer = base_model(torch.float32)
+    return mllm, Tokens(tokenizer, processor())
+
+
+def fitted_vae(runs: Path) -> PatchVAE:
+    """Raises ValueError when the autoencoder has not been fitted yet."""
+    folder = runs / "vae" / "fitted"
+    if not folder.exists():
+        raise ValueError("There is no fitted autoencoder yet; run `python -m duogen.train vae` first.")
+    return PatchVAE.from_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""From training states to what ships: `weights/duogen-sketch`, only what was trained, bf16 safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import save_file
+
+from duogen.assemble import base_model, processor
+from duogen.nn.vae import PatchVAE
+from duogen.pipeline import ABOUT, About
+from duogen.sequence import Tokens
+from duogen.train.dit import new_transformer
+from duogen.train.loop import Recipe, load_weights
+from duogen.train.mllm import adapted
+
+MODEL_INDEX = {
+    "_class_name": ["duogen", "DuoGenPipeline"],
+    "_diffusers_version": "0.42.1",
+    "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "image_processor": ["transformers", "Qwen2VLImageProcessorPil"],
+    "transformer": ["diffusers", "CosmosTransformer3DModel"],
+    "vae": ["duogen", "PatchVAE"],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+}
+
+
+def export(recipe_file: Path, runs: Path, out: Path, allow_unfinished: bool = False) -> dict[str, int]:
+    """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps each stage had seen.
+
+    The old folder is replaced as a whole at the end; the model card in it is kept.
+
+    Raises:
+        ValueError: a stage has no state, or has not finished and that is not allowed.
+    """
+    beside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    dit = Recipe.load(recipe_file, "dit")
+    steps = {"mllm": _export_mllm(Recipe.load(recipe_file, "mllm"), runs, beside)}
+    vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
+    steps["vae"] = load_weights(runs / "vae", {"vae": vae})
+    vae.save_pretrained(beside / "vae")
+    transformer = new_transformer(dit.settings["model"], vae.config.z_dim, 576 * len(dit.settings["layers"]))
+    steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
+    transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=dit.settings["shift"]).save_pretrained(beside / "scheduler")
+    for stage, seen in steps.items():
+        if seen < Recipe.load(recipe_file, stage).steps and not allow_unfinished:
+            raise ValueError(f"Stage {stage} has seen {seen} steps and is not finished.")
+    (beside / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+    (beside / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
+    if (out / "README.md").exists():
+        shutil.copy(out / "README.md", beside / "README.md")
+    shutil.rmtree(out, ignore_errors=True)
+    beside.replace(out)
+    return steps
+
+
+def _export_mllm(recipe: Recipe, runs: Path, out: Path) -> int:
+    mllm, tokenizer = base_model(torch.float32)
+    tokens = Tokens(tokenizer, processor())
+    peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad])
+    seen = load_weights(runs / "mllm", {"mllm": peft})
+    folder = out / "text_encoder"
+    peft.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    vision = {name: value.to(torch.bfloat16).contiguous() for name, value in mllm.model.visual.state_dict().items()}
+    save_file(vision, folder / "vision.safetensors", metadata={"format": "pt"})
+    return seen
+
+
+def _about(recipe_file: Path, dit: Recipe) -> dict:
+    shown = json.loads(recipe_file.read_text(encoding="utf-8"))["about"]
+    about = About(
+        layers=tuple(dit.settings["layers"]), frame_attention="block_causal", prediction="sample",
+        timestep_scale=dit.settings["timestep_scale"], image_size=(256, 256), **shown,
+    )  # fmt: skip
+    return asdict(about)

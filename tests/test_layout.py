@@ -1,0 +1,217 @@
+"""The shape of the repository: what lies where, who may import whom, how long a function may be."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP = {
+    ".ci",
+    ".gitignore",
+    "LICENSE",
+    "README.md",
+    "app.py",
+    "assets",
+    "bench",
+    "duogen",
+    "pyproject.toml",
+    "requirements-dev.txt",
+    "requirements.txt",
+    "tests",
+    "ui",
+    "weights",
+}
+# From the ground up: a module imports from its own room and from those below.
+ROOMS = [
+    {"duogen.conversation", "duogen.events", "duogen.options"},
+    {"duogen.nn"},
+    {"duogen.sequence"},
+    {"duogen.pipeline", "duogen.mllm", "duogen.painter"},
+    {"duogen.engine", "duogen.catalogue", "duogen.memory", "duogen.assemble"},
+    {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
+    {"duogen.__main__", "ui", "bench"},
+    {"app"},
+]
+NOT_FOR = {  # who must never import what, whichever room it is in
+    "duogen": {"gradio", "ui", "app", "bench"},
+    "duogen.nn": {"transformers", "tokenizers", "PIL", "pathlib"},
+    "duogen.engine": {"duogen.sketchbook", "duogen.train", "duogen.evaluate", "duogen.data"},
+    "ui": {"duogen.nn", "duogen.train", "duogen.sketchbook", "torch"},
+}
+NOT_WHILE_SERVING = {"duogen.sketchbook", "PIL.ImageDraw"}
+LONGEST, MOST_POSITIONAL = 50, 7
+
+
+def files_of_git() -> list[str]:
+    """What is, or with the next `git add .` would be, in the repository."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout")
+    return [line for line in listed.splitlines() if (ROOT / line).exists()]
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(file): file for top in ("duogen", "ui", "bench") for file in (ROOT / top).rglob("*.py")} | {"app": ROOT / "app.py"}
+TREES = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
+
+
+def under(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def imports(name: str) -> set[str]:
+    """Dotted names of all that a module imports, inside functions too; a module of ours as itself, not as its package."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively; write the whole name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                known = whole in FILES or whole in NOT_WHILE_SERVING
+                found.add(whole if known else str(node.module))
+    return found
+
+
+def room(name: str) -> int:
+    levels = [level for level, packages in enumerate(ROOMS) if any(under(name, package) for package in packages)]
+    assert levels, f"{name} is in no room; give it one in the design and in ROOMS"
+    return levels[0]
+
+
+def reached(roots: set[str]) -> dict[str, set[str]]:
+    """Everything that the modules `roots` import, ours followed all the way: name -> who imports it."""
+    found: dict[str, set[str]] = {}
+    waiting, seen = set(roots), set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        for imported in imports(name):
+            found.setdefault(imported, set()).add(name)
+        waiting |= {imported for imported in imports(name) if imported in FILES} - seen
+    return found
+
+
+def test_the_top_level_holds_what_it_should():
+    assert {file.split("/")[0] for file in files_of_git()} == TOP
+
+
+def test_nothing_foreign_is_kept():
+    foreign = re.compile(r"(^|/)(utils\.py|__pycache__|runs/|output/)|\.(pyc|pt|ckpt|part)$")
+    assert [file for file in files_of_git() if foreign.search(file)] == []
+
+
+def test_imports_point_down_only():
+    wrong = []
+    for name in FILES.keys() - {"duogen"}:  # the package itself only looks classes up late, for model folders that name them
+        for imported in imports(name):
+            ours = imported.split(".")[0] in {"duogen", "ui", "bench", "app"}
+            if ours and imported != "duogen" and room(imported) > room(name):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def test_no_imports_in_a_circle():
+    from graphlib import TopologicalSorter
+
+    TopologicalSorter({name: imports(name) & FILES.keys() - {"duogen"} for name in FILES.keys() - {"duogen"}}).prepare()
+
+
+@pytest.mark.parametrize("package", NOT_FOR)
+def test_what_a_package_must_not_know(package):
+    wrong = [
+        f"{name} imports {imported}"
+        for name in FILES
+        if under(name, package)
+        for imported in imports(name)
+        if any(under(imported, banned) for banned in NOT_FOR[package])
+    ]
+    assert wrong == []
+
+
+def test_serving_reaches_no_drawing_code():
+    roots = {"app", "duogen", "duogen.engine"} | {name for name in FILES if under(name, "ui")}
+    found = reached(roots)
+    assert {"duogen.painter", "duogen.assemble", "duogen.nn.flow"} <= found.keys(), "the walk does not see what serving imports"
+    assert {name: who for name, who in found.items() if any(under(name, banned) for banned in NOT_WHILE_SERVING)} == {}
+
+
+def test_serving_loads_no_drawing_code():
+    probe = "import json, sys, app, duogen.engine, duogen.assemble, ui.loading, ui.page, ui.theme; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert "duogen.painter" in loaded
+    assert [name for name in loaded if any(under(name, banned) for banned in NOT_WHILE_SERVING)] == []
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for file in sorted({*FILES.values(), *(ROOT / "tests").glob("*.py")}):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{file.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def test_functions_are_short():
+    lines = {where: node.end_lineno - node.lineno + 1 for where, node in functions()}
+    assert {where: count for where, count in lines.items() if count >= LONGEST} == {}
+
+
+def test_functions_take_few_positional_parameters():
+    counts = {}
+    for where, node in functions():
+        names = [each.arg for each in node.args.posonlyargs + node.args.args]
+        counts[where] = len(names) - (names[:1] in (["self"], ["cls"]))
+    assert {where: count for where, count in counts.items() if count > MOST_POSITIONAL} == {}
+
+
+def commands(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip().startswith("python3 -m venv")]
+
+
+def test_the_readme_has_two_command_lines_and_ci_runs_the_second():
+    start, check = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert start.endswith(".venv/bin/python app.py") and "-r requirements.txt" in start
+    assert "-r requirements-dev.txt" in check and check.endswith("pytest")
+    assert commands((ROOT / ".ci" / "run").read_text(encoding="utf-8")) == [check]
+    from duogen.assemble import BASE_COMMAND
+
+    package = BASE_COMMAND.split("pip install ")[1]
+    assert package in start and package in check, "the README installs another language model than the one that is looked for"
+
+
+def test_requirements_are_pinned():
+    lines = [line for file in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / file).read_text().splitlines()]
+    wanted = [line for line in lines if line and not line.startswith(("#", "-r"))]
+    assert [line for line in wanted if not re.match(r"[a-z0-9-]+==[0-9.]+(; .+)?$", line)] == []
+    assert "torch==2.13.0" in wanted
+
+
+def test_the_tree_in_the_readme_is_true():
+    """Every path that the tree of the README names is there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.split("<!-- tree -->")[1].split("```")[1]
+    above, missing = [], []
+    for line in tree.splitlines()[1:]:
+        if not line.strip():
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        entries = re.split(r"\s{2,}", line.strip())[0].split()
+        missing += ["/".join([*above[:depth], entry]) for entry in entries if not ROOT.joinpath(*above[:depth], entry).exists()]
+        above = [*above[:depth], entries[0].rstrip("/")]
+    assert missing == []

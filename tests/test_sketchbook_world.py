@@ -1,0 +1,96 @@
+"""The picture world: things, geometry, splits and drawing."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from duogen.sketchbook.draw import draw, outline_points
+from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, COLOURS, PLACES, SHAPE_SIZES, SHAPES, SIZES, Part, Scene, Thing, fits, part_boxes
+from duogen.sketchbook.world import (
+    HELD_OUT_KINDS,
+    held_out_colour,
+    holds_out,
+    kinds,
+    make_thing,
+    random_colours,
+    random_composition,
+    random_scene,
+    things,
+)
+
+
+def test_the_world_is_large_enough_and_sound():
+    assert len(kinds("all", "draw")) >= 16 and len(kinds("all", "make")) >= 8
+    assert len(HELD_OUT_KINDS) == 4 and HELD_OUT_KINDS <= set(kinds("all"))
+    for entry in things().values():
+        assert 3 <= len(entry.parts) <= 6, entry.kind
+        for part in entry.parts:
+            assert part.shape in SHAPES and part.size in SIZES and set(part.colours) <= set(COLOURS)
+            assert part.place is None or part.place in PLACES
+            assert set(part.natural) <= set(part.colours), (entry.kind, part.name)
+
+
+@pytest.mark.parametrize("kind", kinds("all"))
+@pytest.mark.parametrize("scale", ["big", "small"])
+def test_every_thing_fits_and_every_part_shows(kind, scale):
+    thing = make_thing(kind, random_colours(kind, random.Random(1)), scale=scale)
+    assert fits(thing)
+    pictures = [np.asarray(draw(Scene("paper", (Thing(kind, thing.parts[:count], scale),)))) for count in range(1, len(thing.parts) + 1)]
+    for before, after in zip(pictures, pictures[1:], strict=False):
+        assert (before != after).any(-1).sum() >= 20, "a step must change the picture"
+
+
+def test_same_scene_same_pixels_and_size():
+    scene = random_scene(random.Random(3), kinds())
+    first, second = draw(scene), draw(scene)
+    assert first.size == (CANVAS, CANVAS) and first.tobytes() == second.tobytes()
+
+
+def test_backgrounds_differ():
+    means = {name: np.asarray(draw(Scene(name))).mean((0, 1)).tolist() for name in BACKGROUNDS}
+    names = list(means)
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            assert np.abs(np.subtract(means[one], means[other])).max() > 15
+
+
+def test_training_scenes_hold_nothing_out():
+    rng = random.Random(5)
+    assert not any(holds_out(random_scene(rng, kinds())) for _ in range(400))
+
+
+def test_splits_are_stable():
+    # Written down once: a changed hash would move held-out pictures into training.
+    held = sorted((e.kind, p.name, c) for e in things().values() for p in e.parts for c in p.colours if held_out_colour(e.kind, p.name, c))
+    assert len(held) == 62
+    assert held[0] == ("boat", "mast", "green") and held[-1] == ("windmill", "tower", "purple")
+
+
+def test_random_compositions_fit_and_draw():
+    rng = random.Random(7)
+    for _ in range(200):
+        thing = random_composition(rng)
+        assert fits(thing) and draw(Scene("paper", (thing,))).size == (CANVAS, CANVAS)
+
+
+def test_boxes_follow_the_words():
+    body = Part("square", "big", "red", stand="on the ground")
+    [[square], [hat]] = part_boxes(Thing(None, (body, Part("triangle", "wide", "blue", place="on top of", of=0))))
+    assert square[3] == 224 and hat[3] == square[1] and (hat[0] + hat[2]) == (square[0] + square[2])
+    assert len(part_boxes(Thing(None, (body, Part("circle", "tiny", "blue", place="side by side in", of=0))))[1]) == 2
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="not before it"):
+        part_boxes(Thing(None, (Part("square", "big", "red", place="below", of=3),)))
+    with pytest.raises(ValueError, match="no place called"):
+        part_boxes(Thing(None, (Part("square", "big", "red"), Part("square", "tiny", "blue", place="under the bed", of=0))))
+    with pytest.raises(ValueError, match="no shape called"):
+        outline_points("blob")
+
+
+def test_shapes_have_sizes():
+    assert set(SHAPE_SIZES) == set(SHAPES)
