@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
@@ -55,13 +56,17 @@ def parser() -> Parser:
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
     splits = ("held-out", "train", "held-out-kinds")
     sketchbook.add_argument("--split", choices=splits, default="held-out", help="what training never saw, or what it did")
-    sketchbook.add_argument("--kind", action="append", metavar="NAME", help="only this thing, such as house; may be given again")
+    sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
     sketchbook.add_argument("--n", type=int, default=200, help="conversations")
     sketchbook.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
     sketchbook.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
     _add_pair(sketchbook)
     return top
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
@@ -221,7 +226,8 @@ def evaluate(given: argparse.Namespace) -> int:
     from duogen.conversation import write_beside
     from duogen.evaluate.sketchbook import evaluate as evaluate_sketchbook
 
-    figures = evaluate_sketchbook(engine, given.split, given.n, given.seed, out, kinds=given.kind, say=lambda line: print(line, flush=True))
+    say = partial(print, flush=True)
+    figures = evaluate_sketchbook(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
     if given.json:
         write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
     return 0

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,11 @@ class Engine:
             path = conversation.path()
             if not path or path[-1].role != "user":
                 raise ValueError("There is nothing to answer; say something first.")
-            prompt = self._prompt(path)
-            encoded = self.mllm.prefill(self.memory.context, prompt)
-            self._follow(prompt)
-            prompt_tokens = len(prompt.ids)
-            stopped = yield from self._speak(reply)
+            with self._forgetting_failures():
+                self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
+                prompt = self._prompt(path)
+                encoded = self._follow(prompt)
+                stopped = yield from self._speak(reply)
         except torch.OutOfMemoryError:
             yield self._failed(conversation, reply, "Memory ran out; make the pictures smaller, or close other programs, and try again.")
             return
@@ -122,7 +123,7 @@ class Engine:
         turn = self._turn(path[-1].id, reply, prompt)
         done = Conversation({**conversation.turns, turn.id: turn}, turn.id, conversation.id, conversation.title)
         seconds = time.monotonic() - reply.started
-        yield Done(done, Stats(prompt_tokens, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
+        yield Done(done, Stats(len(prompt.ids), encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
 
     def paint_after(self, conversation: Conversation, options: Options) -> Image:
         """Paint the picture that comes next in an answer whose words are given: the painter without the talker's choice.
@@ -144,10 +145,10 @@ class Engine:
                 prompt.add(self.tokens.text(part.text), True)
             else:
                 self.tokens.add_image(prompt, part, True)
-        self.mllm.prefill(self.memory.context, prompt)
-        self._follow(prompt)
-        for _ in self._draw(reply):
-            pass
+        with self._forgetting_failures():
+            self._follow(prompt)
+            for _ in self._draw(reply):
+                pass
         return next(part for part in reversed(reply.parts) if isinstance(part, Image))
 
     def _prompt(self, path: list[Turn]) -> Packed:
@@ -165,19 +166,27 @@ class Engine:
         packed.add(self.tokens.opening("assistant"), False)
         return packed
 
-    def _follow(self, packed: Packed) -> None:
-        """Make the painter's frames those of `packed`, encoding only pictures it has not seen."""
+    @contextmanager
+    def _forgetting_failures(self) -> Iterator[None]:
+        """What breaks off in the middle may leave the two models at different places: start afresh then."""
+        try:
+            yield
+        except (Exception, KeyboardInterrupt):
+            self.memory = Memory()
+            raise
+
+    def _follow(self, packed: Packed) -> int:
+        """Make both models' memory that of `packed`, encoding only what is new; returns how many tokens that were."""
         memory = self.memory
-        kept = 0
-        for mine, other in zip(memory.slots, packed.slots, strict=False):
-            if mine.bov != other.bov or mine.image.picture is not other.image.picture:
-                break
-            kept += 1
-        if kept < len(memory.slots):
-            memory.frames, memory.slots, kept = Frames.empty(), [], 0
+        encoded = self.mllm.prefill(memory.context, packed)
+        # A picture stays as it was painted if all before it is the same: its frame has read those words.
+        kept = sum(slot.end <= len(packed.ids) - encoded for slot in memory.slots)
+        memory.frames.keep(kept)
+        del memory.slots[kept:]
         for slot in packed.slots[kept:]:
             self.painter.remember(memory.frames, self.painter.encode(slot.image.picture), memory.context.condition(slot.bov))
             memory.slots.append(slot)
+        return encoded
 
     def _speak(self, reply: Reply) -> Iterator[Event]:
         """Words and pictures in turn; returns why it ended."""
@@ -264,8 +273,7 @@ class Engine:
         return turn
 
     def _failed(self, conversation: Conversation, reply: Reply, message: str) -> Failed:
-        """Forget what the failed part left behind; what was finished before it is kept as a turn."""
-        self.memory = Memory()
+        """What was finished before the failed part is kept as a turn."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         finished = list(reply.parts)

@@ -70,6 +70,7 @@ class MLLM:
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int]) -> None:
         self.model, self.tokens, self.layers = model, tokens, layers
+        self.unsaid = [tokens.start, tokens.eov, tokens.pad]  # they would stand in the context for a turn or a picture that is not there
 
     @torch.no_grad()
     def prefill(self, context: Context, packed: Packed) -> int:
@@ -113,6 +114,7 @@ class MLLM:
         )
         context.states.append(torch.cat([normalised(out.hidden_states[layer][0]) for layer in self.layers], -1))
         context.logits = self.model.lm_head(out.last_hidden_state[:, -1])[0].float()
+        context.logits[self.unsaid] = float("-inf")
 
     @torch.no_grad()
     def append(self, context: Context, token: int) -> None:

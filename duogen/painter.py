@@ -38,8 +38,10 @@ class Frames:
     def empty() -> Frames:
         return Frames([], FrameCache())
 
-    def snapshot(self) -> Frames:
-        return Frames(list(self.past), self.cache.snapshot())
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` pictures."""
+        del self.past[count:]
+        self.cache.keep(count)
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class FramePainter:
     def encode(self, picture: PILImage.Image) -> torch.Tensor:
         """A picture as normalised latents [1, C, h, w], scaled to the pair's picture size."""
         fitted = fit(picture, self.about.image_size)
-        pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None, :, None].to(self.model.device, self.pair.vae.dtype)
-        latents = self.pair.vae.encode(pixels / 127.5 - 1).latent_dist.mode()[:, :, 0]
+        pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None, :, None].to(self.model.device)
+        latents = self.pair.vae.encode((pixels / 127.5 - 1).to(self.pair.vae.dtype)).latent_dist.mode()[:, :, 0]
         return (latents.float() - self.mean) / self.std
 
     @torch.no_grad()
@@ -90,7 +92,11 @@ class FramePainter:
 
         Args:
             condition: [1, S, D] states of the words before its BOV.
+
+        Raises:
+            ValueError: the conversation has more pictures than the model has positions for.
         """
+        self._check_room(frames)
         frames.past.append(Past(latents, condition.shape[1]))
         if not self.causal:
             return
@@ -110,7 +116,11 @@ class FramePainter:
 
         Yields:
             A `Painted` after every denoising step.
+
+        Raises:
+            ValueError: the conversation has more pictures than the model has positions for.
         """
+        self._check_room(frames)
         height, width = self.size()
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.
@@ -129,6 +139,11 @@ class FramePainter:
 
         for step, (latents, predicted) in enumerate(sample(self.pair.scheduler, velocity, noise, options.steps), 1):
             yield Painted(step, latents if step == options.steps else predicted)
+
+    def _check_room(self, frames: Frames) -> None:
+        most = self.model.config.max_size[0]
+        if len(frames.past) >= most:
+            raise ValueError(f"This conversation has {most} pictures, the most that the pair can follow; start a new chat.")
 
     def _condition(self, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
         projected = project_condition(self.model, condition.to(self.model.device, self.model.dtype))

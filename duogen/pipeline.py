@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 
 from duogen.conversation import write_beside
 
@@ -42,12 +43,20 @@ class About:
     steps: int = 36
     guidance: float = 7.0
 
+    def __post_init__(self) -> None:
+        if self.frame_attention not in ("bidirectional", "block_causal"):
+            raise ValueError(f"frame_attention is {self.frame_attention!r}")
+        if self.prediction not in ("velocity", "sample"):
+            raise ValueError(f"prediction is {self.prediction!r}")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is {self.image_size!r}")
+
     @staticmethod
     def load(folder: Path) -> About:
         """Read `duogen.json`, or the defaults where there is none.
 
         Raises:
-            ValueError: it is not JSON, or a field is not known.
+            ValueError: it is not JSON, or a value is not possible. Fields that are not known are passed over.
         """
         file = folder / ABOUT
         if not file.exists():
@@ -56,7 +65,7 @@ class About:
             raw = json.loads(file.read_text(encoding="utf-8"))
             known = {each.name for each in fields(About)}
             return About(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known})
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
 
 
@@ -116,34 +125,60 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto") -> Du
     if precision not in PRECISIONS:
         raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     device = pick_device(device)
+    check_parts(folder)
     about = About.load(folder)
     painter_dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         brain = open_mllm(folder / "text_encoder", device, precision)
         pair = DuoGenPipeline.from_pretrained(
-            folder, text_encoder=brain, dtype=painter_dtype, use_safetensors=True, local_files_only=True, **_image_processor(folder)
-        )
-    except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+            folder, text_encoder=brain, safety_checker=None, dtype=painter_dtype, use_safetensors=True, local_files_only=True,
+            **_image_processor(folder),
+        )  # fmt: skip
+        for name in ("transformer", "vae"):
+            part = getattr(pair, name)
+            _check_weights(name, [each for each, weight in part.named_parameters() if weight.is_meta])
+            part.to(device).eval().requires_grad_(False)
+    except SafetensorError as error:
+        raise ValueError(f"A weight file of the pair in {folder} is damaged; get the pair again.") from error
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"The pair in {folder} cannot be opened: {first}") from error
-    except Exception as error:  # safetensors raises its own class for a file cut short
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(f"A weight file of the pair in {folder} is damaged; get the pair again.") from error
     pair.about = about
-    for part in (pair.transformer, pair.vae):
-        part.to(device).eval().requires_grad_(False)
     return pair
+
+
+def _check_weights(part: str, missing: list[str]) -> None:
+    """The libraries fill in what a weight file lacks with random numbers."""
+    if missing:
+        raise ValueError(f"its {part} lacks {len(missing)} of its weights, {missing[0]} first; get the pair again.")
+
+
+def check_parts(folder: Path) -> None:
+    """Raises ValueError, one sentence, when a part of the pair is missing (where a configuration is, the libraries take a 7B model's)."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = {name for name, value in index.items() if isinstance(value, list) and value[0]} - {"safety_checker"}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.") from error
+    except (json.JSONDecodeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder / 'model_index.json'} is damaged; get the pair again.") from error
+    files = {"text_encoder": "config.json", "transformer": "config.json", "vae": "config.json", "tokenizer": "", "scheduler": ""}
+    for name in sorted(parts | set(files)):
+        if not (folder / name / files.get(name, "")).exists():
+            raise ValueError(f"The pair in {folder} lacks {Path(name, files.get(name, ''))}; get the pair again.")
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:
     """The vision tower's preparation; the PIL version, since torchvision may not be there."""
-    from transformers import Qwen2VLImageProcessorPil
+    from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessorPil
 
     for name in ("image_processor", "processor", "tokenizer"):
         if (folder / name / "preprocessor_config.json").exists():
             return {"image_processor": Qwen2VLImageProcessorPil.from_pretrained(folder / name)}
-    return {"image_processor": Qwen2VLImageProcessorPil()}
+    # The plain layout of Cosmos-Predict2.5 has none: what its vision tower takes stands in the MLLM's configuration.
+    vision = Qwen2_5_VLConfig.from_pretrained(folder / "text_encoder").vision_config
+    sizes = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size, "merge_size": vision.spatial_merge_size}
+    return {"image_processor": Qwen2VLImageProcessorPil(**sizes)}
 
 
 def open_mllm(folder: Path, device: str, precision: str) -> Any:
@@ -158,9 +193,9 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
         )
     elif precision == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    if not folder.is_dir():
-        raise OSError(f"{folder.parent.name} has no text_encoder folder")
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True, **options).eval().requires_grad_(False)
+    model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    _check_weights("text_encoder", sorted(report["missing_keys"]))
+    return model.eval().requires_grad_(False)
 
 
 def pick_device(device: str) -> str:

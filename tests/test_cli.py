@@ -269,9 +269,9 @@ def test_evaluate_passes_on_what_was_given(scripted, capsys, tmp_path, monkeypat
 
     real = sketchbook.evaluate
     monkeypatch.setattr(sketchbook, "evaluate", measured)
-    flags = ["--n", "3", "--seed", "4", "--split", "train", "--kind", "house", "--json", str(tmp_path / "figures.json")]
+    flags = ["--n", "3", "--seed", "4", "--split", "train", "--kinds", "house,ice cream", "--json", str(tmp_path / "figures.json")]
     assert run(["evaluate", "sketchbook", *flags, "--out", str(tmp_path / "sheets")]) == 0
     del calls[0]["say"]
-    assert calls == [{"engine": engine, "split": "train", "n": 3, "seed": 4, "out": tmp_path / "sheets", "kinds": ["house"]}]
+    assert calls == [{"engine": engine, "split": "train", "n": 3, "seed": 4, "out": tmp_path / "sheets", "kinds": ["house", "ice cream"]}]
     assert capsys.readouterr().out == "all right: 100 %\n"
     assert json.loads((tmp_path / "figures.json").read_text()) == {"all": {"right": 1.0}}

@@ -105,8 +105,8 @@ def tiny_mllm(vocabulary: int) -> Qwen2_5_VLForConditionalGeneration:
         model.lm_head.weight[:, 0] = -30.0
         for letter in "abcdefghijklmnop":
             model.lm_head.weight[tiny_letter(letter), 0] = 0.0
-        model.lm_head.weight[BOV, 0] = 1.0
-        model.lm_head.weight[END, 0] = 0.0
+        model.lm_head.weight[BOV, 0] = 4.0
+        model.lm_head.weight[END, 0] = 2.0
     return model
 
 
@@ -128,8 +128,8 @@ def tiny_transformer(channels: int, cosmos_layout: bool) -> CosmosTransformer3DM
         for name, weight in model.named_parameters():
             if "pos_emb_" in name:
                 weight.normal_(std=0.5)
-            elif "norm_q" in name:
-                weight.fill_(2.0)  # sharp attention: a wrong mask or cache must show
+            elif "norm_q" in name or "crossattn_proj" in name or "to_out" in name:
+                weight.mul_(4.0)  # sharp and strong attention: a wrong mask or cache must show
     return model.eval()
 
 

@@ -42,7 +42,7 @@ def share(cases: Iterable[bool]) -> Figure:
 
 
 def mean(cases: Iterable[float | None]) -> Figure:
-    """The mean of those cases that are not `None`, with its normal interval."""
+    """The mean of those cases that are not `None`, none of them negative, with its normal interval."""
     found = [case for case in cases if case is not None]
     n = len(found)
     if not n:
@@ -50,4 +50,4 @@ def mean(cases: Iterable[float | None]) -> Figure:
     value = sum(found) / n
     spread = math.sqrt(sum((case - value) ** 2 for case in found) / (n - 1)) if n > 1 else 0.0
     reach = Z * spread / math.sqrt(n)
-    return Figure(value, value - reach, value + reach, n)
+    return Figure(value, max(0.0, value - reach), value + reach, n)

@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Played:
-    """A conversation as it went: where it stands, its scores and its pictures for the contact sheet."""
+    """A conversation as it went: where it stands, its scores, its pictures for the contact sheet and its words for whoever looks closer."""
 
     conversation: Conversation = field(default_factory=Conversation)
     scene: Scene | None = None
@@ -47,6 +47,7 @@ class Played:
     opening: str = ""
     scores: list[TurnScore] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
+    words: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def evaluate(
         kinds: only these things; by default all of the split.
 
     Returns:
-        Figures ready for JSON; each is {"value", "low", "high", "n"} with its 95 % interval.
+        Figures ready for JSON; each is {"value", "low", "high", "n"} with its 95 % interval. `turns` holds every turn's words.
 
     Raises:
         ValueError: there is no such split or kind, or `n` < 1.
@@ -96,6 +97,7 @@ def evaluate(
         say(f"{number + 1}/{n} {task}: {right} of {len(played[-1].scores)} answers right")
     figures = summary([score for each in played for score in each.scores])
     figures = {"split": split, "n": n, "seed": seed, "kinds": kinds, "steps": image.steps, "guidance": image.guidance, **figures}
+    figures["turns"] = [turn for each in played for turn in each.words]
     for line in table(figures):
         say(line)
     if out is not None:
@@ -219,8 +221,17 @@ def _turn(player: Player, played: Played, asked: Asked, line: Line, rng: random.
     if stats is not None:
         score = replace(score, seconds=stats.seconds, first=stats.first_text_seconds)
     played.scores.append(score)
+    said, meant = _words(reply), _words(asked.meant)
+    played.words.append(
+        {"what": asked.what, "asked": asked.ask, "said": said, "reference": meant, "right": score.right, "words": score.words}
+    )
     _show(played, asked, reply, score)
     return True
+
+
+def _words(parts: Sequence[object]) -> str:
+    """A reply with its pictures as marks."""
+    return "".join(part if isinstance(part, str) else part.text if isinstance(part, Text) else " [picture] " for part in parts)
 
 
 def free_answer(engine: Engine, conversation: Conversation, asked: Asked, options: Options) -> tuple[Conversation, Stats]:
@@ -281,12 +292,12 @@ def summary(scores: Sequence[TurnScore]) -> dict[str, Any]:
     """All figures of some answers: `scores`, `tasks`, `kinds` and `steps`, each figure as data."""
     guides = [score for score in scores if score.what == "guide"]
     painted = [picture for score in guides for picture in score.pictures]
-    names = sorted({str(picture.kind) for picture in painted})
+    names = sorted({kind_of(picture) for picture in painted})
     tasks = {task: [score for score in scores if score.task == task] for task in dict.fromkeys(score.task for score in scores)}
     return {
         "scores": {name: figure.data() for name, figure in measured(scores).items()},
         "tasks": {task: _of_task(found) for task, found in tasks.items()},
-        "kinds": {name: share(p.right for p in painted if str(p.kind) == name).data() for name in names},
+        "kinds": {name: share(p.right for p in painted if kind_of(p) == name).data() for name in names},
         "steps_of_guides": {
             str(step): share(p.right for p in painted if p.step == step).data() for step in sorted({p.step for p in painted})
         },
@@ -325,6 +336,10 @@ def measured(scores: Sequence[TurnScore]) -> dict[str, Figure]:
         "seconds_per_reply": mean(score.seconds for score in scores),
         "seconds_first_word": mean(score.first for score in scores),
     }
+
+
+def kind_of(picture: PictureScore) -> str:
+    return picture.kind or "shapes or unreadable"
 
 
 def _marks(picture: PictureScore) -> list[bool]:

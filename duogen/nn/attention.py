@@ -77,11 +77,16 @@ def frame_mask(queries: list[tuple[int, int]], keys: list[tuple[int, int]], bidi
 class FrameCache:
     """Keys and values of the final frames, one pair per block, each [1, H, S, D]; they never change once written.
 
-    `frames` counts them: the next frame's position in time. `snapshot` costs nothing, since tensors are never written into.
+    `ends` holds the number of tokens up to the end of each frame.
     """
 
     blocks: list[KeyValue] = field(default_factory=list)
-    frames: int = 0
+    ends: list[int] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """How many there are: the next frame's position in time."""
+        return len(self.ends)
 
     def append(self, fresh: list[KeyValue]) -> None:
         """Add one frame's keys and values of every block."""
@@ -90,7 +95,10 @@ class FrameCache:
                 (torch.cat([k, new_k], 2), torch.cat([v, new_v], 2)) for (k, v), (new_k, new_v) in zip(self.blocks, fresh, strict=True)
             ]
         self.blocks = fresh
-        self.frames += 1
+        self.ends = [*self.ends, fresh[0][0].shape[2]]
 
-    def snapshot(self) -> FrameCache:
-        return FrameCache(self.blocks, self.frames)
+    def keep(self, frames: int) -> None:
+        """Forget all but the first `frames` frames."""
+        self.ends = self.ends[:frames]
+        until = self.ends[-1] if self.ends else 0
+        self.blocks = [(key[:, :, :until], value[:, :, :until]) for key, value in self.blocks] if until else []

@@ -46,7 +46,7 @@ PAD = 6  # pixels around a box that an outline or the blur may reach
 CLEARLY = 0.6  # the lean from which a rival counts as clearly better
 LEAST_DIFFERENCE = 12_000  # summed squared difference below which two drawings cannot be told apart
 LEAST_GAIN = 20_000  # summed squared error that a thing must explain to be read
-BLURS = (0.0, 0.8, 1.5, 2.2)  # Gaussian radii of which the one nearest to the picture's own is taken
+BLURS = (0.0, 0.9, 1.8)  # Gaussian radii of which the one nearest to the picture's own is taken
 STRANGE = 50.0  # RGB distance from which a pixel is not explained
 STRANGE_AREA = 40  # unexplained pixels, lying together, from which something is there that should not be
 FINALISTS = 14  # candidates of the small-size search that are redrawn at full size
@@ -282,8 +282,9 @@ def _shifted(target: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
 
 def _best_background(target: np.ndarray, free: np.ndarray) -> str:
     """The background that agrees with most of the pixels `free`, bool (256, 256)."""
-    pixels = target[free]
-    agreeing = {name: int((np.abs(pixels - _array(_empty(name))[free]).max(-1) < 40).sum()) for name in BACKGROUNDS}
+    chosen = free[::2, ::2]
+    pixels = target[::2, ::2][chosen]
+    agreeing = {name: int((np.abs(pixels - _array(_empty(name))[::2, ::2][chosen]) < 40).all(-1).sum()) for name in BACKGROUNDS}
     return max(agreeing, key=agreeing.get)
 
 
@@ -300,8 +301,7 @@ class _Climb:
         self.hint, self.sheet = hint, _Sheet(hint)
         self.wrong: dict[tuple[int, int], dict[str, Part]] = {}
         target = _pixels(picture)
-        clean = self.sheet.image()
-        self.target = _shifted(target, _best_shift(target, _blurred(clean, BLURS[1])))
+        self.target = _shifted(target, _best_shift(target, _array(self.sheet.image())))
         covered = np.zeros((CANVAS, CANVAS), bool)
         for layers in self.sheet.layers.values():
             x0, y0, x1, y1 = _region(layers)
@@ -309,8 +309,9 @@ class _Climb:
         free = ~covered if covered.mean() < 0.9 else np.ones_like(covered)
         self.sheet.background = self.background = _best_background(self.target, free)
         clean = self.sheet.image()
-        self.radius = min(BLURS, key=lambda radius: _error_at(self.target, _blurred(clean, radius), (0, 0)))
-        self.redraw()
+        drawings = {radius: _blurred(clean, radius) for radius in BLURS}
+        self.radius = min(BLURS, key=lambda radius: _error_at(self.target, drawings[radius], (0, 0)))
+        self.drawn = drawings[self.radius]
 
     def redraw(self) -> None:
         self.drawn = _blurred(self.sheet.image(), self.radius)
@@ -337,9 +338,9 @@ class _Climb:
         size = float(np.vdot(step, step))
         if size < LEAST_DIFFERENCE:
             return 0.0, size
-        rows = np.clip(np.arange(y0, y1)[inner[0]] + nudge[1], 0, CANVAS - 1)
-        columns = np.clip(np.arange(x0, x1)[inner[1]] + nudge[0], 0, CANVAS - 1)
-        rest = self.target[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if nudge == (0, 0) else self.target[np.ix_(rows, columns)]
+        # The picture is read beside the part's place, but never beyond the canvas.
+        dx, dy = max(-x0, min(CANVAS - x1, nudge[0])), max(-y0, min(CANVAS - y1, nudge[1]))
+        rest = self.target[y0 + dy : y1 + dy, x0 + dx : x1 + dx][inner]
         return float(np.vdot(step, rest - self.drawn[y0:y1, x0:x1][inner])) / size, size
 
     def settle(self, key: tuple[int, int]) -> None:
@@ -405,21 +406,27 @@ class _Climb:
 
     def strange_area(self) -> int:
         """Pixels, lying together, that the sheet does not explain even when moved by 2 pixels or drawn without details."""
-        blur = max(self.radius, 0.8)
         target = _smooth(self.target)
-        plain = _Sheet(Scene(self.background, tuple(replace(thing, kind=None) for thing in self.hint.things)))
+        least = np.full((CANVAS, CANVAS), np.inf, np.float32)
+        for drawn in self.drawings():
+            for shift in product((0, -SHIFT, SHIFT), repeat=2):
+                red, green, blue = np.moveaxis(target - _shifted(drawn, shift), -1, 0)
+                np.minimum(least, red * red + green * green + blue * blue, out=least)
+                strange = least > STRANGE**2
+                if np.count_nonzero(strange) < STRANGE_AREA:
+                    return 0
+        core = Image.fromarray(strange.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))
+        return int(np.count_nonzero(np.asarray(core)))
+
+    def drawings(self) -> Iterator[np.ndarray]:
+        """The sheet as it is, then without the details of its parts, which a picture may lack."""
+        yield _smooth(self.drawn)
+        plain = _Sheet(Scene(self.background))
         plain.layers = {
             key: layers and _layers(self.sheet.things[key[0]].parts[key[1]], self.sheet.boxes[key], None)
             for key, layers in self.sheet.layers.items()
         }
-        least = np.full((CANVAS, CANVAS), np.inf, np.float32)
-        for sheet in (self.sheet, plain):
-            drawn = _smooth(_blurred(sheet.image(), blur))
-            for shift in product((-SHIFT, 0, SHIFT), repeat=2):
-                np.minimum(least, np.square(target - _shifted(drawn, shift)).sum(-1), out=least)
-        strange = Image.fromarray((least > STRANGE**2).astype(np.uint8) * 255)
-        core = strange.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))
-        return int((np.asarray(core) > 0).sum())
+        yield _smooth(_blurred(plain.image(), self.radius))
 
 
 def _climb(picture: Image.Image, hint: Scene) -> _Climb:
@@ -442,3 +449,145 @@ def _elsewhere(part: Part) -> list[Part]:
     if part.of is None:
         return [replace(part, stand=stand) for stand in STANDS if stand != (part.stand or "on the ground")]
     return [replace(part, place=place) for place in PLACES if place != part.place]
+
+
+# --- Searching without a hint ---
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The first parts of a kind, in a slot that its `thing` names, and how much squared error it may explain there."""
+
+    thing: Thing
+    gain: float
+
+
+@dataclass(frozen=True)
+class _Bank:
+    """Visible areas of the first 1..n parts of every kind, standing on the ground in the middle, at 1 / `step` of the size.
+
+    `areas` is (rows, pixels of `window`), a row per visible part; `starts` says where a candidate's rows begin, and `allowed`,
+    (rows, colours), which colours its part may have.
+    """
+
+    step: int
+    window: Region
+    areas: np.ndarray
+    allowed: np.ndarray
+    starts: np.ndarray
+    entries: tuple[tuple[Entry, int], ...]
+
+
+@lru_cache(maxsize=2)
+def _bank(scale: str) -> _Bank:
+    step = {"big": 4, "small": 2}[scale]
+    maps, allowed, starts, entries = [], [], [], []
+    for entry in things().values():
+        owners = np.zeros((CANVAS // step, CANVAS // step), np.uint8)
+        thing = _bare(entry, len(entry.parts), scale)
+        for count, (part, boxes) in enumerate(zip(thing.parts, part_boxes(thing), strict=True), 1):
+            for stamp, (x, y) in _layers(part, boxes, None):
+                sheet = Image.new("L", (CANVAS, CANVAS))
+                sheet.paste(stamp.getchannel("A"), (x, y))
+                owners[np.asarray(sheet)[step // 2 :: step, step // 2 :: step] > 127] = count
+            starts.append(len(maps))
+            entries.append((entry, count))
+            maps += [owners == number for number in range(1, count + 1)]
+            allowed += [[name in own.colours for name in _NAMES] for own in entry.parts[:count]]
+    areas = np.array(maps)
+    rows, columns = np.flatnonzero(areas.any((0, 2))), np.flatnonzero(areas.any((0, 1)))
+    window = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    areas = areas[:, window[1] : window[3], window[0] : window[2]].reshape(len(maps), -1).astype(np.float32)
+    return _Bank(step, window, areas, np.array(allowed), np.array(starts), tuple(entries))
+
+
+def _bare(entry: Entry, count: int, scale: str, colours: tuple[str, ...] = (), **placing: str) -> Thing:
+    """The first `count` parts of a kind, in `colours` or else in any."""
+    parts = tuple(
+        Part(part.shape, part.size, colours[index] if colours else part.colours[0], part.name, part.place, part.of, part.stand)
+        for index, part in enumerate(entry.parts[:count])
+    )
+    return Thing(entry.kind, parts, scale, **placing)
+
+
+def _candidates(target: np.ndarray, drawn: np.ndarray, scale: str, side: str, level: str) -> list[_Candidate]:
+    """The best candidates of one slot, each in the colours that suit the picture best, by their gain over `drawn`."""
+    bank = _bank(scale)
+    right = (CENTRES[scale][side] - CENTRES[scale]["middle"]) // bank.step
+    down = (LEVELS[level] - LEVELS["ground"]) // bank.step
+    pixels = _window(_reduced(target, bank.step), bank.window, right, down)
+    error = np.square(pixels - _window(_reduced(drawn, bank.step), bank.window, right, down)).sum(-1)
+    features = np.column_stack([pixels, np.square(pixels).sum(-1), error, np.ones(len(pixels), np.float32)])
+    sums = bank.areas @ np.where(np.isnan(features), 0, features)
+    costs = sums[:, 3:4] - 2 * sums[:, :3] @ _PALETTE.T + sums[:, 5:] * np.square(_PALETTE).sum(-1)
+    costs[~bank.allowed] = np.inf
+    gains = np.add.reduceat(sums[:, 4] - costs.min(1), bank.starts) * bank.step**2
+    colours = costs.argmin(1)
+    found = []
+    for chosen in np.argsort(-gains, kind="stable")[:FINALISTS]:
+        entry, count = bank.entries[chosen]
+        names = tuple(_NAMES[colours[bank.starts[chosen] + index]] for index in range(count))
+        thing = _bare(entry, count, scale, names, side=side, level=level)
+        if gains[chosen] > LEAST_GAIN and fits(thing):
+            found.append(_Candidate(thing, float(gains[chosen])))
+    return found
+
+
+def _reduced(pixels: np.ndarray, step: int) -> np.ndarray:
+    return pixels.reshape(CANVAS // step, step, CANVAS // step, step, 3).mean((1, 3))
+
+
+def _window(pixels: np.ndarray, window: Region, right: int, down: int) -> np.ndarray:
+    """(pixels, 3) of a window moved over the picture; not a number beyond its edge."""
+    x0, y0, x1, y1 = window[0] + right, window[1] + down, window[2] + right, window[3] + down
+    size = len(pixels)
+    out = np.full((y1 - y0, x1 - x0, 3), np.nan, np.float32)
+    left, top, end, low = max(0, x0), max(0, y0), min(size, x1), min(size, y1)
+    out[top - y0 : low - y0, left - x0 : end - x0] = pixels[top:low, left:end]
+    return out.reshape(-1, 3)
+
+
+def _search(target: np.ndarray) -> Scene:
+    """The scene of known kinds whose drawing has the least error: several first things, then the best further ones."""
+    background = _best_background(target, np.ones((CANVAS, CANVAS), bool))
+    scene = Scene(background)
+    best, least = scene, _error_of(target, scene)
+    for first in _finalists(target, scene, least):
+        grown, error = first
+        while len(grown.things) < 3:
+            further = _finalists(target, grown, error)
+            if not further:
+                break
+            grown, error = further[0]
+        if error < least:
+            best, least = grown, error
+    return best
+
+
+def _finalists(target: np.ndarray, scene: Scene, error: float) -> list[tuple[Scene, float]]:
+    """The scene with one more thing, and its error: the best few of either scale, best first."""
+    drawn = _array(_Sheet(scene).image())
+    taken = {(thing.scale, thing.side, thing.level) for thing in scene.things}
+    found = []
+    for scale in CENTRES:
+        slots = [slot for slot in product(SIDES, LEVELS) if (scale, *slot) not in taken]
+        candidates = [one for slot in slots for one in _candidates(target, drawn, scale, *slot)]
+        candidates.sort(key=lambda one: -one.gain)
+        scenes = [replace(scene, things=scene.things + (one.thing,)) for one in candidates[:FINALISTS]]
+        exact = sorted(((one, _error_of(target, one)) for one in scenes), key=lambda pair: pair[1])
+        found += [pair for pair in exact if error - pair[1] > LEAST_GAIN][:BEAM]
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _error_of(target: np.ndarray, scene: Scene) -> float:
+    difference = (target - _array(_Sheet(scene).image())).ravel()
+    return float(difference @ difference)
+
+
+def _confidence(target: np.ndarray, scene: Scene) -> float:
+    """The share of what the picture or the drawing has before the empty background on which both agree."""
+    picture, drawn = _smooth(target), _smooth(_array(draw(scene)))
+    empty = _smooth(_array(_empty(scene.background)))
+    far = [np.abs(one - other).max(-1) > STRANGE for one, other in ((picture, empty), (drawn, empty), (picture, drawn))]
+    things_there = far[0] | far[1]
+    return float(1 - np.count_nonzero(far[2]) / max(STRANGE_AREA, np.count_nonzero(things_there | far[2])))

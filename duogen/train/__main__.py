@@ -61,7 +61,7 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
 
         mllm, tokens = brain()
         if recipe.settings["see"]:  # the painter reads what the talker sees: its vision tower and token rows
-            mllm = stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs / "mllm")
+            mllm = stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
         mllm = mllm.to(torch.bfloat16)
         return DiTStage(recipe, mllm, tokens, fitted_vae(runs), recipe.settings["layers"])
     if stage == "vision":

@@ -8,6 +8,8 @@ from typing import Any
 from duogen.conversation import Image, Text, Turn
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import BACKGROUNDS, Scene, Thing
+from duogen.sketchbook.tasks import TASKS, sample
+from duogen.sketchbook.tasks import turns as drawn
 from duogen.sketchbook.words import picture_sentence, step_sentence
 from duogen.sketchbook.world import kinds, random_composition, random_scene, random_thing, things
 
@@ -20,12 +22,17 @@ def dialogue(rng: random.Random, shares: dict[str, float], frames: int, settings
     """
     for _ in range(200):
         name = rng.choices(list(shares), list(shares.values()))[0]
-        if name not in DRILLS:
-            raise ValueError(f"There is no drill called {name!r}; known are {', '.join(DRILLS)}.")
-        turns = DRILLS[name](rng, frames, settings)
+        if name not in DRILLS and name not in TASKS:
+            raise ValueError(f"There is no drill or task called {name!r}; known are {', '.join([*DRILLS, *TASKS])}.")
+        turns = DRILLS[name](rng, frames, settings) if name in DRILLS else drawn(sample(name, rng, kinds=_only(rng, settings)))
         if sum(len(turn.images()) for turn in turns) >= frames:
             return turns
     raise ValueError(f"None of {', '.join(shares)} makes conversations with {frames} pictures.")
+
+
+def _only(rng: random.Random, settings: dict[str, Any]) -> list[str] | None:
+    chosen = _kinds(rng, settings)
+    return chosen if chosen == settings.get("core_kinds") else None
 
 
 def _say(*parts: str | Scene) -> list[Turn]:

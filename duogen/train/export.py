@@ -17,7 +17,7 @@ from duogen.pipeline import ABOUT, About
 from duogen.sequence import Tokens
 from duogen.train.dit import new_transformer
 from duogen.train.loop import Recipe, load_weights
-from duogen.train.mllm import adapted
+from duogen.train.mllm import stage_one
 
 MODEL_INDEX = {
     "_class_name": ["duogen", "DuoGenPipeline"],
@@ -66,8 +66,7 @@ def export(recipe_file: Path, runs: Path, out: Path, allow_unfinished: bool = Fa
 def _export_mllm(recipe: Recipe, runs: Path, out: Path) -> int:
     mllm, tokenizer = base_model(torch.float32)
     tokens = Tokens(tokenizer, processor())
-    peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad])
-    seen = load_weights(runs / "mllm", {"mllm": peft})
+    peft, seen = stage_one(mllm, tokens, recipe, runs)
     folder = out / "text_encoder"
     peft.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)

@@ -99,12 +99,12 @@ class MLLMStage:
         return loss, figures
 
 
-def stage_one(mllm: nn.Module, tokens: Tokens, recipe: Recipe, folder: Path) -> nn.Module:
-    """The MLLM as stage 1 left it in `folder`, adapter merged.
+def stage_one(mllm: nn.Module, tokens: Tokens, recipe: Recipe, runs: Path) -> tuple[nn.Module, int]:
+    """The MLLM with vision tower and adapter as they are in `runs`, not merged yet, and the steps that stage 1 has seen.
 
     Raises:
-        ValueError: stage 1 has not run.
+        ValueError: the vision stage or stage 1 has not run.
     """
+    load_weights(runs / "vision", {"visual": mllm.model.visual}, ema=False)
     peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad])
-    load_weights(folder, {"mllm": peft})
-    return peft.merge_and_unload()
+    return peft, load_weights(runs / "mllm", {"mllm": peft})

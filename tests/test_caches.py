@@ -1,0 +1,202 @@
+"""The engine's caches, batches and short cuts change nothing: it equals the plain way in `oracle.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from tests import oracle
+from tests.tiny import SIDE, tiny_pair
+
+from duogen.conversation import Conversation
+from duogen.engine import Engine
+from duogen.events import Done
+from duogen.nn.attention import frame_mask
+from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
+from duogen.options import ImageOptions, Options, TextOptions
+from duogen.painter import Frames
+from duogen.pipeline import open_pair
+from duogen.sequence import Packed
+
+CLOSE = 1e-4
+KINDS = {
+    "causal": {"frame_attention": "block_causal"},
+    "bidirectional": {"frame_attention": "bidirectional"},
+    "cosmos": {"cosmos_layout": True},
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def pair(request, tmp_path_factory):
+    opened = open_pair(tiny_pair(tmp_path_factory.mktemp("pair"), **KINDS[request.param]), "cpu", "fp32")
+    opened.about = replace(opened.about, image_size=(SIDE, SIDE))
+    return opened
+
+
+@pytest.fixture
+def engine(pair):
+    return Engine(pair)
+
+
+def options(seed: int, guidance: float = 1.0, steps: int = 3) -> Options:
+    return Options(
+        seed, TextOptions(temperature=1.0, top_p=1.0, max_tokens=200), ImageOptions(steps=steps, guidance=guidance, max_images=9)
+    )
+
+
+def noise_picture(seed: int) -> PILImage.Image:
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
+
+
+def last(events) -> Done:
+    for event in events:  # noqa: B007 (the last one is wanted)
+        pass
+    assert isinstance(event, Done), event
+    return event
+
+
+def seed_with(engine, conversation, pictures: int, guidance: float = 1.0) -> int:
+    """A seed whose answer has that many pictures."""
+    for seed in range(60):
+        done = last(Engine(engine.pair).answer(conversation, options(seed, guidance, steps=1)))
+        if done.stats.images == pictures and done.stats.stopped == "end":
+            return seed
+    raise AssertionError(f"no answer with {pictures} pictures")
+
+
+def same(mine: list, other: list) -> None:
+    assert [type(part) for part in mine] == [type(part) for part in other]
+    for one, two in zip(mine, other, strict=True):
+        if isinstance(one, str):
+            assert one == two
+        else:  # one is rounded to whole numbers
+            assert np.abs(one - two).max() <= 0.5 + 255 * CLOSE
+
+
+@pytest.mark.parametrize(("uploads", "pictures", "guidance"), [(0, 3, 1.0), (1, 1, 2.5), (0, 2, 2.5)])
+def test_a_whole_answer_is_the_plain_ones(engine, uploads, pictures, guidance):
+    conversation = Conversation().say("user", "Draw a red house.", *map(noise_picture, range(uploads)))
+    seed = seed_with(engine, conversation, pictures)
+    done = last(engine.answer(conversation, options(seed, guidance)))
+    same(oracle.parts_of(done.conversation.path()[-1]), oracle.answer(engine.pair, conversation.path(), options(seed, guidance)))
+
+
+def test_hidden_states_of_two_turns_are_the_plain_ones(engine):
+    first = Conversation().say("user", "Draw a house.", noise_picture(1))
+    done = last(engine.answer(first, options(seed_with(engine, first, 1))))
+    context = engine.memory.context
+    once = len(context.packed.ids)
+    states, logits = oracle.read(engine.pair, engine.tokens, context.packed)
+    assert (context.condition() - states).abs().max() < CLOSE
+    assert torch.equal(context.logits.argmax(), logits.argmax())
+
+    done = last(engine.answer(done.conversation.say("user", "Add this: ", noise_picture(2), " go on"), options(4)))
+    assert done.stats.prompt_tokens - done.stats.encoded_tokens == once
+    states, logits = oracle.read(engine.pair, engine.tokens, context.packed)
+    assert context is engine.memory.context and len(context.packed.ids) > once
+    assert (context.condition() - states).abs().max() < CLOSE
+    shown = context.logits.isfinite()
+    assert (context.logits - logits)[shown].abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_picture_after_others_is_the_plain_one(engine, count, guidance):
+    """With earlier pictures among words of their own, and for one step alone, which shows the velocity itself."""
+    packed = Packed()
+    for index in range(count):
+        packed.add(engine.tokens.text(f"Step {index}. red "), True)
+        engine.tokens.add_image(packed, Conversation().say("user", noise_picture(index)).path()[0].images()[0], True)
+    segment = len(packed.ids)
+    packed.add(engine.tokens.text("and a blue door"), True)
+    states, _ = oracle.read(engine.pair, engine.tokens, packed)
+    earlier = [oracle.Earlier(oracle.encode(engine.pair, slot.image.picture), slot.bov) for slot in packed.slots]
+    frames = Frames.empty()
+    for slot, each in zip(packed.slots, earlier, strict=True):
+        latents = engine.painter.encode(slot.image.picture)
+        assert (latents - each.latents).abs().max() < CLOSE
+        engine.painter.remember(frames, latents, states[:, : slot.bov])
+    for steps in (1, 4):
+        wish = options(0, guidance, steps)
+        *_, painted = engine.painter.paint(frames, states, segment, wish.image, 7)
+        plain = oracle.paint(engine.pair, earlier, states, segment, wish, 7)
+        assert (painted.latents - plain).abs().max() < CLOSE
+        assert painted.step == steps
+    picture = np.asarray(engine.painter.decode(painted.latents)).astype(np.float32)
+    assert np.abs(picture - oracle.decode(engine.pair, plain)).max() <= 0.5 + 255 * CLOSE
+
+
+def test_the_guidance_and_the_words_matter(engine):
+    """Without this, the equalities above could hold for a painter that reads nothing."""
+    packed = Packed()
+    packed.add(engine.tokens.text("Draw a red house and a blue door"), True)
+    states, _ = oracle.read(engine.pair, engine.tokens, packed)
+    frames = Frames.empty()
+
+    def painted(states, guidance):
+        *_, final = engine.painter.paint(frames, states, 0, options(0, guidance).image, 7)
+        return final.latents
+
+    plain = painted(states, 1.0)
+    assert (plain - painted(states, 2.5)).abs().max() > 0.01
+    assert (plain - painted(states[:, :5], 1.0)).abs().max() > 0.01
+    engine.painter.remember(frames, engine.painter.encode(noise_picture(1)), states[:, :3])
+    assert (plain - painted(states, 1.0)).abs().max() > 0.01
+
+
+def test_a_second_answer_after_reuse_is_that_of_a_fresh_engine(engine):
+    """Uploaded pictures only, so that a fresh engine can know them exactly."""
+    first = Conversation().say("user", "Hello", noise_picture(1))
+    done = last(engine.answer(first, options(seed_with(engine, first, 0))))
+    second = done.conversation.say("user", "Now draw, please.", noise_picture(2))
+    said = engine.memory.said[done.conversation.head]
+    fresh = Engine(engine.pair)
+    fresh.memory.said[done.conversation.head] = said  # the very tokens that were said
+    for seed in range(3):
+        warm = last(engine.answer(second, options(seed, 2.5)))
+        cold = last(fresh.answer(second, options(seed, 2.5)))
+        same(oracle.parts_of(warm.conversation.path()[-1]), oracle.parts_of(cold.conversation.path()[-1]))
+        fresh.memory = type(fresh.memory)(said={done.conversation.head: said})
+    assert cold.stats.encoded_tokens == cold.stats.prompt_tokens
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_walk_is_the_models_own_forward(pair, count):
+    model = pair.transformer
+    torch.manual_seed(count)
+    side, channels = SIDE // pair.vae.spatial_compression_ratio, pair.vae.config.z_dim
+    latents = [torch.randn(1, channels, side, side) for _ in range(count)]
+    timesteps = [0.0] * (count - 1) + [0.7 * pair.about.timestep_scale]
+    states = torch.randn(1, 9, model.config.crossattn_proj_in_channels)
+    with torch.no_grad():
+        frames = embed_frames(model, latents, list(range(count)), [True] * (count - 1) + [False])
+        out, _ = walk(model, frames, torch.tensor([timesteps]), project_condition(model, states))
+        ours = unpatchify(model, out[:, -frames.lengths[-1] :], frames.sizes[-1])
+    assert (ours - oracle.bidirectional(model, latents, timesteps, states)).abs().max() < CLOSE
+
+
+def test_teacher_forcing_is_what_serving_does(tmp_path):
+    """Clean frames and several noisy copies in one masked sequence, as in training: every copy comes out as it would alone."""
+    pair = open_pair(tiny_pair(tmp_path), "cpu", "fp32")
+    model = pair.transformer
+    torch.manual_seed(0)
+    clean = [torch.randn(1, 8, 4, 4) for _ in range(2)]
+    order = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (2, 2)]
+    copies = [torch.randn(1, 8, 4, 4) for _ in order[2:]]
+    sigmas = [0.9, 0.2, 0.6, 0.4]
+    states, reads = torch.randn(1, 12, model.config.crossattn_proj_in_channels), [4, 8, 12]
+    size = 16
+    words = torch.stack([torch.arange(12) < reads[time] for time, _ in order])[None, None].repeat_interleave(size, 2)
+    sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
+    with torch.no_grad():
+        frames = embed_frames(model, [*clean, *copies], [time for time, _ in order], [True, True] + [False] * 4)
+        out, _ = walk(model, frames, torch.tensor([[0.0, 0.0, *sigmas]]), project_condition(model, states), words, sees)
+    for index, (time, _) in enumerate(order[2:]):
+        mine = unpatchify(model, out[:, (index + 2) * size : (index + 3) * size], (4, 4))
+        alone = oracle.block_causal(
+            model, [*clean[:time], copies[index]], [0.0] * time + [sigmas[index]], [states[:, : reads[each]] for each in range(time + 1)]
+        )
+        assert (mine - alone).abs().max() < CLOSE

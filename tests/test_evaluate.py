@@ -1,0 +1,279 @@
+"""The scores: a perfect reply gets them all, and every kind of mistake costs the score that it should cost."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from duogen.conversation import Conversation, Image, Piece, Text
+from duogen.engine import Engine
+from duogen.evaluate import sketchbook
+from duogen.evaluate.answers import answers_alike
+from duogen.evaluate.figures import mean, share
+from duogen.evaluate.scores import Asked, read_steps, score_turn
+from duogen.evaluate.sheet import Panel, contact_sheet
+from duogen.events import Stats
+from duogen.options import ImageOptions, Options
+from duogen.sketchbook import words
+from duogen.sketchbook.change import recoloured
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.tasks import TASKS, sample
+from duogen.sketchbook.world import HELD_OUT_KINDS, make_thing, things
+from tests.tiny import tiny_pair
+
+COLOURS = {"walls": "red", "roof": "brown", "door": "blue", "windows": "yellow"}
+
+
+def replied(parts: tuple[str | Scene, ...] | list[str | Scene]) -> list[Piece]:
+    """A reply with its scenes drawn."""
+    return [Text(part) if isinstance(part, str) else Image(draw(part), 1, 0.5) for part in parts]
+
+
+def house() -> Scene:
+    names = [part.name for part in things()["house"].parts]
+    return Scene("meadow", (make_thing("house", {name: COLOURS.get(name, "red") for name in names}),))
+
+
+def steps(scene: Scene, opening: str = "Let's draw a house with a blue door.") -> list[str | Scene]:
+    thing = scene.things[0]
+    parts: list[str | Scene] = []
+    for index in range(len(thing.parts)):
+        text = f"Step {index + 1}. {words.step_sentence(scene, 0, index)}"
+        parts += [text if index else f"{opening}\n\n{text}", replace(scene, things=(replace(thing, parts=thing.parts[: index + 1]),))]
+    return parts
+
+
+def guide() -> Asked:
+    meant = steps(house())
+    return Asked("guide", "how do i draw a house with a blue door?", tuple(meant), opening="Let's draw a house with a blue door.")
+
+
+def in_colour(scene: Scene, name: str, colour: str) -> Scene:
+    index = [part.name for part in scene.things[0].parts].index(name)
+    return recoloured(scene, 0, index, colour)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_reference_answer_gets_every_score(task: str) -> None:
+    for seed in range(4):
+        line, answer = sample(task, random.Random(seed), held=True).lines[:2]
+        before = (line.scenes() or [None])[0]
+        what = sketchbook.what_of(sample(task, random.Random(seed), held=True), 1)
+        text = " ".join(part for part in line.parts if isinstance(part, str)).lower()
+        opening = str(answer.parts[0]).partition("\n")[0]
+        score = score_turn(Asked(what, text, answer.parts, before, opening, shown=draw(before) if before else None), replied(answer.parts))
+        assert score.words and score.draws and score.right and score.complete in (True, None), (text, answer.parts, score)
+        for picture in score.pictures:
+            assert picture.right and picture.attributes and picture.attributes[0] == picture.attributes[1] and picture.distance == 0
+            assert picture.kept is not False and (picture.decibels or 99) == 99
+
+
+def test_what_the_wish_leaves_open_may_be_chosen() -> None:
+    asked = guide()
+    assert score_turn(asked, replied(steps(replace(in_colour(house(), "roof", "purple"), background="sea")))).right
+    assert not score_turn(asked, replied(steps(in_colour(house(), "door", "green")))).words, "the wished blue door came green"
+    assert not score_turn(replace(asked, ask=asked.ask + " at night"), replied(steps(house()))).words, "it was wished at night"
+
+
+def test_a_wrong_colour_costs_consistency() -> None:
+    asked = guide()
+    reply = replied(asked.meant)
+    reply[-1] = Image(draw(in_colour(house(), "roof", "purple")))
+    score = score_turn(asked, reply)
+    assert score.words and score.complete and not score.right
+    last = score.pictures[-1]
+    assert not last.right and last.kept is False and last.decibels is not None and last.decibels < 30
+    assert last.attributes == (last.attributes[1] - 1, last.attributes[1])
+    assert all(picture.right for picture in score.pictures[:-1])
+
+
+def test_a_missing_step_costs_completeness_of_words() -> None:
+    asked = guide()
+    missing = list(asked.meant[:2]) + list(asked.meant[4:])
+    assert not score_turn(asked, replied(missing)).words
+    short = score_turn(asked, replied(asked.meant[:-2]))
+    assert not short.words and short.steps == (True,) * (len(asked.scenes()) - 1) + (False,)
+
+
+def test_a_repeated_step_and_unreadable_words_are_no_right_steps() -> None:
+    asked = guide()
+    parts = list(asked.meant)
+    twice = score_turn(asked, replied(parts[:4] + parts[2:]))
+    assert not twice.words and not twice.complete
+    parts[2] = "Step 2. Put something nice on it."
+    blurred = score_turn(asked, replied(parts))
+    assert blurred.steps[0] and not any(blurred.steps[1:])
+    assert [picture.right for picture in blurred.pictures] == [True] + [False] * (len(blurred.pictures) - 1)
+
+
+def test_a_wrong_number_of_pictures_costs_completeness_of_pictures() -> None:
+    asked = guide()
+    without = score_turn(asked, replied(asked.meant[:-1]))
+    assert without.complete is False and not without.draws
+    talking = Asked("talk", "hello", ("Hello!",))
+    assert score_turn(talking, replied(["Hi!"])).right
+    assert not score_turn(talking, replied(["Hi!", house()])).draws
+    assert not score_turn(talking, replied([])).right
+
+
+def test_an_edit_must_do_what_was_wished_and_nothing_else() -> None:
+    before, after = house(), in_colour(house(), "door", "green")
+    asked = Asked("edit", "make the door green", ("Now the house has a green door.", after), before, shown=draw(before))
+    assert score_turn(asked, replied(asked.meant)).right
+    unpainted = score_turn(asked, replied([asked.meant[0], before]))
+    assert unpainted.words and not unpainted.right
+    other = score_turn(asked, replied(["Now the house has a pink door.", in_colour(before, "door", "pink")]))
+    assert not other.words and other.pictures[0].right
+    moved = replace(after, background="night")
+    damaged = score_turn(asked, replied([asked.meant[0], moved]))
+    assert damaged.pictures[0].kept is False and not damaged.right
+
+
+def test_read_steps_stops_at_the_first_sentence_that_says_nothing() -> None:
+    scene = house()
+    parts = replied(steps(scene)[:2] + ["Hm.", scene, "Now the scene is set at night.", scene])
+    assert [found is not None for found in read_steps(parts, None)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("said", "true", "alike"),
+    [
+        ("The door is blue.", "The door is blue.", True),
+        ("It's blue!", "The door is blue.", True),
+        ("The door is red.", "The door is blue.", False),
+        ("The door is blue and red.", "The door is blue.", False),
+        ("It is gray", "The roof is grey.", True),
+        ("Yes.", "Yes, the door is blue.", True),
+        ("Yes, it is red.", "Yes, the door is blue.", False),
+        ("No, there is no boat.", "No, there is no boat.", True),
+        ("Yes, there is a boat on the left.", "No, there is no boat.", False),
+        ("2 houses", "There are two houses.", True),
+        ("There is a house.", "There is one house.", True),
+        ("There are three houses.", "There are two houses.", False),
+        ("There are none.", "There are no buses.", True),
+        ("On the left", "The tree is on the left.", True),
+        ("The tree is on the left, up in the sky.", "The tree is on the left.", False),
+        ("I see a car on the left and a house in the middle.", "I see a house in the middle and a car on the left.", True),
+        ("I see a house on the left and a car in the middle.", "I see a house in the middle and a car on the left.", False),
+        ("This is a house with red walls and a blue roof.", "This is a house with red walls and a blue roof.", True),
+        ("This is a house with blue walls and a red roof.", "This is a house with red walls and a blue roof.", False),
+        ("This is a boat with red walls and a blue roof.", "This is a house with red walls and a blue roof.", False),
+        ("The house is bigger.", "The tree is bigger.", False),
+        ("It is by the sea.", "It is by the sea.", True),
+        ("It is night.", "It is day.", False),
+        ("", "It is day.", False),
+    ],
+)
+def test_answers_are_compared_by_their_facts(said: str, true: str, alike: bool) -> None:
+    assert answers_alike(said, true) is alike
+
+
+def test_intervals() -> None:
+    figure = share([True] * 95 + [False] * 5)
+    assert (figure.n, figure.value) == (100, 0.95)
+    assert figure.low == pytest.approx(0.8882, abs=1e-4) and figure.high == pytest.approx(0.9785, abs=1e-4)  # Wilson 1927
+    assert share([True] * 10).high == 1.0 and share([]).value is None
+    assert mean([1.0, None, 3.0]).value == 2.0 and mean([1.0, None, 3.0]).n == 2
+
+
+def test_tasks_are_divided_by_their_shares() -> None:
+    tasks = sketchbook.tasks_of(200, sketchbook.SHARES)
+    assert {task: tasks.count(task) for task in sketchbook.SHARES} == {
+        "guide": 70, "picture": 30, "edit": 30, "question": 40, "talk": 20, "ten-edits": 10,
+    }  # fmt: skip
+    assert len(sketchbook.tasks_of(1, sketchbook.SHARES)) == 1 and len(sketchbook.tasks_of(7, sketchbook.SHARES)) == 7
+
+
+def test_a_sheet_shows_every_picture() -> None:
+    red = Panel(draw(house()), draw(house()), "Step 1. " * 30, True)
+    sheet = contact_sheet([[red, red], [red]])
+    assert sheet.width > 2 * 160 and sheet.height > 4 * 160
+    with pytest.raises(ValueError, match="no picture"):
+        contact_sheet([[]])
+
+
+class Perfect:
+    """An engine that is asked for nothing but what a pair is."""
+
+    about = {"steps": 8, "guidance": 1.0}
+
+
+def perfect_answer(engine: Perfect, conversation: Conversation, asked: Asked, options: object) -> tuple[Conversation, Stats]:
+    return conversation.say("assistant", *replied(asked.meant)), Stats(9, 9, 9, len(asked.scenes()), 0.1, 2.0, "end")
+
+
+def test_a_perfect_pair_reaches_every_figure(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(sketchbook, "free_answer", perfect_answer)
+    said: list[str] = []
+    figures = sketchbook.evaluate(Perfect(), "held-out", 12, 3, tmp_path, say=said.append)
+    json.dumps(figures, allow_nan=False)
+    for name, figure in figures["scores"].items():
+        if name not in sketchbook.NOT_SHARES:
+            assert figure["value"] == 1.0, name
+    assert figures["scores"]["i_q_distance"]["value"] == 0.0 and figures["scores"]["seconds_per_reply"]["value"] == 2.0
+    assert figures["scores"]["ten_edits_right"]["n"] == 10
+    assert {"guide", "edit", "ten-edits"} <= {file.stem.rpartition("-")[0] for file in tmp_path.glob("*.png")}
+    assert any("t_com" in line for line in said)
+
+
+def test_a_pair_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> tuple[Conversation, Stats]:
+        raise ValueError("Memory ran out.")
+
+    monkeypatch.setattr(sketchbook, "free_answer", fails)
+    figures = sketchbook.evaluate(Perfect(), "held-out", 6, 0, say=lambda line: None)
+    assert figures["scores"]["draws_when_it_should"]["value"] == 0.0 and len(figures["failures"]) == 6
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        sketchbook.evaluate(Perfect(), n=0)
+    with pytest.raises(ValueError, match="no split"):
+        sketchbook.evaluate(Perfect(), "tomorrow")
+    with pytest.raises(ValueError, match="lighthouse"):
+        sketchbook.evaluate(Perfect(), n=1, kinds=["lighthouse"])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A tiny pair on one thread: its matrices are so small that more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Engine.open(tiny_pair(tmp_path_factory.mktemp("pair")), "cpu", "fp32")
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("split", ["held-out", "held-out-kinds"])
+def test_a_pair_is_played_to_the_end(tiny: Engine, split: str, tmp_path) -> None:
+    figures = sketchbook.evaluate(tiny, split, 6, 0, tmp_path, say=lambda line: None)
+    json.dumps(figures, allow_nan=False)
+    assert {"t_com", "i_com", "it_co", "i_co_scene", "i_co_psnr", "i_q_distance", "questions_right", "draws_when_it_should"} <= set(
+        figures["scores"]
+    )
+    assert figures["failures"] == []
+    shares = sketchbook.PAINTER_SHARES if split == "held-out-kinds" else sketchbook.SHARES
+    assert set(figures["tasks"]) == set(sketchbook.tasks_of(6, shares))
+    if split == "held-out-kinds":
+        assert figures["scores"]["t_com"]["value"] == 1.0, "the words were said for it"
+        assert figures["scores"]["it_co"]["value"] == 0.0 and figures["scores"]["it_co"]["n"] > 6, "random weights paint nothing"
+        assert set(figures["kinds"]) <= HELD_OUT_KINDS
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_painting_after_given_words_depends_on_them_alone(tiny: Engine) -> None:
+    options = Options(seed=4, image=ImageOptions(steps=2))
+    asked = Conversation().say("user", "Draw a house.")
+    first = tiny.paint_after(asked.say("assistant", "Step 1. A red house."), options)
+    other = tiny.paint_after(asked.say("assistant", "Step 1. A blue door on the left."), options)
+    again = tiny.paint_after(asked.say("assistant", "Step 1. A red house."), options)
+    assert first.picture.tobytes() == again.picture.tobytes() != other.picture.tobytes()
+    second = tiny.paint_after(asked.say("assistant", "Step 1. A red house.", again, "Step 2. A blue door."), options)
+    assert second.picture.tobytes() != first.picture.tobytes()
+    with pytest.raises(ValueError, match="no answer to paint"):
+        tiny.paint_after(asked, options)
