@@ -14,8 +14,8 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from PIL import Image as PILImage
 
+from duogen import mllm
 from duogen.conversation import Image, Text, Turn
-from duogen.mllm import choose
 from duogen.options import Options
 from duogen.pipeline import DuoGenPipeline
 from duogen.sequence import Packed, Tokens
@@ -156,7 +156,7 @@ def answer(pair: DuoGenPipeline, path: list[Turn], options: Options) -> list[str
     while True:
         states, logits = read(pair, tokens, packed)
         logits[[tokens.start, tokens.eov, tokens.pad]] = float("-inf")
-        token = choose(logits, options.text, generator)
+        token = mllm.choose(logits, options.text, generator)
         if token not in (tokens.bov, tokens.end):
             words.append(token)
             packed.add([token], True)

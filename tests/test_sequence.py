@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image as PILImage
-from tests.tiny import BOV, END, EOV, MARKS, PAD, SIDE, START, tiny_mllm, tiny_tokenizer
 from transformers import Qwen2VLImageProcessorPil
 
 from duogen.conversation import Conversation
 from duogen.sequence import Packed, Tokens, positions
+from tests.tiny import BOV, END, EOV, MARKS, PAD, SIDE, START, tiny_mllm, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

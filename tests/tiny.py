@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 
 from duogen.nn.vae import PatchVAE
 from duogen.pipeline import ABOUT, About, DuoGenPipeline
+from duogen.sequence import Tokens
 
 MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 START, END, BOV, EOV, PAD = 1, 2, 3, 4, 5
@@ -23,7 +25,7 @@ LAYERS = 3
 def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout: bool = False) -> Path:
     """Write a tiny pair into `folder` and return it: always the same weights.
 
-    It speaks random letters, asks for a picture about every eighth token and ends about every twentieth (temperature 1).
+    It speaks random letters, at temperature 1 some ten of them before it asks for a picture or ends its turn.
 
     Args:
         frame_attention: "block_causal" or "bidirectional".
@@ -108,6 +110,12 @@ def tiny_mllm(vocabulary: int) -> Qwen2_5_VLForConditionalGeneration:
         model.lm_head.weight[BOV, 0] = 4.0
         model.lm_head.weight[END, 0] = 2.0
     return model
+
+
+def script(monkeypatch: Any, tokens: Tokens, *pieces: str | int) -> None:
+    """Let the talker choose these words and tokens, one after the other, whatever it would like to say."""
+    ids = iter([token for piece in pieces for token in (tokens.text(piece) if isinstance(piece, str) else [piece])])
+    monkeypatch.setattr("duogen.mllm.choose", lambda logits, options, generator: next(ids))
 
 
 def tiny_letter(letter: str) -> int:

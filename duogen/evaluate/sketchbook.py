@@ -96,7 +96,7 @@ def evaluate(
         right = sum(score.right for score in played[-1].scores)
         say(f"{number + 1}/{n} {task}: {right} of {len(played[-1].scores)} answers right")
     figures = summary([score for each in played for score in each.scores])
-    figures = {"split": split, "n": n, "seed": seed, "kinds": kinds, "steps": image.steps, "guidance": image.guidance, **figures}
+    figures = {"split": split, "n": n, "seed": seed, "only": kinds, "steps": image.steps, "guidance": image.guidance, **figures}
     figures["turns"] = [turn for each in played for turn in each.words]
     for line in table(figures):
         say(line)

@@ -11,7 +11,7 @@ in whole pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -19,8 +19,8 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from duogen.sketchbook.change import without_part
-from duogen.sketchbook.draw import OVER, _draw_part, backdrop, draw
+from duogen.sketchbook.change import with_part, without_part
+from duogen.sketchbook.draw import OVER, _draw_part, backdrop, darker, draw
 from duogen.sketchbook.scene import (
     BACKGROUNDS,
     CANVAS,
@@ -52,9 +52,13 @@ STRANGE_AREA = 40  # unexplained pixels, lying together, from which something is
 FINALISTS = 14  # candidates of the small-size search that are redrawn at full size
 BEAM = 2  # first things tried, of either scale
 
+ATTRIBUTES = ("present", "colour", "shape", "size", "place")
+
 Region = tuple[int, int, int, int]
 Layer = tuple[Image.Image, tuple[int, int]]
+Rival = tuple[str, Part, list[Box]]  # which attribute, the part with it changed, its boxes
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
+_EDGES = np.array([darker(colour) for colour in COLOURS.values()], np.float32)
 _NAMES = tuple(COLOURS)
 
 
@@ -136,8 +140,11 @@ def read_scene(picture: Image.Image, hint: Scene | None = None) -> Reading:
         if scene.things and shift != (0, 0):
             target = _shifted(target, shift)
             scene = _search(target)
-        hint = scene
-    found = _climb(picture, hint)
+        found = _climb(picture, scene, ("present", "colour"))
+        for number in range(len(scene.things)):
+            found.grow(number)
+    else:
+        found = _climb(picture, hint)
     scene = found.scene()
     return Reading(scene, _confidence(found.target, scene))
 
@@ -343,35 +350,59 @@ class _Climb:
         rest = self.target[y0 + dy : y1 + dy, x0 + dx : x1 + dx][inner]
         return float(np.vdot(step, rest - self.drawn[y0:y1, x0:x1][inner])) / size, size
 
-    def settle(self, key: tuple[int, int]) -> None:
-        """Change part `key` as long as some rival explains the picture clearly better."""
+    def settle(self, key: tuple[int, int], attributes: tuple[str, ...]) -> None:
+        """Change these attributes of part `key` as long as some rival explains the picture clearly better."""
         nudge = self.nudge(key)
         for _ in range(4):
             part = self.sheet.things[key[0]].parts[key[1]]
             done = self.wrong.get(key, {})
-            best, best_gain = None, 0.0
-            for name, other, boxes in self.rivals(key, part):
-                rival = _layers(other, boxes, self.sheet.things[key[0]].kind) if boxes else []
-                lean, size = self.lean(key, rival, nudge)
-                if name not in done and lean > CLEARLY and (2 * lean - 1) * size > best_gain:
-                    best, best_gain = (name, other, boxes, rival), (2 * lean - 1) * size
+            open_ = [rival for rival in self.rivals(key, part) if rival[0] in attributes and rival[0] not in done]
+            best = self.best(key, open_, nudge)
             if best is None:
                 return
-            name, other, boxes, rival = best
+            name, other, boxes = best
             self.wrong.setdefault(key, {})[name] = other
-            self.change(key, other, boxes, rival)
+            self.change(key, other, boxes)
             if name == "present":
                 return
 
-    def change(self, key: tuple[int, int], part: Part, boxes: list[Box], layers: list[Layer]) -> None:
+    def best(self, key: tuple[int, int], rivals: Iterable[Rival], nudge: tuple[int, int]) -> Rival | None:
+        """The rival that explains most beyond the sheet, if any does clearly."""
+        kind = self.sheet.things[key[0]].kind
+        best, best_gain = None, 0.0
+        for rival in rivals:
+            lean, size = self.lean(key, _layers(rival[1], rival[2], kind), nudge)
+            if lean > CLEARLY and (2 * lean - 1) * size > best_gain:
+                best, best_gain = rival, (2 * lean - 1) * size
+        return best
+
+    def grow(self, number: int) -> None:
+        """Add those parts of a thing's kind that it lacks and the picture shows."""
+        for entry in things()[self.sheet.things[number].kind].parts:
+            thing = self.sheet.things[number]
+            names = [part.name for part in thing.parts]
+            anchor = None if entry.of is None else things()[thing.kind].parts[entry.of].name
+            if entry.name in names or anchor not in names:
+                continue
+            key = (number, len(names))
+            grown = [with_part(thing, entry.name, colour) for colour in entry.colours]
+            self.sheet.layers[key] = []
+            found = self.best(key, [("present", one.parts[-1], part_boxes(one)[-1]) for one in grown], (0, 0))
+            if found is None:
+                del self.sheet.layers[key]
+            else:
+                self.change(key, found[1], found[2])
+
+    def change(self, key: tuple[int, int], part: Part, boxes: list[Box]) -> None:
+        """Put `part` in the place of part `key`, or after the last one; no boxes where it is absent."""
         number, index = key
         thing = self.sheet.things[number]
         thing = replace(thing, parts=thing.parts[:index] + (part,) + thing.parts[index + 1 :])
         self.sheet.things = self.sheet.things[:number] + (thing,) + self.sheet.things[number + 1 :]
-        self.sheet.boxes[key], self.sheet.layers[key] = boxes, layers
+        self.sheet.boxes[key], self.sheet.layers[key] = boxes, _layers(part, boxes, thing.kind)
         self.redraw()
 
-    def rivals(self, key: tuple[int, int], part: Part) -> Iterator[tuple[str, Part, list[Box]]]:
+    def rivals(self, key: tuple[int, int], part: Part) -> Iterator[Rival]:
         """(attribute, other part, its boxes) for every single change of the part; no boxes where it is absent."""
         boxes = self.sheet.boxes[key]
         yield "present", part, []
@@ -429,10 +460,10 @@ class _Climb:
         yield _smooth(_blurred(plain.image(), self.radius))
 
 
-def _climb(picture: Image.Image, hint: Scene) -> _Climb:
+def _climb(picture: Image.Image, hint: Scene, attributes: tuple[str, ...] = ATTRIBUTES) -> _Climb:
     found = _Climb(picture, hint)
     for key in list(found.sheet.layers):
-        found.settle(key)
+        found.settle(key, attributes)
     return found
 
 
@@ -466,13 +497,14 @@ class _Candidate:
 class _Bank:
     """Visible areas of the first 1..n parts of every kind, standing on the ground in the middle, at 1 / `step` of the size.
 
-    `areas` is (rows, pixels of `window`), a row per visible part; `starts` says where a candidate's rows begin, and `allowed`,
-    (rows, colours), which colours its part may have.
+    `fills` and `edges` are (rows, pixels of `window`), a row per visible part; `starts` says where a candidate's rows begin,
+    and `allowed`, (rows, colours), which colours its part may have.
     """
 
     step: int
     window: Region
-    areas: np.ndarray
+    fills: np.ndarray
+    edges: np.ndarray
     allowed: np.ndarray
     starts: np.ndarray
     entries: tuple[tuple[Entry, int], ...]
@@ -481,24 +513,33 @@ class _Bank:
 @lru_cache(maxsize=2)
 def _bank(scale: str) -> _Bank:
     step = {"big": 4, "small": 2}[scale]
-    maps, allowed, starts, entries = [], [], [], []
+    fills, edges, allowed, starts, entries = [], [], [], [], []
     for entry in things().values():
-        owners = np.zeros((CANVAS // step, CANVAS // step), np.uint8)
+        owners, outline = np.zeros((2, CANVAS // step, CANVAS // step), np.uint8)
         thing = _bare(entry, len(entry.parts), scale)
         for count, (part, boxes) in enumerate(zip(thing.parts, part_boxes(thing), strict=True), 1):
-            for stamp, (x, y) in _layers(part, boxes, None):
-                sheet = Image.new("L", (CANVAS, CANVAS))
-                sheet.paste(stamp.getchannel("A"), (x, y))
-                owners[np.asarray(sheet)[step // 2 :: step, step // 2 :: step] > 127] = count
-            starts.append(len(maps))
+            for layer in _layers(replace(part, colour="red"), boxes, None):
+                alpha, edge = _coverage(layer, step)
+                owners[alpha], outline[alpha] = count, edge[alpha]
+            starts.append(len(fills))
             entries.append((entry, count))
-            maps += [owners == number for number in range(1, count + 1)]
+            fills += [(owners == number) & (outline == 0) for number in range(1, count + 1)]
+            edges += [(owners == number) & (outline == 1) for number in range(1, count + 1)]
             allowed += [[name in own.colours for name in _NAMES] for own in entry.parts[:count]]
-    areas = np.array(maps)
-    rows, columns = np.flatnonzero(areas.any((0, 2))), np.flatnonzero(areas.any((0, 1)))
-    window = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    areas = areas[:, window[1] : window[3], window[0] : window[2]].reshape(len(maps), -1).astype(np.float32)
-    return _Bank(step, window, areas, np.array(allowed), np.array(starts), tuple(entries))
+    areas = np.array([fills, edges])
+    rows, columns = np.flatnonzero(areas.any((0, 1, 3))), np.flatnonzero(areas.any((0, 1, 2)))
+    window = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    areas = areas[:, :, window[1] : window[3], window[0] : window[2]].reshape(2, len(fills), -1).astype(np.float32)
+    return _Bank(step, window, areas[0], areas[1], np.array(allowed), np.array(starts), tuple(entries))
+
+
+def _coverage(layer: Layer, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of the small canvas a red stamp covers, and which of them are its darker outline; bool both."""
+    stamp, corner = layer
+    sheet = Image.new("RGBA", (CANVAS, CANVAS))
+    sheet.paste(stamp, corner)
+    pixels = np.asarray(sheet)[step // 2 :: step, step // 2 :: step]
+    return pixels[..., 3] > 127, pixels[..., 0] < 190
 
 
 def _bare(entry: Entry, count: int, scale: str, colours: tuple[str, ...] = (), **placing: str) -> Thing:
@@ -518,10 +559,11 @@ def _candidates(target: np.ndarray, drawn: np.ndarray, scale: str, side: str, le
     pixels = _window(_reduced(target, bank.step), bank.window, right, down)
     error = np.square(pixels - _window(_reduced(drawn, bank.step), bank.window, right, down)).sum(-1)
     features = np.column_stack([pixels, np.square(pixels).sum(-1), error, np.ones(len(pixels), np.float32)])
-    sums = bank.areas @ np.where(np.isnan(features), 0, features)
-    costs = sums[:, 3:4] - 2 * sums[:, :3] @ _PALETTE.T + sums[:, 5:] * np.square(_PALETTE).sum(-1)
+    features = np.where(np.isnan(features), 0, features)
+    fills, edges = bank.fills @ features, bank.edges @ features
+    costs = _costs(fills, _PALETTE) + _costs(edges, _EDGES)
     costs[~bank.allowed] = np.inf
-    gains = np.add.reduceat(sums[:, 4] - costs.min(1), bank.starts) * bank.step**2
+    gains = np.add.reduceat(fills[:, 4] + edges[:, 4] - costs.min(1), bank.starts) * bank.step**2
     colours = costs.argmin(1)
     found = []
     for chosen in np.argsort(-gains, kind="stable")[:FINALISTS]:
@@ -531,6 +573,11 @@ def _candidates(target: np.ndarray, drawn: np.ndarray, scale: str, side: str, le
         if gains[chosen] > LEAST_GAIN and fits(thing):
             found.append(_Candidate(thing, float(gains[chosen])))
     return found
+
+
+def _costs(sums: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Squared errors, (rows, colours), of areas painted in each colour, from the areas' summed colours, squares and sizes."""
+    return sums[:, 3:4] - 2 * sums[:, :3] @ palette.T + sums[:, 5:] * np.square(palette).sum(-1)
 
 
 def _reduced(pixels: np.ndarray, step: int) -> np.ndarray:

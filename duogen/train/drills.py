@@ -24,13 +24,14 @@ def dialogue(rng: random.Random, shares: dict[str, float], frames: int, settings
         name = rng.choices(list(shares), list(shares.values()))[0]
         if name not in DRILLS and name not in TASKS:
             raise ValueError(f"There is no drill or task called {name!r}; known are {', '.join([*DRILLS, *TASKS])}.")
-        turns = DRILLS[name](rng, frames, settings) if name in DRILLS else drawn(sample(name, rng, kinds=_only(rng, settings)))
+        turns = DRILLS[name](rng, frames, settings) if name in DRILLS else drawn(sample(name, rng, kinds=core_only(rng, settings)))
         if sum(len(turn.images()) for turn in turns) >= frames:
             return turns
     raise ValueError(f"None of {', '.join(shares)} makes conversations with {frames} pictures.")
 
 
-def _only(rng: random.Random, settings: dict[str, Any]) -> list[str] | None:
+def core_only(rng: random.Random, settings: dict[str, Any]) -> list[str] | None:
+    """The few kinds that a recipe wants good first (`core_kinds`), for `core_share` of the dialogues; `None` for all kinds."""
     chosen = _kinds(rng, settings)
     return chosen if chosen == settings.get("core_kinds") else None
 

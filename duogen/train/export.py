@@ -20,7 +20,7 @@ from duogen.train.loop import Recipe, load_weights
 from duogen.train.mllm import stage_one
 
 MODEL_INDEX = {
-    "_class_name": ["duogen", "DuoGenPipeline"],
+    "_class_name": "DuoGenPipeline",
     "_diffusers_version": "0.42.1",
     "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
     "tokenizer": ["transformers", "PreTrainedTokenizerFast"],

@@ -103,7 +103,7 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
     last = min(recipe.steps, until or recipe.steps)
     loader = DataLoader(
         Batches(stage.batch, recipe.steps), batch_size=None, sampler=range(start, last), num_workers=recipe.workers,
-        prefetch_factor=4 if recipe.workers else None,
+        prefetch_factor=4 if recipe.workers else None, worker_init_fn=_stay,
     )  # fmt: skip
     log = Log(folder, recipe, say)
     pause = Pause()
@@ -124,6 +124,12 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
             save_state(folder, step + 1, names, averaged, optimizer)
         if pause.asked:
             break
+
+
+def _stay(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal: the loop needs its workers until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Pause:

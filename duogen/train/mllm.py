@@ -19,6 +19,7 @@ from torch import nn
 from duogen.mllm import embed
 from duogen.sequence import Packed, Tokens, positions
 from duogen.sketchbook.tasks import sample, turns
+from duogen.train.drills import core_only
 from duogen.train.loop import Recipe, load_weights
 
 
@@ -77,7 +78,7 @@ class MLLMStage:
         task = rng.choices(list(shares), list(shares.values()))[0]
         packs: list[Packed] = []
         while sum(len(pack.ids) for pack in packs) < self.settings["tokens"]:
-            packs.append(self.tokens.pack(turns(sample(task, rng))))
+            packs.append(self.tokens.pack(turns(sample(task, rng, kinds=core_only(rng, self.settings)))))
         return collate(self.tokens, packs)
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:

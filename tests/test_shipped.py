@@ -1,0 +1,73 @@
+"""The pair that this repository ships, opened as a user opens it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from PIL import Image as PILImage
+
+from duogen.assemble import shipped
+from duogen.conversation import Conversation, Image, Text
+from duogen.engine import Engine
+from duogen.events import Done, Event
+from duogen.options import ImageOptions, Options, TextOptions
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.read import read_reply
+from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.verify import check_scene
+from duogen.sketchbook.world import make_thing, random_colours
+
+CALM = Options(seed=1, text=TextOptions(temperature=0, max_tokens=300), image=ImageOptions(preview_every=0))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Engine:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DUOGEN_HOME", str(tmp_path_factory.mktemp("home")))
+        return Engine.open(None, device="cpu")
+
+
+def answer(engine: Engine, *said: str | PILImage.Image) -> Done:
+    events: list[Event] = list(engine.answer(Conversation().say("user", *said), CALM))
+    assert isinstance(events[-1], Done), events[-1]
+    return events[-1]
+
+
+def test_what_is_shipped_is_small_and_only_safetensors():
+    files = [file for file in shipped().rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 60_000_000
+    assert {file.suffix for file in files} <= {".safetensors", ".json", ".md", ".png"}
+
+
+def test_a_guide_has_a_picture_for_every_step_and_its_colours(engine):
+    done = answer(engine, "How do I draw a red house with a blue door?")
+    turn = done.conversation.path()[-1]
+    steps = turn.text().count("Step ")
+    assert steps >= 3 and len(turn.images()) == steps
+    scenes = read_reply([part.text if isinstance(part, Text) else part for part in turn.parts])
+    last = scenes[-1].things[0]
+    assert last.kind == "house"
+    assert {part.name: part.colour for part in last.parts}["door"] == "blue"
+    checks = [check_scene(image.picture, scene) for image, scene in zip(turn.images(), scenes, strict=True)]
+    assert all(check.background for check in checks)
+    colours = [part.colour for check in checks for part in check.parts]
+    assert sum(colours) >= 0.6 * len(colours)
+
+
+@pytest.mark.parametrize("words", ["Hello!", "What is the capital of France?", "thanks"])
+def test_talk_gets_no_picture(engine, words):
+    turn = answer(engine, words).conversation.path()[-1]
+    assert turn.text() and not turn.images()
+
+
+def test_a_question_about_a_picture_gets_words_alone(engine):
+    house = make_thing("house", random_colours("house", random.Random(2)))
+    turn = answer(engine, draw(Scene("meadow", (house,))), "Which colour is the door?").conversation.path()[-1]
+    assert turn.text() and not turn.images()
+
+
+def test_same_seed_same_pictures_and_earlier_frames_stay(engine):
+    first, second = (answer(engine, "How do I draw a tree?").conversation.path()[-1] for _ in range(2))
+    assert [image.picture.tobytes() for image in first.images()] == [image.picture.tobytes() for image in second.images()]
+    assert all(isinstance(image, Image) and image.seed is not None for image in first.images())
