@@ -81,15 +81,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_mllm(vocabulary: int) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL of 48 channels and 3 layers."""
+    """A Qwen2.5-VL of 64 channels and 3 layers: sizes that bitsandbytes can quantise."""
     text = {
-        "vocab_size": vocabulary, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+        "vocab_size": vocabulary, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.2, "bos_token_id": START, "eos_token_id": END,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}, "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}, "tie_word_embeddings": False,
     }  # fmt: skip
     vision = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "in_channels": 3, "patch_size": 8, "spatial_merge_size": 2,
-        "temporal_patch_size": 1, "window_size": 64, "fullatt_block_indexes": [0, 1], "out_hidden_size": 48, "initializer_range": 0.2,
+        "temporal_patch_size": 1, "window_size": 64, "fullatt_block_indexes": [0, 1], "out_hidden_size": 64, "initializer_range": 0.2,
     }  # fmt: skip
     config = Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, image_token_id=PAD, video_token_id=PAD + 1, vision_start_token_id=BOV,
@@ -130,7 +130,7 @@ def tiny_transformer(channels: int, cosmos_layout: bool) -> CosmosTransformer3DM
         text_embed_dim=24, adaln_lora_dim=8, max_size=(16, 16, 16), patch_size=(1, 2, 2) if cosmos_layout else (1, 1, 1),
         rope_scale=(1.0, 3.0, 3.0) if cosmos_layout else (1.0, 1.0, 1.0), concat_padding_mask=cosmos_layout,
         extra_pos_embed_type=None if cosmos_layout else "learnable", use_crossattn_projection=True,
-        crossattn_proj_in_channels=48 * (LAYERS if cosmos_layout else 2), encoder_hidden_states_channels=24,
+        crossattn_proj_in_channels=64 * (LAYERS if cosmos_layout else 2), encoder_hidden_states_channels=24,
     )  # fmt: skip
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -552,13 +552,18 @@ def _bare(entry: Entry, count: int, scale: str, colours: tuple[str, ...] = (), *
 
 
 def _candidates(target: np.ndarray, drawn: np.ndarray, scale: str, side: str, level: str) -> list[_Candidate]:
-    """The best candidates of one slot, each in the colours that suit the picture best, by their gain over `drawn`."""
+    """The best candidates of one slot, each in the colours that suit the picture best, by their gain over what is `drawn`.
+
+    Both arrays are of the bank's size, (256 / step, 256 / step, 3).
+    """
     bank = _bank(scale)
     right = (CENTRES[scale][side] - CENTRES[scale]["middle"]) // bank.step
     down = (LEVELS[level] - LEVELS["ground"]) // bank.step
-    pixels = _window(_reduced(target, bank.step), bank.window, right, down)
-    error = np.square(pixels - _window(_reduced(drawn, bank.step), bank.window, right, down)).sum(-1)
-    features = np.column_stack([pixels, np.square(pixels).sum(-1), error, np.ones(len(pixels), np.float32)])
+    pixels = _window(target, bank.window, right, down)
+    error = np.square(pixels - _window(drawn, bank.window, right, down)) @ np.ones(3, np.float32)
+    if np.nansum(error) * bank.step**2 < LEAST_GAIN:
+        return []
+    features = np.column_stack([pixels, np.square(pixels) @ np.ones(3, np.float32), error, np.ones(len(pixels), np.float32)])
     features = np.where(np.isnan(features), 0, features)
     fills, edges = bank.fills @ features, bank.edges @ features
     costs = _costs(fills, _PALETTE) + _costs(edges, _EDGES)
@@ -581,7 +586,8 @@ def _costs(sums: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def _reduced(pixels: np.ndarray, step: int) -> np.ndarray:
-    return pixels.reshape(CANVAS // step, step, CANVAS // step, step, 3).mean((1, 3))
+    """The mean of every `step` x `step` pixels."""
+    return sum(pixels[y::step, x::step] for y, x in product(range(step), repeat=2)) / step**2
 
 
 def _window(pixels: np.ndarray, window: Region, right: int, down: int) -> np.ndarray:
@@ -618,12 +624,22 @@ def _finalists(target: np.ndarray, scene: Scene, error: float) -> list[tuple[Sce
     found = []
     for scale in CENTRES:
         slots = [slot for slot in product(SIDES, LEVELS) if (scale, *slot) not in taken]
-        candidates = [one for slot in slots for one in _candidates(target, drawn, scale, *slot)]
+        small, base = (_reduced(pixels, _bank(scale).step) for pixels in (target, drawn))
+        candidates = [one for slot in slots for one in _candidates(small, base, scale, *slot)]
         candidates.sort(key=lambda one: -one.gain)
-        scenes = [replace(scene, things=scene.things + (one.thing,)) for one in candidates[:FINALISTS]]
-        exact = sorted(((one, _error_of(target, one)) for one in scenes), key=lambda pair: pair[1])
-        found += [pair for pair in exact if error - pair[1] > LEAST_GAIN][:BEAM]
+        exact = [_with_thing(target, drawn, scene, error, one.thing) for one in candidates[:FINALISTS]]
+        found += sorted((pair for pair in exact if error - pair[1] > LEAST_GAIN), key=lambda pair: pair[1])[:BEAM]
     return sorted(found, key=lambda pair: pair[1])
+
+
+def _with_thing(target: np.ndarray, drawn: np.ndarray, scene: Scene, error: float, thing: Thing) -> tuple[Scene, float]:
+    """The scene with one more thing, and its error."""
+    grown = replace(scene, things=scene.things + (thing,))
+    sheet = _Sheet(grown)
+    own = [layer for key, layers in sheet.layers.items() if key[0] == len(scene.things) for layer in layers]
+    x0, y0, x1, y1 = region = _region(own)
+    before, after = (target[y0:y1, x0:x1] - pixels for pixels in (drawn[y0:y1, x0:x1], _array(sheet.image(region))))
+    return grown, error - float(np.vdot(before, before)) + float(np.vdot(after, after))
 
 
 def _error_of(target: np.ndarray, scene: Scene) -> float:

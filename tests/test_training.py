@@ -1,0 +1,215 @@
+"""Training: exact resumption, saves that cannot be half made, and a painter that learns what serving will ask of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from duogen.conversation import Image
+from duogen.engine import Engine
+from duogen.nn.vae import PatchVAE
+from duogen.pipeline import open_pair
+from duogen.sequence import Tokens
+from duogen.train.dit import DiTStage, collate
+from duogen.train.drills import dialogue
+from duogen.train.loop import Recipe, load_weights, train
+from tests.tiny import BOV, tiny_pair
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """The loop takes over the signals that stop it, and accelerate keeps its precision for the whole process."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class Toy:
+    """Learns random targets from random inputs, with noise and dropout."""
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
+        self.modules, self.killed_at, self.losses = {"net": self.net}, killed_at, 0
+
+    def batch(self, step: int) -> torch.Tensor:
+        return torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
+
+    def loss(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        self.losses += 1
+        if self.losses == self.killed_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        noise = torch.randn(5, 4, generator=generator)
+        error = (self.net(batch[:, :4] + 0.1 * noise) - batch[:, 4:]).square().mean()
+        return error, {"error": float(error.detach())}
+
+
+def recipe(**changes) -> Recipe:
+    return Recipe(**({"steps": 6, "learning_rate": 0.1, "warmup": 2, "ema": 0.9, "workers": 0, "log_every": 2} | changes))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def equal(one: object, two: object) -> bool:
+    """Bit for bit, however deep."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(equal, one, two))
+    return one == two
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, killed):
+    wish = recipe(precision=precision)
+    train(Toy(), wish, tmp_path / "whole", say=quiet)
+    train(Toy(killed_at=3 if killed else None), wish, tmp_path / "parts", until=None if killed else 3, say=quiet)
+    halves = torch.load(tmp_path / "parts" / "state.pt")
+    assert halves["step"] == 3
+    train(Toy(), wish, tmp_path / "parts", say=quiet)
+    whole, parts = (torch.load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
+    assert whole["step"] == 6 and equal(whole, parts)
+    assert not equal(whole["weights"], halves["weights"]) and not equal(whole["weights"], whole["ema"])
+
+
+def test_a_killed_save_leaves_the_old_state(tmp_path, monkeypatch):
+    train(Toy(), recipe(), tmp_path, until=2, say=quiet)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def die(state: object, file: Path) -> None:
+        Path(file).write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(Toy(), recipe(), tmp_path, until=4, say=quiet)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    train(Toy(), recipe(), tmp_path, say=quiet)
+    train(Toy(), recipe(), tmp_path / "whole", say=quiet)
+    assert equal(torch.load(tmp_path / "state.pt"), torch.load(tmp_path / "whole" / "state.pt"))
+
+
+def test_averaged_weights_are_what_is_taken_out(tmp_path):
+    train(Toy(), recipe(), tmp_path, say=quiet)
+    state, toy = torch.load(tmp_path / "state.pt"), Toy()
+    assert load_weights(tmp_path, {"net": toy.net}) == 6
+    assert all(torch.equal(weight, state["ema"][f"net.{name}"]) for name, weight in toy.net.named_parameters())
+    with pytest.raises(ValueError, match="no training state"):
+        load_weights(tmp_path / "nothing", {"net": toy.net})
+
+
+def test_a_wrong_recipe_gets_one_sentence(tmp_path):
+    file = tmp_path / "recipe.json"
+    with pytest.raises(ValueError, match="There is no recipe"):
+        Recipe.load(file, "dit")
+    for text in ("{", "{}", '{"dit": {"steps": 1}}', '{"dit": {"steps": 1, "learning_rate": 1, "speed": 2}}'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="no usable entry 'dit'"):
+            Recipe.load(file, "dit")
+
+
+SETTINGS = {
+    "see": True,
+    "shift": 2.0,
+    "dropout": 0.1,
+    "context_noise": 0.1,
+    "timestep_scale": 1000.0,
+    "model": {"heads": 2, "head_dim": 12, "layers": 2, "adaln": 8},
+    "groups": [
+        {"name": "one", "frames": [1], "copies": 2, "targets": 4, "weight": 1.0, "tasks": {"shapes": 0.5, "first_step": 0.5}},
+        {"name": "many", "frames": [2], "copies": 2, "targets": 4, "weight": 1.0, "tasks": {"thing_steps": 1.0}},
+    ],
+}
+
+
+def test_the_autoencoder_keeps_what_its_components_span():
+    torch.manual_seed(0)
+    vae = PatchVAE(z_dim=12, patch_size=8, width=8, blocks=1)
+    patches = torch.randn(500, 10) @ torch.randn(10, 3 * 8 * 8)  # ten directions: twelve components hold them all
+    vae.fit_patches(patches)
+    pixels = patches[:6].view(6, 3, 8, 8)[:, :, None]
+    latents = vae.encode(pixels).latent_dist.mode()
+    assert latents.shape == (6, 12, 1, 1, 1)
+    assert (vae.decode(latents).sample - pixels).abs().max() < 1e-3
+    spread = vae.encode(patches.view(500, 3, 1, 8, 8)).latent_dist.mode()[..., 0, 0, 0].std(0)
+    sizes = torch.tensor(vae.config.latents_std)
+    assert ((spread / sizes)[:10] > 0.2).all() and (sizes[:-1] >= sizes[1:]).all()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return open_pair(tiny_pair(tmp_path_factory.mktemp("pair")), "cpu", "fp32")
+
+
+@pytest.fixture
+def tokens(pair):
+    return Tokens(pair.tokenizer, pair.image_processor)
+
+
+def painter_stage(pair, tokens: Tokens, wish: Recipe) -> DiTStage:
+    torch.manual_seed(0)
+    vae = PatchVAE(z_dim=8, patch_size=32, width=8, blocks=1, latents_mean=[0.0] * 8, latents_std=[0.5] * 8)
+    return DiTStage(wish, pair.text_encoder, tokens, vae, [1, 2])
+
+
+def test_the_painter_learns_in_twenty_steps(pair, tokens, tmp_path):
+    wish = recipe(steps=20, learning_rate=0.01, ema=0.0, seed=2, settings=SETTINGS)
+    stage = painter_stage(pair, tokens, wish)
+
+    def loss() -> float:
+        """On batches that the training does not see."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return sum(float(stage.loss(stage.batch(step), torch.Generator().manual_seed(step))[0]) for step in (100, 101))
+
+    before = loss()
+    train(stage, wish, tmp_path, say=quiet)
+    after = loss()
+    print("RATIO", before, after)
+    assert after < 0.9 * before
+    assert all(not weight.requires_grad for weight in stage.mllm.parameters())
+
+
+def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
+    """What the engine's context holds for a conversation is what the stage computes for it, token by token."""
+    stage = painter_stage(pair, tokens, recipe(settings=SETTINGS))
+    turns = dialogue(random.Random(4), {"thing_steps": 1.0}, 2, SETTINGS)
+    data = collate(tokens, [turns], 2, 0, see=True)
+    engine = Engine(pair)
+    engine.mllm.layers = [1, 2]
+    context = engine.memory.context
+    packed = tokens.pack(turns)
+    engine.mllm.prefill(context, packed)
+    states = stage.states(data)[0].float()
+    assert states.shape[0] == packed.slots[1].end
+    assert (states - context.condition(len(states))[0]).abs().max() < 0.02  # the stage keeps them in bf16
+    for index, slot in enumerate(packed.slots[:2]):
+        assert data.words[0, index].nonzero().flatten().tolist() == list(range(slot.bov))
+        assert data.fewer[0, index].nonzero().flatten().tolist() == list(range(max(1, packed.last_segment(slot.bov))))
+    latents = stage.encode(data.pixels)
+    assert latents.shape == (1, 2, 8, 8, 8) and latents.abs().max() > 0.1
+
+
+def test_a_blind_painter_reads_the_words_alone(tokens):
+    turns = dialogue(random.Random(4), {"thing_steps": 1.0}, 3, SETTINGS)
+    data = collate(tokens, [turns], 3, 0, see=False)
+    packed = tokens.pack(turns)
+    assert data.vision is None and BOV not in data.ids
+    for index, slot in enumerate(packed.slots[:3]):
+        pictures = sum(earlier.end - earlier.bov for earlier in packed.slots[:index])
+        assert int(data.words[0, index].sum()) == slot.bov - pictures
+    assert [type(image) for image in turns[1].images()[:1]] == [Image]
