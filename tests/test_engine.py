@@ -163,8 +163,8 @@ def test_nothing_is_encoded_twice(engine, monkeypatch):
 
 def answers_as_a_fresh_engine_does(engine, conversation, monkeypatch) -> None:
     """For conversations with uploaded pictures only: a fresh engine knows them exactly."""
-    both = []
-    for each in (engine, Engine(engine.pair)):
+    both, fresh = [], Engine(engine.pair)
+    for each in (engine, fresh):
         script(monkeypatch, engine.tokens, "Here", BOV, "and", BOV, END)
         both.append(last(each.answer(conversation, options(3, guidance=2.0))))
     for mine, other in zip(parts(both[0]), parts(both[1]), strict=True):
@@ -172,6 +172,8 @@ def answers_as_a_fresh_engine_does(engine, conversation, monkeypatch) -> None:
             assert mine == other
         else:
             assert np.abs(np.frombuffer(mine, np.uint8).astype(int) - np.frombuffer(other, np.uint8)).max() <= 1
+    mine, other = (torch.cat([torch.cat(pair) for pair in each.memory.frames.cache.blocks]) for each in (engine, fresh))
+    assert mine.shape == other.shape and (mine - other).abs().max() < 1e-3
 
 
 def test_an_answer_at_an_earlier_turn_forgets_what_came_after(engine, monkeypatch):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -612,9 +612,22 @@ def _search(target: np.ndarray) -> Scene:
             if not further:
                 break
             grown, error = further[0]
+        grown, error = _without_hidden(target, grown, error)
         if error < least:
             best, least = grown, error
-    return best
+    # Neighbours may overlap a little: which was drawn first?
+    orders = [replace(best, things=order) for order in permutations(best.things)]
+    return min(orders, key=lambda scene: _error_of(target, scene))
+
+
+def _without_hidden(target: np.ndarray, scene: Scene, error: float) -> tuple[Scene, float]:
+    """The scene without things that explain nothing, as later ones cover them."""
+    for thing in scene.things if len(scene.things) > 1 else ():
+        less = replace(scene, things=tuple(other for other in scene.things if other is not thing))
+        remaining = _error_of(target, less)
+        if remaining < error + LEAST_GAIN:
+            scene, error = less, remaining
+    return scene, error
 
 
 def _finalists(target: np.ndarray, scene: Scene, error: float) -> list[tuple[Scene, float]]:
@@ -628,18 +641,20 @@ def _finalists(target: np.ndarray, scene: Scene, error: float) -> list[tuple[Sce
         candidates = [one for slot in slots for one in _candidates(small, base, scale, *slot)]
         candidates.sort(key=lambda one: -one.gain)
         exact = [_with_thing(target, drawn, scene, error, one.thing) for one in candidates[:FINALISTS]]
-        found += sorted((pair for pair in exact if error - pair[1] > LEAST_GAIN), key=lambda pair: pair[1])[:BEAM]
+        found += sorted((pair for pair in exact if pair[1] < error), key=lambda pair: pair[1])[:BEAM]
     return sorted(found, key=lambda pair: pair[1])
 
 
 def _with_thing(target: np.ndarray, drawn: np.ndarray, scene: Scene, error: float, thing: Thing) -> tuple[Scene, float]:
-    """The scene with one more thing, and its error."""
+    """The scene with one more thing, and its error; infinite where the picture does not clearly lean to it."""
     grown = replace(scene, things=scene.things + (thing,))
     sheet = _Sheet(grown)
     own = [layer for key, layers in sheet.layers.items() if key[0] == len(scene.things) for layer in layers]
     x0, y0, x1, y1 = region = _region(own)
-    before, after = (target[y0:y1, x0:x1] - pixels for pixels in (drawn[y0:y1, x0:x1], _array(sheet.image(region))))
-    return grown, error - float(np.vdot(before, before)) + float(np.vdot(after, after))
+    old, new, shown = drawn[y0:y1, x0:x1], _array(sheet.image(region)), target[y0:y1, x0:x1]
+    gain = float(np.vdot(shown - old, shown - old) - np.vdot(shown - new, shown - new))
+    clear = (2 * CLEARLY - 1) * float(np.vdot(new - old, new - old))  # the gain of a picture that leans just so
+    return grown, error - gain if gain > max(LEAST_GAIN, clear) else math.inf
 
 
 def _error_of(target: np.ndarray, scene: Scene) -> float:
