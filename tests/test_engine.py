@@ -31,7 +31,7 @@ def options(seed: int | None = 1, **image) -> Options:
     return Options(seed, TextOptions(temperature=1.0, top_p=1.0), ImageOptions(**{"steps": 2, "preview_every": 0} | image))
 
 
-def asked(words: str = "Draw a red house.", *pictures: PILImage.Image) -> Conversation:
+def asked(words: str = "Draw a red house.", *pictures: PILImage.Image | Image) -> Conversation:
     return Conversation().say("user", words, *pictures)
 
 
@@ -187,7 +187,7 @@ def test_an_answer_at_an_earlier_turn_forgets_what_came_after(engine, monkeypatc
 
 def test_words_edited_before_a_picture_are_read_anew(engine, monkeypatch):
     """The edit has as many tokens and the very same picture: only the ids tell."""
-    picture = grey(1)
+    picture = Image(grey(1))
     script(monkeypatch, engine.tokens, "Ok", BOV, END)
     last(engine.answer(asked("abc ", picture), options()))
     answers_as_a_fresh_engine_does(engine, asked("xyz ", picture), monkeypatch)

@@ -22,20 +22,20 @@ SCENE = Scene("meadow", (HOUSE,))
 
 @pytest.mark.parametrize(("spoil", "least"), [(clean, 0.995), (noisy, 0.98), (blotchy, 0.98)])
 def test_right_pictures_are_found_right(spoil, least):
-    attributes, pictures, _ = measure_checks(25, spoil, seed=1)
+    attributes, pictures, _ = measure_checks(20, spoil, seed=1)
     assert attributes >= least and pictures >= 0.95
 
 
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_wrong_pictures_are_rejected(wrong):
-    assert measure_rejections(12, noisy, wrong, seed=2) == 1
+    assert measure_rejections(8, noisy, wrong, seed=2) == 1
 
 
 @pytest.mark.parametrize(("spoil", "least"), [(clean, 0.995), (noisy, 0.98)])
 def test_scenes_are_read_without_a_hint(spoil, least):
     rng = random.Random(3)
     counts = []
-    for _ in range(25):
+    for _ in range(16):
         scene = some_scene(rng)
         reading = read_scene(spoil(draw(scene), rng))
         counts.append(agreement(scene, reading.scene))
@@ -96,7 +96,7 @@ def test_psnr_and_distance():
     picture = draw(SCENE)
     brighter = Image.fromarray((np.asarray(picture, np.int16) + 2).clip(0, 255).astype(np.uint8))
     assert psnr(picture, picture) == math.inf
-    assert psnr(picture, brighter) == pytest.approx(20 * math.log10(255 / 2), abs=0.1)
+    assert psnr(picture, brighter) == pytest.approx(20 * math.log10(255 / 2), abs=0.3)  # white cannot get brighter
     assert nearest_distance(picture, SCENE) == 0
     assert nearest_distance(brighter, SCENE) == pytest.approx(2, abs=0.1)
     moved = Image.fromarray(np.roll(np.asarray(picture), (2, -1), (0, 1)))
