@@ -47,7 +47,7 @@ CLEARLY = 0.6  # the lean from which a rival counts as clearly better
 LEAST_DIFFERENCE = 12_000  # summed squared difference below which two drawings cannot be told apart
 LEAST_GAIN = 20_000  # summed squared error that a thing must explain to be read
 BLURS = (0.0, 0.9, 1.8)  # Gaussian radii of which the one nearest to the picture's own is taken
-STRANGE = 75.0  # RGB distance from which a pixel is not explained
+STRANGE = (50.0, 75.0)  # RGB distance from which a pixel is not explained, in an even picture and in a blotchy one
 STRANGE_AREA = 40  # unexplained pixels, lying together, from which something is there that should not be
 FINALISTS = 14  # candidates of the small-size search that are redrawn at full size
 BEAM = 2  # first things tried, of either scale
@@ -437,13 +437,14 @@ class _Climb:
 
     def strange_area(self) -> int:
         """Pixels, lying together, that the sheet does not explain even when moved by 2 pixels or drawn without details."""
-        target = _smooth(self.target)
+        target, bound = _smooth(self.target), 0.0
         least = np.full((CANVAS, CANVAS), np.inf, np.float32)
         for drawn in self.drawings():
             for shift in product((0, -SHIFT, SHIFT), repeat=2):
                 red, green, blue = np.moveaxis(target - _shifted(drawn, shift), -1, 0)
                 np.minimum(least, red * red + green * green + blue * blue, out=least)
-                strange = least > STRANGE**2
+                bound = bound or min(STRANGE[1], max(STRANGE[0], 5 * math.sqrt(np.median(least[::4, ::4]))))
+                strange = least > bound**2
                 if np.count_nonzero(strange) < STRANGE_AREA:
                     return 0
         core = Image.fromarray(strange.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))
@@ -666,6 +667,6 @@ def _confidence(target: np.ndarray, scene: Scene) -> float:
     """The share of what the picture or the drawing has before the empty background on which both agree."""
     picture, drawn = _smooth(target), _smooth(_array(draw(scene)))
     empty = _smooth(_array(_empty(scene.background)))
-    far = [np.abs(one - other).max(-1) > STRANGE for one, other in ((picture, empty), (drawn, empty), (picture, drawn))]
+    far = [np.abs(one - other).max(-1) > STRANGE[1] for one, other in ((picture, empty), (drawn, empty), (picture, drawn))]
     things_there = far[0] | far[1]
     return float(1 - np.count_nonzero(far[2]) / max(STRANGE_AREA, np.count_nonzero(things_there | far[2])))
