@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,8 +193,3 @@ def write_beside(file: Path, data: bytes) -> None:
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def delete_conversation(folder: Path) -> None:
-    """Remove a saved conversation with its pictures."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -159,10 +159,7 @@ class Engine:
             if said is None:
                 self.tokens.add_turn(packed, turn)
                 continue
-            at = len(packed.ids)
-            packed.ids += said.ids
-            packed.learn += said.learn
-            packed.slots += [Slot(slot.bov + at, slot.end + at, slot.grid, slot.image, slot.painted) for slot in said.slots]
+            packed.extend(said)
         packed.add(self.tokens.opening("assistant"), False)
         return packed
 
@@ -249,7 +246,7 @@ class Engine:
         image = Image(picture, seed, time.monotonic() - begun, alt=said.strip().splitlines()[-1] if said.strip() else "")
         yield ImageDone(index, image)
         reply.parts.append(image)
-        packed = Packed(list(memory.context.packed.ids), list(memory.context.packed.learn), list(memory.context.packed.slots))
+        packed = memory.context.packed.between(0)
         self.tokens.add_image(packed, image, True)
         self.mllm.prefill(memory.context, packed)
         self.painter.remember(memory.frames, latents, condition)
@@ -264,10 +261,7 @@ class Engine:
         """The finished turn; its ids as they were said are kept for the next answer."""
         turn = Turn("assistant", tuple(reply.parts), parent=parent)
         opening = len(self.tokens.opening("assistant"))
-        at = len(prompt.ids) - opening
-        context = self.memory.context.packed
-        said = Packed(list(context.ids[at:]), list(context.learn[at:]))
-        said.slots = [Slot(slot.bov - at, slot.end - at, slot.grid, slot.image, slot.painted) for slot in context.slots if slot.bov >= at]
+        said = self.memory.context.packed.between(len(prompt.ids) - opening)
         said.add(self.tokens.closing(), True)
         self.memory.said[turn.id] = said
         return turn

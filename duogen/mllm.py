@@ -6,7 +6,7 @@ L new tokens, C width of a hidden state, K layers that the connector reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
@@ -59,8 +59,7 @@ class Context:
         """Forget everything after the first `length` tokens, which must not cut a picture in two."""
         self.states = [torch.cat(self.states)[:length]] if self.states else []
         self.cache.crop(length - self.cache.get_seq_length())
-        slots = [slot for slot in self.packed.slots if slot.end <= length]
-        self.packed = Packed(self.packed.ids[:length], self.packed.learn[:length], slots)
+        self.packed = self.packed.between(0, length)
         self.position = positions(self.packed)[1]
         self.logits = None
 
@@ -88,7 +87,7 @@ class MLLM:
         where, after = positions(packed, common, context.position)
         ids = torch.tensor([packed.ids[common:]], device=self.model.device)
         self._read(context, embed(self.model, ids, pixels, grids), where)
-        context.packed = replace(packed, ids=list(packed.ids), learn=list(packed.learn), slots=list(packed.slots))
+        context.packed = packed.between(0)
         context.position = after
         return len(packed.ids) - common
 

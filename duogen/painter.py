@@ -19,19 +19,11 @@ from duogen.options import ImageOptions
 from duogen.pipeline import DuoGenPipeline
 
 
-@dataclass(frozen=True)
-class Past:
-    """An earlier picture: its latents [1, C, h, w] and how many words stood before its BOV."""
-
-    latents: torch.Tensor
-    words: int
-
-
 @dataclass
 class Frames:
-    """The pictures of a conversation as the painter knows them; `cache` holds the final ones' keys and values."""
+    """The pictures of a conversation as the painter knows them: `past` their latents, each [1, C, h, w], `cache` their keys and values."""
 
-    past: list[Past]
+    past: list[torch.Tensor]
     cache: FrameCache
 
     @staticmethod
@@ -97,7 +89,7 @@ class FramePainter:
             ValueError: the conversation has more pictures than the model has positions for.
         """
         self._check_room(frames)
-        frames.past.append(Past(latents, condition.shape[1]))
+        frames.past.append(latents)
         if not self.causal:
             return
         packed = embed_frames(self.model, [latents.to(self.model.dtype)], [frames.cache.frames], [True])
@@ -167,7 +159,7 @@ class FramePainter:
         self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None
     ) -> torch.Tensor:
         """All frames in one sequence, every frame seeing all, as the checkpoint was trained."""
-        latents = [past.latents.expand(len(batch), -1, -1, -1) for past in frames.past] + [batch]
+        latents = [past.expand(len(batch), -1, -1, -1) for past in frames.past] + [batch]
         count = len(latents)
         packed = embed_frames(
             self.model, [each.to(self.model.dtype) for each in latents], list(range(count)), [True] * (count - 1) + [False]

@@ -91,6 +91,7 @@ class DuoGenPipeline(DiffusionPipeline):
         transformer: Any,
         vae: Any,
         scheduler: Any,
+        *,
         image_processor: Any = None,
         safety_checker: Any = None,
     ) -> None:

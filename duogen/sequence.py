@@ -8,10 +8,11 @@ that the MLLM predicts when it wants to draw (DuoGen, section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from duogen.conversation import Image, Text, Turn
 
@@ -34,6 +35,10 @@ class Slot:
     image: Image
     painted: bool
 
+    def moved(self, by: int) -> Slot:
+        """The same picture, `by` tokens further on."""
+        return replace(self, bov=self.bov + by, end=self.end + by)
+
 
 @dataclass
 class Packed:
@@ -52,6 +57,18 @@ class Packed:
     def add(self, ids: Items[int], learn: bool) -> None:
         self.ids.extend(ids)
         self.learn.extend([learn] * len(ids))
+
+    def between(self, start: int, end: int | None = None) -> Packed:
+        """A copy of the ids from `start` to `end`, with the pictures that lie wholly in there, counted from `start`."""
+        stop = len(self.ids) if end is None else end
+        slots = [slot.moved(-start) for slot in self.slots if start <= slot.bov and slot.end <= stop]
+        return Packed(self.ids[start:stop], self.learn[start:stop], slots)
+
+    def extend(self, other: Packed) -> None:
+        """Append another conversation's ids and pictures."""
+        self.slots.extend(slot.moved(len(self.ids)) for slot in other.slots)
+        self.ids.extend(other.ids)
+        self.learn.extend(other.learn)
 
     def last_segment(self, bov: int) -> int:
         """Index at which the last text segment before a BOV starts: after the picture before it, or 0.
@@ -92,9 +109,12 @@ class Tokens:
 
     def grid(self, image: Image) -> tuple[int, int]:
         """Merged patches (rows, columns) that the vision tower makes of a picture."""
-        _, rows, columns = self.pixels([image])[1][0].tolist()
-        merge = self.image_processor.merge_size
-        return rows // merge, columns // merge
+        maker = self.image_processor
+        factor = maker.patch_size * maker.merge_size
+        width, height = image.picture.size
+        # Only the size: preparing the pixels is the slow part, and `pixels` does it when they are needed.
+        tall, wide = smart_resize(height, width, factor, maker.size["shortest_edge"], maker.size["longest_edge"])
+        return tall // factor, wide // factor
 
     def pixels(self, images: list[Image]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures as the vision tower takes them: patches [P, channels * area] and grids [pictures, 3]."""

@@ -7,7 +7,7 @@ import torch
 from PIL import Image as PILImage
 from transformers import Qwen2VLImageProcessorPil
 
-from duogen.conversation import Conversation
+from duogen.conversation import Conversation, Image
 from duogen.sequence import Packed, Tokens, positions
 from tests.tiny import BOV, END, EOV, MARKS, PAD, SIDE, START, tiny_mllm, tiny_tokenizer
 
@@ -99,3 +99,11 @@ def test_positions_go_on_from_the_middle(tokens, talk):
         after = positions(packed, cut, before[1])
         assert torch.equal(torch.cat([before[0], after[0]], 1), whole)
         assert after[1] == following
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 64), (70, 33), (256, 256), (300, 500), (31, 400)])
+def test_grid_is_the_one_that_the_image_processor_makes(tokens, size):
+    image = Image(PILImage.new("RGB", size, "red"))
+    _, rows, columns = tokens.pixels([image])[1][0].tolist()
+    merge = tokens.image_processor.merge_size
+    assert tokens.grid(image) == (rows // merge, columns // merge)

@@ -31,7 +31,7 @@ def draw(scene: Scene) -> Image.Image:
         for part, boxes in zip(thing.parts, part_boxes(thing), strict=True):
             for index, box in enumerate(boxes):
                 # The left one of two long things outside (wings, fins) leans the other way.
-                _draw_part(pen, part, box, thing.kind, mirrored=len(boxes) == 2 and index == 0)
+                draw_part(pen, part, box, thing.kind, mirrored=len(boxes) == 2 and index == 0)
     return canvas.reduce(OVER)
 
 
@@ -52,7 +52,8 @@ def backdrop(background: str) -> Image.Image:
     return canvas
 
 
-def _draw_part(pen: ImageDraw.ImageDraw, part: Part, box: Box, kind: str | None, mirrored: bool) -> None:
+def draw_part(pen: ImageDraw.ImageDraw, part: Part, box: Box, kind: str | None, mirrored: bool) -> None:
+    """Draw a part with its details into `box`; a mirrored one has its details the other way round."""
     colour = COLOURS[part.colour]
     _shape(pen, part.shape, box, colour, darker(colour))
     left, top, right, bottom = box

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from duogen.sketchbook.change import with_part, without_part
-from duogen.sketchbook.draw import OVER, _draw_part, backdrop, darker, draw
+from duogen.sketchbook.draw import OVER, backdrop, darker, draw, draw_part
 from duogen.sketchbook.scene import (
     BACKGROUNDS,
     CANVAS,
@@ -191,9 +191,9 @@ def _stamp(part: Part, kind: str | None, box: Box, mirrored: bool) -> Image.Imag
     size = (math.ceil(right) + PAD, math.ceil(bottom) + PAD)
     canvas = Image.new("RGBA", (size[0] * OVER, size[1] * OVER))
     try:
-        _draw_part(ImageDraw.Draw(canvas), part, box, kind, mirrored)
+        draw_part(ImageDraw.Draw(canvas), part, box, kind, mirrored)
     except ValueError:  # a rival is so flat that the details of the part cannot be drawn in it
-        _draw_part(ImageDraw.Draw(canvas), part, box, None, mirrored)
+        draw_part(ImageDraw.Draw(canvas), part, box, None, mirrored)
     return canvas.reduce(OVER)
 
 

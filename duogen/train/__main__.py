@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         runs = options.runs / options.recipe.stem
         if options.stage == "export":
-            export(options.recipe, runs, options.out, allow_unfinished=True)
+            export(options.recipe, runs, options.out)
             return 0
         recipe = Recipe.load(options.recipe, options.stage)
         train(build(options.stage, recipe, options.recipe, runs), recipe, runs / options.stage, options.until)

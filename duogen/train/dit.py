@@ -17,7 +17,7 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from torch import nn
 
-from duogen.conversation import Image, Text, Turn
+from duogen.conversation import Turn
 from duogen.mllm import embed, normalised
 from duogen.nn.attention import frame_mask
 from duogen.nn.flow import noisy, random_sigmas
@@ -26,6 +26,7 @@ from duogen.nn.vae import PatchVAE
 from duogen.sequence import Packed, Tokens, positions
 from duogen.train.drills import dialogue
 from duogen.train.loop import Recipe
+from duogen.train.padding import padded
 from duogen.train.vae import to_pixels
 
 
@@ -62,14 +63,9 @@ def collate(tokens: Tokens, dialogues: list[list[Turn]], frames: int, first: int
     packs = [tokens.pack(turns) for turns in dialogues]
     slots = [pack.slots[:frames] for pack in packs]
     reads = [_readable(pack, kept, see) for pack, kept in zip(packs, slots, strict=True)]
-    length = max(len(ids) for ids, _, _ in reads)
-    ids, mask = torch.zeros(len(packs), length, dtype=torch.long), torch.zeros(len(packs), length, dtype=torch.bool)
-    places = torch.zeros(3, len(packs), length, dtype=torch.long)
-    words, fewer = (torch.zeros(len(packs), frames, length, dtype=torch.bool) for _ in range(2))
-    for row, (own, where, cuts) in enumerate(reads):
-        ids[row, : len(own)] = torch.tensor(own)
-        mask[row, : len(own)] = True
-        places[:, row, : len(own)] = where
+    ids, places, mask = padded([(own, where) for own, where, _ in reads])
+    words, fewer = (torch.zeros(len(packs), frames, ids.shape[1], dtype=torch.bool) for _ in range(2))
+    for row, (_, _, cuts) in enumerate(reads):
         for index, (until, since) in enumerate(cuts):
             words[row, index, :until] = True
             fewer[row, index, : max(since, 1)] = True  # the first token always stays: attention needs one
@@ -84,7 +80,7 @@ def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torc
     """The ids up to the last picture kept, their positions, and per picture (words before its BOV, words before its segment)."""
     until = kept[-1].end if see else kept[-1].bov
     cuts = [(slot.bov, pack.last_segment(slot.bov)) for slot in kept]
-    part = Packed(pack.ids[:until], pack.learn[:until], [slot for slot in kept if slot.end <= until])
+    part = pack.between(0, until)
     if see:
         return part.ids, positions(part)[0], cuts
     inside = {index for slot in kept for index in range(slot.bov, slot.end)}
@@ -131,7 +127,7 @@ class DiTStage:
 
     def batch(self, step: int) -> list[FrameBatch]:
         """One group of single pictures and one of longer conversations."""
-        rng = random.Random(self.recipe.seed * 1_000_003 + step)
+        rng = random.Random(self.recipe.step_seed(step))
         groups = []
         for group in self.settings["groups"]:
             frames = rng.choice(group["frames"])
@@ -223,8 +219,3 @@ def truncated(model: nn.Module, layers: int) -> nn.Module:
     language.norm = nn.Identity()
     short.model.language_model = language
     return short
-
-
-def spoken(*pieces: Any) -> tuple[Any, ...]:
-    """Strings and pictures as parts of a turn."""
-    return tuple(Text(piece) if isinstance(piece, str) else Image(piece) for piece in pieces)

@@ -31,13 +31,13 @@ MODEL_INDEX = {
 }
 
 
-def export(recipe_file: Path, runs: Path, out: Path, allow_unfinished: bool = False) -> dict[str, int]:
+def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps each stage had seen.
 
     The old folder is replaced as a whole at the end; the model card in it is kept.
 
     Raises:
-        ValueError: a stage has no state, or has not finished and that is not allowed.
+        ValueError: a stage has no state.
     """
     beside = out.with_name(f".{out.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -51,9 +51,6 @@ def export(recipe_file: Path, runs: Path, out: Path, allow_unfinished: bool = Fa
     steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
     transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=dit.settings["shift"]).save_pretrained(beside / "scheduler")
-    for stage, seen in steps.items():
-        if seen < Recipe.load(recipe_file, stage).steps and not allow_unfinished:
-            raise ValueError(f"Stage {stage} has seen {seen} steps and is not finished.")
     (beside / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     (beside / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
     if (out / "README.md").exists():

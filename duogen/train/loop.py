@@ -51,6 +51,10 @@ class Recipe:
     precision: str = "bf16"
     settings: dict[str, Any] | None = None
 
+    def step_seed(self, step: int) -> int:
+        """What everything random in a step is drawn from, its batch included."""
+        return self.seed * 1_000_003 + step
+
     @staticmethod
     def load(file: Path, stage: str) -> Recipe:
         """The entry of `stage` in a recipe file.
@@ -60,7 +64,8 @@ class Recipe:
         """
         try:
             entry = json.loads(file.read_text(encoding="utf-8"))[stage]
-            entry["betas"] = tuple(entry.get("betas", (0.9, 0.98)))
+            if "betas" in entry:
+                entry["betas"] = tuple(entry["betas"])
             return Recipe(**entry)
         except FileNotFoundError as error:
             raise ValueError(f"There is no recipe {file}.") from error
@@ -110,8 +115,8 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
     for step, batch in zip(range(start, last), loader, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate_at(step, recipe)
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(recipe.step_seed(step))
+        torch.manual_seed(recipe.step_seed(step))
         with accelerator.autocast():
             loss, figures = stage.loss(batch, generator)
         accelerator.backward(loss)

@@ -21,6 +21,7 @@ from duogen.sequence import Packed, Tokens, positions
 from duogen.sketchbook.tasks import sample, turns
 from duogen.train.drills import core_only
 from duogen.train.loop import Recipe, load_weights
+from duogen.train.padding import padded
 
 
 @dataclass
@@ -36,15 +37,10 @@ class TextBatch:
 
 def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
     """Pad conversations to the longest."""
-    length = max(len(pack.ids) for pack in packs)
-    ids = torch.zeros(len(packs), length, dtype=torch.long)
-    places = torch.zeros(3, len(packs), length, dtype=torch.long)
-    mask, learn = (torch.zeros(len(packs), length, dtype=torch.bool) for _ in range(2))
+    ids, places, mask = padded([(pack.ids, positions(pack)[0]) for pack in packs])
+    learn = torch.zeros_like(mask)
     for row, pack in enumerate(packs):
-        own = len(pack.ids)
-        ids[row, :own], mask[row, :own] = torch.tensor(pack.ids), True
-        learn[row, :own] = torch.tensor(pack.learn)
-        places[:, row, :own] = positions(pack)[0]
+        learn[row, : len(pack.learn)] = torch.tensor(pack.learn)
     images = [slot.image for pack in packs for slot in pack.slots]
     return TextBatch(ids, places, mask, learn, tokens.pixels(images) if images else None)
 
@@ -73,7 +69,7 @@ class MLLMStage:
         self.modules = {"mllm": self.peft}
 
     def batch(self, step: int) -> TextBatch:
-        rng = random.Random(self.recipe.seed * 1_000_003 + step)
+        rng = random.Random(self.recipe.step_seed(step))
         shares = self.settings["tasks"]
         task = rng.choices(list(shares), list(shares.values()))[0]
         packs: list[Packed] = []

@@ -22,9 +22,9 @@ def to_pixels(pictures: list[Any]) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def any_scene(rng: random.Random) -> Scene:
-    """Named things and free compositions in equal parts."""
-    if rng.random() < 0.5:
+def any_scene(rng: random.Random, named: float = 0.5) -> Scene:
+    """Named things, a share `named` of the scenes, and free compositions."""
+    if rng.random() < named:
         return random_scene(rng, kinds("train"))
     return Scene(rng.choice(BACKGROUNDS), (random_composition(rng),))
 
@@ -54,7 +54,7 @@ class VAEStage:
         return F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
 
     def batch(self, step: int) -> torch.Tensor:
-        rng = random.Random(self.recipe.seed * 1_000_003 + step)
+        rng = random.Random(self.recipe.step_seed(step))
         return to_pixels([draw(any_scene(rng)) for _ in range(self.recipe.settings["batch"])])
 
     def loss(self, pixels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:

@@ -17,8 +17,9 @@ from duogen.conversation import Image
 from duogen.sequence import Tokens
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, part_boxes
-from duogen.sketchbook.world import kinds, random_composition, random_scene, things
+from duogen.sketchbook.world import kinds, things
 from duogen.train.loop import Recipe
+from duogen.train.vae import any_scene
 
 CELLS, CELL = 4, 64
 
@@ -62,15 +63,10 @@ class VisionStage:
         self.modules = {"visual": self.visual, "scale": self.scale}
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rng = random.Random(self.recipe.seed * 1_000_003 + step)
-        scenes = [self._scene(rng) for _ in range(self.recipe.settings["batch"])]
+        rng = random.Random(self.recipe.step_seed(step))
+        scenes = [any_scene(rng, named=0.75) for _ in range(self.recipe.settings["batch"])]
         pixels, grids = self.tokens.pixels([Image(draw(scene)) for scene in scenes])
         return pixels, grids, torch.cat([labels(scene, self.index) for scene in scenes])
-
-    def _scene(self, rng: random.Random) -> Scene:
-        if rng.random() < 0.75:
-            return random_scene(rng, kinds("train"))
-        return Scene(rng.choice(BACKGROUNDS), (random_composition(rng),))
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         pixels, grids, truth = batch

@@ -1,0 +1,23 @@
+"""Conversations of different lengths in one batch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def padded(reads: list[tuple[list[int], torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pad conversations to the longest, B of them.
+
+    Args:
+        reads: per conversation its ids and their rotary positions [3, length].
+
+    Returns:
+        ids [B, L], positions [3, B, L], and the boolean mask [B, L] of what is no padding.
+    """
+    length = max(len(ids) for ids, _ in reads)
+    ids, mask = torch.zeros(len(reads), length, dtype=torch.long), torch.zeros(len(reads), length, dtype=torch.bool)
+    places = torch.zeros(3, len(reads), length, dtype=torch.long)
+    for row, (own, where) in enumerate(reads):
+        ids[row, : len(own)], mask[row, : len(own)] = torch.tensor(own), True
+        places[:, row, : len(own)] = where
+    return ids, places, mask
