@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.decoders import DecodeStream
 
 from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
@@ -50,7 +51,7 @@ class Reply:
     generator: torch.Generator
     started: float = field(default_factory=time.monotonic)
     parts: list[Text | Image] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
+    stream: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
     shown: str = ""
     text_tokens: int = 0
     first_text: float = 0.0
@@ -212,20 +213,19 @@ class Engine:
 
     def _words(self, reply: Reply, token: int) -> Iterator[Event]:
         """Words as soon as they are whole: a token may end in the middle of a character."""
-        reply.pending.append(token)
-        text = self.pair.tokenizer.decode(reply.pending, skip_special_tokens=True)
-        if text.endswith("\ufffd") or len(text) <= len(reply.shown):
+        text = reply.stream.step(self.pair.tokenizer.backend_tokenizer, token)
+        if not text:
             return
         if not reply.first_text:
             reply.first_text = time.monotonic() - reply.started
-        yield TextDelta(text[len(reply.shown) :])
-        reply.shown = text
+        yield TextDelta(text)
+        reply.shown += text
 
     def _flush(self, reply: Reply) -> None:
         """Close the running piece of text."""
         if reply.shown:
             reply.parts.append(Text(reply.shown))
-        reply.pending, reply.shown = [], ""
+        reply.stream, reply.shown = DecodeStream(skip_special_tokens=True), ""
 
     def _draw(self, reply: Reply) -> Iterator[Event]:
         """Paint one picture and show it to both models; returns False when the user stopped it."""

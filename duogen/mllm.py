@@ -39,25 +39,29 @@ class Context:
 
     Attributes:
         packed: the ids and picture slots that the cache covers.
-        states: [L, K * C] chunks, one per call; together they cover `packed.ids`.
+        states: [L, K * C] normalised, of the tokens that a picture has been painted from so far.
+        fresh: [l, K, C] as the model gave them, one for each call since then; with `states` they cover `packed.ids`.
         position: the rotary position of the next token.
     """
 
     cache: DynamicCache = field(default_factory=DynamicCache)
     packed: Packed = field(default_factory=Packed)
-    states: list[torch.Tensor] = field(default_factory=list)
+    states: torch.Tensor | None = None
+    fresh: list[torch.Tensor] = field(default_factory=list)
     position: int = 0
     logits: torch.Tensor | None = None
 
     def condition(self, until: int | None = None) -> torch.Tensor:
         """Hidden states of all tokens before index `until`: [1, until, K * C]."""
-        if len(self.states) > 1:
-            self.states = [torch.cat(self.states)]
-        return self.states[0][None, :until]
+        if self.fresh:  # normalised here and not at every token, which would slow the talk
+            new = normalised(torch.cat(self.fresh)).flatten(1)
+            self.states = new if self.states is None else torch.cat([self.states, new])
+            self.fresh = []
+        return self.states[None, :until]
 
     def keep(self, length: int) -> None:
         """Forget everything after the first `length` tokens, which must not cut a picture in two."""
-        self.states = [torch.cat(self.states)[:length]] if self.states else []
+        self.states = self.condition(length)[0]
         self.cache.crop(length - self.cache.get_seq_length())
         self.packed = self.packed.between(0, length)
         self.position = positions(self.packed)[1]
@@ -111,7 +115,7 @@ class MLLM:
             use_cache=True,
             output_hidden_states=True,
         )
-        context.states.append(torch.cat([normalised(out.hidden_states[layer][0]) for layer in self.layers], -1))
+        context.fresh.append(torch.stack([out.hidden_states[layer][0] for layer in self.layers], 1))
         context.logits = self.model.lm_head(out.last_hidden_state[:, -1])[0].float()
         context.logits[self.unsaid] = float("-inf")
 

@@ -39,7 +39,7 @@ class Toy:
     def __init__(self, killed_at: int | None = None) -> None:
         torch.manual_seed(3)
         self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
-        self.modules, self.killed_at, self.losses = {"net": self.net}, killed_at, 0
+        self.modules, self.killed_at, self.losses = {"blocks": self.net}, killed_at, 0
 
     def batch(self, step: int) -> torch.Tensor:
         return torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
@@ -57,6 +57,9 @@ def recipe(**changes) -> Recipe:
     return Recipe(**({"steps": 6, "learning_rate": 0.1, "warmup": 2, "ema": 0.9, "workers": 0, "log_every": 2} | changes))
 
 
+UNKNOWN = '{"dit": {"steps": 1, "learning_rate": 1, "optimizer": "best"}}'
+
+
 def quiet(line: str) -> None:
     pass
 
@@ -72,15 +75,16 @@ def equal(one: object, two: object) -> bool:
     return one == two
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "adamw"), ("bf16", "adamw"), ("bf16", "muon")])
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, killed):
-    wish = recipe(precision=precision)
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, optimizer, killed):
+    wish = recipe(precision=precision, optimizer=optimizer)
     train(Toy(), wish, tmp_path / "whole", say=quiet)
     train(Toy(killed_at=3 if killed else None), wish, tmp_path / "parts", until=None if killed else 3, say=quiet)
     halves = torch.load(tmp_path / "parts" / "state.pt")
     assert halves["step"] == 3
     train(Toy(), wish, tmp_path / "parts", say=quiet)
+    assert len(halves["optimizers"]) == (2 if optimizer == "muon" else 1)
     whole, parts = (torch.load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
     assert whole["step"] == 6 and equal(whole, parts)
     assert not equal(whole["weights"], halves["weights"]) and not equal(whole["weights"], whole["ema"])
@@ -107,17 +111,17 @@ def test_a_killed_save_leaves_the_old_state(tmp_path, monkeypatch):
 def test_averaged_weights_are_what_is_taken_out(tmp_path):
     train(Toy(), recipe(), tmp_path, say=quiet)
     state, toy = torch.load(tmp_path / "state.pt"), Toy()
-    assert load_weights(tmp_path, {"net": toy.net}) == 6
-    assert all(torch.equal(weight, state["ema"][f"net.{name}"]) for name, weight in toy.net.named_parameters())
+    assert load_weights(tmp_path, {"blocks": toy.net}) == 6
+    assert all(torch.equal(weight, state["ema"][f"blocks.{name}"]) for name, weight in toy.net.named_parameters())
     with pytest.raises(ValueError, match="no training state"):
-        load_weights(tmp_path / "nothing", {"net": toy.net})
+        load_weights(tmp_path / "nothing", {"blocks": toy.net})
 
 
 def test_a_wrong_recipe_gets_one_sentence(tmp_path):
     file = tmp_path / "recipe.json"
     with pytest.raises(ValueError, match="There is no recipe"):
         Recipe.load(file, "dit")
-    for text in ("{", "{}", '{"dit": {"steps": 1}}', '{"dit": {"steps": 1, "learning_rate": 1, "speed": 2}}'):
+    for text in ("{", "{}", '{"dit": {"steps": 1}}', '{"dit": {"steps": 1, "learning_rate": 1, "speed": 2}}', UNKNOWN):
         file.write_text(text)
         with pytest.raises(ValueError, match="no usable entry 'dit'"):
             Recipe.load(file, "dit")

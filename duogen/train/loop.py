@@ -33,6 +33,7 @@ class Recipe:
         ema: decay of the averaged weights, 0 for none.
         workers: processes that make batches.
         save_minutes: how often the state is written.
+        optimizer: "adamw", or "muon" for the matrices of the repeated blocks with AdamW for everything else.
     """
 
     steps: int
@@ -49,7 +50,12 @@ class Recipe:
     save_minutes: float = 5.0
     log_every: int = 20
     precision: str = "bf16"
+    optimizer: str = "adamw"
     settings: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise TypeError(f"optimizer must be adamw or muon, not {self.optimizer}")
 
     def step_seed(self, step: int) -> int:
         """What everything random in a step is drawn from, its batch included."""
@@ -101,10 +107,9 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
     accelerator = Accelerator(mixed_precision=recipe.precision if recipe.precision != "fp32" else "no", cpu=not torch.cuda.is_available())
     names = _trainable(stage)
     parameters = list(names.values())
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
-    optimizer = accelerator.prepare(optimizer)
+    optimizers = [accelerator.prepare(each) for each in _optimizers(names, recipe)]
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
-    start = load_state(folder, names, averaged, optimizer)
+    start = load_state(folder, names, averaged, optimizers)
     last = min(recipe.steps, until or recipe.steps)
     loader = DataLoader(
         Batches(stage.batch, recipe.steps), batch_size=None, sampler=range(start, last), num_workers=recipe.workers,
@@ -113,7 +118,7 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
     log = Log(folder, recipe, say)
     pause = Pause()
     for step, batch in zip(range(start, last), loader, strict=True):
-        for group in optimizer.param_groups:
+        for group in [group for each in optimizers for group in each.param_groups]:
             group["lr"] = recipe.learning_rate * rate_at(step, recipe)
         generator = torch.Generator().manual_seed(recipe.step_seed(step))
         torch.manual_seed(recipe.step_seed(step))
@@ -121,12 +126,13 @@ def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, 
             loss, figures = stage.loss(batch, generator)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(parameters, recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for each in optimizers:
+            each.step()
+            each.zero_grad(set_to_none=True)
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
         log.add(step, {"loss": float(loss.detach()), "grad": float(norm), **figures})
         if log.due() or pause.asked or step + 1 == last:
-            save_state(folder, step + 1, names, averaged, optimizer)
+            save_state(folder, step + 1, names, averaged, optimizers)
         if pause.asked:
             break
 
@@ -154,6 +160,19 @@ def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
     return {f"{part}.{name}": p for part, module in stage.modules.items() for name, p in module.named_parameters() if p.requires_grad}
 
 
+def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024), scaled to AdamW's step size (Liu et al., 2025, arXiv 2502.16982), so that one rate serves both."""
+    matrices = {name: p for name, p in names.items() if recipe.optimizer == "muon" and p.ndim == 2 and "blocks." in name}
+    rest = [p for name, p in names.items() if name not in matrices]
+    adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        list(matrices.values()), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
+
+
 def rate_at(step: int, recipe: Recipe) -> float:
     """Warm-up, constant, then linear down to `final_rate`: a run that is made longer goes on as it was."""
     if step < recipe.warmup:
@@ -168,27 +187,32 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
         value.lerp_(names[name].detach(), 1 - decay)
 
 
-def save_state(folder: Path, step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizer: Any) -> None:
+def save_state(folder: Path, step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]) -> None:
     """Write the whole state beside the old one, then rename: a killed save leaves the old state."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"step": step, "weights": {k: v.detach() for k, v in names.items()}, "ema": averaged, "optimizer": optimizer.state_dict()}
+    state = {"step": step, "weights": {k: v.detach() for k, v in names.items()}, "ema": averaged}
+    state["optimizers"] = [each.state_dict() for each in optimizers]
     beside = folder / f".state.{os.getpid()}.part"
     torch.save(state, beside)
     beside.replace(folder / "state.pt")
 
 
-def load_state(folder: Path, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizer: Any) -> int:
-    """Restore what `save_state` wrote; returns the next step, 0 when there is nothing."""
+def load_state(folder: Path, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]) -> int:
+    """Restore what `save_state` wrote; returns the next step, 0 when there is nothing.
+
+    Parameters that the earlier run did not train stay as they are; with those or another optimizer, the moments start anew.
+    """
     file = folder / "state.pt"
     if not file.exists():
         return 0
     state = torch.load(file, map_location="cpu", weights_only=True)
     with torch.no_grad():
-        for name, parameter in names.items():
-            parameter.copy_(state["weights"][name])
-        for name, value in averaged.items():
-            value.copy_(state["ema"][name])
-    optimizer.load_state_dict(state["optimizer"])
+        for known, saved in ((names, state["weights"]), (averaged, state["ema"])):
+            for name in known.keys() & saved.keys():
+                known[name].copy_(saved[name])
+    if len(state["optimizers"]) == len(optimizers) and state["weights"].keys() == names.keys():
+        for each, saved in zip(optimizers, state["optimizers"], strict=True):
+            each.load_state_dict(saved)
     return state["step"]
 
 

@@ -23,6 +23,8 @@ from duogen.train.drills import core_only
 from duogen.train.loop import Recipe, load_weights
 from duogen.train.padding import padded
 
+CHOICE = 12  # dialogues to choose a batch from
+
 
 @dataclass
 class TextBatch:
@@ -72,10 +74,17 @@ class MLLMStage:
         rng = random.Random(self.recipe.step_seed(step))
         shares = self.settings["tasks"]
         task = rng.choices(list(shares), list(shares.values()))[0]
-        packs: list[Packed] = []
-        while sum(len(pack.ids) for pack in packs) < self.settings["tokens"]:
-            packs.append(self.tokens.pack(turns(sample(task, rng, kinds=core_only(rng, self.settings)))))
-        return collate(self.tokens, packs)
+        packs = sorted((self._pack(task, rng) for _ in range(CHOICE)), key=lambda pack: len(pack.ids))
+        start = rng.randrange(CHOICE)  # neighbours by length: little padding
+        chosen: list[Packed] = []
+        for pack in packs[start:] + packs[:start][::-1]:
+            if chosen and (len(chosen) + 1) * max(len(pack.ids), len(chosen[-1].ids)) > self.settings["tokens"]:
+                break
+            chosen.append(pack)
+        return collate(self.tokens, chosen)
+
+    def _pack(self, task: str, rng: random.Random) -> Packed:
+        return self.tokens.pack(turns(sample(task, rng, kinds=core_only(rng, self.settings))))
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))

@@ -58,8 +58,8 @@ class VisionStage:
         rows = torch.stack([table[tokens.text(f" {word}")].mean(0) for word in self.words])
         self.rows, self.size = F.normalize(rows, dim=-1), float(table.norm(dim=-1).mean())
         self.scale = nn.Module()
-        self.scale.gain = nn.Parameter(torch.tensor(8.0))
-        self.scale.bias = nn.Parameter(torch.full((len(self.words),), -3.0))
+        self.scale.gain = nn.Parameter(torch.tensor(30.0))
+        self.scale.bias = nn.Parameter(torch.full((len(self.words),), -5.0))
         self.modules = {"visual": self.visual, "scale": self.scale}
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -72,7 +72,7 @@ class VisionStage:
         pixels, grids, truth = batch
         features = self.visual(pixels, grid_thw=grids).pooler_output.float()
         direction = F.normalize(features, dim=-1)
-        logits = direction @ self.rows.T * self.scale.gain.clamp(max=40.0) + self.scale.bias
+        logits = direction @ self.rows.T * self.scale.gain + self.scale.bias
         error = F.binary_cross_entropy_with_logits(logits, truth) * 10
         # As long as a word's embedding: what the language model expects to read.
         error = error + 0.01 * (features.norm(dim=-1) / self.size - 1).square().mean()
