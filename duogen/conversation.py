@@ -34,12 +34,14 @@ class Image:
         seed: the seed that painted it, `None` for an upload.
         seconds: how long painting took, `None` for an upload.
         alt: the words that describe it, as read by a screen reader.
+        mask: "L", as large as the picture, white where the answer may paint; outside not a pixel of it changes. `None` for no such wish.
     """
 
     picture: PILImage.Image = field(compare=False)
     seed: int | None = None
     seconds: float | None = None
     alt: str = ""
+    mask: PILImage.Image | None = field(default=None, compare=False)
 
 
 Piece = Text | Image
@@ -171,18 +173,25 @@ def load_conversation(folder: Path) -> Conversation:
 def _save_piece(part: Piece, images: Path) -> dict:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    data = io.BytesIO()
-    part.picture.save(data, "PNG")
-    name = hashlib.sha256(part.picture.tobytes()).hexdigest() + ".png"
+    entry = {"type": "image", "file": _save_picture(part.picture, images), "seed": part.seed, "seconds": part.seconds, "alt": part.alt}
+    return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
+
+
+def _save_picture(picture: PILImage.Image, images: Path) -> str:
+    """The name of the file in `images` that holds it, by its content."""
+    name = hashlib.sha256(picture.tobytes()).hexdigest() + ".png"
     if not (images / name).exists():
+        data = io.BytesIO()
+        picture.save(data, "PNG")
         write_beside(images / name, data.getvalue())
-    return {"type": "image", "file": name, "seed": part.seed, "seconds": part.seconds, "alt": part.alt}
+    return name
 
 
 def _load_piece(entry: dict, images: Path) -> Piece:
     if entry["type"] == "text":
         return Text(entry["text"])
-    return Image(open_picture(images / Path(entry["file"]).name), entry["seed"], entry["seconds"], entry["alt"])
+    mask = open_picture(images / Path(entry["mask"]).name).convert("L") if "mask" in entry else None
+    return Image(open_picture(images / Path(entry["file"]).name), entry["seed"], entry["seconds"], entry["alt"], mask)
 
 
 def write_beside(file: Path, data: bytes) -> None:

@@ -49,6 +49,7 @@ class Reply:
     stop: threading.Event
     rng: random.Random
     generator: torch.Generator
+    masked: Image | None = None
     started: float = field(default_factory=time.monotonic)
     parts: list[Text | Image] = field(default_factory=list)
     stream: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
@@ -107,6 +108,7 @@ class Engine:
             path = conversation.path()
             if not path or path[-1].role != "user":
                 raise ValueError("There is nothing to answer; say something first.")
+            reply.masked = _masked(path)
             with self._forgetting_failures():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
                 prompt = self._prompt(path)
@@ -139,7 +141,9 @@ class Engine:
         if not path or path[-1].role != "assistant":
             raise ValueError("There is no answer to paint for; say the words of one first.")
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
-        reply = Reply(options, threading.Event(), random.Random(seed), torch.Generator().manual_seed(seed), parts=list(path[-1].parts))
+        reply = Reply(
+            options, threading.Event(), random.Random(seed), torch.Generator().manual_seed(seed), _masked(path), parts=list(path[-1].parts)
+        )
         prompt = self._prompt(path[:-1])
         for part in path[-1].parts:
             if isinstance(part, Text):
@@ -230,18 +234,23 @@ class Engine:
     def _draw(self, reply: Reply) -> Iterator[Event]:
         """Paint one picture and show it to both models; returns False when the user stopped it."""
         memory, options, index = self.memory, reply.options.image, reply.images()
+        masked = reply.masked if index == 0 else None  # what comes next is a new picture
+        retouch = self.painter.retouch(masked.picture, masked.mask) if masked else None
         seed = reply.rng.randrange(2**31)
         yield ImageStarted(index, seed, options.steps)
         begun = time.monotonic()
         bov = len(memory.context.packed.ids)
         condition = memory.context.condition()
         latents = None
-        for painted in self.painter.paint(memory.frames, condition, memory.context.packed.last_segment(bov), options, seed):
+        for painted in self.painter.paint(memory.frames, condition, memory.context.packed.last_segment(bov), options, seed, retouch):
             latents = painted.latents
             if reply.stop.is_set():
                 return False
             yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
         picture = self.painter.decode(latents)
+        if masked:
+            picture = self.painter.laid_in(picture, masked.picture, masked.mask)
+            latents = self.painter.encode(picture)
         said = next((part.text for part in reversed(reply.parts) if isinstance(part, Text)), "")
         image = Image(picture, seed, time.monotonic() - begun, alt=said.strip().splitlines()[-1] if said.strip() else "")
         yield ImageDone(index, image)
@@ -274,3 +283,9 @@ class Engine:
         while finished and isinstance(finished[-1], Text):
             finished.pop()
         return Failed(message, conversation.say("assistant", *finished) if finished else conversation)
+
+
+def _masked(path: list[Turn]) -> Image | None:
+    """The picture of the last question that may change inside its mask only."""
+    asked = next((turn for turn in reversed(path) if turn.role == "user"), None)
+    return next((image for image in reversed(asked.images()) if image.mask), None) if asked else None

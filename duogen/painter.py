@@ -13,7 +13,7 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.nn.attention import FrameCache, KeyValue
-from duogen.nn.flow import guide, sample, to_velocity
+from duogen.nn.flow import guide, noisy, sample, to_velocity
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions
 from duogen.pipeline import DuoGenPipeline
@@ -42,6 +42,14 @@ class Painted:
 
     step: int
     latents: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Retouch:
+    """Paint anew only where `inside`, boolean [1, 1, h, w], says so, into the picture whose `latents` are given, [1, C, h, w]."""
+
+    latents: torch.Tensor
+    inside: torch.Tensor
 
 
 class FramePainter:
@@ -78,6 +86,30 @@ class FramePainter:
         array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         return PILImage.fromarray(array)
 
+    def retouch(self, picture: PILImage.Image, mask: PILImage.Image) -> Retouch:
+        """What `paint` needs to change `picture` only where `mask` ("L", as large) is white; every latent that it touches is painted.
+
+        Raises:
+            ValueError: the mask is of another size, or nothing of it is white.
+        """
+        if mask.size != picture.size:
+            sizes = f"{mask.width} x {mask.height}", f"{picture.width} x {picture.height}"
+            raise ValueError(f"The mask has {sizes[0]} pixels and its picture {sizes[1]}; mark the picture anew.")
+        if mask.getbbox() is None:
+            raise ValueError("Nothing of the picture is marked; paint over what should change.")
+        left, top, width, height = inner_box(picture.size, self.about.image_size)
+        whole = PILImage.new("L", tuple(self.about.image_size))
+        whole.paste(mask.resize((width, height), PILImage.Resampling.BOX), (left, top))
+        rows, columns = self.size()
+        touched = torch.from_numpy(np.array(whole) > 0).unflatten(0, (rows, -1)).unflatten(2, (columns, -1)).any(3).any(1)
+        return Retouch(self.encode(picture), touched[None, None].to(self.model.device))
+
+    def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
+        """`picture` in its own size with what was painted where `mask` is white; outside not a pixel changes."""
+        left, top, width, height = inner_box(picture.size, self.about.image_size)
+        inner = painted.crop((left, top, left + width, top + height)).resize(picture.size, PILImage.Resampling.LANCZOS)
+        return PILImage.composite(inner, picture, mask.point(lambda value: 255 if value else 0))
+
     @torch.no_grad()
     def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor) -> None:
         """Add a final picture: computed once here, its keys and values serve every later picture.
@@ -98,13 +130,17 @@ class FramePainter:
         frames.cache.append(fresh)
 
     @torch.no_grad()
-    def paint(self, frames: Frames, condition: torch.Tensor, segment: int, options: ImageOptions, seed: int) -> Iterator[Painted]:
+    def paint(
+        self, frames: Frames, condition: torch.Tensor, segment: int, options: ImageOptions, seed: int, retouch: Retouch | None = None
+    ) -> Iterator[Painted]:
         """Paint the next picture.
 
         Args:
             frames: the pictures before it; not changed.
             condition: [1, S, D] states of all words before its BOV.
             segment: index of the first word of the last text segment, which the negative branch does not read.
+            retouch: leave a picture as it is outside a mask; at every step what stays is put back at the step's noise (blended
+                latent diffusion: Avrahami et al. 2023, section 4.1).
 
         Yields:
             A `Painted` after every denoising step.
@@ -129,7 +165,11 @@ class FramePainter:
             flow = to_velocity(out.float(), batch, sigma, self.about.prediction)
             return guide(flow[:1], flow[1:], options.guidance) if guided else flow
 
-        for step, (latents, predicted) in enumerate(sample(self.pair.scheduler, velocity, noise, options.steps), 1):
+        def settle(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return torch.where(retouch.inside, latents, noisy(retouch.latents, noise, sigma))
+
+        steps = sample(self.pair.scheduler, velocity, noise, options.steps, settle if retouch else None)
+        for step, (latents, predicted) in enumerate(steps, 1):
             yield Painted(step, latents if step == options.steps else predicted)
 
     def _check_room(self, frames: Frames) -> None:
@@ -170,12 +210,18 @@ class FramePainter:
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
 
 
+def inner_box(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a picture of `size` scaled to fit into the middle of `within`, keeping its shape."""
+    scale = min(within[0] / size[0], within[1] / size[1])
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return (within[0] - width) // 2, (within[1] - height) // 2, width, height
+
+
 def fit(picture: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
     """Scale a picture into `size` (width, height), keeping its shape, on a ground of its own edge colour."""
     if picture.size == size:
         return picture
-    scale = min(size[0] / picture.width, size[1] / picture.height)
-    inner = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), PILImage.Resampling.LANCZOS)
+    left, top, width, height = inner_box(picture.size, size)
     ground = PILImage.new("RGB", size, picture.getpixel((0, 0)))
-    ground.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
+    ground.paste(picture.resize((width, height), PILImage.Resampling.LANCZOS), (left, top))
     return ground

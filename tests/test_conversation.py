@@ -86,3 +86,11 @@ def test_unreadable_pictures_get_a_sentence(tmp_path):
 def test_bomb_is_refused():
     with pytest.raises(ValueError, match="50 megapixels"):
         open_picture(encoded(PILImage.new("1", (8000, 8000)), "PNG"))
+
+
+def test_a_mask_is_kept_with_its_picture(tmp_path):
+    mask = PILImage.new("L", (6, 4))
+    mask.paste(255, (1, 1, 3, 3))
+    save_conversation(Conversation().say("user", Image(PILImage.new("RGB", (6, 4), "red"), mask=mask)), tmp_path)
+    (image,) = load_conversation(tmp_path).path()[0].images()
+    assert image.mask.mode == "L" and image.mask.tobytes() == mask.tobytes()

@@ -13,6 +13,7 @@ from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta
 from duogen.options import ImageOptions, Options, TextOptions
+from duogen.painter import Frames, Retouch
 from duogen.pipeline import open_pair
 from tests.tiny import BOV, END, EOV, PAD, SIDE, START, script, tiny_pair
 
@@ -278,3 +279,50 @@ def test_painting_after_given_words_is_what_an_answer_paints(engine, pair, monke
     assert not encoded  # its own picture is not encoded again
     with pytest.raises(ValueError, match="no answer"):
         other.paint_after(asked(), options())
+
+
+def marked(width: int, height: int, *box: int) -> PILImage.Image:
+    mask = PILImage.new("L", (width, height))
+    mask.paste(255, box)
+    return mask
+
+
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (SIDE * 2, SIDE), (50, 90)])
+def test_outside_a_mask_not_a_pixel_changes(engine, monkeypatch, size):
+    picture = PILImage.fromarray(np.random.default_rng(5).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    mask = marked(*size, size[0] // 2, size[1] // 4, size[0] - 3, size[1] // 2)
+    script(monkeypatch, engine.tokens, "Now", BOV, "and", BOV, END)
+    done = last(engine.answer(asked("Make the door red.", Image(picture, mask=mask)), options()))
+    changed, free = (np.asarray(part.picture) for part in done.conversation.path()[-1].images())
+    inside = np.asarray(mask) > 0
+    assert changed.shape == (size[1], size[0], 3) and free.shape == (SIDE, SIDE, 3)
+    assert (changed == np.asarray(picture))[~inside].all()
+    assert (changed != np.asarray(picture))[inside].mean() > 0.5
+
+
+def test_a_masked_answer_painted_again_keeps_its_mask(engine, monkeypatch):
+    picture, mask = grey(1), marked(SIDE, SIDE, 0, 0, 10, 10)
+    conversation = asked("Change it.", Image(picture, mask=mask)).say("assistant", "Now")
+    again = np.asarray(engine.paint_after(conversation, options(3)).picture)
+    assert (again == np.asarray(picture))[np.asarray(mask) == 0].all()
+
+
+@pytest.mark.parametrize(("mask", "message"), [(marked(SIDE, SIDE, 0, 0, 0, 0), "Nothing"), (marked(9, 9, 0, 0, 4, 4), "9 x 9")])
+def test_a_useless_mask_gets_a_sentence(engine, monkeypatch, mask, message):
+    conversation = asked("Change it.", Image(grey(1), mask=mask))
+    script(monkeypatch, engine.tokens, "Now", BOV, END)
+    *_, failed = engine.answer(conversation, options())
+    assert isinstance(failed, Failed) and message in failed.message and failed.conversation == conversation
+
+
+def test_what_a_mask_leaves_is_painted_around(engine):
+    """The latents that stay are those of the picture, and what is painted inside depends on them."""
+    states = torch.randn(1, 5, engine.mllm.model.config.text_config.hidden_size * 2, generator=torch.Generator().manual_seed(1))
+    retouch = engine.painter.retouch(grey(1), marked(SIDE, SIDE, 0, 0, 3, 3))
+    assert retouch.inside.sum() == 1
+    results = []
+    for each in (retouch, Retouch(-retouch.latents, retouch.inside)):
+        *_, final = engine.painter.paint(Frames.empty(), states, 0, options(steps=4).image, 7, each)
+        assert torch.equal(final.latents[~retouch.inside.expand_as(final.latents)], each.latents[~retouch.inside.expand_as(each.latents)])
+        results.append(final.latents[..., 0, 0])
+    assert (results[0] - results[1]).abs().max() > 1e-4

@@ -14,14 +14,18 @@ from diffusers import SchedulerMixin
 MIN_SIGMA = 0.05  # a predicted sample is turned into a velocity by dividing by sigma: keep that finite
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Settle = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def sample(scheduler: SchedulerMixin, velocity: Velocity, noise: torch.Tensor, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def sample(
+    scheduler: SchedulerMixin, velocity: Velocity, noise: torch.Tensor, steps: int, settle: Settle | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Integrate from noise to data with a diffusers flow scheduler.
 
     Args:
         velocity: (latents, sigma []) -> velocity, both like `noise`.
         noise: starting latents, any shape.
+        settle: (latents, their sigma []) -> latents, after every step: puts back what is known already.
 
     Yields:
         After every step: the latents, and the data as predicted at that step (for previews).
@@ -29,11 +33,12 @@ def sample(scheduler: SchedulerMixin, velocity: Velocity, noise: torch.Tensor, s
     solver = copy.deepcopy(scheduler)  # schedulers keep state
     solver.set_timesteps(steps)
     latents = noise
-    for timestep, sigma in zip(solver.timesteps, solver.sigmas, strict=False):
+    for timestep, sigma, after in zip(solver.timesteps, solver.sigmas[:-1], solver.sigmas[1:], strict=True):
         sigma = sigma.to(latents)
         v = velocity(latents, sigma)
         predicted = latents - sigma * v
         latents = solver.step(v, timestep, latents, return_dict=False)[0]
+        latents = settle(latents, after.to(latents)) if settle else latents
         yield latents, predicted
 
 

@@ -124,6 +124,8 @@ class DiTStage:
         self.modules = {"transformer": self.transformer}
         self.mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
         self.std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
+        # The axes are orthonormal, so this makes the error that of pixels: evenly weighted, the many faint axes drown out the colours.
+        self.weight = self.std.square() / self.std.square().mean()
 
     def batch(self, step: int) -> list[FrameBatch]:
         """One group of single pictures and one of longer conversations."""
@@ -162,7 +164,7 @@ class DiTStage:
         packed = torch.cat([clean, noisy(meant, noise, sigma[..., None, None, None])], 1)
         order = given + targets
         out = self._walk(packed, order, data, states, sigma, generator)
-        error = (out - meant).square().mean((2, 3, 4))
+        error = (self.weight * (out - meant).square()).mean((2, 3, 4))
         weight = (1 / sigma.square()).clamp(max=10.0)
         weight = weight * data.painted[:, [time for time, _ in targets]]
         return error, weight
