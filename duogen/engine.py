@@ -186,7 +186,9 @@ class Engine:
         memory.frames.keep(kept)
         del memory.slots[kept:]
         for slot in packed.slots[kept:]:
-            self.painter.remember(memory.frames, self.painter.encode(slot.image.picture), memory.context.condition(slot.bov))
+            self.painter.remember(
+                memory.frames, self.painter.encode(slot.image.picture), memory.context.condition(slot.bov), packed.last_segment(slot.bov)
+            )
             memory.slots.append(slot)
         return encoded
 
@@ -241,8 +243,9 @@ class Engine:
         begun = time.monotonic()
         bov = len(memory.context.packed.ids)
         condition = memory.context.condition()
+        segment = memory.context.packed.last_segment(bov)
         latents = None
-        for painted in self.painter.paint(memory.frames, condition, memory.context.packed.last_segment(bov), options, seed, retouch):
+        for painted in self.painter.paint(memory.frames, condition, segment, options, seed, retouch):
             latents = painted.latents
             if reply.stop.is_set():
                 return False
@@ -258,7 +261,7 @@ class Engine:
         packed = memory.context.packed.between(0)
         self.tokens.add_image(packed, image, True)
         self.mllm.prefill(memory.context, packed)
-        self.painter.remember(memory.frames, latents, condition)
+        self.painter.remember(memory.frames, latents, condition, segment)
         memory.slots.append(packed.slots[-1])
         return True
 

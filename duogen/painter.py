@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from duogen.nn.attention import FrameCache, KeyValue
+from duogen.nn.attention import FrameCache, KeyValue, word_scores
 from duogen.nn.flow import guide, noisy, sample, to_velocity
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions
@@ -111,11 +111,12 @@ class FramePainter:
         return PILImage.composite(inner, picture, mask.point(lambda value: 255 if value else 0))
 
     @torch.no_grad()
-    def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor) -> None:
+    def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int) -> None:
         """Add a final picture: computed once here, its keys and values serve every later picture.
 
         Args:
             condition: [1, S, D] states of the words before its BOV.
+            segment: index of the first word of the last text segment before it.
 
         Raises:
             ValueError: the conversation has more pictures than the model has positions for.
@@ -126,7 +127,8 @@ class FramePainter:
             return
         packed = embed_frames(self.model, [latents.to(self.model.dtype)], [frames.cache.frames], [True])
         timesteps = torch.zeros(1, 1, device=latents.device)
-        _, fresh = walk(self.model, packed, timesteps, self._condition(condition), cache=frames.cache)
+        reads = self._reads(condition.shape[1], segment)
+        _, fresh = walk(self.model, packed, timesteps, self._condition(condition), reads, cache=frames.cache)
         frames.cache.append(fresh)
 
     @torch.no_grad()
@@ -156,7 +158,7 @@ class FramePainter:
         guided = options.guidance > 1.0
         branches = 2 if guided else 1
         projected = self._condition(condition, branches)
-        reads = self._reads(condition.shape[1], segment) if guided else None
+        reads = self._reads(condition.shape[1], segment, branches)
         run = self._cached if self.causal else self._whole
 
         def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -181,11 +183,18 @@ class FramePainter:
         projected = project_condition(self.model, condition.to(self.model.device, self.model.dtype))
         return [(key.expand(branches, -1, -1, -1), value.expand(branches, -1, -1, -1)) for key, value in projected]
 
-    def _reads(self, words: int, segment: int) -> torch.Tensor:
-        """[2, 1, 1, S]: the negative branch reads nothing of the last text segment (its first word is kept: attention needs one)."""
-        reads = torch.ones(2, 1, 1, words, dtype=torch.bool, device=self.model.device)
-        reads[1, ..., max(segment, 1) :] = False
-        return reads
+    def _reads(self, words: int, segment: int, branches: int = 1) -> torch.Tensor | None:
+        """[branches, 1, 1, S], which words are read; `None` for all, and all alike.
+
+        A second, negative branch reads nothing of the last text segment (its first word is kept: attention needs one).
+        """
+        if branches == 1 and not self.about.fresh_bias:
+            return None
+        reads = torch.ones(branches, 1, 1, words, dtype=torch.bool, device=self.model.device)
+        fresh = torch.zeros_like(reads)
+        fresh[0, ..., max(segment, 1) :] = True
+        reads[1:, ..., max(segment, 1) :] = False
+        return word_scores(reads, fresh, self.about.fresh_bias) if self.about.fresh_bias else reads
 
     def _cached(
         self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None

@@ -23,10 +23,11 @@ from duogen.sequence import Packed, Tokens
 
 @dataclass
 class Earlier:
-    """A picture that is there: its latents [1, C, h, w] and how many tokens stand before it."""
+    """A picture that is there: its latents [1, C, h, w], how many tokens stand before it, and where the last text segment begins."""
 
     latents: torch.Tensor
     words: int
+    segment: int
 
 
 def read(pair: DuoGenPipeline, tokens: Tokens, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,9 +78,15 @@ def bidirectional(
 
 
 def block_causal(
-    model: CosmosTransformer3DModel, latents: list[torch.Tensor], timesteps: list[float], states: list[torch.Tensor]
+    model: CosmosTransformer3DModel,
+    latents: list[torch.Tensor],
+    timesteps: list[float],
+    states: list[torch.Tensor],
+    scores: list[torch.Tensor],
 ) -> torch.Tensor:
     """The last frame's output where every frame sees itself and those before it, and reads its own `states`: [1, C, h, w].
+
+    `scores` [S] are added to the cross-attention of each frame.
 
     `CosmosTransformer3DModel.forward`, but the attentions run once for each frame, over what that frame may see.
     """
@@ -104,8 +111,8 @@ def block_causal(
             hidden = hidden + gate * torch.cat(seen, 1)
             normed, gate = block.norm2(hidden, embedded, temb)
             heard = [
-                block.attn2(part, encoder_hidden_states=context)
-                for part, context in zip(normed.split(size, 1), contexts, strict=True)
+                block.attn2(part, encoder_hidden_states=context, attention_mask=added.expand(1, 1, size, -1))
+                for part, context, added in zip(normed.split(size, 1), contexts, scores, strict=True)
             ]  # fmt: skip
             hidden = hidden + gate * torch.cat(heard, 1)
             normed, gate = block.norm3(hidden, embedded, temb)
@@ -115,16 +122,23 @@ def block_causal(
 
 
 def velocity(
-    pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, words: int, latents: torch.Tensor, sigma: float
+    pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, cut: tuple[int, int], latents: torch.Tensor, sigma: float
 ) -> torch.Tensor:
-    """One branch's velocity, reading the first `words` tokens of `states`; the other frames read what was before them."""
+    """One branch's velocity, reading as many tokens of `states` as `cut` says first, new from where it says second.
+
+    The other frames read what was before them.
+    """
+    words, segment = cut
     frames = [each.latents for each in earlier] + [latents]
     timesteps = [0.0] * len(earlier) + [sigma * pair.about.timestep_scale]
     if pair.about.frame_attention == "bidirectional":
         out = bidirectional(pair.transformer, frames, timesteps, states[:, :words])
     else:
         reads = [states[:, : each.words] for each in earlier] + [states[:, :words]]
-        out = block_causal(pair.transformer, frames, timesteps, reads)
+        scores = [torch.zeros(part.shape[1]) for part in reads]
+        for each, start in zip(scores, [*(each.segment for each in earlier), segment], strict=True):
+            each[max(start, 1) :] = pair.about.fresh_bias
+        out = block_causal(pair.transformer, frames, timesteps, reads, scores)
     return out if pair.about.prediction == "velocity" else (latents - out) / max(sigma, 0.05)
 
 
@@ -136,9 +150,9 @@ def paint(pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, se
     scheduler.set_timesteps(options.image.steps)
     for index, timestep in enumerate(scheduler.timesteps):
         sigma = float(scheduler.sigmas[index])
-        flow = velocity(pair, earlier, states, states.shape[1], latents, sigma)
+        flow = velocity(pair, earlier, states, (states.shape[1], segment), latents, sigma)
         if options.image.guidance > 1:
-            negative = velocity(pair, earlier, states, max(segment, 1), latents, sigma)
+            negative = velocity(pair, earlier, states, (max(segment, 1), max(segment, 1)), latents, sigma)
             flow = negative + options.image.guidance * (flow - negative)
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
     return latents
@@ -150,7 +164,7 @@ def answer(pair: DuoGenPipeline, path: list[Turn], options: Options) -> list[str
     packed = tokens.pack(path)
     packed.add(tokens.opening("assistant"), False)
     seeds, generator = random.Random(options.seed), torch.Generator().manual_seed(options.seed)
-    earlier = [Earlier(encode(pair, slot.image.picture), slot.bov) for slot in packed.slots]
+    earlier = [Earlier(encode(pair, slot.image.picture), slot.bov, packed.last_segment(slot.bov)) for slot in packed.slots]
     parts: list[str | np.ndarray] = []
     words: list[int] = []
     while True:
@@ -170,7 +184,7 @@ def answer(pair: DuoGenPipeline, path: list[Turn], options: Options) -> list[str
         latents = paint(pair, earlier, states, packed.last_segment(bov), options, seeds.randrange(2**31))
         pixels = decode(pair, latents)
         parts.append(pixels)
-        earlier.append(Earlier(latents, bov))
+        earlier.append(Earlier(latents, bov, packed.last_segment(bov)))
         tokens.add_image(packed, Image(PILImage.fromarray(pixels.round().astype(np.uint8))), True)
 
 

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done
-from duogen.nn.attention import frame_mask
+from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.painter import Frames
@@ -119,12 +119,14 @@ def test_a_picture_after_others_is_the_plain_one(engine, count, guidance):
     segment = len(packed.ids)
     packed.add(engine.tokens.text("and a blue door"), True)
     states, _ = oracle.read(engine.pair, engine.tokens, packed)
-    earlier = [oracle.Earlier(oracle.encode(engine.pair, slot.image.picture), slot.bov) for slot in packed.slots]
+    earlier = [
+        oracle.Earlier(oracle.encode(engine.pair, slot.image.picture), slot.bov, packed.last_segment(slot.bov)) for slot in packed.slots
+    ]
     frames = Frames.empty()
     for slot, each in zip(packed.slots, earlier, strict=True):
         latents = engine.painter.encode(slot.image.picture)
         assert (latents - each.latents).abs().max() < CLOSE
-        engine.painter.remember(frames, latents, states[:, : slot.bov])
+        engine.painter.remember(frames, latents, states[:, : slot.bov], each.segment)
     for steps in (1, 4):
         wish = options(0, guidance, steps)
         *_, painted = engine.painter.paint(frames, states, segment, wish.image, 7)
@@ -149,7 +151,7 @@ def test_the_guidance_and_the_words_matter(engine):
     plain = painted(states, 1.0)
     assert (plain - painted(states, 2.5)).abs().max() > 0.01
     assert (plain - painted(states[:, :5], 1.0)).abs().max() > 0.01
-    engine.painter.remember(frames, engine.painter.encode(noise_picture(1)), states[:, :3])
+    engine.painter.remember(frames, engine.painter.encode(noise_picture(1)), states[:, :3], 0)
     assert (plain - painted(states, 1.0)).abs().max() > 0.01
 
 
@@ -195,14 +197,19 @@ def test_teacher_forcing_is_what_serving_does(tmp_path):
     sigmas = [0.9, 0.2, 0.6, 0.4]
     states, reads = torch.randn(1, 12, model.config.crossattn_proj_in_channels), [4, 8, 12]
     size = 16
-    words = torch.stack([torch.arange(12) < reads[time] for time, _ in order])[None, None].repeat_interleave(size, 2)
+    fresh = [0, 5, 9]
+    words = torch.stack([torch.arange(12) < reads[time] for time, _ in order])
+    new = words & torch.stack([torch.arange(12) >= fresh[time] for time, _ in order])
+    scores = word_scores(words, new, 1.5)[None, None].repeat_interleave(size, 2)
+    alone_scores = [torch.where(torch.arange(until) >= since, 1.5, 0.0) for until, since in zip(reads, fresh, strict=True)]
     sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
     with torch.no_grad():
         frames = embed_frames(model, [*clean, *copies], [time for time, _ in order], [True, True] + [False] * 4)
-        out, _ = walk(model, frames, torch.tensor([[0.0, 0.0, *sigmas]]), project_condition(model, states), words, sees)
+        out, _ = walk(model, frames, torch.tensor([[0.0, 0.0, *sigmas]]), project_condition(model, states), scores, sees)
     for index, (time, _) in enumerate(order[2:]):
         mine = unpatchify(model, out[:, (index + 2) * size : (index + 3) * size], (4, 4))
         alone = oracle.block_causal(
-            model, [*clean[:time], copies[index]], [0.0] * time + [sigmas[index]], [states[:, : reads[each]] for each in range(time + 1)]
-        )
+            model, [*clean[:time], copies[index]], [0.0] * time + [sigmas[index]], [states[:, : reads[each]] for each in range(time + 1)],
+            alone_scores[: time + 1],
+        )  # fmt: skip
         assert (mine - alone).abs().max() < CLOSE

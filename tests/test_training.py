@@ -133,6 +133,7 @@ SETTINGS = {
     "dropout": 0.1,
     "context_noise": 0.1,
     "timestep_scale": 1000.0,
+    "fresh_bias": 1.5,
     "model": {"heads": 2, "head_dim": 12, "layers": 2, "adaln": 8},
     "groups": [
         {"name": "one", "frames": [1], "copies": 2, "targets": 4, "weight": 1.0, "tasks": {"shapes": 0.5, "first_step": 0.5}},

@@ -47,7 +47,8 @@ def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout
     )
     pair.about = About(
         title="Tiny", examples=("How do I draw a house?",), layers=(1, LAYERS), frame_attention=frame_attention,
-        prediction="sample", timestep_scale=1000.0, image_size=(SIDE, SIDE), steps=2, guidance=1.0,
+        prediction="sample", timestep_scale=1000.0, fresh_bias=1.5 if frame_attention == "block_causal" else 0.0,
+        image_size=(SIDE, SIDE), steps=2, guidance=1.0,
     )  # fmt: skip
     pair.save_pretrained(folder)
     if cosmos_layout:

@@ -17,7 +17,10 @@ KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
 def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Scaled dot-product attention, [B, H, L, D] -> [B, L, H * D]; `mask` is boolean, broadcastable to [B, H, L, S].
+    """Scaled dot-product attention, [B, H, L, D] -> [B, L, H * D].
+
+    Args:
+        mask: broadcastable to [B, H, L, S]; boolean, or a float that is added to the scores.
 
     On GPUs the kernel is the one chosen with diffusers' `set_attention_backend`.
     """
@@ -25,7 +28,7 @@ def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch
         # PyTorch's CPU kernel falls back to a slow path with a mask or in bf16: plain matrix products are 2 to 4 times faster.
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
         out = scores.softmax(dim=-1).to(value.dtype) @ value
         return out.transpose(1, 2).flatten(2, 3)
     backend = getattr(attn.processor, "_attention_backend", None)
@@ -71,6 +74,15 @@ def frame_mask(queries: list[tuple[int, int]], keys: list[tuple[int, int]], bidi
             for q_time, q_copy in queries
         ]
     )
+
+
+def word_scores(reads: torch.Tensor, fresh: torch.Tensor, bias: float) -> torch.Tensor:
+    """What is added to the cross-attention scores of each word: boolean [..., S] twice -> float [..., S].
+
+    Words that are not read get minus infinity, those since the picture before (`fresh`) get `bias`: which words are new is what a
+    frame must know first, and the hidden states hardly tell.
+    """
+    return torch.zeros(reads.shape, device=reads.device).masked_fill(fresh, bias).masked_fill(~reads, float("-inf"))
 
 
 @dataclass

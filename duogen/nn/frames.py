@@ -87,7 +87,7 @@ def walk(
     Args:
         timesteps: [B, F].
         condition: what `project_condition` returned.
-        condition_mask: boolean, broadcastable to [B, 1, L, S]: which words each token reads.
+        condition_mask: broadcastable to [B, 1, L, S]: which words each token reads, boolean or as `word_scores` gives it.
         self_mask: boolean, broadcastable to [B, 1, L, cached + L].
         cache: final frames that stand before these.
 

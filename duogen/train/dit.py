@@ -19,7 +19,7 @@ from torch import nn
 
 from duogen.conversation import Turn
 from duogen.mllm import embed, normalised
-from duogen.nn.attention import frame_mask
+from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import noisy, random_sigmas
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE
@@ -186,9 +186,11 @@ class DiTStage:
         reads = data.words[:, [time for time, _ in order]]
         dropped = torch.rand(reads.shape[:2], generator=generator) < self.settings["dropout"]
         dropped[:, :given] = False
-        reads = torch.where(dropped[..., None], data.fewer[:, [time for time, _ in order]], reads).repeat_interleave(size, 1)[:, None]
+        fewer = data.fewer[:, [time for time, _ in order]]
+        reads = torch.where(dropped[..., None], fewer, reads)
+        scores = word_scores(reads, reads & ~fewer, self.settings["fresh_bias"]).repeat_interleave(size, 1)[:, None]
         timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings["timestep_scale"]
-        out, _ = walk(self.transformer, frames, timesteps, project_condition(self.transformer, states), reads, sees)
+        out, _ = walk(self.transformer, frames, timesteps, project_condition(self.transformer, states), scores, sees)
         targets = out[:, given * size :].float().unflatten(1, (-1, size))
         return torch.stack([unpatchify(self.transformer, each, frames.sizes[0]) for each in targets.unbind(1)], 1)
 
