@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from duogen.nn.attention import FrameCache, KeyValue, word_scores
 from duogen.nn.flow import guide, noisy, sample, to_velocity
+from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions
 from duogen.pipeline import DuoGenPipeline
@@ -125,7 +126,7 @@ class FramePainter:
         frames.past.append(latents)
         if not self.causal:
             return
-        packed = embed_frames(self.model, [latents.to(self.model.dtype)], [frames.cache.frames], [True])
+        packed = self._embedded(frames.past[:-1], latents, True)
         timesteps = torch.zeros(1, 1, device=latents.device)
         reads = self._reads(condition.shape[1], segment)
         _, fresh = walk(self.model, packed, timesteps, self._condition(condition), reads, cache=frames.cache)
@@ -179,6 +180,13 @@ class FramePainter:
         if len(frames.past) >= most:
             raise ValueError(f"This conversation has {most} pictures, the most that the pair can follow; start a new chat.")
 
+    def _embedded(self, past: list[torch.Tensor], latents: torch.Tensor, clean: bool) -> PackedFrames:
+        """One frame after those of `past`."""
+        previous = None
+        if self.about.sees_previous:
+            previous = [past[-1].expand(len(latents), -1, -1, -1).to(self.model.dtype) if past else None]
+        return embed_frames(self.model, [latents.to(self.model.dtype)], [len(past)], [clean], previous)
+
     def _condition(self, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
         projected = project_condition(self.model, condition.to(self.model.device, self.model.dtype))
         return [(key.expand(branches, -1, -1, -1), value.expand(branches, -1, -1, -1)) for key, value in projected]
@@ -199,7 +207,7 @@ class FramePainter:
     def _cached(
         self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None
     ) -> torch.Tensor:
-        packed = embed_frames(self.model, [batch.to(self.model.dtype)], [frames.cache.frames], [False])
+        packed = self._embedded(frames.past, batch, False)
         timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
         out, _ = walk(self.model, packed, timesteps, condition, reads, cache=frames.cache)
         return unpatchify(self.model, out, packed.sizes[0])

@@ -27,6 +27,7 @@ class About:
         prediction: what the DiT predicts, "velocity" or "sample".
         timestep_scale: the DiT's timestep is sigma times this.
         fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
+        sees_previous: the DiT has channels for the latents of the frame before; block-causal pairs only.
         image_size: (width, height) of painted pictures.
         steps, guidance: what the pair paints best with.
     """
@@ -41,6 +42,7 @@ class About:
     prediction: str = "velocity"
     timestep_scale: float = 1.0
     fresh_bias: float = 0.0
+    sees_previous: bool = False
     image_size: tuple[int, int] = (1280, 704)
     steps: int = 36
     guidance: float = 7.0
@@ -48,8 +50,8 @@ class About:
     def __post_init__(self) -> None:
         if self.frame_attention not in ("bidirectional", "block_causal"):
             raise ValueError(f"frame_attention is {self.frame_attention!r}")
-        if self.fresh_bias and self.frame_attention == "bidirectional":
-            raise ValueError("fresh_bias is for block_causal frame attention")
+        if (self.fresh_bias or self.sees_previous) and self.frame_attention == "bidirectional":
+            raise ValueError("fresh_bias and sees_previous are for block_causal frame attention")
         if self.prediction not in ("velocity", "sample"):
             raise ValueError(f"prediction is {self.prediction!r}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:

@@ -72,9 +72,16 @@ def bidirectional(
         model = copy.deepcopy(model)
         model.register_to_config(concat_padding_mask=False)
         mask = torch.cat([mask, torch.zeros_like(mask)], 1)
+    if model.config.in_channels > 2 * frames.shape[1]:
+        mask = torch.cat([mask, before_each(frames)], 1)
     with torch.no_grad():
         times = torch.tensor(timesteps).view(1, 1, -1, 1, 1)
         return model(frames, times, states, condition_mask=mask, return_dict=False)[0][:, :, -1]
+
+
+def before_each(frames: torch.Tensor) -> torch.Tensor:
+    """The frame before every frame, nothing before the first: [1, C, F, h, w]."""
+    return torch.cat([torch.zeros_like(frames[:, :, :1]), frames[:, :, :-1]], 2)
 
 
 def block_causal(
@@ -98,7 +105,8 @@ def block_causal(
     with torch.no_grad():
         cos, sin = model.rope(frames)
         extra = model.learnable_pos_embed(frames)
-        hidden = model.patch_embed(torch.cat([frames, mask], 1)).flatten(1, 3)
+        channels = [frames, mask, before_each(frames)] if model.config.in_channels > 2 * frames.shape[1] else [frames, mask]
+        hidden = model.patch_embed(torch.cat(channels, 1)).flatten(1, 3)
         temb, embedded = (each.repeat_interleave(size, 0)[None] for each in model.time_embed(hidden, torch.tensor(timesteps)))
         contexts = [model.crossattn_proj(each) for each in states]
         for block in model.transformer_blocks:

@@ -180,7 +180,8 @@ def test_walk_is_the_models_own_forward(pair, count):
     timesteps = [0.0] * (count - 1) + [0.7 * pair.about.timestep_scale]
     states = torch.randn(1, 9, model.config.crossattn_proj_in_channels)
     with torch.no_grad():
-        frames = embed_frames(model, latents, list(range(count)), [True] * (count - 1) + [False])
+        before = [None, *latents[:-1]] if pair.about.sees_previous else None
+        frames = embed_frames(model, latents, list(range(count)), [True] * (count - 1) + [False], before)
         out, _ = walk(model, frames, torch.tensor([timesteps]), project_condition(model, states))
         ours = unpatchify(model, out[:, -frames.lengths[-1] :], frames.sizes[-1])
     assert (ours - oracle.bidirectional(model, latents, timesteps, states)).abs().max() < CLOSE
@@ -204,7 +205,8 @@ def test_teacher_forcing_is_what_serving_does(tmp_path):
     alone_scores = [torch.where(torch.arange(until) >= since, 1.5, 0.0) for until, since in zip(reads, fresh, strict=True)]
     sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
     with torch.no_grad():
-        frames = embed_frames(model, [*clean, *copies], [time for time, _ in order], [True, True] + [False] * 4)
+        before = [clean[time - 1] if time else None for time, _ in order]
+        frames = embed_frames(model, [*clean, *copies], [time for time, _ in order], [True, True] + [False] * 4, before)
         out, _ = walk(model, frames, torch.tensor([[0.0, 0.0, *sigmas]]), project_condition(model, states), scores, sees)
     for index, (time, _) in enumerate(order[2:]):
         mine = unpatchify(model, out[:, (index + 2) * size : (index + 3) * size], (4, 4))

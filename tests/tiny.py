@@ -32,6 +32,7 @@ def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout
         cosmos_layout: the plain layout of Cosmos-Predict2.5: no `duogen.json` (so always bidirectional), AutoencoderKLWan, UniPC.
     """
     torch.manual_seed(0)
+    causal = frame_attention == "block_causal" and not cosmos_layout
     tokenizer = tiny_tokenizer()
     pair = DuoGenPipeline(
         text_encoder=tiny_mllm(len(tokenizer)),
@@ -39,7 +40,7 @@ def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout
         image_processor=Qwen2VLImageProcessorPil(
             patch_size=8, merge_size=2, temporal_patch_size=1, min_pixels=SIDE * SIDE, max_pixels=SIDE * SIDE
         ),
-        transformer=tiny_transformer(16 if cosmos_layout else 8, cosmos_layout),
+        transformer=tiny_transformer(16 if cosmos_layout else 8, cosmos_layout, causal),
         vae=tiny_wan() if cosmos_layout else tiny_patch_vae(),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
         if cosmos_layout
@@ -47,7 +48,7 @@ def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout
     )
     pair.about = About(
         title="Tiny", examples=("How do I draw a house?",), layers=(1, LAYERS), frame_attention=frame_attention,
-        prediction="sample", timestep_scale=1000.0, fresh_bias=1.5 if frame_attention == "block_causal" else 0.0,
+        prediction="sample", timestep_scale=1000.0, fresh_bias=1.5 if causal else 0.0, sees_previous=causal,
         image_size=(SIDE, SIDE), steps=2, guidance=1.0,
     )  # fmt: skip
     pair.save_pretrained(folder)
@@ -124,10 +125,11 @@ def tiny_letter(letter: str) -> int:
     return len(MARKS) + sorted(pre_tokenizers.ByteLevel.alphabet()).index(letter)
 
 
-def tiny_transformer(channels: int, cosmos_layout: bool) -> CosmosTransformer3DModel:
+def tiny_transformer(channels: int, cosmos_layout: bool, sees_previous: bool) -> CosmosTransformer3DModel:
     """A DiT of 2 blocks and 24 channels that reads two of the talker's layers, or all in the Cosmos layout."""
     model = CosmosTransformer3DModel(
-        in_channels=channels + 1, out_channels=channels, num_attention_heads=2, attention_head_dim=12, num_layers=2, mlp_ratio=2.0,
+        in_channels=channels * (2 if sees_previous else 1) + 1, out_channels=channels, num_attention_heads=2, attention_head_dim=12,
+        num_layers=2, mlp_ratio=2.0,
         text_embed_dim=24, adaln_lora_dim=8, max_size=(16, 16, 16), patch_size=(1, 2, 2) if cosmos_layout else (1, 1, 1),
         rope_scale=(1.0, 3.0, 3.0) if cosmos_layout else (1.0, 1.0, 1.0), concat_padding_mask=cosmos_layout,
         extra_pos_embed_type=None if cosmos_layout else "learnable", use_crossattn_projection=True,

@@ -35,19 +35,29 @@ class Frames:
     extra: torch.Tensor | None = None
 
 
-def embed_frames(model: CosmosTransformer3DModel, latents: list[torch.Tensor], times: list[int], clean: list[bool]) -> Frames:
+def embed_frames(
+    model: CosmosTransformer3DModel,
+    latents: list[torch.Tensor],
+    times: list[int],
+    clean: list[bool],
+    previous: list[torch.Tensor | None] | None = None,
+) -> Frames:
     """Pack latents into tokens.
 
     Args:
         latents: per frame [B, channels, h, w]; sizes may differ.
         times: the position of each frame among the conversation's pictures.
         clean: whether the frame is given (condition mask 1) or to be painted (0).
+        previous: for models with channels for it, per frame the latents of the frame before it, like its own; `None` for a first frame.
+            What did not change then lies at the same place already (as in InstructPix2Pix: Brooks et al. 2023, section 3.2).
     """
     tokens, cosines, sines, lengths, learnt = [], [], [], [], []
-    for frame, time, given in zip(latents, times, clean, strict=True):
+    for index, (frame, time, given) in enumerate(zip(latents, times, clean, strict=True)):
         extra = [torch.full_like(frame[:, :1], float(given))]
         if model.config.concat_padding_mask:
             extra.append(torch.zeros_like(frame[:, :1]))  # no padding: frames are packed, not padded
+        if previous is not None:
+            extra.append(torch.zeros_like(frame) if previous[index] is None else previous[index])
         embedded = model.patch_embed(torch.cat([frame, *extra], 1)[:, :, None]).flatten(1, 3)
         tokens.append(embedded)
         lengths.append(embedded.shape[1])

@@ -92,10 +92,13 @@ def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torc
 
 
 def new_transformer(settings: dict[str, Any], channels: int, states: int) -> CosmosTransformer3DModel:
-    """A small Cosmos DiT for latents of `channels`, reading `states` channels of hidden states; blocks start as identities."""
+    """A small Cosmos DiT for latents of `channels`, of a frame and the one before, reading `states` channels of hidden states.
+
+    Blocks start as identities.
+    """
     heads, width = settings["heads"], settings["heads"] * settings["head_dim"]
     model = CosmosTransformer3DModel(
-        in_channels=channels + 1, out_channels=channels, num_attention_heads=heads, attention_head_dim=settings["head_dim"],
+        in_channels=2 * channels + 1, out_channels=channels, num_attention_heads=heads, attention_head_dim=settings["head_dim"],
         num_layers=settings["layers"], mlp_ratio=4.0, text_embed_dim=width, adaln_lora_dim=settings["adaln"], max_size=(64, 32, 32),
         patch_size=(1, 1, 1), rope_scale=(1.0, 1.0, 1.0), concat_padding_mask=False, extra_pos_embed_type="learnable",
         use_crossattn_projection=True, crossattn_proj_in_channels=states, encoder_hidden_states_channels=width,
@@ -180,7 +183,8 @@ class DiTStage:
     ) -> torch.Tensor:
         given = len(order) - sigma.shape[1]
         times = [data.first + time for time, _ in order]
-        frames = embed_frames(self.transformer, list(packed.unbind(1)), times, [index < given for index in range(len(order))])
+        before = [packed[:, time - 1] if time else None for time, _ in order]  # the clean frames come first, in order
+        frames = embed_frames(self.transformer, list(packed.unbind(1)), times, [index < given for index in range(len(order))], before)
         size = frames.lengths[0]
         sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
         reads = data.words[:, [time for time, _ in order]]

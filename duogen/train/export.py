@@ -76,6 +76,7 @@ def _about(recipe_file: Path, dit: Recipe) -> dict:
     shown = json.loads(recipe_file.read_text(encoding="utf-8"))["about"]
     about = About(
         layers=tuple(dit.settings["layers"]), frame_attention="block_causal", prediction="sample",
-        timestep_scale=dit.settings["timestep_scale"], fresh_bias=dit.settings["fresh_bias"], image_size=(256, 256), **shown,
+        timestep_scale=dit.settings["timestep_scale"], fresh_bias=dit.settings["fresh_bias"], sees_previous=True,
+        image_size=(256, 256), **shown,
     )  # fmt: skip
     return asdict(about)
