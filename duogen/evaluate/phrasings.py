@@ -1,0 +1,120 @@
+"""Requests as different people type them, written by hand: does the talker choose the right kind of reply, and keep the wishes?
+
+`assets/benchmarks/phrasings.json`; no template of the training made them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from duogen.conversation import Conversation, Image, Piece, Text
+from duogen.engine import Engine
+from duogen.evaluate.figures import share
+from duogen.events import Done
+from duogen.options import ImageOptions, Options
+from duogen.sketchbook.read import read_reply
+from duogen.sketchbook.scene import Scene
+
+PHRASINGS = Path(__file__).parents[2] / "assets" / "benchmarks" / "phrasings.json"
+
+
+@dataclass(frozen=True)
+class Phrasing:
+    """One request.
+
+    Attributes:
+        reply: the right kind of reply: "guide" (several pictures), "picture" (one) or "words" (none).
+        kind: the thing that the pictures show.
+        parts: the colours wished, by part.
+        background: the background wished.
+        outside: the wish is not in the world: it is declined, and something of the world offered.
+    """
+
+    say: str
+    reply: str
+    kind: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+    background: str = ""
+    outside: bool = False
+
+
+def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Ask `n` of the requests, spread evenly over the file, and measure the words of the replies.
+
+    Pictures are painted in one step: what they show is not looked at.
+
+    Returns:
+        Figures ready for JSON as {"value", "low", "high", "n"}, and every request with its reply under `asked`.
+
+    Raises:
+        ValueError: `n` < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")
+    every = [Phrasing(**entry) for entry in json.loads(PHRASINGS.read_text(encoding="utf-8"))["asked"]]
+    chosen = [every[index * len(every) // n] for index in range(n)] if n < len(every) else every
+    asked = []
+    for phrasing in chosen:
+        parts = answer(engine, phrasing.say, seed)
+        asked.append({"say": phrasing.say, "outside": phrasing.outside, **marks(phrasing, parts), "reply": plain(parts)})
+    scores = {
+        "right_reply_and_wishes": share(each["right"] for each in asked),
+        "right_kind_of_reply": share(each["draws"] for each in asked),
+        "guides_and_pictures": share(each["right"] for each in asked if each["meant"] != "words"),
+        "talk": share(each["right"] for each in asked if each["meant"] == "words" and not each["outside"]),
+        "outside_declined_with_an_offer": share(each["right"] for each in asked if each["outside"]),
+    }
+    for name, figure in scores.items():
+        say(f"{name:32} {figure.words()}")
+    return {"n": len(asked), "seed": seed, "scores": {name: figure.data() for name, figure in scores.items()}, "asked": asked}
+
+
+def answer(engine: Engine, words: str, seed: int) -> list[Piece]:
+    """What the pair replies; nothing when it failed."""
+    options = Options(seed, image=ImageOptions(steps=1, guidance=1.0, preview_every=0))
+    *_, last = engine.answer(Conversation().say("user", words), options)
+    return list(last.conversation.path()[-1].parts) if isinstance(last, Done) else []
+
+
+def marks(phrasing: Phrasing, parts: list[Piece]) -> dict[str, Any]:
+    """Whether it draws as it should, and whether words and wishes are right too."""
+    images = sum(isinstance(part, Image) for part in parts)
+    draws = {"guide": images > 1, "picture": images == 1, "words": images == 0}[phrasing.reply]
+    text = "".join(part.text for part in parts if isinstance(part, Text)).strip()
+    if phrasing.reply == "words":
+        right = draws and bool(text) and (not phrasing.outside or offers(text))
+    else:
+        right = draws and keeps(phrasing, last_scene(parts))
+    return {"meant": phrasing.reply, "draws": draws, "right": right}
+
+
+def offers(text: str) -> bool:
+    """Whether it is a refusal that names what could be drawn instead ("but I can draw a cat")."""
+    words = text.lower()
+    return "draw" in words and any(word in words for word in ("can", "could", "would you like", "shall i", "how about", "try"))
+
+
+def keeps(phrasing: Phrasing, scene: Scene | None) -> bool:
+    """Whether the words' last scene shows the thing with the colours and on the background that were wished."""
+    if scene is None or len(scene.things) != 1 or scene.things[0].kind != phrasing.kind:
+        return False
+    colours = {part.name: part.colour for part in scene.things[0].parts}
+    background = phrasing.background or scene.background
+    return scene.background == background and all(colours.get(part) == colour for part, colour in phrasing.parts.items())
+
+
+def last_scene(parts: list[Piece]) -> Scene | None:
+    """What the words say in the end; `None` where they cannot be read."""
+    try:
+        return read_reply([part.text if isinstance(part, Text) else part for part in parts])[-1]
+    except (ValueError, IndexError):
+        return None
+
+
+def plain(parts: list[Piece]) -> str:
+    """The reply as one string, pictures as a mark."""
+    return "".join(part.text if isinstance(part, Text) else "[picture]" for part in parts)
