@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import warnings
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from duogen.store import data_home
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -288,14 +289,6 @@ def processor() -> Qwen2VLImageProcessorPil:
         min_pixels=PICTURE_PIXELS,
         max_pixels=PICTURE_PIXELS,
     )
-
-
-def data_home() -> Path:
-    """Where DuoGen keeps its files: `DUOGEN_HOME`, by default the platform's folder for user data."""
-    import platformdirs
-
-    home = os.environ.get("DUOGEN_HOME")
-    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir("duogen", appauthor=False))
 
 
 def shipped() -> Path:

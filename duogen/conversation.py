@@ -107,6 +107,30 @@ class Conversation:
         parent = self.turns[turn_id].parent
         return [turn.id for turn in self.turns.values() if turn.parent == parent]
 
+    def with_turn(self, turn: Turn) -> Conversation:
+        """The tree with `turn` in it, whose parent it must hold, standing there."""
+        return Conversation({**self.turns, turn.id: turn}, turn.id, self.id, self.title)
+
+    def tip(self, turn_id: str) -> str:
+        """The end of the newest branch that goes through a turn."""
+        at: str | None = turn_id
+        while at is not None:
+            turn_id = at
+            at = next((turn.id for turn in reversed(self.turns.values()) if turn.parent == turn_id), None)
+        return turn_id
+
+    def without(self, turn_id: str) -> Conversation:
+        """The tree less a turn and all that came after it. Where it was shown, the newest branch beside it is, else what was before it."""
+        gone = {turn_id}
+        for turn in self.turns.values():  # a turn always stands after its parent
+            if turn.parent in gone:
+                gone.add(turn.id)
+        left = Conversation({id: turn for id, turn in self.turns.items() if id not in gone}, None, self.id, self.title)
+        if self.head not in gone:
+            return left.at(self.head)
+        beside = [id for id in self.branches(turn_id) if id != turn_id]
+        return left.at(left.tip(beside[-1]) if beside else self.turns[turn_id].parent)
+
 
 def _piece(part: Piece | str | PILImage.Image) -> Piece:
     if isinstance(part, str):
@@ -157,17 +181,27 @@ def load_conversation(folder: Path) -> Conversation:
     """
     try:
         payload = json.loads((folder / "conversation.json").read_text(encoding="utf-8"))
-        turns = {
-            entry["id"]: Turn(
-                entry["role"], tuple(_load_piece(part, folder / "images") for part in entry["parts"]), entry["id"], entry["parent"]
-            )
-            for entry in payload["turns"]
-        }
+        turns, read = {}, {}
+        for entry in payload["turns"]:
+            parts = tuple(_load_piece(part, folder / "images", read) for part in entry["parts"])
+            turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"])
+        _check_tree(turns, payload["head"])
         return Conversation(turns, payload["head"], payload["id"], payload["title"])
     except FileNotFoundError as error:
         raise ValueError(f"There is no conversation in {folder}.") from error
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"The conversation in {folder} is damaged: {error}.") from error
+
+
+def _check_tree(turns: dict[str, Turn], head: str | None) -> None:
+    """A turn stands after its parent: a circle would be walked for ever."""
+    known: set[str | None] = {None}
+    for turn in turns.values():
+        if turn.parent not in known or turn.role not in ("user", "assistant"):
+            raise KeyError(turn.id)
+        known.add(turn.id)
+    if head not in known:
+        raise KeyError(head)
 
 
 def _save_piece(part: Piece, images: Path) -> dict:
@@ -187,11 +221,18 @@ def _save_picture(picture: PILImage.Image, images: Path) -> str:
     return name
 
 
-def _load_piece(entry: dict, images: Path) -> Piece:
+def _load_piece(entry: dict, images: Path, read: dict[str, PILImage.Image]) -> Piece:
     if entry["type"] == "text":
         return Text(entry["text"])
-    mask = open_picture(images / Path(entry["mask"]).name).convert("L") if "mask" in entry else None
-    return Image(open_picture(images / Path(entry["file"]).name), entry["seed"], entry["seconds"], entry["alt"], mask)
+    mask = _load_picture(entry["mask"], images, read).convert("L") if "mask" in entry else None
+    return Image(_load_picture(entry["file"], images, read), entry["seed"], entry["seconds"], entry["alt"], mask)
+
+
+def _load_picture(name: str, images: Path, read: dict[str, PILImage.Image]) -> PILImage.Image:
+    """A picture that several branches share is one object, as it was when it was made."""
+    if name not in read:
+        read[name] = open_picture(images / Path(name).name)
+    return read[name]
 
 
 def write_beside(file: Path, data: bytes) -> None:

@@ -129,10 +129,19 @@ class Engine:
         yield Done(done, Stats(len(prompt.ids), encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
 
     def paint_after(self, conversation: Conversation, options: Options) -> Image:
+        """The picture that `painting` ends with."""
+        *_, last = self.painting(conversation, options)
+        return last.image
+
+    def painting(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
         """Paint the picture that comes next in an answer whose words are given: the painter without the talker's choice.
 
         Args:
             conversation: its head is an assistant turn, unfinished; its pictures that this method painted are not encoded again.
+            stop: set it to stop within one denoising step.
+
+        Yields:
+            Events of one picture; the last one is `ImageDone`, unless it was stopped.
 
         Raises:
             ValueError: the head is no assistant turn.
@@ -141,9 +150,8 @@ class Engine:
         if not path or path[-1].role != "assistant":
             raise ValueError("There is no answer to paint for; say the words of one first.")
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
-        reply = Reply(
-            options, threading.Event(), random.Random(seed), torch.Generator().manual_seed(seed), _masked(path), parts=list(path[-1].parts)
-        )
+        generator = torch.Generator().manual_seed(seed)
+        reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _masked(path), parts=list(path[-1].parts))
         prompt = self._prompt(path[:-1])
         for part in path[-1].parts:
             if isinstance(part, Text):
@@ -152,9 +160,7 @@ class Engine:
                 self.tokens.add_image(prompt, part, True)
         with self._forgetting_failures():
             self._follow(prompt)
-            for _ in self._draw(reply):
-                pass
-        return next(part for part in reversed(reply.parts) if isinstance(part, Image))
+            yield from self._draw(reply)
 
     def _prompt(self, path: list[Turn]) -> Packed:
         """The conversation as ids, the assistant's own turns as they were said, and the opening of the answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from PIL import Image as PILImage
@@ -94,3 +95,23 @@ def test_a_mask_is_kept_with_its_picture(tmp_path):
     save_conversation(Conversation().say("user", Image(PILImage.new("RGB", (6, 4), "red"), mask=mask)), tmp_path)
     (image,) = load_conversation(tmp_path).path()[0].images()
     assert image.mask.mode == "L" and image.mask.tobytes() == mask.tobytes()
+
+
+def test_a_turn_goes_with_what_came_after_it():
+    first = Conversation().say("user", "one").say("assistant", "1")
+    (asked, answered), other = first.path(), first.at(first.path()[0].id).say("assistant", "uno").say("user", "two")
+    assert other.tip(asked.id) == other.head and other.tip(answered.id) == answered.id
+    back = other.without(other.path()[1].id)
+    assert back.head == answered.id and len(back.turns) == 2, "the branch beside it is shown"
+    assert back.without(answered.id).head == asked.id
+    assert other.without(asked.id) == Conversation(id=first.id)
+    assert other.without(answered.id).head == other.head, "what is not shown goes without a trace"
+    assert back.with_turn(other.turns[other.path()[1].id]).head == other.path()[1].id
+
+
+@pytest.mark.parametrize("parent", ["b", "a", "none"])
+def test_a_circle_is_damage(tmp_path, parent):
+    turns = [{"id": "a", "role": "user", "parent": parent, "parts": []}, {"id": "b", "role": "user", "parent": "a", "parts": []}]
+    (tmp_path / "conversation.json").write_text(json.dumps({"format": 1, "id": "c", "title": "", "head": "b", "turns": turns}))
+    with pytest.raises(ValueError, match="damaged"):
+        load_conversation(tmp_path)
