@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | evaluate sketchbook"""
+"""The command line: python -m duogen ask | chat | export | evaluate sketchbook | evaluate phrasings"""
 
 from __future__ import annotations
 
@@ -57,11 +57,16 @@ def parser() -> Parser:
     splits = ("held-out", "train", "held-out-kinds")
     sketchbook.add_argument("--split", choices=splits, default="held-out", help="what training never saw, or what it did")
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
-    sketchbook.add_argument("--n", type=int, default=200, help="conversations")
-    sketchbook.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
-    sketchbook.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
-    _add_pair(sketchbook)
+    phrasings = what.add_parser("phrasings", help="on requests of the world written by hand: the right kind of reply, the wishes kept")
+    for each, counted in ((sketchbook, "conversations"), (phrasings, "requests")):
+        each.add_argument("--n", type=int, default=200, help=counted)
+        each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
+        each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        _add_pair(each)
+    exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
+    exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
+    exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
     return top
 
 
@@ -115,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        command = {"ask": ask, "chat": chat, "evaluate": evaluate}[given.command]
+        command = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export}[given.command]
         return command(given)
     except ValueError as error:
         return _complain(str(error))
@@ -216,20 +221,33 @@ def _read_line() -> str | None:
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    """`python -m duogen evaluate sketchbook`."""
+    """`python -m duogen evaluate sketchbook` and `evaluate phrasings`."""
     if given.n < 1:
         raise ValueError(f"--n must be at least 1, not {given.n}.")
     if given.json and not given.json.resolve().parent.is_dir():
         raise ValueError(f"There is no folder {given.json.parent} to write {given.json.name} to; make it first.")
-    out = free_folder(given.out)
+    out = free_folder(given.out) if given.what == "sketchbook" else None
     engine = open_engine(given)
     from duogen.conversation import write_beside
-    from duogen.evaluate.sketchbook import evaluate as evaluate_sketchbook
+    from duogen.evaluate import phrasings, sketchbook
 
     say = partial(print, flush=True)
-    figures = evaluate_sketchbook(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
+    if given.what == "phrasings":
+        figures = phrasings.evaluate(engine, given.n, given.seed, say)
+    else:
+        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
     if given.json:
         write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    """`python -m duogen export`."""
+    from duogen.conversation import load_conversation
+    from duogen.export import export as write_guide
+
+    write_guide(load_conversation(given.folder), given.to)
+    print(given.to)
     return 0
 
 
