@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import signal
 import sys
 import tempfile
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ui.auth import Users
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
@@ -22,19 +27,49 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pair", help="folder of a pair (default: the bundled one)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
     parser.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
+    parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args()
 
 
 def main() -> None:
     given = arguments()
+    try:
+        users = allowed(given)
+    except ValueError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes however the page is ended
     with tempfile.TemporaryDirectory(prefix="duogen-page-") as folder:
-        serve(given, Path(folder))
+        serve(given, Path(folder), users)
 
 
-def serve(given: argparse.Namespace, folder: Path) -> None:
-    """Put the page up, then open the pair behind it; returns when the page is ended. `folder` is for the pictures it shows."""
+def allowed(given: argparse.Namespace) -> Users | None:
+    """Who may use the page, `None` for everybody; or a user is added and the program ends.
+
+    Raises:
+        ValueError: the file of users is missing or damaged, or others could reach a page that is open to everybody.
+    """
+    from ui.auth import Users, add_user
+
+    if given.add_user is not None:
+        if given.auth is None:
+            raise ValueError("Say which file the user goes into: --auth FILE")
+        add_user(given.auth, given.add_user, getpass.getpass("Password: "))
+        print(f"{given.add_user} may now use a page started with --auth {given.auth}")
+        sys.exit(0)
+    if given.host not in LOCAL and given.auth is None:
+        raise ValueError(f"Others can reach {given.host}: say who may use the page with --auth FILE (see --add-user).")
+    return Users(given.auth) if given.auth is not None else None
+
+
+def serve(given: argparse.Namespace, folder: Path, users: Users | None) -> None:
+    """Put the page and the API up, then open the pair behind them; returns when the page is ended.
+
+    `folder` is for the pictures that it shows.
+    """
+    from ui.api import Api
     from ui.loading import Loading
     from ui.page import Page
     from ui.theme import theme
@@ -42,7 +77,7 @@ def serve(given: argparse.Namespace, folder: Path) -> None:
     loading = Loading(given.pair, given.device, given.precision)
     page = Page(loading, folder)
     try:
-        page.blocks.launch(
+        app, *_ = page.blocks.launch(
             server_name=given.host,
             server_port=given.port,
             prevent_thread_lock=True,
@@ -55,15 +90,15 @@ def serve(given: argparse.Namespace, folder: Path) -> None:
             state_session_capacity=64,
             theme=theme(),
             css_paths=Path(__file__).parent / "ui" / "style.css",
+            auth=users.may if users else None,
         )
     except OSError:
         print(f"Port {given.port} of {given.host} cannot be used; choose another with --port.", file=sys.stderr)
         sys.exit(2)
+    app.include_router(Api(loading, users).router())
     loading.start()
     address = f"http://{given.host}:{given.port}"
     print(f"DuoGen is at {address} (Ctrl+C ends it)", flush=True)
-    if given.host not in LOCAL:
-        print("Everybody who can reach this address can use it.", flush=True)
     if not given.no_browser:
         webbrowser.open(address)
     page.blocks.block_thread()

@@ -7,6 +7,8 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ui.line import Line
+
 if TYPE_CHECKING:
     from duogen.engine import Engine
 
@@ -18,6 +20,7 @@ class Loading:
     Attributes:
         pair: folder of the pair, `None` for the bundled one.
         words: what is going on, for the status line.
+        line: the queue of all who want to use the engine.
         engine: there once `finished` is set, unless `error` says why not in one sentence.
     """
 
@@ -25,6 +28,7 @@ class Loading:
     device: str = "auto"
     precision: str = "auto"
     words: str = "Starting ..."
+    line: Line = field(default_factory=Line)
     engine: Engine | None = None
     error: str = ""
     finished: threading.Event = field(default_factory=threading.Event)

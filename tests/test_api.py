@@ -1,0 +1,205 @@
+"""The API with OpenAI's own client, and who may use it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image as PILImage
+
+from duogen.engine import Engine
+from duogen.pipeline import open_pair
+from tests.tiny import BOV, END, SIDE, script, tiny_pair
+from ui.api import Api, conversation_of, data_url, options_of
+from ui.auth import Users, add_user
+from ui.loading import Loading
+
+ROOT = Path(__file__).parents[1]
+ABOUT = {"steps": 2, "guidance": 1.0}
+
+
+@pytest.fixture(scope="module")
+def loading(tmp_path_factory) -> Loading:
+    loading = Loading()
+    loading.engine = Engine(open_pair(tiny_pair(tmp_path_factory.mktemp("pair")), "cpu", "fp32"))
+    loading.finished.set()
+    return loading
+
+
+def served(api: Api) -> Iterator[str]:
+    app = FastAPI()
+    app.include_router(api.router())
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def address(loading) -> Iterator[str]:
+    yield from served(Api(loading))
+
+
+@pytest.fixture
+def client(address) -> openai.OpenAI:
+    return openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+
+
+def picture(colour: str = "red") -> str:
+    data = io.BytesIO()
+    PILImage.new("RGB", (SIDE, SIDE), colour).save(data, "PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def ask(*parts: str) -> list[dict]:
+    content = [
+        {"type": "image_url", "image_url": {"url": part}} if part.startswith("data:") else {"type": "text", "text": part} for part in parts
+    ]
+    return [{"role": "user", "content": content}]
+
+
+def test_words_and_pictures_in_one_answer(client, loading, monkeypatch):
+    script(monkeypatch, loading.engine.tokens, "Step one", BOV, "and two", BOV, END)
+    answer = client.chat.completions.create(model="tiny", messages=ask("Draw", picture()), seed=3, temperature=1, extra_body={"steps": 1})
+    message = answer.choices[0].message
+    assert message.content.startswith("Step one\n![") and message.content.count("](data:image/png;base64,") == 2
+    assert [part["type"] for part in message.content_parts] == ["text", "image_url", "text", "image_url"]
+    assert answer.choices[0].finish_reason == "stop" and answer.usage.completion_tokens > 5 and answer.usage.prompt_tokens > 5
+    assert client.models.list().data[0].id == "tiny"
+    back = conversation_of([*ask("Draw"), {"role": "assistant", "content": message.content}, *ask("Go on")])
+    said = back.path()[1]
+    assert len(said.images()) == 2 and said.text() == "Step one\nand two\n"
+    assert data_url(said.images()[0]) == message.content_parts[1]["image_url"]["url"]
+
+
+def test_a_stream_is_the_same_answer(client, loading, monkeypatch):
+    texts = []
+    for stream in (False, True):
+        script(monkeypatch, loading.engine.tokens, "Here", BOV, "it is", END)
+        given = {"model": "tiny", "messages": ask("Draw"), "seed": 3, "temperature": 1}
+        if not stream:
+            texts.append(client.chat.completions.create(**given).choices[0].message.content)
+            continue
+        chunks = list(client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))
+        texts.append("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices))
+        assert chunks[-1].usage.total_tokens > 0 and chunks[-2].choices[0].finish_reason == "stop"
+    assert texts[0] == texts[1]
+
+
+def test_pictures_alone(client, loading, monkeypatch):
+    script(monkeypatch, loading.engine.tokens, "Look", BOV, END, "No", END)
+    made = client.images.generate(model="tiny", prompt="a house", n=2, extra_body={"seed": 1})
+    sizes = [PILImage.open(io.BytesIO(base64.b64decode(each.b64_json))).size for each in made.data]
+    assert sizes == [(SIDE, SIDE)] * 2  # the second was answered in words, and painted from the prompt itself
+    with pytest.raises(openai.BadRequestError, match="size"):
+        client.images.generate(model="tiny", prompt="a house", size="1024x1024")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"messages": []}, "no messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "role user or assistant"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "text or image_url"),
+        ({"messages": ask("x") + [{"role": "assistant", "content": "y"}]}, "last message"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}]}]},
+            "not fetched",
+        ),
+        ({"messages": ask("data:image/png;base64,AAAA")}, "cannot be read as a picture"),
+        ({"messages": ask("data:image/png;base64,A")}, "damaged"),
+        ({"messages": ask("x"), "temperature": 3}, "temperature must be between"),
+        ({"messages": ask("x"), "max_tokens": 1.5}, "whole number"),
+        ({"messages": ask("x"), "extra_body": {"steps": 1000}}, "steps must be between"),
+        ({"messages": ask("x"), "n": 2}, "n must be 1"),
+    ],
+)
+def test_wrong_requests_get_a_sentence(client, wrong, message):
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
+        client.chat.completions.create(**{"model": "tiny", **wrong})
+    assert refused.value.type == "invalid_request_error"
+
+
+def test_a_bomb_another_model_and_a_failure(client, loading, monkeypatch):
+    data = io.BytesIO()
+    PILImage.new("1", (9000, 9000)).save(data, "PNG")
+    bomb = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    with pytest.raises(openai.BadRequestError, match="50 megapixels"):
+        client.chat.completions.create(model="tiny", messages=ask(bomb))
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+        client.chat.completions.create(model="gpt", messages=ask("x"))
+    monkeypatch.setattr(loading.engine, "answer", lambda *_: (_ for _ in ()).throw(KeyError("lost")))
+    with pytest.raises(openai.InternalServerError, match="The answer failed"):
+        client.chat.completions.create(model="tiny", messages=ask("x"))
+
+
+def test_a_client_that_goes_away_stops_the_answer(client, loading, monkeypatch):
+    stopped = threading.Event()
+
+    def answer(conversation, options, stop):
+        from duogen.events import TextDelta
+
+        for _ in range(500):
+            yield TextDelta("x")
+            if stop.wait(0.02):
+                stopped.set()
+                return
+
+    monkeypatch.setattr(loading.engine, "answer", answer)
+    with client.chat.completions.create(model="tiny", messages=ask("x"), stream=True) as stream:
+        next(iter(stream))
+    assert stopped.wait(5)
+
+
+def test_options_are_those_of_the_dataclasses():
+    options = options_of({"max_completion_tokens": 9, "top_p": 0.5, "seed": 4, "guidance": 2, "unknown": 1, "stop": None}, ABOUT)
+    assert (options.text.max_tokens, options.text.top_p, options.seed, options.image.guidance, options.image.steps) == (9, 0.5, 4, 2.0, 2)
+
+
+def test_only_known_users_may(loading, tmp_path):
+    file = tmp_path / "users"
+    add_user(file, "anna", "correct horse")
+    add_user(file, "ben", "battery staple")
+    assert "correct" not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    users = Users(file)
+    assert users.may("anna", "correct horse") and users.may("anna", "correct horse")
+    assert not users.may("anna", "battery staple") and not users.may("carl", "") and not users.may("", "")
+    for address in served(Api(loading, users)):
+        for header, status in (("", 401), ("Basic !", 401), ("Bearer anna:wrong", 401), ("Bearer anna:correct horse", 200)):
+            request = urllib.request.Request(f"{address}/models", headers={"Authorization": header})
+            try:
+                found = urllib.request.urlopen(request, timeout=10).status
+            except urllib.error.HTTPError as error:
+                found = error.code
+                assert json.loads(error.read())["error"]["code"] == "invalid_api_key"
+            assert found == status
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--host", "0.0.0.0"], "Others can reach 0.0.0.0"),
+        (["--auth", "no-such-file"], "There is no file no-such-file"),
+        (["--add-user", "anna"], "--auth FILE"),
+    ],
+)
+def test_a_page_that_others_can_reach_asks_who_they_are(flags, message):
+    ended = subprocess.run([sys.executable, str(ROOT / "app.py"), "--no-browser", *flags], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and message in ended.stderr and ended.stderr.count("\n") == 1
