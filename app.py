@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import importlib.util
 import os
 import signal
 import sys
-import tempfile
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
+    parser.add_argument("--mcp", action="store_true", help="offer the pair as a tool to programs that speak MCP")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args()
 
@@ -40,16 +41,15 @@ def main() -> None:
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes however the page is ended
-    with tempfile.TemporaryDirectory(prefix="duogen-page-") as folder:
-        serve(given, Path(folder), users)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    serve(given, users)
 
 
 def allowed(given: argparse.Namespace) -> Users | None:
     """Who may use the page, `None` for everybody; or a user is added and the program ends.
 
     Raises:
-        ValueError: the file of users is missing or damaged, or others could reach a page that is open to everybody.
+        ValueError: the file of users is missing or damaged, or others could reach what is open to everybody.
     """
     from ui.auth import Users, add_user
 
@@ -61,23 +61,30 @@ def allowed(given: argparse.Namespace) -> Users | None:
         sys.exit(0)
     if given.host not in LOCAL and given.auth is None:
         raise ValueError(f"Others can reach {given.host}: say who may use the page with --auth FILE (see --add-user).")
+    if given.mcp and importlib.util.find_spec("mcp") is None:
+        raise ValueError("The MCP server needs one more package: pip install -r requirements.txt")
+    if given.mcp and given.auth is not None:
+        raise ValueError("The MCP server cannot ask for passwords: start without --mcp or without --auth.")
     return Users(given.auth) if given.auth is not None else None
 
 
-def serve(given: argparse.Namespace, folder: Path, users: Users | None) -> None:
-    """Put the page and the API up, then open the pair behind them; returns when the page is ended.
+def serve(given: argparse.Namespace, users: Users | None) -> None:
+    """Put the page and the API up, then open the pair behind them; returns when the page is ended."""
+    from duogen.store import Store, data_home
 
-    `folder` is for the pictures that it shows.
-    """
+    # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(data_home() / "uploads"))
     from ui.api import Api
+    from ui.endpoint import Endpoint, show_in_mcp
     from ui.loading import Loading
     from ui.page import Page
     from ui.theme import theme
 
     loading = Loading(given.pair, given.device, given.precision)
-    page = Page(loading, folder)
+    page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown")
+    Endpoint(loading, page.pictures).add_to(page.blocks)
     try:
-        app, *_ = page.blocks.launch(
+        page.blocks.launch(
             server_name=given.host,
             server_port=given.port,
             prevent_thread_lock=True,
@@ -89,13 +96,16 @@ def serve(given: argparse.Namespace, folder: Path, users: Users | None) -> None:
             max_file_size="25mb",
             state_session_capacity=64,
             theme=theme(),
-            css_paths=Path(__file__).parent / "ui" / "style.css",
+            css_paths=[Path(__file__).parent / "ui" / name for name in ("style.css", "tabs.css")],
             auth=users.may if users else None,
+            mcp_server=given.mcp,
+            app_kwargs={"routes": Api(loading, users).router().routes},
         )
     except OSError:
         print(f"Port {given.port} of {given.host} cannot be used; choose another with --port.", file=sys.stderr)
         sys.exit(2)
-    app.include_router(Api(loading, users).router())
+    if given.mcp:
+        show_in_mcp(page.blocks)
     loading.start()
     address = f"http://{given.host}:{given.port}"
     print(f"DuoGen is at {address} (Ctrl+C ends it)", flush=True)

@@ -45,3 +45,11 @@ class Options:
     seed: int | None = None
     text: TextOptions = field(default_factory=TextOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
+
+
+# By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.
+PRESETS: dict[str, dict[tuple[str, ...], Any]] = {
+    "quick": {("image", "steps"): 4, ("image", "max_images"): 4, ("image", "preview_every"): 0, ("text", "max_tokens"): 256},
+    "balanced": {},
+    "fine": {("image", "steps"): 16, ("image", "max_images"): 12, ("text", "max_tokens"): 1024},
+}

@@ -21,9 +21,11 @@ from fastapi import FastAPI
 from PIL import Image as PILImage
 
 from duogen.engine import Engine
+from duogen.events import TextDelta
 from duogen.pipeline import open_pair
 from tests.tiny import BOV, END, SIDE, script, tiny_pair
-from ui.api import Api, conversation_of, data_url, options_of
+from ui.api import Api, conversation_of
+from ui.asking import MOST_PICTURES, PICTURE_SIDE, Wrong, data_url, in_turn, options_of, picture_of
 from ui.auth import Users, add_user
 from ui.loading import Loading
 
@@ -62,10 +64,14 @@ def client(address) -> openai.OpenAI:
     return openai.OpenAI(base_url=address, api_key="none", max_retries=0)
 
 
-def picture(colour: str = "red") -> str:
+def encoded(picture: PILImage.Image) -> str:
     data = io.BytesIO()
-    PILImage.new("RGB", (SIDE, SIDE), colour).save(data, "PNG")
+    picture.save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def picture(colour: str = "red") -> str:
+    return encoded(PILImage.new("RGB", (SIDE, SIDE), colour))
 
 
 def ask(*parts: str) -> list[dict]:
@@ -128,7 +134,14 @@ def test_pictures_alone(client, loading, monkeypatch):
         ({"messages": ask("x"), "temperature": 3}, "temperature must be between"),
         ({"messages": ask("x"), "max_tokens": 1.5}, "whole number"),
         ({"messages": ask("x"), "extra_body": {"steps": 1000}}, "steps must be between"),
+        ({"messages": ask("x"), "seed": 2**70}, "64 bits"),
+        ({"messages": ask("x"), "extra_body": {"guidance": 10**400}}, "too large"),
         ({"messages": ask("x"), "n": 2}, "n must be 1"),
+        ({"messages": ask("x"), "stream_options": 5}, "stream_options"),
+        ({"messages": [{"role": "user", "content": 5}]}, "must be text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": {}}]}]}, "text or image_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": None}]}]}, "not fetched"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "/etc/passwd"}}]}]}, "not fetched"),
     ],
 )
 def test_wrong_requests_get_a_sentence(client, wrong, message):
@@ -138,11 +151,8 @@ def test_wrong_requests_get_a_sentence(client, wrong, message):
 
 
 def test_a_bomb_another_model_and_a_failure(client, loading, monkeypatch):
-    data = io.BytesIO()
-    PILImage.new("1", (9000, 9000)).save(data, "PNG")
-    bomb = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
     with pytest.raises(openai.BadRequestError, match="50 megapixels"):
-        client.chat.completions.create(model="tiny", messages=ask(bomb))
+        client.chat.completions.create(model="tiny", messages=ask(encoded(PILImage.new("1", (9000, 9000)))))
     with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
         client.chat.completions.create(model="gpt", messages=ask("x"))
     monkeypatch.setattr(loading.engine, "answer", lambda *_: (_ for _ in ()).throw(KeyError("lost")))
@@ -150,22 +160,77 @@ def test_a_bomb_another_model_and_a_failure(client, loading, monkeypatch):
         client.chat.completions.create(model="tiny", messages=ask("x"))
 
 
-def test_a_client_that_goes_away_stops_the_answer(client, loading, monkeypatch):
-    stopped = threading.Event()
+def endless(stopped: threading.Event):
+    """An answer without an end; says when it was stopped."""
 
     def answer(conversation, options, stop):
-        from duogen.events import TextDelta
-
         for _ in range(500):
             yield TextDelta("x")
             if stop.wait(0.02):
                 stopped.set()
                 return
 
-    monkeypatch.setattr(loading.engine, "answer", answer)
+    return answer
+
+
+def test_a_client_that_goes_away_stops_the_answer(client, loading, monkeypatch):
+    stopped = threading.Event()
+    monkeypatch.setattr(loading.engine, "answer", endless(stopped))
     with client.chat.completions.create(model="tiny", messages=ask("x"), stream=True) as stream:
         next(iter(stream))
     assert stopped.wait(5)
+    for hasty in (
+        lambda: client.with_options(timeout=0.5).chat.completions.create(model="tiny", messages=ask("x")),
+        lambda: client.with_options(timeout=0.5).images.generate(model="tiny", prompt="x"),
+    ):
+        stopped.clear()
+        with pytest.raises(openai.APITimeoutError):
+            hasty()
+        assert stopped.wait(5)
+
+
+def test_askers_are_served_one_after_the_other(loading, monkeypatch):
+    order, free = [], threading.Event()
+
+    def work(name):
+        def events(engine, stop):
+            order.append(name)
+            free.wait(5)
+            order.append(name)
+            yield TextDelta(name)
+
+        return events
+
+    threads = []
+    for name in "abc":
+        threads.append(threading.Thread(target=lambda name=name: list(in_turn(loading, work(name), threading.Event()))))
+        threads[-1].start()
+        time.sleep(0.1)
+    free.set()
+    for thread in threads:
+        thread.join(5)
+    assert "".join(order) == "aabbcc"
+
+
+def test_what_is_no_request_gets_a_sentence(address):
+    for body, kind, status in (
+        (b"{", "application/json", 400),
+        (b"[" * 200_000, "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b'{"messages": []}', "text/plain", 415),  # what a foreign web page can send without asking
+        (b" " * 64_000_001, "application/json", 413),
+    ):
+        request = urllib.request.Request(f"{address}/chat/completions", body, {"Content-Type": kind})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=30)
+        error = json.loads(refused.value.read())["error"]
+        assert refused.value.code == status and error["type"] == "invalid_request_error" and error["message"]
+
+
+def test_pictures_are_bounded():
+    assert max(picture_of(encoded(PILImage.new("RGB", (4000, 1000)))).picture.size) == PICTURE_SIDE
+    with pytest.raises(Wrong, match=f"more than {MOST_PICTURES}"):
+        conversation_of(ask(*[picture()] * (MOST_PICTURES + 1)))
 
 
 def test_options_are_those_of_the_dataclasses():
@@ -198,6 +263,7 @@ def test_only_known_users_may(loading, tmp_path):
         (["--host", "0.0.0.0"], "Others can reach 0.0.0.0"),
         (["--auth", "no-such-file"], "There is no file no-such-file"),
         (["--add-user", "anna"], "--auth FILE"),
+        (["--mcp", "--auth", "users"], "cannot ask for passwords"),
     ],
 )
 def test_a_page_that_others_can_reach_asks_who_they_are(flags, message):

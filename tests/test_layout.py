@@ -31,7 +31,7 @@ TOP = {
 }
 # From the ground up: a module imports from its own room and from those below.
 ROOMS = [
-    {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.export"},
+    {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export"},
     {"duogen.nn"},
     {"duogen.sequence"},
     {"duogen.pipeline", "duogen.mllm", "duogen.painter"},

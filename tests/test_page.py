@@ -20,13 +20,15 @@ import gradio as gr
 import pytest
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image
+from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.options import Options
+from duogen.store import Store
 from ui import controls
 from ui.history import Answer, messages, text_part
+from ui.jobs import Job, Task
 from ui.loading import Loading
-from ui.page import Asked, Chat, Page
+from ui.page import Page
 from ui.pictures import PictureFolder
 
 ROOT = Path(__file__).parents[1]
@@ -38,14 +40,14 @@ browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this 
 
 
 class Server:
-    """`python app.py` on a free port."""
+    """`python app.py`, or another program that takes its flags, on a free port."""
 
-    def __init__(self, home: Path, *flags: str) -> None:
+    def __init__(self, home: Path, *flags: str, program: str = "app.py") -> None:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = found.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/"
-        command = [sys.executable, str(ROOT / "app.py"), "--port", str(self.port), "--no-browser", *flags]
+        command = [sys.executable, str(ROOT / program), "--port", str(self.port), "--no-browser", *flags]
         self.log = home / "app.log"
         started = time.monotonic()
         with self.log.open("w") as log:
@@ -167,7 +169,7 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
     page.wait_for_selector("#box .stop-button")
     wait_until_answered(page)
     assert page.inner_text("#talk .bot small") != before
-    assert page.locator("#talk .user").count() == 1
+    assert page.locator("#talk .user button.i-edit").count() == 1
     page.click("#look")
     page.wait_for_timeout(500)
     page.screenshot(path=SHOTS / "guide-dark.png")
@@ -184,7 +186,7 @@ def test_stop_stops_and_keeps_what_is_there(server: Server, tab) -> None:
     page.wait_for_selector("#talk .bot img.picture")
     send(page, "And a green one?")
     page.wait_for_selector("text=The answer is still being made")
-    assert page.locator("#talk .user").count() == 1 and page.input_value("#box textarea") == "And a green one?"
+    assert page.locator("#talk .user button.i-edit").count() == 1 and page.input_value("#box textarea") == "And a green one?"
     pressed = time.monotonic()
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button", timeout=10_000)
@@ -268,17 +270,24 @@ class Scripted:
         return self.script(conversation)
 
 
-def answered(script: Callable, folder: Path, before: Chat | None = None, again: Conversation | None = None) -> tuple[Page, dict]:
-    """The last update of a page whose engine plays `script` for "hello", or for the question that `again` stands at."""
-    before = before or Chat()
+def page_with(script: Callable, home: Path) -> Page:
     loading = Loading(engine=Scripted(script), words="Ready")
     loading.finished.set()
-    page = Page(loading, folder)
-    page.stops["tab"] = threading.Event()
-    page.asked["tab"] = Asked(Options(seed=7), before)
-    updates = list(page._answer(Chat(before.conversation.say("user", "hello") if again is None else again), "tab"))
-    assert not page.stops, "the browser could never ask again"
-    return page, updates[-1]
+    return Page(loading, Store(home / "conversations"), home / "shown")
+
+
+def answered(script: Callable, home: Path, before: Conversation | None = None) -> tuple[Page, Job, Conversation]:
+    """A page whose engine has played `script` for "hello", the job of that, and the conversation as it is kept."""
+    page = page_with(script, home)
+    back = before.head if before else None
+    asked = page.store.save((before or Conversation()).say("user", "hello"))
+    work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
+    job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), back or asked.head))
+    began = time.monotonic()
+    while not job.done and time.monotonic() - began < 10:
+        time.sleep(0.01)
+    assert job.done and not page.jobs.running(), "nobody could ever ask again"
+    return page, job, page.store.open(asked.id)
 
 
 def crash(conversation: Conversation) -> Iterator[Event]:
@@ -292,39 +301,57 @@ def fail(conversation: Conversation) -> Iterator[Event]:
 
 
 @pytest.mark.parametrize(("script", "words"), [(crash, "out of luck"), (fail, "too little memory")])
-def test_a_failure_gives_the_question_back(script: Callable, words: str, tmp_path: Path) -> None:
-    page, last = answered(script, tmp_path)
-    assert last[page.chat].conversation.head is None and last[page.talk] == []
-    assert last[page.box].value["text"] == "hello" and words in last[page.status]
+def test_a_failure_says_why_and_keeps_the_question(script: Callable, words: str, tmp_path: Path) -> None:
+    page, job, kept = answered(script, tmp_path)
+    assert job.bad and words in job.status
+    assert [turn.text() for turn in kept.path()] == ["hello"]
 
 
-def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None:
-    loading = Loading(engine=Scripted(fail))
-    page = Page(loading, tmp_path)
-    assert set(page.look_up()) == {page.status}
-    loading.finished.set()
-    updates = page.look_up()
-    assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
-
-
-def test_a_failed_retry_leaves_the_earlier_answer(tmp_path: Path) -> None:
-    said = Conversation().say("user", "hello")
-    before = Chat(said.say("assistant", "Hello!"))
-    page, last = answered(fail, tmp_path, before, again=before.conversation.at(said.head))
-    assert last[page.chat] is before and not last[page.box].value["text"]
+def test_a_failed_question_leaves_the_earlier_answer(tmp_path: Path) -> None:
+    before = Conversation().say("user", "hi").say("assistant", "Hello!")
+    page, job, kept = answered(fail, tmp_path, before)
+    assert [turn.text() for turn in kept.path()] == ["hi", "Hello!"]
+    assert any(turn.text() == "hello" for turn in kept.turns.values())
 
 
 def test_a_failure_keeps_what_was_made_before_it(tmp_path: Path) -> None:
-    page, last = answered(lambda said: (event for event in [Failed("Too big.", said.say("assistant", "Step 1."))]), tmp_path)
-    assert [turn.role for turn in last[page.chat].conversation.path()] == ["user", "assistant"]
-    assert "Too big." in last[page.status]
+    page, job, kept = answered(lambda said: (event for event in [Failed("Too big.", said.say("assistant", "Step 1."))]), tmp_path)
+    assert [turn.role for turn in kept.path()] == ["user", "assistant"] and job.status == "Too big."
 
 
 def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
     picture = Image(PILImage.new("RGB", (8, 8), "red"), seed=1, seconds=1.0)
     stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
-    page, last = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
-    assert last[page.talk][-1]["content"][-1]["text"] == "<small>1 picture · 2.0 s · seed 7</small>"
+    page, job, kept = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
+    assert page.store.about(kept.id)["notes"][kept.head]["line"] == "1 picture · 2.0 s · seed 7"
+    assert "1 picture · 2.0 s · seed 7" in page._messages(kept)[-1]["content"][-1]["text"]
+
+
+def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:
+    seen = []
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield TextDelta("Step 1.")
+        yield ImageStarted(0, 1, 1)
+        yield ImageDone(0, Image(PILImage.new("RGB", (8, 8), "red"), 1, 0.1))
+        fresh = Store(tmp_path / "conversations").open(said.id)  # what a new process would find
+        seen.extend(type(part).__name__ for part in fresh.path()[-1].parts)
+        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 1, 0.1, 2.0, "end"))
+
+    answered(script, tmp_path)
+    assert seen == ["Text", "Image"]
+
+
+def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None:
+    page = page_with(fail, tmp_path)
+    page.loading.finished.clear()
+    assert set(page.look_up()) == {page.status}
+    page.loading.finished.set()
+    updates = page.look_up()
+    assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
+    quick = page.set_preset("quick")
+    assert quick[page.controls["image", "steps"]]["value"] == 4 and page.controls["seed",] not in quick
+    assert page.set_preset("balanced")[page.controls["image", "steps"]]["value"] == 5
 
 
 def test_an_answer_in_the_making(tmp_path: Path) -> None:
@@ -332,7 +359,9 @@ def test_an_answer_in_the_making(tmp_path: Path) -> None:
     answer, red = Answer(pictures, previews), PILImage.new("RGB", (8, 8), "red")
     for event in (TextDelta("Step 1. "), TextDelta("A <b>red</b> dot."), ImageStarted(0, 1, 2), ImageStep(0, 1, 2, red)):
         answer.take(event)
-    assert "step 1 of 2" in answer.status and str(previews.folder.name) in answer.message()["content"][1]["text"]
+    assert "step 1 of 2" in answer.status and answer.finished() == (Text("Step 1. A <b>red</b> dot."),)
+    card = answer.message()["content"][1]["text"]
+    assert str(previews.folder.name) in card and "s left" in card and "<span>Step 1. A &lt;b&gt;red&lt;/b&gt; dot.</span>" in card
     answer.take(ImageDone(0, Image(red, 1, 0.5)))
     words, picture = answer.message()["content"]
     assert words["text"] == "Step 1. A &lt;b>red&lt;/b> dot."
@@ -346,14 +375,15 @@ def test_words_stay_words() -> None:
 
 def test_history_holds_files_not_pictures(tmp_path: Path) -> None:
     said = Conversation().say("user", PILImage.new("RGB", (2000, 10)), "What is it?").say("assistant", "A line.")
-    shown = messages(said, {said.head: "0.1 s"}, PictureFolder(tmp_path, 9))
+    shown = messages(said, {said.head: {"line": "0.1 s"}}, PictureFolder(tmp_path, 9))
     assert all(isinstance(part["text"], str) for message in shown for part in message["content"])
-    assert PILImage.open(next(tmp_path.glob("*.png"))).width <= 768
+    assert sorted(PILImage.open(file).width for file in tmp_path.glob("*.png")) == [768, 2000]
 
 
 def test_a_picture_folder_is_bounded(tmp_path: Path) -> None:
     folder = PictureFolder(tmp_path, 3)
-    paths = [folder.keep(PILImage.new("RGB", (4, 4), (shade, 0, 0))) for shade in (1, 2, 3, 1, 4)]
+    shades = {shade: PILImage.new("RGB", (4, 4), (shade, 0, 0)) for shade in (1, 2, 3, 4)}
+    paths = [folder.keep(shades[shade]) for shade in (1, 2, 3, 1, 4)]
     assert {file.name for file in tmp_path.iterdir()} == {Path(path).name for path in paths[2:]}
     assert len(PictureFolder(tmp_path, 3)._files) == 3
 

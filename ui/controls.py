@@ -9,6 +9,8 @@ from typing import Any, get_args, get_type_hints
 import gradio as gr
 from gradio.components import Component
 
+from duogen.options import PRESETS
+
 Path = tuple[str, ...]
 
 
@@ -40,6 +42,12 @@ def read(options: type, controls: dict[Path, Component], values: dict[Component,
         else:
             given[each.name] = _value(each.name, kind, values[controls[path]])
     return options(**given)
+
+
+def preset(name: str, controls: dict[Path, Component], about: dict[str, Any]) -> dict[Component, Any]:
+    """What sets the controls as a preset wants them, on top of what the pair paints best with; the seed stays."""
+    values = {path: about.get(path[-1], control.value) for path, control in controls.items() if path != ("seed",)} | PRESETS[name]
+    return {controls[path]: gr.update(value=value) for path, value in values.items()}
 
 
 def _label(name: str) -> str:

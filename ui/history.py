@@ -1,24 +1,40 @@
-"""A conversation as the messages of the chat, and an answer while it is being made."""
+"""A conversation as the messages of the chat, and an answer while it is being made.
+
+The chat's own sanitizer leaves of a button its class, title and value: the value says what a click wants, "retry TURN" or
+"again TURN 2", and `acts.js` brings it to the page.
+"""
 
 from __future__ import annotations
 
 import html
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from duogen.conversation import Conversation, Image, Text, Turn
+from PIL import Image as PILImage
+
+from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from ui.pictures import PictureFolder
 
 PAINTING = Path(__file__).with_name("painting.svg")
 SHOWN_PIXELS = 768
+STRIP_PIXELS = 96
 ENDED = {
     "user": ["stopped"],
     "max_tokens": ["cut at the longest answer that Options allow"],
     "max_images": ["cut at the most pictures that Options allow"],
 }
+PICTURE_ACTS = [
+    ("again", "Paint this picture again"),
+    ("words", "Change its words and paint again"),
+    ("vary", "Paint four different ones"),
+    ("use", "Use this picture in a question"),
+    ("studio", "Edit this picture in the studio"),
+]
 
 Message = dict[str, Any]
 
@@ -29,17 +45,40 @@ def text_part(words: str) -> Message:
     return {"type": "text", "text": safe.strip()}
 
 
-def picture_part(path: str | Path, alt: str) -> Message:
-    """A picture by its file. Written as HTML because the chat drops the alternative text of files."""
-    address = f"gradio_api/file={quote(str(path), safe='/:')}"
-    image = f'<img class="picture" src="{address}" alt="{html.escape(alt)}">'
-    return {"type": "text", "text": f'<a href="{address}" target="_blank" rel="noopener">{image}</a>'}
+def address(path: str | Path) -> str:
+    """Where a browser finds a file that is served."""
+    return f"gradio_api/file={quote(str(path), safe='/:')}"
+
+
+def button(wish: str, name: str, *arguments: object, words: str = "") -> str:
+    """A small button whose click reaches `Page.act` as "wish argument argument"; it shows an icon, or `words`."""
+    value = html.escape(" ".join([wish, *map(str, arguments)]))
+    shown = html.escape(words) if words else f'<span class="sr">{html.escape(name)}</span>'
+    kind = "worded" if words else f"icon i-{wish}"
+    return f'<button type="button" class="act {kind}" value="{value}" title="{html.escape(name)}">{shown}</button>'
+
+
+def picture_part(path: str | Path, alt: str, full: str | Path | None = None, below: str = "", kind: str = "") -> Message:
+    """A picture by its file. Written as HTML because the chat drops the alternative text of files.
+
+    Args:
+        full: the file that a click opens, where that is another one.
+        below: HTML of our own that stands under the picture.
+        kind: a class for the looks.
+    """
+    image = f'<img class="picture" src="{address(path)}" alt="{html.escape(alt)}">'
+    link = f'<a href="{address(full or path)}" target="_blank" rel="noopener">{image}</a>'
+    return {"type": "text", "text": f'<figure class="card {kind}">{link}{below}</figure>'}
 
 
 def alt_words(image: Image, words: str) -> str:
     """What a screen reader says: the picture's own description, else the last sentences before it."""
-    plain = " ".join(re.sub(r"[*_`#]", "", image.alt or words).split())
-    return plain[-240:] or "A picture"
+    return plain(image.alt or words) or "A picture"
+
+
+def plain(words: str) -> str:
+    """The last sentences of some Markdown on one line."""
+    return " ".join(re.sub(r"[*_`#]", "", words).split())[-240:]
 
 
 def note(stats: Stats, seed: int) -> str:
@@ -48,54 +87,168 @@ def note(stats: Stats, seed: int) -> str:
     return " · ".join([*painted, f"{stats.seconds:.1f} s", f"seed {seed}", *ENDED.get(stats.stopped, [])])
 
 
-def messages(conversation: Conversation, notes: dict[str, str], pictures: PictureFolder) -> list[Message]:
-    """The branch that is shown; `notes` are the lines under the answers, by turn."""
-    return [{"role": turn.role, "content": _content(turn, notes.get(turn.id), pictures)} for turn in conversation.path()]
+def messages(conversation: Conversation, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
+    """The branch that is shown; `notes` are what `Store.about` holds, by turn."""
+    return [{"role": turn.role, "content": _content(conversation, turn, notes.get(turn.id, {}), pictures)} for turn in conversation.path()]
 
 
-def _content(turn: Turn, line: str | None, pictures: PictureFolder) -> list[Message]:
+def _content(conversation: Conversation, turn: Turn, about: dict, pictures: PictureFolder) -> list[Message]:
     parts, words = [], ""
-    for part in turn.parts:
+    for at, part in enumerate(turn.parts):
         if isinstance(part, Text):
             words = part.text
             parts.append(text_part(words))
+        elif turn.role == "user":
+            parts.append(brought(part, pictures))
         else:
-            shown = part.picture.copy()
-            shown.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
-            parts.append(picture_part(pictures.keep(shown), alt_words(part, words if turn.role == "assistant" else "Your picture")))
-    parts = [part for part in parts if part.get("text") != ""]
-    return [*parts, {"type": "text", "text": f"<small>{line}</small>"}] if line else parts
+            parts.append(painted(conversation, turn, at, alt_words(part, words), pictures))
+    line = f"<small>{html.escape(str(about.get('line', '')))}</small>" if turn.role == "assistant" else ""
+    shown = [part for part in parts if part.get("text") != ""]
+    return [*shown, {"type": "text", "text": f'<div class="acts">{_turn_acts(conversation, turn)}{line}</div>'}]
+
+
+def brought(image: Image, pictures: PictureFolder) -> Message:
+    """A picture of a question; the looks give it its number."""
+    return picture_part(
+        pictures.keep(image.picture, SHOWN_PIXELS), image.alt or "Your picture", pictures.keep(image.picture), kind="brought"
+    )
+
+
+def painted(conversation: Conversation, turn: Turn, at: int, alt: str, pictures: PictureFolder) -> Message:
+    """A picture of an answer with what can be done to it, and its other versions."""
+    picture = turn.parts[at].picture
+    full = pictures.keep(picture)
+    save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="Download"><span class="sr">Download</span></a>'
+    acts = "".join(button(wish, name, turn.id, at) for wish, name in PICTURE_ACTS)
+    below = f'<div class="acts">{acts}{save}</div>{_versions(conversation, turn, at, pictures)}'
+    return picture_part(pictures.keep(picture, SHOWN_PIXELS), alt, full, below)
+
+
+def _versions(conversation: Conversation, turn: Turn, at: int, pictures: PictureFolder) -> str:
+    """The pictures that the answers beside this one have in its place, where they are the same in all else."""
+    beside = [conversation.turns[id] for id in conversation.branches(turn.id)]
+    same = [other for other in beside if other.id == turn.id or _differ_only_at(turn.parts, other.parts, at)]
+    if len(same) < 2:
+        return ""
+    shown = []
+    for number, other in enumerate(same, 1):
+        tile = f'<img src="{address(pictures.keep(other.parts[at].picture, STRIP_PIXELS))}" alt="Version {number}">'
+        chosen = " chosen" if other.id == turn.id else ""
+        shown.append(f'<button type="button" class="act tile{chosen}" value="branch {other.id}" title="Version {number}">{tile}</button>')
+    return f'<div class="versions">{"".join(shown)}</div>'
+
+
+def _differ_only_at(some: tuple[Piece, ...], others: tuple[Piece, ...], at: int) -> bool:
+    """Whether two answers are the same but for the picture at `at` and the words right before it."""
+    if len(some) != len(others):
+        return False
+    for place, (one, other) in enumerate(zip(some, others, strict=True)):
+        if type(one) is not type(other):
+            return False
+        if place == at or (place == at - 1 and isinstance(one, Text)):
+            continue
+        if one != other or (isinstance(one, Image) and one.picture is not other.picture):
+            return False
+    return some[at].picture is not others[at].picture
+
+
+def _turn_acts(conversation: Conversation, turn: Turn) -> str:
+    beside = conversation.branches(turn.id)
+    arrows, at = "", beside.index(turn.id)
+    if len(beside) > 1:
+        back, on = beside[at - 1], beside[(at + 1) % len(beside)]
+        count = f'<span class="count">{at + 1}/{len(beside)}</span>'
+        arrows = button("branch", "The branch before", back, words="‹") + count + button("branch", "The next branch", on, words="›")
+    acts = [button("copy", "Copy the words", turn.id)]
+    if turn.role == "user":
+        acts.append(button("edit", "Edit, as a branch", turn.id))
+    if turn.role == "assistant":
+        acts.append(button("pdf", "Save this answer as PDF", conversation.id, turn.id))
+    acts.append(button("retry", "Answer again with a new seed", turn.id))
+    acts.append(button("drop", "Delete, with all that came after it", turn.id))
+    return arrows + "".join(acts)
+
+
+@dataclass
+class Pending:
+    """A picture that is being painted.
+
+    Attributes:
+        usual: seconds that the picture before took, 0 where none did.
+    """
+
+    index: int
+    steps: int
+    usual: float
+    step: int = 0
+    preview: PILImage.Image | None = None
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+
+    def seconds_left(self) -> int | None:
+        """`None` while nobody can know."""
+        gone = time.monotonic() - self.started
+        whole = gone / self.step * self.steps if self.step else self.usual
+        return max(1, round(whole - gone)) if whole else None
 
 
 class Answer:
-    """An answer in the making: takes events in, gives the message and a status line out."""
+    """An answer in the making: takes events in, gives the message and a status line out.
 
-    def __init__(self, pictures: PictureFolder, previews: PictureFolder) -> None:
+    Attributes:
+        parts: what it has so far, the picture being painted included.
+        rest: what stands after that already, where one picture is painted anew.
+    """
+
+    def __init__(
+        self, pictures: PictureFolder, previews: PictureFolder, parts: tuple[Piece, ...] = (), rest: tuple[Piece, ...] = ()
+    ) -> None:
         self.pictures, self.previews = pictures, previews
-        self.parts: list[str | Message] = []
+        self.parts: list[Piece | Pending] = list(parts)
+        self.rest = rest
         self.status = "Thinking ..."
 
     def take(self, event: Event) -> None:
         match event:
             case TextDelta(text):
-                if not self.parts or not isinstance(self.parts[-1], str):
-                    self.parts.append("")
-                self.parts[-1] += text
+                said = self.parts.pop().text if self.parts and isinstance(self.parts[-1], Text) else ""
+                self.parts.append(Text(said + text))
                 self.status = "Writing ..."
             case ImageStarted(index, _, steps):
-                self.parts.append(picture_part(PAINTING, f"Picture {index + 1} is being painted"))
+                usual = next((part.seconds or 0.0 for part in reversed(self.parts) if isinstance(part, Image)), 0.0)
+                self.parts.append(Pending(index, steps, usual))
                 self.status = f"Painting picture {index + 1} ..."
             case ImageStep(index, step, steps, preview):
+                pending = self.parts[-1]
+                pending.step, pending.preview = step, preview or pending.preview
                 self.status = f"Painting picture {index + 1}, step {step} of {steps} ..."
-                if preview is not None:
-                    self.parts[-1] = picture_part(self.previews.keep(preview), f"Picture {index + 1} is being painted")
             case ImageDone(_, image):
-                self.parts[-1] = picture_part(self.pictures.keep(image.picture), alt_words(image, self._last_words()))
+                self.pictures.keep(image.picture, SHOWN_PIXELS)
+                self.parts[-1] = image
 
-    def _last_words(self) -> str:
-        return next((part for part in reversed(self.parts) if isinstance(part, str)), "")
+    def finished(self) -> tuple[Piece, ...]:
+        """The parts that would stay if it ended now."""
+        return tuple(part for part in self.parts if not isinstance(part, Pending))
 
     def message(self) -> Message:
-        parts = [text_part(part) if isinstance(part, str) else part for part in self.parts]
-        shown = [part for part in parts if part.get("text") != ""]
+        shown, words = [], ""
+        for part in [*self.parts, *self.rest]:
+            if isinstance(part, Text):
+                words = part.text
+                shown.append(text_part(words))
+            elif isinstance(part, Pending):
+                shown.append(self._card(part, plain(words)))
+            else:
+                shown.append(picture_part(self.pictures.keep(part.picture, SHOWN_PIXELS), alt_words(part, words)))
+        shown = [part for part in shown if part.get("text") != ""]
         return {"role": "assistant", "content": shown or [{"type": "text", "text": "…"}]}
+
+    def _card(self, pending: Pending, words: str) -> Message:
+        """The place of a picture while it is painted: its words, how it looks by now, how long it takes yet."""
+        left = pending.seconds_left()
+        time_left = f"{left} s left" if left else "painting ..."
+        bar = f'<progress value="{pending.step}" max="{pending.steps}" title="Steps painted"></progress>'
+        below = f"{bar}<figcaption><span>{html.escape(words)}</span><span>{time_left}</span></figcaption>"
+        file = self.previews.keep(pending.preview) if pending.preview else PAINTING
+        return picture_part(file, f"Picture {pending.index + 1} is being painted", below=below, kind="pending")

@@ -2,71 +2,76 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import base64
 import functools
-import html
+import re
 import secrets
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from duogen.conversation import Conversation, open_picture
-from duogen.events import Done, Failed, TextDelta
-from duogen.options import Options
+from duogen.conversation import Conversation, Image, Text, Turn, open_picture
+from duogen.export import as_html, as_pdf, as_zip
+from duogen.gallery import Gallery
+from duogen.options import PRESETS, Options
+from duogen.picture_file import About
+from duogen.store import Store, title_of
 from ui import controls
-from ui.history import PAINTING, Answer, Message, messages, note
+from ui.asking import PICTURE_SIDE
+from ui.history import PAINTING, Message, button, messages
+from ui.jobs import Job, Jobs, Task, repainting
+from ui.library import Library, Ways
 from ui.loading import Loading
 from ui.pictures import PictureFolder
+from ui.shared import Refused, Shared, Updates, sentence, status_line
+from ui.sidebar import chat_list
+from ui.studio import Studio
 
-UPLOAD_PIXELS = 1536
 UPLOADS = 8
+VARIANTS = 4
 KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
 REDRAW_SECONDS = 0.08
 WELCOME = "<h2>DuoGen</h2><p>Ask how to draw something, and it explains in words and pictures.</p>"
-TOGGLE_DRAWER = "() => { document.querySelector('.sidebar .toggle-button').click() }"
+TOGGLE_DRAWER = "() => { document.querySelector('#options .toggle-button').click() }"
+TOGGLE_SIDE = "() => { document.querySelector('#side .toggle-button').click() }"
 TOGGLE_DARK = "() => { localStorage.look = document.body.classList.toggle('dark') ? 'dark' : 'light' }"
 REMEMBERED_LOOK = "() => { if (localStorage.look) document.body.classList.toggle('dark', localStorage.look == 'dark') }"
-
-Updates = dict[Any, Any]
-
-
-@dataclass(frozen=True)
-class Chat:
-    """What a browser session keeps: the conversation, and the line under each answer by its turn."""
-
-    conversation: Conversation = field(default_factory=Conversation)
-    notes: dict[str, str] = field(default_factory=dict)
+SHOW_ADDRESS = "id => { history.replaceState(null, '', id ? '?c=' + id : location.pathname) }"
+ACTS = Path(__file__).with_name("acts.js")
+EMPTY_BOX = {"text": "", "files": []}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question that waits for its answer, and what to go back to if there is none."""
+class Edit:
+    """What the box changes: a question, or the words before the picture at `at` of an answer."""
 
-    options: Options
-    before: Chat
+    turn: str
+    at: int | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What one browser window looks at.
+
+    Attributes:
+        id: the conversation, `None` before the first question of a new one.
+        editing: what the next words from the box replace.
+        renaming: the conversation whose name is being typed.
+        undo: what Undo brings back: the id of a deleted conversation, or a conversation as it was.
+    """
+
+    id: str | None = None
+    editing: Edit | None = None
+    renaming: str | None = None
+    undo: str | Conversation | None = None
 
 
 def new_seed() -> int:
     return secrets.randbelow(1_000_000)
-
-
-def sentence(message: str) -> str:
-    return html.escape(message, quote=False)
-
-
-def status_line(words: str, mood: str = "") -> str:
-    """`mood` is "busy", "bad" or nothing."""
-    return f'<div role="status" class="status {mood}">{sentence(words)}</div>'
-
-
-class Refused(Exception):
-    """What was asked for is not to be had now; the message is one sentence for the user, and nothing changes."""
 
 
 def kindly(handler: Callable) -> Callable:
@@ -76,7 +81,7 @@ def kindly(handler: Callable) -> Callable:
     def handled(page: Page, *given: Any) -> Updates:
         try:
             return handler(page, *given)
-        except Refused as refused:
+        except (Refused, ValueError) as refused:
             gr.Warning(sentence(str(refused)), title="One moment")
             return {page.status: gr.skip()}
 
@@ -84,32 +89,69 @@ def kindly(handler: Callable) -> Callable:
 
 
 class Page:
-    """One page for all browsers.
+    """One page for all browsers. What one of them looks at is its `View`; conversations and answers under way belong to none.
 
-    What belongs to one of them is in its `Chat`; from its question to the end of the answer it has a flag in `stops`, and
-    until the answer begins an entry in `asked`. Both go by the browser's session.
+    `watching` holds, by browser session, a token of the one `follow` that may still draw there; `expected` the job it shall draw.
     """
 
-    def __init__(self, loading: Loading, folder: Path) -> None:
-        """Pictures are kept below `folder`, which must hold nothing else: what lies there can be fetched by a browser."""
-        self.loading = loading
+    def __init__(self, loading: Loading, store: Store, folder: Path) -> None:
+        """Pictures are kept below `folder`, which must hold nothing else: what lies there can be fetched by a browser.
+
+        Beside it are the folders of the gallery.
+        """
+        self.loading, self.store = loading, store
         self.pictures = PictureFolder(folder / "pictures", KEPT_PICTURES)
         self.previews = PictureFolder(folder / "previews", KEPT_PREVIEWS)
-        gr.set_static_paths([self.pictures.folder, self.previews.folder, PAINTING])
-        self.stops: dict[str, threading.Event] = {}
-        self.asked: dict[str, Asked] = {}
+        self.gallery = Gallery(folder.parent)
+        served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, PAINTING]
+        gr.set_static_paths(served)
+        self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
+        self.watching: dict[str, object] = {}
+        self.expected: dict[str, Job] = {}
+        self.acts: dict[str, Callable[..., Updates]] = {
+            "open": self._open, "rename": self._rename, "name": self._name, "pin": self._pin, "unpin": self._unpin, "delete": self._delete,
+            "branch": self._branch, "edit": self._edit, "retry": self._retry, "drop": self._drop, "again": self._again, "vary": self._vary,
+            "words": self._words, "use": self._use, "studio": self._studio, "undo": self._undo, "cancel": self._cancel, "say": self._refuse,
+        }  # fmt: skip
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
             self._wire()
 
     def _lay_out(self) -> None:
-        self.chat = gr.State(Chat())
+        self.view = gr.State(View())
         self.timer = gr.Timer(0.5)
+        with gr.Sidebar(label="Conversations", position="left", open=False, width=270, elem_id="side"):
+            self.search = gr.Textbox(placeholder="Search", show_label=False, container=False, elem_id="search", max_lines=1)
+            self.list = gr.HTML("", elem_id="chats", js_on_load=None)
+            self.bring = gr.UploadButton("Import a zip", file_types=[".zip"], size="sm", elem_id="bring")
         with gr.Row(elem_id="head"):
+            self.side = gr.Button("☰", size="sm", min_width=36, elem_id="open-side")
             gr.HTML('<h1><span class="mark" aria-hidden="true"></span>DuoGen</h1>', elem_id="brand")
             self.new = gr.Button("New chat", size="sm", min_width=60, elem_id="new")
             self.drawer = gr.Button("Options", size="sm", min_width=60, elem_id="drawer")
             self.look = gr.Button("◐", size="sm", min_width=36, elem_id="look")
+        with gr.Tabs(elem_id="tabs") as self.tabs:
+            with gr.Tab("Chat", id="chat", elem_id="chat"):
+                self._lay_out_talk()
+            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library")]
+        with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
+            with gr.Row(elem_id="presets"):
+                self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
+            self.controls = controls.build(Options)
+        self.place = gr.Textbox(visible="hidden", elem_id="place")
+        self._lay_out_tabs(*tabs)
+        self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
+
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab) -> None:
+        self.shared = Shared(self.loading, self.gallery, self.previews, self.controls)
+        self.studio = Studio(studio, self.shared)
+        chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
+        ways = Ways(
+            [self.tabs, *chat, *self.controls.values(), *self.studio.outputs], self._to_studio, self._to_conversation, self._to_settings
+        )
+        self.library = Library(library, self.shared, ways)
+
+    def _lay_out_talk(self) -> None:
         self.talk = gr.Chatbot(
             elem_id="talk",
             show_label=False,
@@ -122,9 +164,10 @@ class Page:
             latex_delimiters=[],
             allow_tags=False,
             feedback_options=None,
+            group_consecutive_messages=False,
         )
         with gr.Row(elem_id="line"):
-            self.status = gr.HTML(status_line(self.loading.words, "busy"), elem_id="status")
+            self.status = gr.HTML(status_line(self.loading.words, "busy"), elem_id="status", js_on_load=None)
             self.again = gr.Button("↻ Retry", size="sm", min_width=60, visible=False, elem_id="retry")
         self.box = gr.MultimodalTextbox(
             elem_id="box",
@@ -137,23 +180,29 @@ class Page:
             autofocus=True,
             max_lines=8,
         )
-        with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
-            self.controls = controls.build(Options)
 
     def _wire(self) -> None:
-        inputs = {self.box, self.chat, *self.controls.values()}
-        outputs = [self.box, self.chat, self.talk, self.status, self.again]
-        quick = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        slow = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "painting", "concurrency_limit": 1}
-        self.box.submit(self.say, inputs, outputs, **quick).success(self.answer, inputs, outputs, **slow)
-        self.talk.example_select(self.say_example, inputs, outputs, **quick).success(self.answer, inputs, outputs, **slow)
-        self.again.click(self.say_again, inputs, outputs, **quick).success(self.answer, inputs, outputs, **slow)
-        self.new.click(self.start_over, None, outputs, queue=False, **quick)
-        self.box.stop(self.stop, None, None, queue=False, **quick)
+        inputs = {self.box, self.view, self.search, *self.controls.values()}
+        outputs = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
+        quick = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None, "trigger_mode": "multiple"}
+        shown = {"fn": self.follow, "inputs": {self.view, self.search}, "outputs": outputs, **quick}
+        self.box.submit(self.say, inputs, outputs, **quick).success(**shown)
+        self.talk.example_select(self.say_example, inputs, outputs, **quick).success(**shown)
+        self.again.click(self.say_again, inputs, outputs, **quick).success(**shown)
+        self.wishes.click(self.act, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown)
+        self.new.click(self.start_over, {self.search}, outputs, queue=False, **quick)
+        self.bring.upload(self.bring_in, {self.bring, self.search}, outputs, **quick)
+        self.search.change(self.look_for, {self.view, self.search}, [self.list], **quick)
+        self.box.stop(self.stop, self.view, None, queue=False, **quick)
         self.timer.tick(self.look_up, None, [self.status, self.talk, self.timer, *self.controls.values()], **quick)
+        for name, preset in self.presets.items():
+            preset.click(functools.partial(self.set_preset, name), None, list(self.controls.values()), queue=False, **quick)
+        self.blocks.load(self.arrive, {self.search}, outputs, **quick).success(**shown)
         self.blocks.load(None, None, None, js=REMEMBERED_LOOK)
+        self.place.change(None, self.place, None, js=SHOW_ADDRESS)
         self.look.click(None, None, None, js=TOGGLE_DARK)
         self.drawer.click(None, None, None, js=TOGGLE_DRAWER)
+        self.side.click(None, None, None, js=TOGGLE_SIDE)
         self.blocks.unload(self.leave)
 
     def look_up(self) -> Updates:
@@ -170,158 +219,356 @@ class Page:
         best = {control: gr.update(value=about[path[-1]]) for path, control in self.controls.items() if path[-1] in about}
         return over | best | {self.status: status_line(loading.words), self.talk: gr.Chatbot(placeholder=welcome, examples=examples)}
 
+    def set_preset(self, name: str) -> Updates:
+        return controls.preset(name, self.controls, self.loading.engine.about if self.loading.engine else {})
+
+    # What is shown
+
+    def arrive(self, values: dict, request: gr.Request) -> Updates:
+        """A browser comes, or comes back: its address names the conversation."""
+        id = request.query_params.get("c")
+        try:
+            view = View(self.store.open(id).id if id else None)
+        except ValueError as error:
+            gr.Warning(sentence(str(error)))
+            view = View()
+        return self._shown(values, view, None)
+
+    async def follow(self, values: dict, request: gr.Request) -> AsyncIterator[Updates]:
+        """Draw the answer that is under way in what the browser looks at, until it is done or the browser looks elsewhere."""
+        view, session = values[self.view], request.session_hash
+        mine = self.watching[session] = object()
+        job = self.expected.pop(session, None) or self.jobs.of(view.id)
+        if job is None or job.task.chat != view.id:
+            yield {self.status: gr.skip()}  # a generator that gives nothing would empty all outputs
+            return
+        before, seen = self._messages(self.store.open(view.id).at(job.task.at)), -1
+        while self.watching.get(session) is mine:
+            if job.done:
+                if job.bad:
+                    gr.Warning(sentence(job.status))
+                yield self._shown(values, view, job.status, "bad" if job.bad else "")
+                return
+            if seen != job.changed:
+                seen = job.changed
+                yield {self.talk: [*before, job.message()], self.status: status_line(job.status, "busy")}
+            await asyncio.sleep(REDRAW_SECONDS)
+
+    def _shown(self, values: dict, view: View, words: str | None, mood: str = "", act: str = "") -> Updates:
+        """The whole window for a view; the status line says `words`, or stays for `None`."""
+        conversation = self.store.open(view.id) if view.id else Conversation()
+        job = self.jobs.of(view.id)
+        talk = self._messages(conversation) if job is None else [*self._messages(conversation.at(job.task.at)), job.message()]
+        return {
+            self.view: view,
+            self.talk: talk,
+            self.status: gr.skip() if words is None else status_line(words, mood, act),
+            self.box: gr.MultimodalTextbox(submit_btn=job is None, stop_btn=job is not None),
+            self.again: gr.Button(visible=conversation.head is not None and job is None),
+            self.list: self._listed(values, view),
+            self.place: view.id or "",
+        }
+
+    def _messages(self, conversation: Conversation) -> list[Message]:
+        return messages(conversation, self.store.about(conversation.id)["notes"], self.pictures) if conversation.head else []
+
+    def _listed(self, values: dict, view: View) -> str:
+        words = values.get(self.search) or ""
+        return chat_list(self.store.entries(words), view.id, view.renaming, self.jobs.running(), bool(words.strip()))
+
+    def look_for(self, values: dict) -> Updates:
+        return {self.list: self._listed(values, values[self.view])}
+
+    # Asking
+
     @kindly
     def say(self, values: dict, request: gr.Request) -> Updates:
         """Put the words and pictures of the box into the conversation."""
         given = values[self.box] or {}
-        return self._begin(values, request, (given.get("text") or "").strip(), given.get("files") or [])
+        words, files = (given.get("text") or "").strip(), given.get("files") or []
+        editing = values[self.view].editing
+        if editing and editing.at is not None:
+            return self._say_words_of_picture(values, request, words)
+        return self._begin(values, request, words, files)
 
     @kindly
     def say_example(self, values: dict, event: gr.SelectData, request: gr.Request) -> Updates:
         return self._begin(values, request, event.value["text"], [])
 
     def _begin(self, values: dict, request: gr.Request, words: str, files: list[str]) -> Updates:
-        self._check_free(request)
+        self._check_free(values)
         if not words:
             raise Refused("Type what you would like to know or see.")
         if len(files) > UPLOADS:
             raise Refused(f"Bring at most {UPLOADS} pictures with a message; these are {len(files)}.")
-        try:
-            pictures = [open_picture(Path(file)) for file in files]
-        except ValueError as error:
-            raise Refused(str(error)) from error
-        for picture in pictures:
-            picture.thumbnail((UPLOAD_PIXELS, UPLOAD_PIXELS))  # a phone's photo takes 150 MB of memory, and no pair sees more
-        chat = values[self.chat]
-        asked = replace(chat, conversation=chat.conversation.say("user", *pictures, words))
-        return self._started(request, asked, Asked(self._options(values), chat))
+        options, view = self._options(values), values[self.view]
+        conversation = self.store.open(view.id) if view.id else Conversation(title=title_of(words))
+        old = conversation.turns[view.editing.turn] if view.editing else None
+        pictures = [self._brought(Path(file), old) for file in files]
+        before = conversation.at(old.parent) if old else conversation
+        asked = self.store.save(before.say("user", *pictures, words))
+        task = Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, asked.head)
+        return self._started(values, request, task) | {self.box: self._busy_box(EMPTY_BOX)}
+
+    def _brought(self, file: Path, old: Turn | None) -> Image:
+        """A picture from the box; those of a question that is edited stay as they are."""
+        for image in old.images() if old else []:
+            if Path(self.pictures.keep(image.picture)).name == file.name:
+                return image
+        picture = open_picture(file)
+        self.gallery.add(picture, About(painted=False))
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        return Image(picture)
 
     @kindly
     def say_again(self, values: dict, request: gr.Request) -> Updates:
-        """Go back to before the last answer, which stays in the conversation as a branch; the next one gets a new seed."""
-        self._check_free(request)
-        chat = values[self.chat]
-        turns = [turn for turn in chat.conversation.path() if turn.role == "user"]
+        """Answer the last question with a new seed; the answer that is there stays as a branch."""
+        self._check_free(values)
+        turns = self.store.open(values[self.view].id).path() if values[self.view].id else []
         if not turns:
             raise Refused("There is nothing to answer again yet.")
-        options = replace(self._options(values), seed=new_seed())
-        return self._started(request, replace(chat, conversation=chat.conversation.at(turns[-1].id)), Asked(options, chat))
+        return self._retry(values, request, turns[-1].id)
 
     def _options(self, values: dict) -> Options:
         """What the drawer says. An empty seed is drawn here, for the line under the answer to name it."""
-        try:
-            options = controls.read(Options, self.controls, values)
-            return options if options.seed is not None else replace(options, seed=new_seed())
-        except ValueError as error:
-            raise Refused(str(error)) from error
+        options = controls.read(Options, self.controls, values)
+        return options if options.seed is not None else replace(options, seed=new_seed())
 
-    def _check_free(self, request: gr.Request) -> None:
-        if request.session_hash in self.stops:
+    def _check_free(self, values: dict) -> None:
+        if self.jobs.of(values[self.view].id):
             raise Refused("The answer is still being made; wait for it, or press Stop first.")
         if self.loading.error:
             raise Refused(self.loading.error)
 
-    def _started(self, request: gr.Request, chat: Chat, asked: Asked) -> Updates:
-        self.stops[request.session_hash] = threading.Event()
-        self.asked[request.session_hash] = asked
-        return {
-            self.chat: chat,
-            self.talk: self._messages(chat),
-            self.box: gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True),
-            self.status: status_line("Waiting for its turn ...", "busy"),
-            self.again: gr.Button(visible=False),
-        }
+    def _started(self, values: dict, request: gr.Request, task: Task) -> Updates:
+        self.expected[request.session_hash] = job = self.jobs.start(task)
+        return self._shown(values, View(task.chat), job.status, "busy") | {self.box: self._busy_box()}
 
-    def _messages(self, chat: Chat) -> list[Message]:
-        return messages(chat.conversation, chat.notes, self.pictures)
+    def _busy_box(self, value: dict | None = None) -> gr.MultimodalTextbox:
+        look = {"submit_btn": False, "stop_btn": True}
+        return gr.MultimodalTextbox(**look) if value is None else gr.MultimodalTextbox(value=value, **look)
 
-    def answer(self, values: dict, request: gr.Request) -> Iterator[Updates]:
-        yield from self._answer(values[self.chat], request.session_hash)
+    def stop(self, view: View) -> None:
+        if job := self.jobs.of(view.id):
+            job.stop.set()
 
-    def _answer(self, chat: Chat, session: str) -> Iterator[Updates]:
-        asked = self.asked.pop(session, None)
-        if asked is None:  # the question was refused, or the browser has left it
-            yield {self.status: gr.skip()}  # a generator that gives nothing would empty all outputs
-            return
-        stop = self.stops[session]
-        try:
-            yield from self._wait(stop)
-            if self.loading.engine is None or stop.is_set():
-                yield self._given_back(chat, asked.before, self.loading.error)
-            else:
-                yield from self._stream(chat, asked, stop)
-        except Exception as error:  # the chat must go on after whatever happened
-            traceback.print_exc()
-            yield self._given_back(chat, asked.before, f"The answer failed ({type(error).__name__}: {error}); you can send it again.")
-        finally:
-            if self.stops.get(session) is stop:
-                del self.stops[session]
-
-    def _wait(self, stop: threading.Event) -> Iterator[Updates]:
-        while not stop.is_set() and not self.loading.finished.wait(0.3):
-            yield {self.status: status_line(f"{self.loading.words} The answer begins as soon as that is done.", "busy")}
-
-    def _stream(self, chat: Chat, asked: Asked, stop: threading.Event) -> Iterator[Updates]:
-        before, answer, drawn_at = self._messages(chat), Answer(self.pictures, self.previews), 0.0
-        yield {self.talk: [*before, answer.message()], self.status: status_line(answer.status, "busy")}
-        with contextlib.closing(self.loading.engine.answer(chat.conversation, asked.options, stop)) as events:
-            for event in events:
-                if stop not in self.stops.values():
-                    return
-                if isinstance(event, Done):
-                    yield self._finished(chat, asked.options.seed, event)
-                elif isinstance(event, Failed):
-                    yield self._failed(chat, asked.before, event)
-                else:
-                    answer.take(event)
-                    if isinstance(event, TextDelta) and time.monotonic() - drawn_at < REDRAW_SECONDS:
-                        continue
-                    drawn_at = time.monotonic()
-                    yield {self.talk: [*before, answer.message()], self.status: status_line(answer.status, "busy")}
-
-    def _finished(self, chat: Chat, seed: int, event: Done) -> Updates:
-        words = "Stopped." if event.stats.stopped == "user" else self.loading.words
-        return self._rest(Chat(event.conversation, {**chat.notes, event.conversation.head: note(event.stats, seed)}), words)
-
-    def _failed(self, chat: Chat, before: Chat, event: Failed) -> Updates:
-        """Show what had been made before it failed; if that is nothing, the question goes back into the box."""
-        head = event.conversation.head
-        if head is None or event.conversation.turns[head].role == "user":
-            return self._given_back(chat, before, event.message)
-        gr.Warning(sentence(event.message))
-        return self._rest(Chat(event.conversation, chat.notes), event.message)
-
-    def _given_back(self, chat: Chat, before: Chat, message: str) -> Updates:
-        """All as it was before the question, which goes back into the box; after a retry it stands in the chat already."""
-        if message:
-            gr.Warning(sentence(message))
-        rest = self._rest(before, message or "Stopped.")
-        turn = chat.conversation.turns[chat.conversation.head]
-        if turn.id in before.conversation.turns:
-            return rest
-        files = [self.pictures.keep(image.picture) for image in turn.images()]
-        return rest | {self.box: gr.MultimodalTextbox(value={"text": turn.text(), "files": files}, submit_btn=True, stop_btn=False)}
-
-    def _rest(self, chat: Chat, words: str) -> Updates:
-        return {
-            self.chat: chat,
-            self.talk: self._messages(chat),
-            self.status: status_line(words),
-            self.box: gr.MultimodalTextbox(submit_btn=True, stop_btn=False),
-            self.again: gr.Button(visible=chat.conversation.head is not None),
-        }
-
-    def stop(self, request: gr.Request) -> None:
-        if request.session_hash in self.stops:
-            self.stops[request.session_hash].set()
-
-    def start_over(self, request: gr.Request) -> Updates:
-        self.leave(request)
-        empty = gr.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=True, stop_btn=False)
-        return self._rest(Chat(), self.loading.words) | {self.box: empty}
+    def start_over(self, values: dict, request: gr.Request) -> Updates:
+        self.watching.pop(request.session_hash, None)
+        box = gr.MultimodalTextbox(value=EMPTY_BOX, submit_btn=True, stop_btn=False)
+        return self._shown(values, View(), self.loading.words) | {self.box: box}
 
     def leave(self, request: gr.Request) -> None:
-        """Stop what is being made for a browser that no longer wants it."""
-        self.asked.pop(request.session_hash, None)
-        if stop := self.stops.pop(request.session_hash, None):
-            stop.set()
+        """A browser is gone; what is being made for it goes on."""
+        self.watching.pop(request.session_hash, None)
+        self.expected.pop(request.session_hash, None)
+
+    # The small buttons
+
+    @kindly
+    def act(self, values: dict, event: gr.EventData, request: gr.Request) -> Updates:
+        """A click on one of the small buttons: "wish argument argument", and what was typed with it."""
+        wish, *arguments = str(event._data.get("wish", "")).split(" ")
+        try:
+            if wish == "name":
+                arguments.append(str(event._data.get("words", "")))
+            return self.acts[wish](values, request, *arguments)
+        except (KeyError, TypeError, IndexError) as error:
+            raise Refused("That is no longer there; open the page anew.") from error
+
+    def _refuse(self, values: dict, request: gr.Request, *words: str) -> Updates:
+        raise Refused(" ".join(words))
+
+    def _open(self, values: dict, request: gr.Request, id: str) -> Updates:
+        self.store.open(id)
+        self.watching.pop(request.session_hash, None)
+        box = {} if values[self.view].editing is None else {self.box: self._box(EMPTY_BOX)}
+        return self._shown(values, View(id), self.loading.words) | box
+
+    def _rename(self, values: dict, request: gr.Request, id: str) -> Updates:
+        return self._kept(values, renaming=id)
+
+    def _name(self, values: dict, request: gr.Request, id: str, words: str) -> Updates:
+        self.store.rename(id, words)
+        return self._kept(values, renaming=None)
+
+    def _pin(self, values: dict, request: gr.Request, id: str) -> Updates:
+        self.store.pin(id, True)
+        return self._kept(values)
+
+    def _unpin(self, values: dict, request: gr.Request, id: str) -> Updates:
+        self.store.pin(id, False)
+        return self._kept(values)
+
+    def _kept(self, values: dict, **changes: Any) -> Updates:
+        """The list anew; all else stays."""
+        view = replace(values[self.view], **changes)
+        return {self.view: view, self.list: self._listed(values, view)}
+
+    def _delete(self, values: dict, request: gr.Request, id: str) -> Updates:
+        if job := self.jobs.of(id):
+            job.stop.set()
+        title = self.store.open(id).title
+        self.store.delete(id)
+        self.watching.pop(request.session_hash, None)
+        shown = values[self.view].id
+        return self._shown(values, View(None if shown == id else shown, undo=id), f'"{title}" is deleted.', act=_undo())
+
+    def _undo(self, values: dict, request: gr.Request) -> Updates:
+        view = values[self.view]
+        if isinstance(view.undo, str):
+            self.store.restore(view.undo)
+            return self._shown(values, View(view.undo), "It is back.")
+        if view.undo is None:
+            raise Refused("There is nothing to undo any more.")
+        self._check_free(values)
+        old = view.undo
+        self.store.change(old.id, lambda now: replace(now, turns={**old.turns, **now.turns}, head=old.head))
+        return self._shown(values, View(old.id), "It is back.")
+
+    def _cancel(self, values: dict, request: gr.Request) -> Updates:
+        view = values[self.view]
+        return self._shown(values, View(view.id), self.loading.words) | ({self.box: self._box(EMPTY_BOX)} if view.editing else {})
+
+    def _box(self, value: dict) -> gr.MultimodalTextbox:
+        return gr.MultimodalTextbox(value=value, submit_btn=True, stop_btn=False)
+
+    def _turn(self, values: dict, id: str) -> tuple[Conversation, Turn]:
+        """Raises: KeyError, Refused."""
+        self._check_free(values)
+        conversation = self.store.open(values[self.view].id)
+        return conversation, conversation.turns[id]
+
+    def _branch(self, values: dict, request: gr.Request, id: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        self.store.change(conversation.id, lambda now: now.at(now.tip(turn.id)), quiet=True)
+        return self._shown(values, View(conversation.id), self.loading.words)
+
+    def _edit(self, values: dict, request: gr.Request, id: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        if turn.role != "user":
+            raise Refused("Only a question can be edited.")
+        box = {"text": turn.text(), "files": [self.pictures.keep(image.picture) for image in turn.images()]}
+        said = "You are editing a question; sending it makes a branch, and the old one stays."
+        view = View(conversation.id, Edit(id))
+        return self._shown(values, view, said, act=_give_up()) | {self.box: self._box(box)}
+
+    def _retry(self, values: dict, request: gr.Request, id: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        asked = conversation.at(id if turn.role == "user" else turn.parent)
+        options = replace(self._options(values), seed=new_seed())
+        task = Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, conversation.head)
+        return self._started(values, request, task)
+
+    def _drop(self, values: dict, request: gr.Request, id: str) -> Updates:
+        conversation, _ = self._turn(values, id)
+        self.store.change(conversation.id, lambda now: now.without(id))
+        return self._shown(
+            values, View(conversation.id, undo=conversation), "The message is deleted, with all that came after it.", act=_undo()
+        )
+
+    def _again(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        return self._repaint(values, request, conversation, turn, int(at))
+
+    def _vary(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        return self._repaint(values, request, conversation, turn, int(at), VARIANTS)
+
+    def _repaint(self, values: dict, request: gr.Request, conversation: Conversation, turn: Turn, at: int, count: int = 1) -> Updates:
+        if turn.role != "assistant" or not isinstance(turn.parts[at], Image):
+            raise Refused("Only a picture of an answer can be painted again.")
+        options, seeds = self._options(values), tuple(new_seed() for _ in range(count))
+        work = repainting(conversation, turn, at, options, seeds)
+        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, turn.parts[:at], turn.parts[at + 1 :])
+        return self._started(values, request, task)
+
+    def _words(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        place = int(at)
+        said = turn.parts[place - 1] if place and isinstance(turn.parts[place - 1], Text) else Text("")
+        view = View(conversation.id, Edit(id, place))
+        words = "Change the words of this picture and send them: it is painted anew, as a branch."
+        box = {self.box: self._box({"text": said.text.strip(), "files": []})}
+        return self._shown(values, view, words, act=_give_up()) | box
+
+    def _say_words_of_picture(self, values: dict, request: gr.Request, words: str) -> Updates:
+        if not words:
+            raise Refused("Type the words that the picture is painted from.")
+        editing = values[self.view].editing
+        conversation, turn = self._turn(values, editing.turn)
+        at, before = editing.at, turn.parts[: editing.at]
+        if before and isinstance(before[-1], Text):
+            space = re.match(r"\s*", before[-1].text)[0]
+            before = (*before[:-1], Text(space + words))
+        else:
+            at, before = at + 1, (*before, Text(words))
+        told = replace(turn, parts=(*before, *turn.parts[editing.at :]))
+        return self._repaint(values, request, conversation, told, at) | {self.box: self._busy_box(EMPTY_BOX)}
+
+    def _use(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        given = values[self.box] or EMPTY_BOX
+        files = [*given.get("files", []), self.pictures.keep(turn.parts[int(at)].picture)]
+        if len(files) > UPLOADS:
+            raise Refused(f"Bring at most {UPLOADS} pictures with a message.")
+        box = {"text": given.get("text") or "", "files": files}
+        return self._shown(values, View(conversation.id), "The picture is in the box: say what to do with it.") | {self.box: self._box(box)}
+
+    # The other tabs
+
+    def _studio(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        conversation, turn = self._turn(values, id)
+        about = About(turn.parts[int(at)].alt, conversation=conversation.id, turn=id)
+        return self._to_studio(self.gallery.add(turn.parts[int(at)].picture, about).id)
+
+    def _to_studio(self, id: str) -> Updates:
+        return self.studio.showing(id) | {self.tabs: gr.Tabs(selected="studio")}
+
+    def _to_conversation(self, id: str, turn: str, request: gr.Request) -> Updates:
+        """The conversation of a picture, at the branch in which the picture is."""
+        conversation = self.store.open(id)
+        if turn in conversation.turns and turn not in [each.id for each in conversation.path()]:
+            self.store.change(id, lambda now: now.at(now.tip(turn)), quiet=True)
+        self.watching.pop(request.session_hash, None)
+        return self._shown({}, View(id), self.loading.words) | {self.tabs: gr.Tabs(selected="chat")}
+
+    def _to_settings(self, about: About) -> Updates:
+        box = gr.MultimodalTextbox(value={"text": about.words, "files": []})
+        return self.shared.restored(about) | {self.box: box, self.tabs: gr.Tabs(selected="chat")}
+
+    # Zip files
+
+    @kindly
+    def bring_in(self, values: dict, request: gr.Request) -> Updates:
+        conversation = self.store.unpack(Path(values[self.bring]))
+        self.watching.pop(request.session_hash, None)
+        return self._shown(values, View(conversation.id), "The conversation is here.")
+
+    def _packed(self) -> Callable[[str], dict]:
+        writers = {"pdf": (".pdf", as_pdf), "html": (".html", as_page), "markdown": (".zip", as_zip)}
+
+        def pack(wish: str) -> dict:
+            """What a browser saves, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"."""
+            kind, id, *answer = str(wish).split(" ")
+            try:
+                conversation = self.store.open(id)
+                ending, write = writers.get(kind, (".zip", None))
+                data = write(conversation, *answer) if write else self.store.pack(id)
+                title = re.sub(r"[^\w-]+", "-", conversation.title).strip("-")[:40] or "conversation"
+                return {"name": title + ending, "data": base64.b64encode(data).decode()}
+            except (ValueError, TypeError) as error:
+                return {"error": str(error)}
+
+        return pack
+
+
+def as_page(conversation: Conversation, answer: str | None = None) -> bytes:
+    return as_html(conversation, answer).encode()
+
+
+def _undo() -> str:
+    return button("undo", "Bring it back", words="Undo")
+
+
+def _give_up() -> str:
+    return button("cancel", "Leave it as it is", words="Cancel")

@@ -1,0 +1,186 @@
+"""A picture as a PNG file with its settings inside: the text chunk `parameters` that other tools read, and our own JSON in `duogen`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import struct
+import time
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from PIL import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
+
+from duogen.conversation import MAX_PIXELS, open_picture
+
+PARAMETERS, OURS = "parameters", "duogen"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PAIR = re.compile(r'\s*([A-Za-z][\w ]*): ("(?:\\.|[^"])*"|[^,]*)(?:,|$)')
+LONGEST_TEXT = 100_000
+DAMAGED = "The settings inside the picture are damaged."
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a picture comes from.
+
+    Attributes:
+        words: what was asked for; with the caption, what the search looks in.
+        caption: what the answer said before the picture.
+        painted: by us; otherwise a person brought it.
+        seed: that its answer was given, `None` for a picture that was brought.
+        model: title of the pair.
+        options: those of its answer, as nested dicts.
+        conversation: id of the conversation it belongs to, "" for none.
+        turn: id of the turn there.
+        parent: id of the picture that it was made from, "" for none.
+        root: id of the first picture of that line, "" for a first one.
+        made: seconds since 1970.
+        favourite: whether a person marked it.
+        parameters: what another tool wrote of it, "" for none.
+    """
+
+    words: str = ""
+    caption: str = ""
+    painted: bool = True
+    seed: int | None = None
+    model: str = ""
+    options: dict = field(default_factory=dict)
+    conversation: str = ""
+    turn: str = ""
+    parent: str = ""
+    root: str = ""
+    made: float = field(default_factory=time.time)
+    favourite: bool = False
+    parameters: str = ""
+
+
+KINDS = {name: int | float if kind is float else kind for name, kind in get_type_hints(About).items()}
+
+
+def parameters(about: About, size: tuple[int, int]) -> str:
+    """The settings as other tools write and read them: the prompt, then a line of names and values."""
+    if about.parameters:
+        return about.parameters
+    image = about.options.get("image")
+    known = {
+        "Steps": image.get("steps") if isinstance(image, dict) else None,
+        "Seed": about.seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": about.model.replace(",", "") or None,
+    }
+    return (
+        "\n".join(filter(None, [about.words, about.caption]))
+        + "\n"
+        + ", ".join(f"{name}: {value}" for name, value in known.items() if value is not None)
+    )
+
+
+def png(picture: PILImage.Image, about: About) -> bytes:
+    """The file of an RGB picture."""
+    chunks, data = PngInfo(), io.BytesIO()
+    chunks.add_text(PARAMETERS, parameters(about, picture.size))
+    chunks.add_itxt(OURS, to_json(about))
+    picture.save(data, "PNG", pnginfo=chunks, compress_level=4)
+    return data.getvalue()
+
+
+def to_json(about: About) -> str:
+    return json.dumps(asdict(about), ensure_ascii=False)
+
+
+def from_json(text: str) -> About:
+    """Raises: ValueError: these are no settings that `to_json` wrote."""
+    try:
+        given = json.loads(text)
+        known = {name: given[name] for name in KINDS if name in given}
+        sound = isinstance(given, dict) and all(isinstance(value, KINDS[name]) for name, value in known.items())
+        about = About(**known) if sound else None
+        if about and 0 <= about.made < 1e11 and abs(about.seed or 0) < 2**63:
+            return about
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(DAMAGED) from error
+    raise ValueError(DAMAGED)
+
+
+def rewritten(data: bytes, about: About) -> bytes:
+    """A PNG file with other settings; its pixels are not even decoded.
+
+    Raises:
+        ValueError: it is no PNG.
+    """
+    if data[:8] != SIGNATURE:
+        raise ValueError("Only a PNG file can hold settings; save the picture as one first.")
+    kept, at = [], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        name = data[at + 8 :].split(b"\0", 1)[0] if data[at + 4 : at + 8] in (b"tEXt", b"zTXt", b"iTXt") else b""
+        if name != OURS.encode():
+            kept.append(data[at:end])
+        at = end
+    body = b"iTXt" + OURS.encode() + b"\0\0\0\0\0" + to_json(about).encode()
+    ours = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return SIGNATURE + kept[0] + ours + b"".join(kept[1:])
+
+
+def read_header(file: Path) -> tuple[About, tuple[int, int]]:
+    """What a PNG file says of itself before its pixels, and its size.
+
+    Raises:
+        ValueError: it is no picture, or larger than can be shown.
+    """
+    try:
+        with PILImage.open(file, formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{file.name} has more than {MAX_PIXELS // 10**6} megapixels.")
+            about = _about(picture.info)
+            return about or About(painted=False, made=file.stat().st_mtime), picture.size
+    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"{file.name} cannot be read as a PNG picture.") from error
+
+
+def read_brought(file: Path) -> tuple[PILImage.Image, About | None]:
+    """A picture that a person brought, and the settings it carries, ours or another tool's; `None` if it has none.
+
+    Raises:
+        ValueError: it cannot be read; one sentence.
+    """
+    picture = open_picture(file)
+    with PILImage.open(file) as again:
+        try:
+            texts = again.text if again.format == "PNG" else {}  # reads what stands after the pixels too
+        except (OSError, SyntaxError, ValueError):
+            texts = again.info
+        return picture, _about(texts)
+
+
+def _about(texts: dict[str, Any]) -> About | None:
+    """The settings in a file's texts; those that are damaged count as none."""
+    if isinstance(texts.get(OURS), str) and len(texts[OURS]) <= LONGEST_TEXT:
+        with contextlib.suppress(ValueError):
+            return from_json(texts[OURS])
+    foreign = texts.get(PARAMETERS)
+    return from_parameters(foreign) if isinstance(foreign, str) and len(foreign) <= LONGEST_TEXT else None
+
+
+def from_parameters(text: str) -> About | None:
+    """What another tool wrote: prompt, perhaps a negative one, then a line that begins with the steps; `None` if it is not that."""
+    lines = text.strip().splitlines()
+    if not lines or not re.match(r"\s*Steps: \d+", lines[-1]):
+        return None
+    known = {name.strip(): value.strip() for name, value in PAIR.findall(lines[-1])}
+    prompt = "\n".join(lines[:-1]).split("Negative prompt:")[0].strip()
+    seed = int(known["Seed"]) if re.fullmatch(r"\d{1,18}", known.get("Seed", "")) else None
+    options = {"image": {"steps": int(known["Steps"])}} if re.fullmatch(r"\d{1,4}", known["Steps"]) else {}
+    return About(prompt, painted=False, seed=seed, model=known.get("Model", ""), options=options, parameters=text)
+
+
+def brought(about: About | None) -> About:
+    """The settings of a picture that comes in from outside: what it belonged to elsewhere is not here."""
+    plain = {"conversation": "", "turn": "", "parent": "", "root": "", "favourite": False, "made": time.time()}
+    return replace(about, **plain) if about else About(painted=False)

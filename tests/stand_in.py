@@ -1,0 +1,88 @@
+"""The page with a stand-in for the engine, slow and sure, so that tests can look at an answer in the middle: python tests/stand_in.py
+
+Its answers have three pictures whose colour comes from the seed; `--seconds` is what each takes.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image as PILImage
+
+ROOT = Path(__file__).parents[1]
+STEPS = 5
+WORDS = ("Step 1. Draw the hull of the boat.", "\n\nStep 2. Put a mast on it.", "\n\nStep 3. Paint the **sail**.", "\n\nAll done!")
+
+
+class StandIn:
+    about = {
+        "title": "Stand-in",
+        "summary": "It draws colours.",
+        "examples": ("How do I draw a boat?",),
+        "image_size": (64, 64),
+        "steps": STEPS,
+    }
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def answer(self, conversation, options, stop: threading.Event) -> Iterator:
+        from duogen.conversation import Text
+        from duogen.events import Done, Stats, TextDelta
+
+        began, seeds, parts = time.monotonic(), random.Random(options.seed), []
+        for at, words in enumerate(WORDS):
+            for word in words.split(" "):
+                yield TextDelta(word + " ")
+                time.sleep(self.seconds / 50)
+            parts.append(Text(words))
+            if at < 3 and not stop.is_set():
+                yield from self._paint(at, seeds.randrange(1000), parts, stop)
+            if stop.is_set():
+                break
+        why = "user" if stop.is_set() else "end"
+        yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
+
+    def painting(self, conversation, options, stop: threading.Event) -> Iterator:
+        turn = conversation.path()[-1]
+        yield from self._paint(len(turn.images()), options.seed, [], stop)
+
+    def _paint(self, index: int, seed: int, parts: list, stop: threading.Event) -> Iterator:
+        from duogen.conversation import Image
+        from duogen.events import ImageDone, ImageStarted, ImageStep
+
+        colours = random.Random(seed)
+        picture = PILImage.new("RGB", (256, 256), tuple(colours.randrange(256) for _ in range(3)))
+        yield ImageStarted(index, seed, STEPS)
+        for step in range(1, STEPS + 1):
+            time.sleep(self.seconds / STEPS)
+            if stop.is_set():
+                return
+            yield ImageStep(index, step, STEPS, picture.resize((8, 8)) if step % 2 == 0 else None)
+        parts.append(Image(picture, seed, self.seconds, f"Step {index + 1}"))
+        yield ImageDone(index, parts[-1])
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    at = sys.argv.index("--seconds")
+    _, seconds = sys.argv[at : at + 2]
+    del sys.argv[at : at + 2]
+    import app
+    from ui.loading import Loading
+
+    def start(loading: Loading) -> None:
+        loading.engine, loading.words = StandIn(float(seconds)), "Ready: Stand-in."
+        loading.finished.set()
+
+    Loading.start = start
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The chat that people stay in, in a real browser: branches, pictures painted anew, and nothing lost. The engine is `stand_in.py`."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab, wait_until_answered
+
+__all__ = ["browser", "tab"]  # fixtures
+QUESTION = "How do I draw a boat?"
+
+
+def stand_in(home: Path, seconds: float = 0.2) -> Server:
+    return Server(home, "--seconds", str(seconds), program="tests/stand_in.py")
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = stand_in(tmp_path_factory.mktemp("home"))
+    yield server
+    server.end()
+
+
+def answered(tab, server: Server, words: str = QUESTION, **look):
+    page = tab(server.address, **look)
+    page.wait_for_selector("#status:has-text('Ready')")
+    send(page, words)
+    wait_until_answered(page)
+    page.wait_for_selector("text=All done!")
+    return page
+
+
+def shown_pictures(page) -> list[str]:
+    return page.eval_on_selector_all("#talk .bot figure.card > a", "links => links.map(link => link.getAttribute('href'))")
+
+
+def said(page, who: str = "bot") -> str:
+    """All words of the answers, or of the questions."""
+    return "\n".join(page.locator(f"#talk .{who}").all_inner_texts())
+
+
+def questions(page) -> int:
+    return page.locator("#talk .user button.i-edit").count()
+
+
+def open_list(page) -> None:
+    if not page.locator("#side.open, #side .sidebar.open, .sidebar.open#side").count():
+        page.click("#open-side")
+    page.wait_for_selector("#chats li")
+    page.wait_for_timeout(500)
+
+
+@browser_only
+def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
+    server = stand_in(tmp_path, seconds=1.5)
+    page = tab(server.address)
+    page.wait_for_selector("#status:has-text('Ready')")
+    send(page, QUESTION)
+    page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img').length == 2")
+    page.wait_for_selector("#talk .pending progress")
+    page.screenshot(path=SHOTS / "pending.png")
+    chat = page.url.partition("?c=")[2]
+    server.process.kill()
+    server.process.wait()
+    again = stand_in(tmp_path)
+    try:
+        back = tab(f"{again.address}?c={chat}")
+        back.wait_for_selector("text=broken off")
+        assert loaded_pictures(back) == 2 and "Put a mast on it" in said(back)
+        assert QUESTION in said(back, "user")
+        back.click("#talk .bot button.i-retry")
+        back.wait_for_selector("text=All done!")
+        back.wait_for_selector("#box .submit-button")
+        assert loaded_pictures(back) == 3
+    finally:
+        again.end()
+
+
+@browser_only
+def test_an_answer_goes_on_without_its_tab_and_windows_stay_apart(tab, tmp_path: Path) -> None:
+    server = stand_in(tmp_path, seconds=0.8)
+    try:
+        first, second = tab(server.address), tab(server.address)
+        for page in (first, second):
+            page.wait_for_selector("#status:has-text('Ready')")
+        send(first, QUESTION)
+        first.wait_for_selector("#talk .pending")
+        send(second, "And a ship?")
+        second.wait_for_selector("#status:has-text('1 answer is before yours')")
+        address = first.url
+        first.close()
+        back = tab(address)
+        back.wait_for_selector("text=All done!")
+        wait_until_answered(back)
+        assert "And a ship?" not in back.inner_text("#talk")
+        second.wait_for_selector("text=All done!")
+        wait_until_answered(second)
+        assert questions(second) == 1 and QUESTION not in second.inner_text("#talk")
+    finally:
+        server.end()
+
+
+@browser_only
+def test_an_edited_question_makes_a_branch_and_the_old_one_stays(fast: Server, tab) -> None:
+    page = answered(tab, fast)
+    old = shown_pictures(page)
+    page.click("#talk .user button.i-edit")
+    page.wait_for_function("document.querySelector('#box textarea').value != ''")
+    assert page.input_value("#box textarea") == QUESTION
+    send(page, "How do I draw a green boat?")
+    page.wait_for_selector("#talk .user .count:has-text('2/2')")
+    wait_until_answered(page)
+    page.wait_for_selector("text=All done!")
+    assert "green boat" in said(page, "user") and shown_pictures(page) != old
+    page.screenshot(path=SHOTS / "branch.png")
+    page.click("#talk .user button[title='The branch before']")
+    page.wait_for_selector("#talk .user .count:has-text('1/2')")
+    assert QUESTION in said(page, "user") and shown_pictures(page) == old
+
+
+@browser_only
+def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> None:
+    page = answered(tab, fast)
+    old = shown_pictures(page)
+    page.locator("#talk .bot button.i-again").nth(1).click()
+    page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    page.wait_for_selector("#box .submit-button")
+    new = shown_pictures(page)
+    assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
+    assert "All done!" in said(page)
+    page.screenshot(path=SHOTS / "painted-again.png")
+    page.locator("#talk .bot button.i-words").nth(0).click()
+    page.wait_for_function("document.querySelector('#box textarea').value.includes('hull')")
+    send(page, "Step 1. Draw a long hull.")
+    page.wait_for_selector("#talk .bot .count:has-text('3/3')")
+    page.wait_for_selector("#box .submit-button")
+    assert "long hull" in said(page) and shown_pictures(page)[1:] == new[1:]
+    page.locator("#talk .bot button.i-use").nth(2).click()
+    page.wait_for_selector("#box .thumbnail-item")
+
+
+@browser_only
+def test_conversations_are_found_named_deleted_and_brought_back(fast: Server, tab) -> None:
+    page = answered(tab, fast, "How do I draw a submarine?")
+    open_list(page)
+    page.fill("#search input, #search textarea", "submarine")
+    page.wait_for_function("document.querySelectorAll('#chats li').length == 1")
+    page.click("#chats summary")
+    page.wait_for_timeout(200)
+    page.screenshot(path=SHOTS / "conversations.png")
+    page.click("#chats button:has-text('Rename')")
+    page.fill("#chats input", "Under the sea")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chats .open:has-text('Under the sea')")
+    page.click("#chats summary")
+    page.click("#chats button:has-text('Delete')")
+    page.wait_for_selector("#status:has-text('is deleted')")
+    page.wait_for_selector("#chats .none")
+    page.click("#status button:has-text('Undo')")
+    page.wait_for_selector("#chats .open:has-text('Under the sea')")
+    page.wait_for_selector("#talk .user:has-text('submarine')")
+    page.click("#talk .user button.i-drop")
+    page.wait_for_selector("#talk .example, #talk .placeholder")
+    page.click("#status button:has-text('Undo')")
+    page.wait_for_selector("#talk .user:has-text('submarine')")
+
+
+@browser_only
+def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Server, tab, tmp_path: Path) -> None:
+    page = answered(tab, fast, "How do I draw a raft?")
+    with page.expect_download() as waiting:
+        page.click("#talk .bot button.i-pdf")
+    waiting.value.save_as(tmp_path / "guide.pdf")
+    assert (tmp_path / "guide.pdf").read_bytes().startswith(b"%PDF") and waiting.value.suggested_filename == "How-do-I-draw-a-raft.pdf"
+    open_list(page)
+    page.click("#chats li.on summary")
+    with page.expect_download() as waiting:
+        page.click("#chats li.on button:has-text('Save to bring back')")
+    waiting.value.save_as(tmp_path / "raft.zip")
+    assert "conversation.json" in zipfile.ZipFile(tmp_path / "raft.zip").namelist()
+    page.set_input_files("#bring input[type=file], input#bring, #side input[type=file]", tmp_path / "raft.zip")
+    page.wait_for_selector("#status:has-text('The conversation is here')")
+    assert loaded_pictures(page) == 3
+
+
+@browser_only
+def test_the_chat_on_a_phone_and_in_the_dark(fast: Server, tab) -> None:
+    page = answered(tab, fast, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "chat-phone-dark.png")
+    page.click("#open-side")
+    page.wait_for_timeout(800)
+    page.screenshot(path=SHOTS / "conversations-phone.png")
+
+
+@browser_only
+def test_only_pictures_are_served(fast: Server, tab) -> None:
+    import urllib.error
+    import urllib.request
+
+    page = answered(tab, fast)
+    chat, home = page.url.partition("?c=")[2], fast.log.parent
+    secret = home / "conversations" / chat / "conversation.json"
+    assert secret.is_file()
+    picture = shown_pictures(page)[0]
+    assert urllib.request.urlopen(fast.address + picture, timeout=10).status == 200
+    folder = picture.rpartition("/")[0]
+    for path in (
+        f"gradio_api/file={secret}", f"{folder}/../../conversations/{chat}/conversation.json",
+        f"{folder}/%2e%2e/%2e%2e/conversations/{chat}/conversation.json", f"{folder}/%252e%252e/%252e%252e/conversations/{chat}/about.json",
+        f"gradio_api/file={Path(__file__)}", "gradio_api/file=weights/duogen-sketch/duogen.json", f"conversations/{chat}/conversation.json",
+    ):  # fmt: skip
+        try:
+            found = urllib.request.urlopen(fast.address + path, timeout=10).read()
+        except urllib.error.HTTPError as error:
+            assert error.code in (403, 404), path
+        else:
+            assert b'"turns"' not in found and b"import" not in found and b"fresh_bias" not in found, path

@@ -1,0 +1,273 @@
+"""All pictures: their files, the index, and the page's library."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
+
+from duogen.conversation import Conversation
+from duogen.gallery import Gallery, Thumbnails, Wanted, name_of
+from duogen.picture_file import About, from_json, from_parameters, read_brought, to_json
+from duogen.store import Store
+from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    return Gallery(tmp_path)
+
+
+def plain(shade: int, size: tuple[int, int] = (40, 30)) -> PILImage.Image:
+    return PILImage.new("RGB", size, (shade, 100, 50))
+
+
+def ids(gallery: Gallery, **wanted) -> list[str]:
+    return [entry.id for entry in gallery.find(Wanted(**wanted))[0]]
+
+
+def test_a_picture_is_a_file_that_says_how_it_was_made(gallery: Gallery) -> None:
+    about = About("A red house, größer", seed=7, model="Tiny", options={"image": {"steps": 4}}, conversation="c", turn="t")
+    entry = gallery.add(plain(1), about)
+    with PILImage.open(entry.file) as file:
+        assert file.text["parameters"] == "A red house, größer\nSteps: 4, Seed: 7, Size: 40x30, Model: Tiny"
+        assert from_json(file.text["duogen"]) == about
+        assert file.tobytes() == plain(1).tobytes()
+    assert (entry.width, entry.height, entry.bytes) == (40, 30, entry.file.stat().st_size)
+    assert gallery.add(plain(1), About("again")).about == about
+    assert len(list(gallery.pictures.iterdir())) == 1
+
+
+@pytest.mark.parametrize("loss", ["removed", "damaged", "old"])
+def test_a_lost_index_is_made_of_the_files_again(gallery: Gallery, loss: str) -> None:
+    first, second = gallery.add(plain(1), About("a boat", made=1.0)), gallery.add(plain(2), About("a tree", made=2.0))
+    gallery.favour(first.id, True)
+    before = gallery.find(Wanted())
+    if loss == "old":
+        with sqlite3.connect(gallery.index) as index:
+            index.executescript("DROP TABLE words; PRAGMA user_version = 99")
+    else:
+        for file in gallery.index.parent.glob("pictures.sqlite*"):
+            file.unlink()
+        if loss == "damaged":
+            gallery.index.write_bytes(b"no database " * 99)
+    again = Gallery(gallery.index.parent)
+    assert again.find(Wanted()) == before
+    assert ids(again, favourites=True) == [first.id] and ids(again, words="tree") == [second.id]
+
+
+def test_the_index_follows_the_folder(gallery: Gallery) -> None:
+    gone = gallery.add(plain(1), About("gone"))
+    gone.file.unlink()
+    plain(9).save(gallery.pictures / "from elsewhere.png")
+    (gallery.pictures / "broken.png").write_bytes(b"no picture")
+    gallery.sync()
+    assert ids(gallery) == ["from elsewhere"] and not gallery.find(Wanted())[0][0].about.painted
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("red", {1}), ("HOU", {1, 2}), ("red house", {1}), ("hauser", {3}), ("红色", {4}), ("色房", {4}), ("房红", set()),
+     ('" - *', {1, 2, 3, 4}), ("OR NOT (", set()), ("x", set())],
+)  # fmt: skip
+def test_search_by_words(gallery: Gallery, words: str, found: set[int]) -> None:
+    given = {1: "A red house", 2: "the blue houses", 3: "Zwei Häuser", 4: "画一座红色房子"}
+    names = {gallery.add(plain(shade), About(said)).id: shade for shade, said in given.items()}
+    assert {names[id] for id in ids(gallery, words=words)} == found
+
+
+def test_sorting_and_pages(gallery: Gallery) -> None:
+    sizes = [(40, 30), (10, 10), (90, 90)]
+    added = [gallery.add(plain(at, size), About(str(at), made=100.0 + at)).id for at, size in enumerate(sizes)]
+    assert ids(gallery) == added[::-1] and ids(gallery, sort="old") == added
+    assert ids(gallery, sort="large") == [added[2], added[0], added[1]]
+    page, total = gallery.find(Wanted(), 2, 5)
+    assert [entry.id for entry in page] == added[:1] and total == 3
+
+
+def test_deleting_can_be_undone(gallery: Gallery) -> None:
+    entry = gallery.favour(gallery.add(plain(1), About("a boat")).id, True)
+    gallery.delete(entry.id)
+    assert ids(gallery) == [] and not any(gallery.pictures.iterdir()) and len(gallery.thumbnails) == 0
+    with pytest.raises(ValueError, match="no longer here"):
+        gallery.entry(entry.id)
+    assert gallery.room().deleted == 1
+    assert gallery.restore(entry.id) == entry and ids(gallery, words="boat") == [entry.id]
+    gallery.delete(entry.id)
+    gallery.free()
+    with pytest.raises(ValueError, match="gone for good"):
+        gallery.restore(entry.id)
+    with pytest.raises(ValueError, match="gone for good"):
+        gallery.restore("../pictures/x")
+
+
+def test_a_favourite_keeps_its_pixels_and_other_texts(gallery: Gallery) -> None:
+    entry = gallery.favour(gallery.add(plain(1), About("a boat", seed=3)).id, True)
+    with PILImage.open(entry.file) as file:
+        assert "Seed: 3" in file.text["parameters"] and from_json(file.text["duogen"]).favourite
+        assert file.tobytes() == plain(1).tobytes()
+    assert not gallery.favour(entry.id, False).about.favourite
+
+
+def test_versions_are_found_from_each_of_them(gallery: Gallery) -> None:
+    first = gallery.add(plain(1), About("first", made=3.0))
+    second = gallery.add(plain(2), About("second", parent=first.id, root=first.id, made=4.0))
+    third = gallery.add(plain(3), About("branch", parent=first.id, root=first.id, made=5.0))
+    gallery.add(plain(4), About("other"))
+    for id in (first.id, second.id, third.id):
+        assert gallery.versions(id) == [first, second, third]
+
+
+def test_settings_come_back_from_a_dropped_picture(gallery: Gallery, tmp_path: Path) -> None:
+    made = Gallery(tmp_path / "elsewhere").add(plain(1), About("a boat", seed=5, conversation="c" * 32, favourite=True))
+    entry, known = gallery.bring(made.file)
+    assert known and entry.about.seed == 5 and entry.about.painted and not entry.about.conversation and not entry.about.favourite
+
+
+def test_foreign_pictures_are_read_as_far_as_they_go(gallery: Gallery, tmp_path: Path) -> None:
+    chunks = PngInfo()
+    text = 'a cat, sitting\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, Seed: 42, Size: 512x512, Model: v1, Note: "a, b"'
+    chunks.add_text("parameters", text)
+    plain(2).save(tmp_path / "tool.png", pnginfo=chunks)
+    entry, known = gallery.bring(tmp_path / "tool.png")
+    assert known and (entry.about.words, entry.about.seed, entry.about.options) == ("a cat, sitting", 42, {"image": {"steps": 20}})
+    with PILImage.open(entry.file) as file:
+        assert file.text["parameters"] == text
+    plain(3).save(tmp_path / "photo.jpg")
+    assert gallery.bring(tmp_path / "photo.jpg")[1] is False
+    (tmp_path / "no.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read"):
+        gallery.bring(tmp_path / "no.png")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"words": 3}', '{"options": []}', '{"made": NaN}', '{"seed": "x"}', "[" * 100_000])
+def test_damaged_settings_are_none(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="damaged") if text != "" else pytest.raises(ValueError):
+        from_json(text)
+    chunks = PngInfo()
+    chunks.add_itxt("duogen", text)
+    plain(1).save(tmp_path / "x.png", pnginfo=chunks)
+    assert read_brought(tmp_path / "x.png")[1] is None
+    assert from_parameters("only words") is None and from_json(to_json(About("x", made=1.0))) == About("x", made=1.0)
+
+
+def test_thumbnails_are_bounded_and_made_again(gallery: Gallery, tmp_path: Path) -> None:
+    entries = [gallery.add(PILImage.effect_noise((64, 64), 80 + at).convert("RGB"), About()) for at in range(4)]
+    size = max(gallery.thumbnail(entry).stat().st_size for entry in entries)
+    small = gallery.thumbnails = Thumbnails(tmp_path / "few", 2 * size)
+    for entry in entries:
+        assert gallery.thumbnail(entry).exists()
+    assert small.at(entries[0].id) is None and small.at(entries[3].id) and small.bytes <= 2 * size
+    assert small.bytes == sum(file.stat().st_size for file in small.folder.iterdir()) == Thumbnails(small.folder).bytes
+    entries[0].file.write_bytes(b"damaged")
+    assert PILImage.open(gallery.thumbnail(entries[0])).size == (320, 320)
+    gallery.free()
+    assert gallery.room().thumbnails == 0 and not os.listdir(small.folder)
+
+
+def test_two_processes_may_use_one_folder(gallery: Gallery) -> None:
+    other = Gallery(gallery.index.parent)
+    entry = gallery.add(plain(1), About("a boat"))
+    assert other.entry(entry.id) == entry
+    assert other.add(plain(2), About()).id == name_of(plain(2)) and len(ids(gallery)) == 2
+    assert replace(entry.about, favourite=True) == other.favour(entry.id, True).about == gallery.entry(entry.id).about
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("home")
+    gallery, store = Gallery(home), Store(home / "conversations")
+    said = store.save(Conversation(title="A boat").say("user", "Draw a boat.").say("assistant", "Here.", plain(0)))
+    for number, colour in enumerate(["red", "blue", "green"] * 24):
+        thing = "boat" if number % 2 else "house"
+        about = About(
+            f"Draw a {colour} {thing}.", f"Step {number}.", seed=number, model="Tiny", options={"image": {"steps": 5}}, made=1e9 + number
+        )
+        if number == 1:
+            about = replace(about, conversation=said.id, turn=said.head)
+        gallery.add(PILImage.effect_noise((90, 60), 60 + number).convert("RGB"), about)
+    server = Server(home, "--pair", str(home / "no-pair-is-needed"))
+    yield server
+    server.end()
+
+
+def choose(page, at: int) -> None:
+    page.locator("#library-grid .thumbnail-item").nth(at).click()
+
+
+def found(page, words: str) -> None:
+    page.wait_for_function("words => document.querySelector('#library-where').innerText.includes(words)", arg=words)
+
+
+@browser_only
+def test_a_library_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
+    page = tab(server.address)
+    page.click("button[role=tab]:has-text('Library')")
+    found(page, "Page 1 of 2 · 72 pictures")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SHOTS / "library.png")
+    page.fill("#library-words input, #library-words textarea", "blue boat")
+    found(page, "12 pictures")
+    choose(page, 11)
+    page.wait_for_selector("#library-settings dd:has-text('Draw a blue boat.')")
+    page.click("#library-star")
+    page.wait_for_selector("#library-star:has-text('★')")
+    page.screenshot(path=SHOTS / "library-chosen.png")
+    page.click("#library-compare")
+    choose(page, 0)
+    page.wait_for_selector("#library-two dd.differs")
+    page.screenshot(path=SHOTS / "library-compare.png")
+    page.click("#library-starred input")
+    found(page, "1 picture")
+    page.click("#library-delete")
+    found(page, "Nothing is found")
+    page.click("#library-undelete")
+    found(page, "1 picture")
+    page.click("#library-talk")
+    page.wait_for_selector("#talk .user:has-text('Draw a boat.')")
+
+
+@browser_only
+def test_a_dropped_picture_gives_its_settings_back(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
+    about = About("A lamp on a table.", seed=77, options={"image": {"steps": 13}})
+    made = Gallery(tmp_path / "elsewhere").add(plain(9), about)
+    page = tab(server.address, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page.click("button[role=tab]:has-text('Library')")
+    page.set_input_files("#library-drop input[type=file]", str(made.file))
+    page.wait_for_selector("#library-settings dd:has-text('A lamp on a table.')")
+    page.wait_for_timeout(500)
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "library-phone.png")
+    page.click("#library-again")
+    page.wait_for_function("document.querySelector('#box textarea')?.value == 'A lamp on a table.'")
+    plain(8).save(tmp_path / "foreign.png")
+    page.click("button[role=tab]:has-text('Library')")
+    page.set_input_files("#library-drop input[type=file]", str(tmp_path / "foreign.png"))
+    page.wait_for_selector("#library-status:has-text('carries no settings')")
+
+
+def status_of(server: Server, path: str) -> int:
+    try:
+        return urllib.request.urlopen(f"{server.address}gradio_api/file={path}", timeout=30).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_only_pictures_and_thumbnails_are_served(server: Server) -> None:
+    gallery = Gallery(server.log.parent)
+    kept, gone = gallery.find(Wanted(sort="old"))[0][10:12]
+    gallery.delete(gone.id)
+    assert status_of(server, str(kept.file)) == status_of(server, str(gallery.thumbnail(kept))) == 200
+    aside, said = gallery.deleted / gone.file.name, next((server.log.parent / "conversations").glob("*/conversation.json"))
+    assert aside.exists()
+    for path in (aside, gallery.index, said, f"{gallery.pictures}/../pictures.sqlite", f"{gallery.pictures}/%2e%2e/pictures.sqlite"):
+        assert status_of(server, str(path)) in (403, 404), path
+    gallery.restore(gone.id)

@@ -1,0 +1,312 @@
+"""The studio: masks, canvases and versions without a browser, then a picture changed in a real one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from duogen.conversation import Conversation, open_picture
+from duogen.engine import Engine
+from duogen.events import Done, Event, Failed, Stats, TextDelta
+from duogen.gallery import Gallery, Wanted
+from duogen.options import Options
+from duogen.pipeline import open_pair
+from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+from tests.tiny import BOV, END, script, tiny_pair
+from ui import controls
+from ui.change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
+from ui.loading import Loading
+from ui.pictures import PictureFolder
+from ui.shared import Refused, Shared
+from ui.studio import CHOOSE, COMPARE, Studio
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return open_pair(tiny_pair(tmp_path_factory.mktemp("pair")), "cpu", "fp32")
+
+
+@pytest.fixture
+def studio(pair, tmp_path: Path) -> Studio:
+    return studio_of(Engine(pair), tmp_path)
+
+
+def studio_of(engine, home: Path) -> Studio:
+    loading = Loading(engine=engine, words="Ready")
+    loading.finished.set()
+    with gr.Blocks():
+        shared = Shared(loading, Gallery(home), PictureFolder(home / "previews", 9), controls.build(Options))
+        return Studio(gr.Tab("Studio"), shared)
+
+
+def noise(seed: int, size: tuple[int, int] = (90, 50)) -> PILImage.Image:
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def layer(size: tuple[int, int], *box: int) -> PILImage.Image:
+    """What the brush leaves: half clear colour inside `box`."""
+    painted = PILImage.new("RGBA", size)
+    painted.paste((139, 92, 246, 140), box)
+    return painted
+
+
+def opened(studio: Studio, file: Path) -> dict:
+    """The values of a browser that has just opened a picture."""
+    *_, shown = studio.bring(str(file))
+    values = {control: control.value for control in studio.shared.drawer.values()}
+    values |= {each: None for pair in studio.others for each in pair}
+    plain = {studio.editor: None, studio.words: "", studio.width: 100, studio.height: 100, studio.anchor: "middle"}
+    return values | plain | {studio.current: shown[studio.current], studio.shared.drawer["seed",]: "7"}
+
+
+@pytest.fixture
+def values(studio: Studio, tmp_path: Path) -> dict:
+    noise(1).save(tmp_path / "brought.png")
+    return opened(studio, tmp_path / "brought.png")
+
+
+def made(studio: Studio, values: dict, count: int = 1) -> dict:
+    """All updates of one change, the later over the earlier."""
+    after: dict = {}
+    for update in studio._make(values, "tab", count):
+        after |= update
+    assert not studio.stops, "the browser could never ask again"
+    return after
+
+
+def pixels(studio: Studio, id: str) -> np.ndarray:
+    return np.asarray(open_picture(studio.shared.gallery.entry(id).file))
+
+
+def test_a_mask_is_what_the_brush_covered() -> None:
+    mask = mask_of([layer((90, 50), 10, 10, 30, 20)], (90, 50))
+    assert mask.getbbox() == (10, 10, 30, 20) and set(np.unique(np.asarray(mask))) == {0, 255}
+    assert mask_of([layer((180, 100), 20, 20, 60, 40)], (90, 50)).getbbox() == (10, 10, 30, 20)
+    assert mask_of([layer((90, 50), 0, 0, 0, 0)], (90, 50)) is None and mask_of([], (90, 50)) is None
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_larger_canvas_keeps_the_old_pixels(place: str) -> None:
+    picture, marked = noise(2), mask_of([layer((90, 50), 5, 5, 9, 9)], (90, 50))
+    whole, mask = extended(picture, marked, (121, 70), place)
+    old = np.asarray(mask) == 0
+    assert whole.size == mask.size == (121, 70) and old.sum() == 90 * 50 - 16
+    left, top = (round(share * gap) for share, gap in zip(PLACES[place], (31, 20), strict=True))
+    assert whole.crop((left, top, left + 90, top + 50)).tobytes() == picture.tobytes()
+    assert extended(picture, marked, (90, 50), place) == (picture, marked)
+    with pytest.raises(ValueError, match="at least 90 x 50"):
+        extended(picture, None, (89, 99), place)
+
+
+def test_pictures_are_named_in_the_request() -> None:
+    assert request("Make it red.", []) == "Make it red."
+    words = request("Put the boat of picture 2 in.", [SOURCE, REFERENCE])
+    assert words.startswith("Picture 1 is a source: keep its pixels. Picture 2 is a source") and words.endswith("picture 2 in.")
+    assert "Picture 3 is a reference: keep its looks only." in words
+
+
+def test_outside_what_was_painted_over_not_a_pixel_changes(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, studio.shared.loading.engine.tokens, "Now", BOV, END)
+    painted = layer((90, 50), 20, 10, 60, 30)
+    after = made(studio, values | {studio.words: "a door", studio.editor: {"layers": [painted]}})
+    entry = studio.shared.gallery.entry(after[studio.current])
+    assert after[studio.view] == COMPARE and entry.about.parent == values[studio.current] and entry.about.seed == 7
+    before, now = pixels(studio, values[studio.current]), pixels(studio, entry.id)
+    inside = np.asarray(painted.getchannel("A")) > 0
+    assert (now == before)[~inside].all() and (now != before)[inside].mean() > 0.5
+
+
+def test_a_canvas_grows_around_the_picture(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, studio.shared.loading.engine.tokens, BOV, END)
+    after = made(studio, values | {studio.width: 200, studio.anchor: "left"})
+    now = pixels(studio, after[studio.current])
+    assert now.shape == (50, 180, 3) and (now[:, :90] == pixels(studio, values[studio.current])).all()
+    assert len(np.unique(now[:, 90:].reshape(-1, 3), axis=0)) > 9
+
+
+def test_four_versions_are_kept_and_an_older_one_makes_a_branch(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = values[studio.current]
+    script(monkeypatch, studio.shared.loading.engine.tokens, *[BOV] * 4, "Then", BOV)
+    after = made(studio, values | {studio.words: "another"}, 4)
+    assert after[studio.view] == CHOOSE and len(after[studio.offered]) == len(set(after[studio.offered])) == 4
+    assert after[studio.current] == root
+    third = after[studio.offered][2]
+    *_, picked = studio.pick(after[studio.offered], Picked(2))
+    assert picked[studio.current] == third and picked[studio.undo].interactive and not picked[studio.redo].interactive
+    branch = made(studio, values | {studio.current: third, studio.words: "on"})
+    assert studio.shared.gallery.entry(branch[studio.current]).about.parent == third
+    assert branch[studio.listed] == [root, *after[studio.offered], branch[studio.current]]
+    *_, undone = studio.back(branch[studio.current])
+    *_, redone = studio.forth(third)
+    assert undone[studio.current] == third and redone[studio.current] == branch[studio.current]
+    assert Gallery(studio.shared.gallery.index.parent).versions(root)[-1].id == branch[studio.current], "not on disk"
+
+
+class Picked:
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def test_other_pictures_go_along(studio: Studio, values: dict, tmp_path: Path) -> None:
+    noise(3).save(tmp_path / "boat.png")
+    file, kind = studio.others[0]
+    work = studio._work(values | {studio.words: "Add the boat.", file: str(tmp_path / "boat.png"), kind: REFERENCE})
+    turn = work.asked.path()[-1]
+    assert [image.picture.tobytes() for image in turn.images()] == [noise(1).tobytes(), noise(3).tobytes()]
+    assert "Picture 2 is a reference" in turn.text() and work.words == "Add the boat."
+    assert len(studio.shared.gallery.versions(work.entry.id)) == 1
+
+
+@pytest.mark.parametrize("painted", [False, True])
+def test_nothing_to_do_gets_a_sentence(studio: Studio, values: dict, painted: bool) -> None:
+    layers = [layer((90, 50), 1, 1, 9, 9)] if painted else []
+    with pytest.raises(Refused, match="belongs" if painted else "should change"):
+        list(studio._make(values | {studio.editor: {"layers": layers}}, "tab", 1))
+    assert not studio.stops
+    with pytest.raises(ValueError, match="no longer here"):
+        list(studio._make(values | {studio.words: "x", studio.current: "gone"}, "tab", 1))
+
+
+class Scripted:
+    """An engine that does what it is told, for what a sound one never does."""
+
+    about = {"title": "Scripted"}
+
+    def __init__(self, play: Callable[[threading.Event], Iterator[Event]]) -> None:
+        self.play = play
+
+    def answer(self, conversation: Conversation, options: Options, stop: threading.Event) -> Iterator[Event]:
+        return self.play(conversation, stop)
+
+
+def only_words(conversation: Conversation, stop: threading.Event) -> Iterator[Event]:
+    yield TextDelta("A house is <b>fine</b> as it is.")
+    yield Done(conversation.say("assistant", "..."), Stats(1, 1, 1, 0, 0.1, 0.1, "end"))
+
+
+def too_big(conversation: Conversation, stop: threading.Event) -> Iterator[Event]:
+    yield Failed("Memory ran out.", conversation)
+
+
+def broken(conversation: Conversation, stop: threading.Event) -> Iterator[Event]:
+    yield TextDelta("Well")
+    raise KeyError("out of luck")
+
+
+@pytest.mark.parametrize(
+    ("play", "words"), [(only_words, "“A house is &lt;b&gt;fine"), (too_big, "Memory ran out."), (broken, "out of luck")]
+)
+def test_what_brings_no_picture_says_so(play: Callable, words: str, tmp_path: Path) -> None:
+    studio = studio_of(Scripted(play), tmp_path / "home")
+    noise(1).save(tmp_path / "brought.png")
+    values = opened(studio, tmp_path / "brought.png")
+    after = made(studio, values | {studio.words: "x"}, 4)
+    assert words in after[studio.status] and after[studio.change].visible and not after[studio.stop].visible
+    assert len(studio.shared.gallery.versions(values[studio.current])) == 1
+
+
+def test_stop_stops_and_keeps_what_is_finished(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, studio.shared.loading.engine.tokens, *[BOV] * 4)
+    after: dict = {}
+    for update in studio._make(values | {studio.words: "x"}, "tab", 4):
+        after |= update
+        if update.get(studio.offered):
+            studio.stops["tab"].set()
+    assert len(after[studio.offered]) == 1 and "Stopped." in after[studio.status]
+
+
+def test_it_waits_in_the_line_of_all(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, studio.shared.loading.engine.tokens, BOV)
+    with studio.shared.loading.line.place(lambda before: None, threading.Event()):
+        updates = studio._make(values | {studio.words: "x"}, "tab", 1)
+        next(updates)
+        assert "1 before this" in next(updates)[studio.status]
+        with pytest.raises(Refused, match="still being painted"):
+            next(studio._make(values, "tab", 1))
+    assert any(studio.current in update for update in updates)
+
+
+def test_who_gives_up_waiting_paints_nothing(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio.shared.loading.engine, "answer", lambda *given: pytest.fail("another is painting"))
+    with studio.shared.loading.line.place(lambda before: None, threading.Event()):
+        updates = studio._make(values | {studio.words: "x"}, "tab", 1)
+        next(updates)
+        studio.stops["tab"].set()
+        *_, last = updates
+    assert "Stopped." in last[studio.status]
+
+
+def test_settings_of_a_picture_go_back_into_the_drawer(studio: Studio, values: dict) -> None:
+    shared = studio.shared
+    entry = shared.gallery.entry(values[studio.current])
+    about = replace(entry.about, seed=5, options={"image": {"steps": 12, "guidance": 99.0, "preview_every": "x"}, "text": [], "z": 1})
+    restored = shared.restored(about)
+    assert restored == {shared.drawer["seed",]: "5", shared.drawer["image", "steps"]: 12}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("home")
+    server = Server(home, "--pair", str(served_pair(home / "tiny")))
+    yield server
+    server.end()
+
+
+def served_pair(folder: Path) -> Path:
+    """A tiny pair that another process can open: its own class is named by its package."""
+    index = tiny_pair(folder) / "model_index.json"
+    index.write_text(index.read_text().replace('"duogen.nn.vae"', '"duogen"'))
+    return folder
+
+
+def brush(page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A stroke over the editor; places are shares of its canvas."""
+    page.wait_for_selector("#studio-editor canvas")
+    page.wait_for_timeout(1500)  # the editor fits the picture in after it is there
+    box = page.locator("#studio-editor canvas").first.bounding_box()
+    spots = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    page.mouse.move(*spots[1], steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+
+
+@browser_only
+def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
+    noise(4, (320, 240)).save(tmp_path / "brought.png")
+    page = tab(server.address)
+    page.click("button[role=tab]:has-text('Studio')")
+    page.wait_for_selector("#studio-upload")
+    page.screenshot(path=SHOTS / "studio-empty.png")
+    page.set_input_files("#studio-upload input[type=file]", str(tmp_path / "brought.png"))
+    brush(page, (0.45, 0.5), (0.6, 0.55))
+    page.fill("#studio-words textarea", "a round window")
+    page.screenshot(path=SHOTS / "studio-mask.png")
+    page.click("#studio-change")
+    page.wait_for_selector("#studio-status:has-text('Here it is')")
+    page.wait_for_selector("#studio-slider img")
+    page.wait_for_timeout(800)
+    page.screenshot(path=SHOTS / "studio-compare.png")
+    gallery = Gallery(server.log.parent)
+    first, second = (np.asarray(open_picture(entry.file)) for entry in gallery.versions(gallery.find(Wanted())[0][0].id))
+    changed = np.argwhere((first != second).any(-1))
+    assert first.shape == second.shape == (240, 320, 3) and len(changed) > 100
+    assert changed.min(0)[0] > 60 and changed.max(0)[0] < 200 and changed.min(0)[1] > 100, "outside the stroke pixels changed"
+    page.reload()
+    page.click("button[role=tab]:has-text('Studio')")
+    page.wait_for_selector("#studio-strip .thumbnail-item >> nth=1")
+    phone = tab(server.address, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    phone.click("button[role=tab]:has-text('Studio')")
+    phone.set_input_files("#studio-upload input[type=file]", str(tmp_path / "brought.png"))
+    phone.wait_for_selector("#studio-editor canvas")
+    phone.wait_for_timeout(1500)
+    assert sideways(phone) <= 0
+    phone.screenshot(path=SHOTS / "studio-phone.png")

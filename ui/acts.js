@@ -1,0 +1,57 @@
+// One listener for all small buttons, in the chat, the list and the status line: the value of a button says what it wants.
+const wishes = (words, more = {}) => trigger('click', { wish: words, ...more });
+
+const copied = (text) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = Object.assign(document.createElement('textarea'), { value: text }); // without https there is no clipboard
+  document.body.append(area);
+  area.select();
+  document.execCommand('copy');
+  area.remove();
+};
+
+const wordsOf = (row) => [...row.querySelectorAll('.message-content .prose')]
+  .filter(part => !part.querySelector('.acts, .card')).map(part => part.innerText.trim()).join('\n\n');
+
+const downloaded = async (wish) => {
+  const file = await server.pack(wish);
+  if (file.error) return wishes('say ' + file.error);
+  const bytes = Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0));
+  const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(new Blob([bytes])), download: file.name });
+  link.click();
+  URL.revokeObjectURL(link.href);
+};
+
+document.addEventListener('click', async event => {
+  for (const menu of document.querySelectorAll('#chats details[open]')) {
+    if (!menu.contains(event.target) || event.target.closest('button')) menu.open = false;
+  }
+  const act = event.target.closest('button.act');
+  if (!act) return;
+  const [wish] = act.value.split(' ');
+  if (wish === 'copy') {
+    await copied(wordsOf(act.closest('.message-row')));
+    act.classList.add('done');
+    setTimeout(() => act.classList.remove('done'), 1200);
+  } else if (['zip', 'pdf', 'html', 'markdown'].includes(wish)) {
+    downloaded(act.value);
+  } else {
+    wishes(act.value);
+    if (wish === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();
+  }
+});
+
+// A name is typed in the list itself: Enter keeps it, Escape does not.
+document.addEventListener('keydown', event => {
+  if (event.key === 'Escape') {
+    const menu = event.target.closest?.('#chats details[open]');
+    if (menu) { menu.open = false; menu.querySelector('summary').focus(); }
+  }
+  if (!event.target.matches?.('#chats input')) return;
+  if (event.key === 'Enter') wishes('name ' + event.target.name, { words: event.target.value });
+  if (event.key === 'Escape') wishes('cancel');
+});
+new MutationObserver(() => {
+  const name = document.querySelector('#chats input:not(.seen)');
+  if (name) { name.classList.add('seen'); name.focus(); name.select(); }
+}).observe(document.body, { childList: true, subtree: true });

@@ -1,0 +1,89 @@
+"""What the tabs share: the engine on its way, the pictures, the drawer; and how they tell a person something."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from duogen.gallery import Gallery
+from duogen.options import Options
+from duogen.picture_file import About
+from ui import controls
+from ui.loading import Loading
+from ui.pictures import PictureFolder
+
+Updates = dict[Any, Any]
+QUICK = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
+
+class Refused(Exception):
+    """What was asked for is not to be had now; the message is one sentence for the user, and nothing changes."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """
+    Attributes:
+        gallery: all pictures.
+        previews: of pictures in the making.
+        drawer: the controls of the options, by field.
+    """
+
+    loading: Loading
+    gallery: Gallery
+    previews: PictureFolder
+    drawer: dict[controls.Path, Component]
+
+    def options(self, values: dict[Component, Any]) -> Options:
+        """What the drawer says; an empty seed is drawn here, so that it can be written down.
+
+        Raises:
+            Refused: a value is out of its range.
+        """
+        try:
+            options = controls.read(Options, self.drawer, values)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        return options if options.seed is not None else replace(options, seed=secrets.randbelow(1_000_000))
+
+    def restored(self, about: About) -> Updates:
+        """The drawer as it stood for a picture, as far as that is known."""
+        updates = {}
+        for path, control in self.drawer.items():
+            value: Any = about.options
+            for name in path:
+                value = value.get(name) if isinstance(value, dict) else None
+            low, high = getattr(control, "minimum", None), getattr(control, "maximum", None)
+            if isinstance(value, int | float) and (low is None or low <= value <= high):
+                updates[control] = value
+        return updates | {self.drawer["seed",]: "" if about.seed is None else str(about.seed)}
+
+
+def sentence(message: str) -> str:
+    return html.escape(message, quote=False)
+
+
+def status_line(words: str, mood: str = "", act: str = "", share: float | None = None) -> str:
+    """`mood` is "busy", "bad" or nothing; `act` is a button; `share` is how much of the work is done, from 0 to 1."""
+    bar = f'<progress max="1" value="{share:.3f}" aria-label="Progress"></progress>' if share is not None else ""
+    return f'<div role="status" class="status {mood}"><span>{sentence(words)}</span>{act}{bar}</div>'
+
+
+def refused(reason: Exception) -> None:
+    """Gradio's own errors would be laid over the page."""
+    gr.Warning(sentence(str(reason)), title="One moment")
+
+
+def kind_words(updates: Iterator[Updates], idle: Component) -> Iterator[Updates]:
+    """A refusal on the way becomes a word to the user; `idle` is any output."""
+    try:
+        yield from updates
+    except (Refused, ValueError) as reason:
+        refused(reason)
+        yield {idle: gr.skip()}
