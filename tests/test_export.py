@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
+from pathlib import Path
 
 import pypdfium2
 import pytest
-import typst
 from PIL import Image as PILImage
 
 from duogen import __main__ as cli
 from duogen.conversation import Conversation, Image, save_conversation
-from duogen.export import as_html, as_pdf, as_zip, export, sections
+from duogen.export import as_html, as_pdf, as_zip, export, markdown_lines, sections
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -44,12 +46,50 @@ def test_every_picture_stands_with_the_words_that_led_to_it():
     assert end.words == "All done, schön!" and end.number is None
 
 
-def test_other_ways_to_count_and_words_without_steps():
-    picture = PILImage.new("RGB", (8, 8))
-    other = Conversation().say("user", "x").say("assistant", "First:\n1) Cut it.\n2. Fry it.", picture, "Some words", picture, picture)
+PICTURE = PILImage.new("RGB", (8, 8))
+
+
+def test_words_without_steps_and_pictures_without_words():
+    other = Conversation().say("user", "x").say("assistant", "First:\n1) Cut it.\n2. Fry it.", PICTURE, "Some words", PICTURE, PICTURE)
     (section,) = sections(other)
     found = [(block.number, block.words, block.picture is not None) for block in section.blocks]
     assert found == [(None, "First:", False), (1, "Cut it.", False), (2, "Fry it.", True), (None, "Some words", True), (None, "", True)]
+
+
+@pytest.mark.parametrize(
+    ("said", "number", "label", "words"),
+    [
+        ("Step 3. Cut.", 3, "Step 3", "Cut."),
+        ("**Step 3:** Cut.", 3, "Step 3", "Cut."),
+        ("**Step 3**: Cut.", 3, "Step 3", "Cut."),
+        ("**Step 3: The cut**\nCut.", 3, "Step 3", "**The cut**\n\nCut."),
+        ("### Step 3: The cut\n\nCut.", 3, "Step 3", "**The cut**\n\nCut."),
+        ("## 3. The cut\nDo:\n1. Cut.\n2. Stop.", 3, "3", "**The cut**\nDo:\n1. Cut.\n2. Stop."),
+        ("Step 3\n\n1. Cut.\n2. Stop.", 3, "Step 3", "1. Cut.\n2. Stop."),
+        ("Schritt 3: Schneide.", 3, "Schritt 3", "Schneide."),
+        ("第三步，剪开。", 3, "第三步", "剪开。"),
+        ("步骤3：剪开。", 3, "步骤3", "剪开。"),
+        ("3.5 cups of flour", None, "", "3.5 cups of flour"),
+        ("Step 3 is the last one", None, "", "Step 3 is the last one"),
+    ],
+)
+def test_ways_to_count(said, number, label, words):
+    (section,) = sections(Conversation().say("user", "x").say("assistant", said, PICTURE))
+    (block,) = section.blocks
+    assert (block.number, block.label, block.words, block.picture is not None) == (number, label, words, True)
+
+
+def test_markdown_is_laid_out():
+    lines = markdown_lines("# Top\n\nSome **bold `x`** words\n\n3. three\n4. four\n   - below\n\n```\na < b\n```")
+    assert [(line["kind"], line["number"], line["depth"]) for line in lines] == [
+        ("heading", None, 0),
+        ("text", None, 0),
+        ("item", 3, 1),
+        ("item", 4, 1),
+        ("item", None, 2),
+        ("code", None, 0),
+    ]
+    assert [run["text"] for run in lines[1]["runs"] if run["bold"]] == ["bold ", "x"] and lines[1]["runs"][2]["code"]
 
 
 def test_html_holds_everything_and_runs_nothing():
@@ -77,6 +117,17 @@ def test_pdf_text_can_be_selected_and_no_step_is_parted_from_its_picture():
         assert text.count("Now more of it.") + text.count("red & small") == images
 
 
+def test_photographs_stay_small():
+    photograph = PILImage.effect_noise((300, 300), 60).convert("RGB")
+    conversation = Conversation().say("user", "x").say("assistant", "Step 1. Look.", photograph, "Step 2. Draw.", PICTURE)
+    page, pdf = as_html(conversation), as_pdf(conversation)
+    assert "data:image/jpeg;base64," in page and "data:image/png;base64," in page
+    with zipfile.ZipFile(io.BytesIO(as_zip(conversation))) as packed:  # the originals
+        png = packed.read("pictures/01.png")
+        assert PILImage.open(io.BytesIO(png)).tobytes() == photograph.tobytes()
+    assert len(pdf) < len(png) + 30_000 and pages(pdf)[0][1] == 2
+
+
 def test_one_answer_alone():
     conversation = guide().say("user", "And a tree?").say("assistant", "1. A trunk.", PILImage.new("RGB", (8, 8)))
     assert len(sections(conversation)) == 2
@@ -88,12 +139,70 @@ def test_one_answer_alone():
         as_pdf(Conversation().say("user", "hello"))
 
 
-def test_letters_without_a_font_are_refused(monkeypatch):
-    chinese = Conversation().say("user", "画一个房子").say("assistant", "好")
-    monkeypatch.setattr(typst, "Fonts", lambda: type("Bare", (), {"families": lambda self: ["Libertinus Serif"]})())
-    with pytest.raises(ValueError, match="font with Chinese letters"):
-        as_pdf(chinese)
-    assert "画一个房子" in as_html(chinese)
+def test_a_long_question_stands_whole_below_its_title():
+    question = "How do I fold a boat, " * 10 + "please?"
+    conversation = Conversation().say("user", question).say("assistant", "So.")
+    with zipfile.ZipFile(io.BytesIO(as_zip(conversation))) as packed:
+        assert question in packed.read("guide.md").decode()
+    assert question in as_html(conversation) and "please?" in pages(as_pdf(conversation))[0][0]
+
+
+def test_a_picture_of_any_shape_fits_its_page():
+    shapes = [(20, 900), (900, 20), (300, 400)]
+    parts = [part for n, size in enumerate(shapes) for part in (f"Step {n + 1}. Draw.", PILImage.new("RGB", size, "red"))]
+    pdf = pypdfium2.PdfDocument(as_pdf(Conversation().say("user", "x").say("assistant", *parts)))
+    boxes = [each.get_bounds() for page in pdf for each in page.get_objects() if each.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]
+    width, height = pdf[0].get_size()
+    assert len(boxes) == 3 and all(0 < left < right < width and 0 < low < high < height for left, low, right, high in boxes)
+    for (wide, tall), (left, low, right, high) in zip(shapes, boxes, strict=True):
+        assert (right - left) / (high - low) == pytest.approx(wide / tall, rel=0.02)
+    pdf.close()
+
+
+def test_every_letter_of_a_pdf_is_drawn():
+    said = "好的！🎉 Schön – „süß“ 👍🏽 ok"
+    ((text, _),) = pages(as_pdf(Conversation().say("user", "怎样画“红色”的房子？").say("assistant", said, PICTURE)))
+    for words in ("怎样画“红色”的房子？", "好的！", "Schön – „süß“", "ok"):
+        assert words in text
+    pdf = pypdfium2.PdfDocument(as_pdf(Conversation().say("user", "x").say("assistant", "画画")))
+    assert pdf.get_metadata_value("Title") == "x"
+    pdf.close()
+
+
+def test_pictures_and_emoji_alone_are_a_question():
+    conversation = Conversation().say("user", "🏠").say("assistant", "``", PICTURE).say("user", PICTURE).say("assistant", "a\x07b", PICTURE)
+    ((text, images),) = pages(as_pdf(conversation))
+    assert images == 3 and "ab" in text
+    assert "<h2>" not in as_html(conversation) and as_zip(conversation)
+
+
+def test_a_letter_without_a_font_is_refused():
+    unknown = Conversation().say("user", "x").say("assistant", "\U00031000")  # as rare as Chinese letters get
+    with pytest.raises(ValueError, match="No font on this machine has the letter \U00031000"):
+        as_pdf(unknown)
+    assert "\U00031000" in as_html(unknown)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_html_in_a_browser_prints_well_and_fits_a_phone(tmp_path: Path):
+    from playwright.sync_api import sync_playwright
+
+    conversation = guide().say("user", "<script>ran=1</script>").say("assistant", "w" * 300)
+    (tmp_path / "guide.html").write_text(as_html(conversation), encoding="utf-8")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        page.goto((tmp_path / "guide.html").as_uri())
+        assert page.evaluate("[document.documentElement.scrollWidth, typeof ran, document.images.length]") == [390, "undefined", 4]
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+        printed = page.pdf(prefer_css_page_size=True)
+        browser.close()
+    found = pages(printed)
+    assert len(found) > 1 and sum(images for _, images in found) == 4
+    for text, images in found:
+        assert text.count("Now more of it.") + text.count("red & small") == images
 
 
 def test_the_command_line(tmp_path, capsys):
