@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
-from duogen.conversation import Conversation, Image, Text, Turn
+from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.mllm import MLLM, Context
 from duogen.options import ImageOptions, Options
@@ -51,11 +51,12 @@ class Reply:
     generator: torch.Generator
     masked: Image | None = None
     started: float = field(default_factory=time.monotonic)
-    parts: list[Text | Image] = field(default_factory=list)
+    parts: list[Piece] = field(default_factory=list)
     stream: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
     shown: str = ""
     text_tokens: int = 0
     first_text: float = 0.0
+    begun: int = 0  # parts that were there before
 
     def images(self) -> int:
         return sum(isinstance(part, Image) for part in self.parts)
@@ -102,8 +103,30 @@ class Engine:
         Yields:
             Events; the last one is `Done`, or `Failed` with the conversation as it was before the part that failed.
         """
+        yield from self._answer(conversation, (), options, stop or threading.Event())
+
+    def going_on(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
+        """Go on with an answer that is there in part, as another answer to the same question.
+
+        Args:
+            conversation: its head is an assistant turn, whose parts the new answer begins with.
+            stop: as of `answer`.
+
+        Yields:
+            Events of what is new; `Done` holds the whole answer.
+
+        Raises:
+            ValueError: the head is no assistant turn.
+        """
+        path = conversation.path()
+        if not path or path[-1].role != "assistant":
+            raise ValueError("There is no answer to go on with; ask for one first.")
+        yield from self._answer(conversation.at(path[-1].parent), path[-1].parts, options, stop or threading.Event())
+
+    def _answer(self, conversation: Conversation, begun: tuple[Piece, ...], options: Options, stop: threading.Event) -> Iterator[Event]:
+        """An answer whose first parts are `begun`."""
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
-        reply = Reply(options, stop or threading.Event(), random.Random(seed), torch.Generator().manual_seed(seed))
+        reply = Reply(options, stop, random.Random(seed), torch.Generator().manual_seed(seed), parts=list(begun), begun=len(begun))
         try:
             path = conversation.path()
             if not path or path[-1].role != "user":
@@ -112,6 +135,8 @@ class Engine:
             with self._forgetting_failures():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
                 prompt = self._prompt(path)
+                opened = len(prompt.ids)
+                self._add_parts(prompt, begun)
                 encoded = self._follow(prompt)
                 stopped = yield from self._speak(reply)
         except torch.OutOfMemoryError:
@@ -123,7 +148,7 @@ class Engine:
         except RuntimeError as error:
             yield self._failed(conversation, reply, f"The pair failed ({str(error).splitlines()[0]}); try again, or open the pair anew.")
             return
-        turn = self._turn(path[-1].id, reply, prompt)
+        turn = self._turn(path[-1].id, reply, opened)
         done = Conversation({**conversation.turns, turn.id: turn}, turn.id, conversation.id, conversation.title)
         seconds = time.monotonic() - reply.started
         yield Done(done, Stats(len(prompt.ids), encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
@@ -153,11 +178,7 @@ class Engine:
         generator = torch.Generator().manual_seed(seed)
         reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _masked(path), parts=list(path[-1].parts))
         prompt = self._prompt(path[:-1])
-        for part in path[-1].parts:
-            if isinstance(part, Text):
-                prompt.add(self.tokens.text(part.text), True)
-            else:
-                self.tokens.add_image(prompt, part, True)
+        self._add_parts(prompt, path[-1].parts)
         with self._forgetting_failures():
             self._follow(prompt)
             yield from self._draw(reply)
@@ -173,6 +194,14 @@ class Engine:
             packed.extend(said)
         packed.add(self.tokens.opening("assistant"), False)
         return packed
+
+    def _add_parts(self, prompt: Packed, parts: tuple[Piece, ...]) -> None:
+        """Of an answer that is under way."""
+        for part in parts:
+            if isinstance(part, Text):
+                prompt.add(self.tokens.text(part.text), True)
+            else:
+                self.tokens.add_image(prompt, part, True)
 
     @contextmanager
     def _forgetting_failures(self) -> Iterator[None]:
@@ -236,7 +265,8 @@ class Engine:
     def _flush(self, reply: Reply) -> None:
         """Close the running piece of text."""
         if reply.shown:
-            reply.parts.append(Text(reply.shown))
+            before = reply.parts.pop().text if reply.parts and isinstance(reply.parts[-1], Text) else ""  # of an answer that goes on
+            reply.parts.append(Text(before + reply.shown))
         reply.stream, reply.shown = DecodeStream(skip_special_tokens=True), ""
 
     def _draw(self, reply: Reply) -> Iterator[Event]:
@@ -275,11 +305,11 @@ class Engine:
         wanted = options.preview_every and step % options.preview_every == 0 and step < options.steps
         return self.painter.decode(latents) if wanted else None
 
-    def _turn(self, parent: str, reply: Reply, prompt: Packed) -> Turn:
-        """The finished turn; its ids as they were said are kept for the next answer."""
+    def _turn(self, parent: str, reply: Reply, opened: int) -> Turn:
+        """The finished turn; its ids as they were said are kept for the next answer. `opened` is where its opening ends."""
         turn = Turn("assistant", tuple(reply.parts), parent=parent)
         opening = len(self.tokens.opening("assistant"))
-        said = self.memory.context.packed.between(len(prompt.ids) - opening)
+        said = self.memory.context.packed.between(opened - opening)
         said.add(self.tokens.closing(), True)
         self.memory.said[turn.id] = said
         return turn
@@ -291,7 +321,7 @@ class Engine:
         finished = list(reply.parts)
         while finished and isinstance(finished[-1], Text):
             finished.pop()
-        return Failed(message, conversation.say("assistant", *finished) if finished else conversation)
+        return Failed(message, conversation.say("assistant", *finished) if len(finished) > reply.begun else conversation)
 
 
 def _masked(path: list[Turn]) -> Image | None:

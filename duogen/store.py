@@ -215,10 +215,9 @@ class Store:
         return self.open(conversation.id)
 
     def _at(self, id: str) -> Path:
-        folder = self.folder / str(id)
-        if not ID.fullmatch(str(id)) or not folder.is_dir():
+        if not ID.fullmatch(str(id)) or not (self.folder / id).is_dir():
             raise ValueError("There is no such conversation here; it may have been deleted.")
-        return folder
+        return self.folder / id
 
 
 def _extract(file: Path, folder: Path) -> None:

@@ -32,11 +32,22 @@ class StandIn:
         self.seconds = seconds
 
     def answer(self, conversation, options, stop: threading.Event) -> Iterator:
+        yield from self._answer(conversation, [], options, stop)
+
+    def going_on(self, conversation, options, stop: threading.Event) -> Iterator:
         from duogen.conversation import Text
+
+        head = conversation.path()[-1]
+        whole = head.parts[: len(head.parts) - isinstance(head.parts[-1], Text)]  # it says every step from its start
+        yield from self._answer(conversation.at(head.parent), list(whole), options, stop)
+
+    def _answer(self, conversation, parts: list, options, stop: threading.Event) -> Iterator:
+        from duogen.conversation import Image, Text
         from duogen.events import Done, Stats, TextDelta
 
-        began, seeds, parts = time.monotonic(), random.Random(options.seed), []
-        for at, words in enumerate(WORDS):
+        began, seeds = time.monotonic(), random.Random(options.seed)
+        first = sum(isinstance(part, Image) for part in parts)
+        for at, words in enumerate(WORDS[first:], first):
             for word in words.split(" "):
                 yield TextDelta(word + " ")
                 time.sleep(self.seconds / 50)

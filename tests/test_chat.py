@@ -72,10 +72,11 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
         back.wait_for_selector("text=broken off")
         assert loaded_pictures(back) == 2 and "Put a mast on it" in said(back)
         assert QUESTION in said(back, "user")
-        back.click("#talk .bot button.i-retry")
+        old = shown_pictures(back)
+        back.click("#talk .bot button:has-text('Go on')")
         back.wait_for_selector("text=All done!")
         back.wait_for_selector("#box .submit-button")
-        assert loaded_pictures(back) == 3
+        assert loaded_pictures(back) == 3 and shown_pictures(back)[:2] == old
     finally:
         again.end()
 
@@ -141,6 +142,20 @@ def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> 
     assert "long hull" in said(page) and shown_pictures(page)[1:] == new[1:]
     page.locator("#talk .bot button.i-use").nth(2).click()
     page.wait_for_selector("#box .thumbnail-item")
+
+
+@browser_only
+def test_what_comes_after_a_picture_is_told_anew(fast: Server, tab) -> None:
+    page = answered(tab, fast)
+    old = shown_pictures(page)
+    page.locator("#talk .bot button.i-on").nth(0).click()
+    page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    page.wait_for_selector("#box .submit-button")
+    new = shown_pictures(page)
+    assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, False]
+    page.click("#talk .bot button[title='The branch before']")
+    page.wait_for_selector("#talk .bot .count:has-text('1/2')")
+    assert shown_pictures(page) == old
 
 
 @browser_only

@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image, Text
+from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.painter import Frames, Retouch
 from duogen.pipeline import open_pair
+from duogen.sequence import Packed
 from tests.tiny import BOV, END, EOV, PAD, SIDE, START, script, tiny_pair
 
 
@@ -279,6 +280,35 @@ def test_painting_after_given_words_is_what_an_answer_paints(engine, pair, monke
     assert not encoded  # its own picture is not encoded again
     with pytest.raises(ValueError, match="no answer"):
         other.paint_after(asked(), options())
+
+
+def test_an_answer_goes_on_from_any_of_its_parts(engine, pair, monkeypatch):
+    script(monkeypatch, engine.tokens, "One", BOV, "two", BOV, END)
+    whole = last(engine.answer(asked(), options()))
+    head = whole.conversation.path()[-1]
+    begun = whole.conversation.with_turn(Turn("assistant", head.parts[:2], parent=head.parent))
+    script(monkeypatch, engine.tokens, "three", BOV, END)
+    *shown, done = engine.going_on(begun, options(7))
+    new = done.conversation.path()[-1]
+    assert [event.index for event in shown if isinstance(event, ImageStarted)] == [1]
+    assert new.parts[:2] == head.parts[:2] and [part.text for part in new.parts if isinstance(part, Text)] == ["One", "three"]
+    assert new.parent == head.parent and parts(done)[1] == parts(whole)[1] and len(new.images()) == 2
+    packed = Packed()
+    engine.tokens.add_turn(packed, new)
+    assert engine.memory.said[new.id].ids == packed.ids
+    told = whole.conversation.with_turn(Turn("assistant", (Text("One"),), parent=head.parent))
+    script(monkeypatch, engine.tokens, " more", END)
+    assert parts(last(engine.going_on(told, options()))) == ["One more"]
+    with pytest.raises(ValueError, match="no answer"):
+        list(engine.going_on(asked(), options()))
+
+
+def test_a_failure_while_going_on_leaves_the_answer_as_it_was(engine, monkeypatch):
+    conversation = asked().say("assistant", "One", grey(1))
+    monkeypatch.setattr(engine.painter, "decode", lambda latents: (_ for _ in ()).throw(RuntimeError("broken")))
+    script(monkeypatch, engine.tokens, "two", BOV, END)
+    *_, failed = engine.going_on(conversation, options())
+    assert isinstance(failed, Failed) and failed.conversation.head == conversation.path()[0].id
 
 
 def marked(width: int, height: int, *box: int) -> PILImage.Image:

@@ -216,7 +216,7 @@ def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
     send(page, "Which colour do you see in the first picture?")
     page.wait_for_selector("#talk .user img.picture")
     wait_until_answered(page)
-    assert loaded_pictures(page, ".user") == 2
+    assert loaded_pictures(page, ".user") == 2 and page.locator("#talk .user .number").all_inner_texts() == ["1", "2"]
     page.screenshot(path=SHOTS / "upload.png")
 
 

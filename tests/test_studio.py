@@ -268,15 +268,25 @@ def served_pair(folder: Path) -> Path:
 
 def brush(page, start: tuple[float, float], end: tuple[float, float]) -> None:
     """A stroke over the editor; places are shares of its canvas."""
-    page.wait_for_selector("#studio-editor canvas")
-    page.wait_for_timeout(1500)  # the editor fits the picture in after it is there
-    box = page.locator("#studio-editor canvas").first.bounding_box()
+    box = settled_box(page, "#studio-editor canvas")
     spots = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]
     page.mouse.move(*spots[0])
     page.mouse.down()
     page.mouse.move(*spots[1], steps=8)
     page.mouse.up()
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(1500)  # the editor hands the stroke over after a while and says nothing when it has
+
+
+def settled_box(page, selector: str) -> dict[str, float]:
+    """Where an element is once it holds still: the editor fits the picture in after it is there."""
+    page.wait_for_selector(selector)
+    seen: list[dict[str, float]] = []
+    for _ in range(100):
+        seen.append(page.locator(selector).first.bounding_box())
+        if len(seen) > 8 and all(box == seen[-1] for box in seen[-8:]):
+            return seen[-1]
+        page.wait_for_timeout(250)
+    raise AssertionError(f"{selector} never holds still")
 
 
 @browser_only

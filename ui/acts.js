@@ -51,7 +51,17 @@ document.addEventListener('keydown', event => {
   if (event.key === 'Enter') wishes('name ' + event.target.name, { words: event.target.value });
   if (event.key === 'Escape') wishes('cancel');
 });
+
+// What a screen reader says: names for buttons that show a sign, and not the HTML of a message, which Gradio would read out.
+for (const [id, name] of [['open-side', 'Conversations'], ['look', 'Light or dark']]) {
+  const sign = document.getElementById(id);
+  if (sign) { sign.title = name; sign.setAttribute('aria-label', name); }
+}
+const UNSPOKEN = '#talk [data-testid="user"][aria-label], #talk [data-testid="bot"][aria-label]';
+document.querySelector('#box textarea')?.setAttribute('aria-label', 'Your message');
+
 new MutationObserver(() => {
+  for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
   const name = document.querySelector('#chats input:not(.seen)');
   if (name) { name.classList.add('seen'); name.focus(); name.select(); }
 }).observe(document.body, { childList: true, subtree: true });

@@ -28,10 +28,13 @@ ENDED = {
     "max_tokens": ["cut at the longest answer that Options allow"],
     "max_images": ["cut at the most pictures that Options allow"],
 }
+BROKEN_OFF = "broken off"
+UNFINISHED = (BROKEN_OFF, *(words for each in ENDED.values() for words in each))
 PICTURE_ACTS = [
     ("again", "Paint this picture again"),
     ("words", "Change its words and paint again"),
     ("vary", "Paint four different ones"),
+    ("on", "Tell anew what comes after this picture"),
     ("use", "Use this picture in a question"),
     ("studio", "Edit this picture in the studio"),
 ]
@@ -93,25 +96,28 @@ def messages(conversation: Conversation, notes: dict[str, dict], pictures: Pictu
 
 
 def _content(conversation: Conversation, turn: Turn, about: dict, pictures: PictureFolder) -> list[Message]:
-    parts, words = [], ""
+    parts, words, number = [], "", 0
     for at, part in enumerate(turn.parts):
         if isinstance(part, Text):
             words = part.text
             parts.append(text_part(words))
         elif turn.role == "user":
-            parts.append(brought(part, pictures))
+            number += 1
+            parts.append(brought(part, number, pictures))
         else:
             parts.append(painted(conversation, turn, at, alt_words(part, words), pictures))
-    line = f"<small>{html.escape(str(about.get('line', '')))}</small>" if turn.role == "assistant" else ""
+    said = str(about.get("line", ""))
+    line = f"<small>{html.escape(said)}</small>" if turn.role == "assistant" else ""
+    if said.endswith(UNFINISHED) and parts:
+        line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
     shown = [part for part in parts if part.get("text") != ""]
     return [*shown, {"type": "text", "text": f'<div class="acts">{_turn_acts(conversation, turn)}{line}</div>'}]
 
 
-def brought(image: Image, pictures: PictureFolder) -> Message:
-    """A picture of a question; the looks give it its number."""
-    return picture_part(
-        pictures.keep(image.picture, SHOWN_PIXELS), image.alt or "Your picture", pictures.keep(image.picture), kind="brought"
-    )
+def brought(image: Image, number: int, pictures: PictureFolder) -> Message:
+    """A picture of a question, with the number by which the question can name it."""
+    alt, mark = image.alt or f"Your picture {number}", f'<span class="number">{number}</span>'
+    return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt, pictures.keep(image.picture), mark, "brought")
 
 
 def painted(conversation: Conversation, turn: Turn, at: int, alt: str, pictures: PictureFolder) -> Message:

@@ -17,7 +17,7 @@ from duogen.gallery import Gallery
 from duogen.options import Options
 from duogen.picture_file import About
 from duogen.store import Store
-from ui.history import Answer, Message, note
+from ui.history import BROKEN_OFF, Answer, Message, note
 from ui.loading import Loading
 from ui.pictures import PictureFolder
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from duogen.engine import Engine
 
 SAVE_SECONDS = 2.0
-BROKEN_OFF = "broken off"
 
 Work = Callable[["Engine", threading.Event], Iterator[Event]]
 
@@ -163,7 +162,7 @@ class Jobs:
         """Keep the finished parts: whatever ends this process, they are there when the next one starts."""
         due = isinstance(event, TextDelta) and time.monotonic() - job.saved_at > SAVE_SECONDS
         parts = job.answer.finished()
-        if job.task.parts or not parts or not (due or isinstance(event, ImageStarted | ImageDone)):
+        if job.task.seeds or not parts or not (due or isinstance(event, ImageStarted | ImageDone)):
             return
         task, turn = job.task, Turn("assistant", parts, job.partial, job.task.at)
         if job.partial not in self.store.open(task.chat).turns:

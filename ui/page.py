@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import re
 import secrets
@@ -91,7 +92,8 @@ def kindly(handler: Callable) -> Callable:
 class Page:
     """One page for all browsers. What one of them looks at is its `View`; conversations and answers under way belong to none.
 
-    `watching` holds, by browser session, a token of the one `follow` that may still draw there; `expected` the job it shall draw.
+    `watching` holds, by browser session, a token of the one `follow` that may still draw there; `expected` the job it shall draw;
+    `over` the sessions in which it has drawn one to its end.
     """
 
     def __init__(self, loading: Loading, store: Store, folder: Path) -> None:
@@ -108,10 +110,12 @@ class Page:
         self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
         self.watching: dict[str, object] = {}
         self.expected: dict[str, Job] = {}
+        self.over: set[str] = set()
         self.acts: dict[str, Callable[..., Updates]] = {
             "open": self._open, "rename": self._rename, "name": self._name, "pin": self._pin, "unpin": self._unpin, "delete": self._delete,
             "branch": self._branch, "edit": self._edit, "retry": self._retry, "drop": self._drop, "again": self._again, "vary": self._vary,
-            "words": self._words, "use": self._use, "studio": self._studio, "undo": self._undo, "cancel": self._cancel, "say": self._refuse,
+            "on": self._on, "words": self._words, "use": self._use, "studio": self._studio, "undo": self._undo, "cancel": self._cancel,
+            "say": self._refuse,
         }  # fmt: skip
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
@@ -121,7 +125,9 @@ class Page:
         self.view = gr.State(View())
         self.timer = gr.Timer(0.5)
         with gr.Sidebar(label="Conversations", position="left", open=False, width=270, elem_id="side"):
-            self.search = gr.Textbox(placeholder="Search", show_label=False, container=False, elem_id="search", max_lines=1)
+            self.search = gr.Textbox(
+                placeholder="Search", label="Search the conversations", show_label=False, container=False, elem_id="search", max_lines=1
+            )
             self.list = gr.HTML("", elem_id="chats", js_on_load=None)
             self.bring = gr.UploadButton("Import a zip", file_types=[".zip"], size="sm", elem_id="bring")
         with gr.Row(elem_id="head"):
@@ -185,11 +191,13 @@ class Page:
         inputs = {self.box, self.view, self.search, *self.controls.values()}
         outputs = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
         quick = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None, "trigger_mode": "multiple"}
-        shown = {"fn": self.follow, "inputs": {self.view, self.search}, "outputs": outputs, **quick}
-        self.box.submit(self.say, inputs, outputs, **quick).success(**shown)
-        self.talk.example_select(self.say_example, inputs, outputs, **quick).success(**shown)
-        self.again.click(self.say_again, inputs, outputs, **quick).success(**shown)
-        self.wishes.click(self.act, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown)
+        around = [self.box, self.again, self.list, self.status]
+        shown = {"fn": self.follow, "inputs": {self.view, self.search}, "outputs": [self.talk, self.status], **quick}
+        settled = {"fn": self.settle, "inputs": {self.view, self.search}, "outputs": around, **quick}
+        self.box.submit(self.say, inputs, outputs, **quick).success(**shown).success(**settled)
+        self.talk.example_select(self.say_example, inputs, outputs, **quick).success(**shown).success(**settled)
+        self.again.click(self.say_again, inputs, outputs, **quick).success(**shown).success(**settled)
+        self.wishes.click(self.act, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown).success(**settled)
         self.new.click(self.start_over, {self.search}, outputs, queue=False, **quick)
         self.bring.upload(self.bring_in, {self.bring, self.search}, outputs, **quick)
         self.search.change(self.look_for, {self.view, self.search}, [self.list], **quick)
@@ -197,7 +205,7 @@ class Page:
         self.timer.tick(self.look_up, None, [self.status, self.talk, self.timer, *self.controls.values()], **quick)
         for name, preset in self.presets.items():
             preset.click(functools.partial(self.set_preset, name), None, list(self.controls.values()), queue=False, **quick)
-        self.blocks.load(self.arrive, {self.search}, outputs, **quick).success(**shown)
+        self.blocks.load(self.arrive, {self.search}, outputs, **quick).success(**shown).success(**settled)
         self.blocks.load(None, None, None, js=REMEMBERED_LOOK)
         self.place.change(None, self.place, None, js=SHOW_ADDRESS)
         self.look.click(None, None, None, js=TOGGLE_DARK)
@@ -247,12 +255,24 @@ class Page:
             if job.done:
                 if job.bad:
                     gr.Warning(sentence(job.status))
-                yield self._shown(values, view, job.status, "bad" if job.bad else "")
+                self.over.add(session)
+                said = status_line(job.status, "bad" if job.bad else "")
+                with contextlib.suppress(ValueError):  # deleted in another window, as `settle` will say
+                    yield {self.talk: self._messages(self.store.open(view.id)), self.status: said}
                 return
             if seen != job.changed:
                 seen = job.changed
                 yield {self.talk: [*before, job.message()], self.status: status_line(job.status, "busy")}
             await asyncio.sleep(REDRAW_SECONDS)
+
+    @kindly
+    def settle(self, values: dict, request: gr.Request) -> Updates:
+        """What stands around the chat when an answer is over. As outputs of `follow` these would cost more than all the rest of it."""
+        if request.session_hash not in self.over:
+            return {self.status: gr.skip()}
+        self.over.discard(request.session_hash)
+        shown = self._shown(values, values[self.view], None)
+        return {each: shown[each] for each in (self.box, self.again, self.list)}
 
     def _shown(self, values: dict, view: View, words: str | None, mood: str = "", act: str = "") -> Updates:
         """The whole window for a view; the status line says `words`, or stays for `None`."""
@@ -297,6 +317,7 @@ class Page:
 
     def _begin(self, values: dict, request: gr.Request, words: str, files: list[str]) -> Updates:
         self._check_free(values)
+        self._check_open()
         if not words:
             raise Refused("Type what you would like to know or see.")
         if len(files) > UPLOADS:
@@ -337,10 +358,13 @@ class Page:
     def _check_free(self, values: dict) -> None:
         if self.jobs.of(values[self.view].id):
             raise Refused("The answer is still being made; wait for it, or press Stop first.")
+
+    def _check_open(self) -> None:
         if self.loading.error:
             raise Refused(self.loading.error)
 
     def _started(self, values: dict, request: gr.Request, task: Task) -> Updates:
+        self._check_open()
         self.expected[request.session_hash] = job = self.jobs.start(task)
         return self._shown(values, View(task.chat), job.status, "busy") | {self.box: self._busy_box()}
 
@@ -361,6 +385,7 @@ class Page:
         """A browser is gone; what is being made for it goes on."""
         self.watching.pop(request.session_hash, None)
         self.expected.pop(request.session_hash, None)
+        self.over.discard(request.session_hash)
 
     # The small buttons
 
@@ -448,7 +473,7 @@ class Page:
         if turn.role != "user":
             raise Refused("Only a question can be edited.")
         box = {"text": turn.text(), "files": [self.pictures.keep(image.picture) for image in turn.images()]}
-        said = "You are editing a question; sending it makes a branch, and the old one stays."
+        said = "Sending it makes a branch; the old one stays."
         view = View(conversation.id, Edit(id))
         return self._shown(values, view, said, act=_give_up()) | {self.box: self._box(box)}
 
@@ -459,12 +484,20 @@ class Page:
         task = Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, conversation.head)
         return self._started(values, request, task)
 
+    def _on(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        """What comes after a part of an answer is made anew, or at all; the answer that is there stays as a branch."""
+        conversation, turn = self._turn(values, id)
+        if turn.role != "assistant":
+            raise Refused("Only an answer can go on.")
+        begun = Turn("assistant", turn.parts[: int(at) + 1], parent=turn.parent)
+        asked, options = conversation.with_turn(begun), replace(self._options(values), seed=new_seed())
+        work = lambda engine, stop: engine.going_on(asked, options, stop)  # noqa: E731
+        return self._started(values, request, Task(asked.id, turn.parent, work, options, conversation.head, parts=begun.parts))
+
     def _drop(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, _ = self._turn(values, id)
         self.store.change(conversation.id, lambda now: now.without(id))
-        return self._shown(
-            values, View(conversation.id, undo=conversation), "The message is deleted, with all that came after it.", act=_undo()
-        )
+        return self._shown(values, View(conversation.id, undo=conversation), "Deleted, with all that came after it.", act=_undo())
 
     def _again(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self._turn(values, id)
@@ -487,7 +520,7 @@ class Page:
         place = int(at)
         said = turn.parts[place - 1] if place and isinstance(turn.parts[place - 1], Text) else Text("")
         view = View(conversation.id, Edit(id, place))
-        words = "Change the words of this picture and send them: it is painted anew, as a branch."
+        words = "Change the words of this picture and send them: a branch."
         box = {self.box: self._box({"text": said.text.strip(), "files": []})}
         return self._shown(values, view, words, act=_give_up()) | box
 
