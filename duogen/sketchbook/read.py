@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from duogen.sketchbook import change
 from duogen.sketchbook.scene import COLOURS, PAIRED, PLACES, SHAPES, SIZES, STANDS, Part, Scene, Thing
-from duogen.sketchbook.words import BACKGROUND_WORDS, SIDE_WORDS, VERBS, anchor_words, lead_of, name_words
+from duogen.sketchbook.words import BACKGROUND_WORDS, SIDE_WORDS, VERBS, anchor_words, name_words
 from duogen.sketchbook.world import things
 
 
@@ -28,7 +28,8 @@ _PLACING_FIRST = re.compile(rf"^{_PLACING}, ")
 _PLACING_LAST = re.compile(rf", {_PLACING}$")
 _SHAPE = rf"(?P<count>a|two) (?P<size>{_any(list(SIZES))}) (?P<colour>{_any(list(COLOURS))}) (?P<shape>{_any(SHAPES)})s?"
 _WHERE = rf"(?:(?P<stand>{_any(list(STANDS))})|(?P<place>{_any(list(PLACES))}) (?P<anchor>the .+?))"
-_PART = re.compile(rf"^{_SHAPE} {_WHERE}(?: for the (?P<name>.+))?$")
+_PART = re.compile(rf"^{_SHAPE} {_WHERE}$")
+_NAMED = re.compile(rf"^(?:{_any(VERBS)}) the (?P<name>.+?) {_WHERE}: {_SHAPE}$")
 _COLOURED = re.compile(rf"^(?:an? )?(?P<colour>{_any(list(COLOURS))}) (?P<name>.+)$")
 _STEP = re.compile(rf"^(?:{_any(VERBS)}) (?P<what>(?:a|two) .+)$")
 _FIRST = re.compile(rf"^(?P<background>{_BACKGROUND}), (?P<rest>.+)$", re.IGNORECASE)
@@ -130,31 +131,46 @@ def _placing(match: re.Match) -> dict[str, str]:
 
 def _step_part(thing: Thing, words: str) -> Part | None:
     """The part that a step's sentence adds to `thing`, `None` if the sentence is no step."""
+    words = words[0].upper() + words[1:]
+    if named := _NAMED.match(words):
+        return _part(thing, named, named["name"])
     lead, colon, what = words.partition(": ")
     if not colon:
-        match = _STEP.match(words[0].upper() + words[1:])
-        what = match["what"] if match else ""
-    if not _PART.match(what):
+        step = _STEP.match(words)
+        what = step["what"] if step else ""
+    match = _PART.match(what)
+    if match is None:
         return None
-    part = _part(thing, what)
-    if colon and (lead_of(thing.kind, part.name) or "").lower() != lead.lower():
-        raise ValueError(f"{lead!r} is no step of {thing.kind or 'plain shapes'}")
-    return part
+    return _part(thing, match, _led(thing.kind, lead) if colon else None)
 
 
-def _part(thing: Thing, words: str) -> Part:
-    """ "a big red circle on top of the body for the head" as a part of `thing`."""
+def _led(kind: str | None, lead: str) -> str:
+    """The part whose step begins with `lead`."""
+    parts = things()[kind].parts if kind else ()
+    name = next((part.name for part in parts if part.lead and part.lead.lower() == lead.lower()), None)
+    if name is None:
+        raise ValueError(f"{lead!r} is no step of {kind or 'plain shapes'}")
+    return name
+
+
+def _nameless(thing: Thing, words: str) -> Part:
+    """ "a big red circle on top of the blue square" as a part of `thing`."""
     match = _PART.match(words)
     if match is None:
         raise ValueError(f"{words!r} is no shape with a size, a colour and a place")
+    return _part(thing, match, None)
+
+
+def _part(thing: Thing, match: re.Match, name: str | None) -> Part:
+    """The part that a shape and a place say."""
     if (match["count"] == "two") != (match["place"] in PAIRED):
-        raise ValueError(f"{words!r} does not say how many of them there are")
+        raise ValueError(f"{match.string!r} does not say how many of them there are")
     if match["stand"]:
-        return Part(match["shape"], match["size"], match["colour"], match["name"], stand=match["stand"])
+        return Part(match["shape"], match["size"], match["colour"], name, stand=match["stand"])
     anchor = next((index for index in range(len(thing.parts)) if anchor_words(thing, index) == match["anchor"]), None)
     if anchor is None:
         raise ValueError(f"there is no part called {match['anchor']!r} yet")
-    return Part(match["shape"], match["size"], match["colour"], match["name"], match["place"], anchor)
+    return Part(match["shape"], match["size"], match["colour"], name, match["place"], anchor)
 
 
 def _next_step(reader: _Reader, match: re.Match) -> bool:
@@ -184,7 +200,7 @@ def _thing(words: str, placing: dict[str, str]) -> Thing:
     if kind is None:
         thing = Thing(None, (), **placing)
         for phrase in words.split(", "):
-            thing = replace(thing, parts=thing.parts + (_part(thing, phrase),))
+            thing = replace(thing, parts=thing.parts + (_nameless(thing, phrase),))
         return thing
     return _with_parts(kind, re.split(r", | and ", listed), placing)
 

@@ -55,16 +55,18 @@ def placing_words(thing: Thing) -> str:
 def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> str:
     """The words of the step that draws part `index` of thing `number`.
 
-    The first step of a thing names background and placing: "On plain paper, draw a big white circle on the ground for the
-    body."
+    The part is named before its colour: whoever writes or paints the colour has then read whose it is. The first step of a
+    thing names background and placing: "On plain paper, draw the body on the ground: a big white circle."
     """
     thing = scene.things[number]
     part = thing.parts[index]
-    what = f"{shape_words(part)} {place_words(thing, index)}"
-    if part.name:
-        what += f" for the {part.name}"
     lead = lead_of(thing.kind, part.name)
-    start = f"{lead}: {what}." if lead else f"{verb if index else 'Draw'} {what}."
+    verb = verb if index else "Draw"
+    shape, place = shape_words(part), place_words(thing, index)
+    if lead:
+        start = f"{lead}: {shape} {place}."
+    else:
+        start = f"{verb} the {part.name} {place}: {shape}." if part.name else f"{verb} {shape} {place}."
     if index:
         return start
     where = [words for words in (BACKGROUND_WORDS[scene.background], placing_words(thing)) if words]
