@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from duogen.mllm import embed
@@ -48,7 +49,11 @@ def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
 
 
 def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int]) -> nn.Module:
-    """The MLLM with a fresh LoRA adapter on its upper layers; vision tower and the special tokens' rows trainable as well."""
+    """The MLLM with a fresh LoRA adapter on its upper layers.
+
+    With `train_vision` (the default) the vision tower and the special tokens' rows learn too; without, nothing below the adapter
+    does, so that a painter trained meanwhile goes on reading the same hidden states.
+    """
     layers = range(settings["first_layer"], mllm.config.text_config.num_hidden_layers)
     config = LoraConfig(
         r=settings["rank"], lora_alpha=2 * settings["rank"], layers_to_transform=list(layers), layers_pattern="layers",
@@ -57,7 +62,14 @@ def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int]) -> nn.Mo
     )  # fmt: skip
     mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them anew at every step
     model = get_peft_model(mllm, config)
-    mllm.model.visual.requires_grad_(settings.get("train_vision", True))
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False  # autocast would cast it straight back
+    below = settings.get("train_vision", True)
+    mllm.model.visual.requires_grad_(below)
+    for name, parameter in model.named_parameters():
+        if "trainable_tokens" in name:
+            parameter.requires_grad_(below)
     return model
 
 
@@ -89,7 +101,7 @@ class MLLMStage:
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
         if not self.settings.get("train_vision", True):
-            # Nothing below the adapter learns (the special tokens' rows do, through the output head): spare its backward pass.
+            # Nothing below the adapter learns: spare its backward pass.
             embeds = embeds.detach()
         out = self.mllm.model.language_model(
             inputs_embeds=embeds, position_ids=batch.places, attention_mask=batch.mask.long(), use_cache=False
