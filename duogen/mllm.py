@@ -142,6 +142,20 @@ def choose(logits: torch.Tensor, options: TextOptions, generator: torch.Generato
     """Sample a token by temperature and nucleus (Holtzman et al. 2020); temperature 0 takes the likeliest."""
     if options.temperature == 0:
         return int(logits.argmax())
-    ordered, index = (logits / options.temperature).softmax(-1).sort(descending=True)
-    ordered[ordered.cumsum(-1) - ordered >= options.top_p] = 0
+    ordered, index = nucleus((logits / options.temperature).softmax(-1), options.top_p)
     return int(index[torch.multinomial(ordered.cpu(), 1, generator=generator)])
+
+
+def nucleus(chances: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest tokens that together make up `top_p`, likeliest first, and their ids; what is beyond them has chance 0.
+
+    Sorting the whole vocabulary would take a fifth of a small model's time for a token: a few of the likeliest mostly do.
+    """
+    count = 64
+    while True:
+        ordered, index = chances.topk(min(count, len(chances)))
+        if count >= len(chances) or ordered.sum() >= top_p:
+            break
+        count *= 8
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+    return ordered, index

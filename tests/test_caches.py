@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done
+from duogen.mllm import nucleus
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions, Options, TextOptions
@@ -215,3 +216,15 @@ def test_teacher_forcing_is_what_serving_does(tmp_path):
             alone_scores[: time + 1],
         )  # fmt: skip
         assert (mine - alone).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_the_nucleus_is_that_of_the_whole_sorted_vocabulary(top_p, spread):
+    chances = (torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * spread).softmax(-1)
+    plain, order = chances.sort(descending=True)
+    plain[plain.cumsum(-1) - plain >= top_p] = 0
+    found, ids = nucleus(chances, top_p)
+    wanted = int((plain > 0).sum())
+    assert 0 < int((found > 0).sum()) == wanted
+    assert torch.equal(found[:wanted], plain[:wanted]) and torch.equal(ids[:wanted], order[:wanted])
