@@ -32,7 +32,7 @@ from duogen.sequence import positions
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "How do I draw a red house with a blue door?"
 FOLLOW_UP = "Make the door green instead."
-STEP = "Step {n}. Add the roof on top of the walls: a small blue circle."
+STEP = "Step {n}. Add the roof: a small blue circle on top of the walls."
 PICTURES = 8
 TRIES, LEAST = 20, 8  # answers tried for one of at least so many pieces of text
 GOALS = {

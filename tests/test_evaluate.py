@@ -124,11 +124,11 @@ def test_a_wrong_number_of_pictures_costs_completeness_of_pictures() -> None:
 
 def test_an_edit_must_do_what_was_wished_and_nothing_else() -> None:
     before, after = house(), in_colour(house(), "door", "green")
-    asked = Asked("edit", "make the door green", ("Now the house has a green door.", after), before, shown=draw(before))
+    asked = Asked("edit", "make the door green", ("Now the house has a door in green.", after), before, shown=draw(before))
     assert score_turn(asked, replied(asked.meant)).right
     unpainted = score_turn(asked, replied([asked.meant[0], before]))
     assert unpainted.words and not unpainted.right
-    other = score_turn(asked, replied(["Now the house has a pink door.", in_colour(before, "door", "pink")]))
+    other = score_turn(asked, replied(["Now the house has a door in pink.", in_colour(before, "door", "pink")]))
     assert not other.words and other.pictures[0].right
     moved = replace(after, background="night")
     damaged = score_turn(asked, replied([asked.meant[0], moved]))

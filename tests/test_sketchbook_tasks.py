@@ -55,10 +55,10 @@ def test_unnamed_shapes_can_be_edited_and_read_back() -> None:
     ("words", "before"),
     [
         ("Let's draw a giraffe.", None),
-        ("Add the roof on top of the walls: a big red circle.", None),
+        ("Add the roof: a big red circle on top of the walls.", None),
         ("On plain paper, draw a big square circle on the ground.", None),
         ("On plain paper, draw a big red circle on the ground. Put a wide blue triangle on top of the tower.", None),
-        ("Now the moon has a red roof.", Scene("paper")),
+        ("Now the moon has a roof in red.", Scene("paper")),
         ("Hello there.", Scene("paper")),
     ],
 )

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from duogen.sketchbook import change
 from duogen.sketchbook.scene import COLOURS, PAIRED, PLACES, SHAPES, SIZES, STANDS, Part, Scene, Thing
-from duogen.sketchbook.words import BACKGROUND_WORDS, SIDE_WORDS, VERBS, anchor_words, name_words
+from duogen.sketchbook.words import BACKGROUND_WORDS, SIDE_WORDS, VERBS, anchor_words, capital, name_words
 from duogen.sketchbook.world import things
 
 
@@ -29,8 +29,8 @@ _PLACING_LAST = re.compile(rf", {_PLACING}$")
 _SHAPE = rf"(?P<count>a|two) (?P<size>{_any(list(SIZES))}) (?P<colour>{_any(list(COLOURS))}) (?P<shape>{_any(SHAPES)})s?"
 _WHERE = rf"(?:(?P<stand>{_any(list(STANDS))})|(?P<place>{_any(list(PLACES))}) (?P<anchor>the .+?))"
 _PART = re.compile(rf"^{_SHAPE} {_WHERE}$")
-_NAMED = re.compile(rf"^(?:{_any(VERBS)}) the (?P<name>.+?) {_WHERE}: {_SHAPE}$")
-_COLOURED = re.compile(rf"^(?:an? )?(?P<colour>{_any(list(COLOURS))}) (?P<name>.+)$")
+_NAMED = re.compile(rf"^(?:{_any(VERBS)}) the (?P<name>.+)$")
+_COLOURED = re.compile(rf"^(?:an? )?(?P<name>.+) in (?P<colour>{_any(list(COLOURS))})$")
 _STEP = re.compile(rf"^(?:{_any(VERBS)}) (?P<what>(?:a|two) .+)$")
 _FIRST = re.compile(rf"^(?P<background>{_BACKGROUND}), (?P<rest>.+)$", re.IGNORECASE)
 _PICTURE = re.compile(rf"^(?P<background>{_BACKGROUND}): (?P<rest>.+)$", re.IGNORECASE)
@@ -131,23 +131,22 @@ def _placing(match: re.Match) -> dict[str, str]:
 
 def _step_part(thing: Thing, words: str) -> Part | None:
     """The part that a step's sentence adds to `thing`, `None` if the sentence is no step."""
-    words = words[0].upper() + words[1:]
-    if named := _NAMED.match(words):
-        return _part(thing, named, named["name"])
     lead, colon, what = words.partition(": ")
     if not colon:
-        step = _STEP.match(words)
+        step = _STEP.match(capital(words))
         what = step["what"] if step else ""
     match = _PART.match(what)
     if match is None:
         return None
-    return _part(thing, match, _led(thing.kind, lead) if colon else None)
+    return _part(thing, match, _led(thing.kind, capital(lead)) if colon else None)
 
 
 def _led(kind: str | None, lead: str) -> str:
-    """The part whose step begins with `lead`."""
+    """The part whose step begins with `lead`: "Put the patty on the bottom bun", "Then draw the roof"."""
     parts = things()[kind].parts if kind else ()
-    name = next((part.name for part in parts if part.lead and part.lead.lower() == lead.lower()), None)
+    by_lead = {capital(part.lead): part.name for part in parts if part.lead}
+    named = _NAMED.match(lead)
+    name = by_lead.get(lead) or (named["name"] if named else None)
     if name is None:
         raise ValueError(f"{lead!r} is no step of {kind or 'plain shapes'}")
     return name
@@ -194,7 +193,7 @@ def _picture(reader: _Reader, match: re.Match) -> bool:
 
 
 def _thing(words: str, placing: dict[str, str]) -> Thing:
-    """ "a house with red walls and a blue door", or shapes one after the other, as a thing."""
+    """ "a house with walls in red and a door in blue", or shapes one after the other, as a thing."""
     named, _, listed = words.partition(" with ")
     kind = _kinds_by_name().get(named)
     if kind is None:
@@ -224,7 +223,7 @@ def _with_parts(kind: str, phrases: list[str], placing: dict[str, str]) -> Thing
 
 
 def _coloured(words: str) -> tuple[str, str]:
-    """The name and the colour in "a blue door"."""
+    """The name and the colour in "a door in blue"."""
     match = _COLOURED.match(words)
     if match is None:
         raise ValueError(f"{words!r} is no part with a colour")
@@ -232,7 +231,7 @@ def _coloured(words: str) -> tuple[str, str]:
 
 
 def _edited_part(reader: _Reader, match: re.Match) -> bool:
-    """ "Now the house has a blue door": the door gets the colour, or comes new."""
+    """ "Now the house has a door in blue": the door gets the colour, or comes new."""
     number = _number(reader.scene, f"the {match['kind']}")
     name, colour = _coloured(match["part"])
     thing = reader.scene.things[number]

@@ -20,6 +20,7 @@ from duogen.sketchbook.questions import random_question
 from duogen.sketchbook.scene import BACKGROUNDS, SIDES, Scene, Thing, fits
 from duogen.sketchbook.world import (
     HELD_OUT_KINDS,
+    expected_elsewhere,
     held_out_colour,
     holds_out,
     make_thing,
@@ -139,6 +140,7 @@ def _request(rng: random.Random, pool: Pool) -> Request:
         missing = (str(thing.parts[index].name),)
         thing = without_part(thing, index)
     named = _named(rng, thing, pool) if wishes else ()
+    thing = expected_elsewhere(thing, named, rng) if wishes else thing
     scene = Scene(rng.choice(BACKGROUNDS), (thing,))
     return Request(scene, named, missing, background=rng.random() < 0.3 or thing.side != "middle")
 
@@ -305,7 +307,10 @@ def _pictured(rng: random.Random, pool: Pool) -> tuple[list[Line], Scene]:
         wish = _several_wish(rng, scene)
     else:
         scene = random_scene(rng, list(pool.kinds), pool.held)
-        wish = _scene_wish(rng, pool, scene)
+        named = [_few(rng, pool, thing) for thing in scene.things]
+        pairs = zip(scene.things, named, strict=True)
+        scene = replace(scene, things=tuple(expected_elsewhere(thing, few, rng) for thing, few in pairs))
+        wish = _scene_wish(rng, scene, named)
     if rng.random() < 0.5:
         wish += f" {background_wish(scene, rng)}"
     ask = _say(rng, "picture", "ask", a=wish)
@@ -341,9 +346,9 @@ def _several_wish(rng: random.Random, scene: Scene) -> str:
     return " ".join(words_)
 
 
-def _scene_wish(rng: random.Random, pool: Pool, scene: Scene) -> str:
-    """Named things with some of their colours and, where there are two, how they stand."""
-    wishes = [thing_wish(thing, _few(rng, pool, thing), (), rng) for thing in scene.things]
+def _scene_wish(rng: random.Random, scene: Scene, named: Sequence[tuple[int, ...]]) -> str:
+    """Things with the colours of their parts `named` and, where there are two, how they stand."""
+    wishes = [thing_wish(thing, few, (), rng) for thing, few in zip(scene.things, named, strict=True)]
     if len(wishes) == 1:
         thing = scene.things[0]
         tell = (thing.side, thing.level) != ("middle", "ground") and rng.random() < 0.7
@@ -361,7 +366,7 @@ def _scene_wish(rng: random.Random, pool: Pool, scene: Scene) -> str:
 def _few(rng: random.Random, pool: Pool, thing: Thing) -> tuple[int, ...]:
     """Mostly the main part's colour or nothing, as people ask for single pictures; held-out colours always."""
     main = words.main_part(thing)
-    if pool.held or rng.random() < 0.2:
+    if pool.held or rng.random() < 0.4:
         return _named(rng, thing, pool)
     return (main,) if rng.random() < 0.5 and words.may_be_named(thing, main) else ()
 

@@ -55,18 +55,15 @@ def placing_words(thing: Thing) -> str:
 def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> str:
     """The words of the step that draws part `index` of thing `number`.
 
-    The part is named before its colour: whoever writes or paints the colour has then read whose it is. The first step of a
-    thing names background and placing: "On plain paper, draw the body on the ground: a big white circle."
+    The part is named before its colour, with no other part between: whoever writes or paints the colour has then read whose it
+    is. The first step of a thing names background and placing: "On plain paper, draw the body: a big white circle on the ground."
     """
     thing = scene.things[number]
     part = thing.parts[index]
     lead = lead_of(thing.kind, part.name)
     verb = verb if index else "Draw"
-    shape, place = shape_words(part), place_words(thing, index)
-    if lead:
-        start = f"{lead}: {shape} {place}."
-    else:
-        start = f"{verb} the {part.name} {place}: {shape}." if part.name else f"{verb} {shape} {place}."
+    what = f"{shape_words(part)} {place_words(thing, index)}"
+    start = f"{lead or f'{verb} the {part.name}'}: {what}." if part.name else f"{verb} {what}."
     if index:
         return start
     where = [words for words in (BACKGROUND_WORDS[scene.background], placing_words(thing)) if words]
@@ -84,10 +81,10 @@ def capital(words: str) -> str:
 
 
 def thing_words(thing: Thing) -> str:
-    """A whole thing in one phrase: "a house with red walls, a pink roof and a blue door", or its shapes if it has no name."""
+    """A whole thing in one phrase: "a house with walls in red and a door in blue", or its shapes if it has no name."""
     if thing.kind is None:
         return ", ".join(f"{shape_words(part)} {place_words(thing, index)}" for index, part in enumerate(thing.parts))
-    return f"{things()[thing.kind].named()} with {listed([coloured_words(part) for part in thing.parts])}"
+    return f"{things()[thing.kind].named()} with {listed([part_words(part) for part in thing.parts])}"
 
 
 def listed(words: list[str]) -> str:
@@ -113,6 +110,11 @@ def coloured_words(part: Part) -> str:
     """A named part with its colour: "a blue door", "red walls"."""
     words = f"{part.colour} {part.name}"
     return words if _plural_part(part) or part.name in MASS else with_article(words)
+
+
+def part_words(part: Part) -> str:
+    """A named part and then its colour, so that the colour is chosen once its owner is known: "a door in blue", "walls in red"."""
+    return f"{part.name if _plural_part(part) else name_with_article(str(part.name))} in {part.colour}"
 
 
 def _plural_part(part: Part) -> bool:
@@ -154,7 +156,7 @@ def opening_sentence(thing: Thing, named: Collection[int] = (), missing: Collect
 
 
 def picture_sentence(scene: Scene) -> str:
-    """A whole picture in one sentence: "At night: on the left, half as big, a tree with a brown trunk ...; on the right ..."."""
+    """A whole picture in one sentence: "At night: on the left, half as big, a tree with a trunk in brown ...; on the right ..."."""
     phrases = []
     for thing in scene.things:
         placing = placing_words(thing)
@@ -163,16 +165,16 @@ def picture_sentence(scene: Scene) -> str:
 
 
 def recolour_sentence(before: Thing, index: int, colour: str) -> str:
-    """Part `index` gets a new colour: "Now the house has a blue door.", "Now the red circle is blue." """
+    """Part `index` gets a new colour: "Now the house has a door in blue.", "Now the red circle is blue." """
     if before.kind is None:
         return f"Now {anchor_words(before, index)} {'are' if before.parts[index].place in PAIRED else 'is'} {colour}."
     return part_sentence(replace(before, parts=(replace(before.parts[index], colour=colour),)), 0)
 
 
 def part_sentence(after: Thing, index: int) -> str:
-    """After part `index` was recoloured or came new: "Now the house has a blue door." """
+    """After part `index` was recoloured or came new: "Now the house has a door in blue." """
     verb = "have" if is_many(after) else "has"
-    return f"Now the {after.kind} {verb} {coloured_words(after.parts[index])}."
+    return f"Now the {after.kind} {verb} {part_words(after.parts[index])}."
 
 
 def background_sentence(scene: Scene) -> str:
@@ -188,7 +190,7 @@ def moved_sentence(thing: Thing) -> str:
 
 
 def added_sentence(thing: Thing) -> str:
-    """After a thing came new: "Now there is a sun with yellow rays ..., on the left, up in the sky, half as big." """
+    """After a thing came new: "Now there is a sun with rays in yellow ..., on the left, up in the sky, half as big." """
     placing = placing_words(thing)
     return f"Now there {_be(thing)} {thing_words(thing)}{', ' + placing if placing else ''}."
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -172,6 +173,22 @@ def random_colours(kind: str, rng: random.Random, natural: float = 0.4, held: bo
         if not held or any(held_out_colour(kind, name, colour) for name, colour in colours.items()) or attempt == 39:
             return colours
     raise AssertionError("unreachable")
+
+
+def expected_elsewhere(thing: Thing, named: Collection[int], rng: random.Random) -> Thing:
+    """The thing with the parts `named` as they are, the others mostly in colours that people expect: a wish then shows in the answer."""
+    kind = str(thing.kind)
+    expected = random_colours(kind, rng, natural=0.9)
+    entries = {part.name: part for part in things()[kind].parts}
+    parts: list[Part] = []
+    for index, part in enumerate(thing.parts):
+        if index not in named:
+            name, below = str(part.name), parts[part.of].colour if part.of is not None else None
+            known = [colour for colour in entries[name].colours if not held_out_colour(kind, name, colour)]
+            free = [colour for colour in (expected[name], part.colour, *known) if colour != below]
+            part = replace(part, colour=(free or [part.colour])[0])
+        parts.append(part)
+    return replace(thing, parts=tuple(parts))
 
 
 def random_thing(rng: random.Random, kinds: list[str], held: bool = False, **placing: str) -> Thing:
