@@ -30,6 +30,9 @@ from duogen.train.padding import padded
 from duogen.train.vae import to_pixels
 
 
+MOVED = 1e-4  # squared error, in units of a latent's mean variance, above which a place differs from the frame before
+
+
 @dataclass
 class FrameBatch:
     """Conversations with the same number of pictures, F.
@@ -137,7 +140,8 @@ class DiTStage:
         for group in self.settings["groups"]:
             frames = rng.choice(group["frames"])
             turns = [
-                dialogue(rng, group["tasks"], frames, self.settings) for _ in range(max(1, group["targets"] // (frames * group["copies"])))
+                dialogue(rng, group["tasks"], frames, self.settings)
+                for _ in range(max(1, group["targets"] // ((frames - group.get("skip", 0)) * group["copies"])))
             ]
             first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are known too
             groups.append(collate(self.tokens, turns, frames, first, self.settings["see"]))
@@ -146,17 +150,20 @@ class DiTStage:
     def loss(self, batch: list[FrameBatch], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros(()), {}
         for group, data in zip(self.settings["groups"], batch, strict=True):
-            error, weight = self._errors(data, group["copies"], generator)
+            error, weight = self._errors(data, group["copies"], generator, group.get("skip", 0))
             total = total + (error * weight).sum() / weight.sum() * group["weight"]
             figures[f"frames_{group['name']}"] = float(error.detach().mean())
         return total, figures
 
-    def _errors(self, data: FrameBatch, copies: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of the predicted clean latents, per conversation and target frame [B, F * K], and its weight."""
+    def _errors(self, data: FrameBatch, copies: int, generator: torch.Generator, skip: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of the predicted clean latents, per conversation and target frame [B, (F - skip) * K], and its weight.
+
+        The first `skip` frames are no targets: another group has enough of them.
+        """
         count, frames = data.pixels.shape[:2]
         latents = self.encode(data.pixels)
         states = self.states(data)
-        targets = [(time, index + 1) for time in range(frames) for index in range(copies)]
+        targets = [(time, index + 1) for time in range(skip, frames) for index in range(copies)]
         sigma = random_sigmas(count * len(targets), self.settings["shift"], generator).view(count, -1)
         noise = torch.randn(count, len(targets), *latents.shape[2:], generator=generator)
         meant = latents[:, [time for time, _ in targets]]
@@ -167,10 +174,19 @@ class DiTStage:
         packed = torch.cat([clean, noisy(meant, noise, sigma[..., None, None, None])], 1)
         order = given + targets
         out = self._walk(packed, order, data, states, sigma, generator)
-        error = (self.weight * (out - meant).square()).mean((2, 3, 4))
+        change = torch.stack([self._changed(latents, time) for time, _ in targets], 1)
+        error = (self.weight * (out - meant).square()).mean(2).mul(change).mean((2, 3))
         weight = (1 / sigma.square()).clamp(max=10.0)
         weight = weight * data.painted[:, [time for time, _ in targets]]
         return error, weight
+
+    def _changed(self, latents: torch.Tensor, time: int) -> torch.Tensor:
+        """How much each place of a frame counts [B, h, w]: what is new in it, the more the smaller, else a nose drowns in the sky."""
+        if time == 0:
+            return torch.ones_like(latents[:, 0, 0])
+        moved = (self.weight * (latents[:, time] - latents[:, time - 1]).square()).mean(1) > MOVED
+        share = moved.float().mean((1, 2), keepdim=True).clamp(min=1 / 32)
+        return 1 + self.settings.get("focus", 0.0) * moved / share
 
     def _walk(
         self,

@@ -24,7 +24,7 @@ from duogen.train.drills import core_only
 from duogen.train.loop import Recipe, load_weights
 from duogen.train.padding import padded
 
-CHOICE = 12  # dialogues to choose a batch from
+MOST = 64  # dialogues to choose a batch from, fewer where they are long
 
 
 @dataclass
@@ -86,8 +86,11 @@ class MLLMStage:
         rng = random.Random(self.recipe.step_seed(step))
         shares = self.settings["tasks"]
         task = rng.choices(list(shares), list(shares.values()))[0]
-        packs = sorted((self._pack(task, rng) for _ in range(CHOICE)), key=lambda pack: len(pack.ids))
-        start = rng.randrange(CHOICE)  # neighbours by length: little padding
+        packs: list[Packed] = []
+        while len(packs) < MOST and sum(len(pack.ids) for pack in packs) < 2 * self.settings["tokens"]:
+            packs.append(self._pack(task, rng))
+        packs.sort(key=lambda pack: len(pack.ids))
+        start = rng.randrange(len(packs))  # neighbours by length: little padding
         chosen: list[Packed] = []
         for pack in packs[start:] + packs[:start][::-1]:
             if chosen and (len(chosen) + 1) * max(len(pack.ids), len(chosen[-1].ids)) > self.settings["tokens"]:
