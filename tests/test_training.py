@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from torch import nn
 
+from duogen.assemble import shipped
 from duogen.conversation import Image
 from duogen.engine import Engine
 from duogen.nn.vae import PatchVAE
 from duogen.pipeline import open_pair
 from duogen.sequence import Tokens
+from duogen.sketchbook.draw import draw
+from duogen.train.__main__ import brain
 from duogen.train.dit import DiTStage, collate
 from duogen.train.drills import dialogue
 from duogen.train.loop import Recipe, load_weights, train
+from duogen.train.vae import any_scene
+from duogen.train.vision import refit
 from tests.tiny import BOV, tiny_pair
 
 
@@ -216,3 +222,27 @@ def test_a_blind_painter_reads_the_words_alone(tokens):
         pictures = sum(earlier.end - earlier.bov for earlier in packed.slots[:index])
         assert int(data.words[0, index].sum()) == slot.bov - pictures
     assert [type(image) for image in turns[1].images()[:1]] == [Image]
+
+
+def test_refitting_brings_what_is_seen_among_the_words():
+    mllm, tokens = brain()
+    mllm.model.visual.load_state_dict(load_file(shipped() / "text_encoder" / "vision.safetensors"))
+    last = mllm.model.visual.merger.mlp[2]
+    with torch.no_grad():
+        last.weight.mul_(50)  # features that grew until nobody can read them
+    assert refit(mllm, tokens, pictures=120, seed=1, ridge=1e-3) > 0.2
+    pixels, grids = tokens.pixels([Image(draw(any_scene(random.Random(5)))) for _ in range(4)])
+    with torch.no_grad():
+        lengths = mllm.model.visual(pixels, grid_thw=grids).pooler_output.norm(dim=-1)
+    assert 0.3 < float(lengths.mean() / mllm.get_input_embeddings().weight.norm(dim=-1).mean()) < 1.5
+
+
+def test_what_is_new_in_a_frame_counts_more_the_smaller_it_is(pair, tokens):
+    stage = painter_stage(pair, tokens, recipe(settings={**SETTINGS, "focus": 0.5}))
+    latents = torch.zeros(1, 3, 8, 4, 4)
+    latents[:, 1:, :, 0] = 5.0
+    latents[:, 2, :, 1:3, 2] = 5.0
+    first, second, third = (stage._changed(latents, time) for time in range(3))
+    assert torch.equal(first, torch.ones(1, 4, 4))
+    assert torch.equal(second, 1 + 0.5 * 4 * (torch.arange(4) == 0).float()[None, :, None].expand(1, 4, 4))
+    assert third.max() == 1 + 0.5 * 8 and (third > 1).sum() == 2

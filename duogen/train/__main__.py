@@ -1,4 +1,7 @@
-"""`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage; `export` puts it into `weights/`."""
+"""`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage.
+
+`refit`, after the vision stage, fits the tower's last layer in closed form; `export` puts the whole into `weights/`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from duogen.assemble import base_model, processor
 from duogen.nn.vae import PatchVAE
 from duogen.sequence import Tokens
 from duogen.train.export import export
-from duogen.train.loop import Recipe, Stage, load_weights, train
+from duogen.train.loop import Recipe, Stage, load_weights, save_state, train
 
 STAGES = ("vae", "vision", "mllm", "dit")
 
@@ -26,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         runs = options.runs / options.recipe.stem
         if options.stage == "export":
             export(options.recipe, runs, options.out)
+            return 0
+        if options.stage == "refit":
+            print(f"The last layer explains {refit_vision(runs):.0%} of what is to be seen.")
             return 0
         recipe = Recipe.load(options.recipe, options.stage)
         train(build(options.stage, recipe, options.recipe, runs), recipe, runs / options.stage, options.until)
@@ -40,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m duogen.train", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "export"])
+    parser.add_argument("stage", choices=[*STAGES, "refit", "export"])
     parser.add_argument("--recipe", type=Path, default=Path("assets/recipes/duogen-sketch.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where states and logs are kept")
     parser.add_argument("--out", type=Path, default=Path("weights/duogen-sketch"), help="where export writes")
@@ -73,6 +79,18 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     mllm, tokens = brain()
     load_weights(runs / "vision", {"visual": mllm.model.visual})
     return MLLMStage(recipe, mllm, tokens)
+
+
+def refit_vision(runs: Path) -> float:
+    """Fit the vision tower's last layer in closed form, after the vision stage; returns the share of variance it explains."""
+    from duogen.train.vision import refit
+
+    mllm, tokens = brain()
+    visual = {"visual": mllm.model.visual}
+    step = load_weights(runs / "vision", visual, ema=False)
+    explained = refit(mllm, tokens, pictures=3200, seed=21)
+    save_state(runs / "vision", step, {f"visual.{name}": p for name, p in mllm.model.visual.named_parameters()}, {}, [])
+    return explained
 
 
 def brain() -> tuple[nn.Module, Tokens]:

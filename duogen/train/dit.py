@@ -29,7 +29,6 @@ from duogen.train.loop import Recipe
 from duogen.train.padding import padded
 from duogen.train.vae import to_pixels
 
-
 MOVED = 1e-4  # squared error, in units of a latent's mean variance, above which a place differs from the frame before
 
 

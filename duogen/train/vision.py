@@ -82,7 +82,7 @@ class VisionStage:
 
 
 @torch.no_grad()
-def refit(mllm: nn.Module, tokens: Tokens, pictures: int, seed: int, ridge: float = 1e-3) -> float:
+def refit(mllm: nn.Module, tokens: Tokens, pictures: int, seed: int, ridge: float = 1e-6) -> float:
     """Set the tower's last layer in closed form, by ridge regression from what lies under it to the words that are true of each cell.
 
     Stage 1 with `train_vision` may let the features grow until one direction drowns out all others and nobody can read them; this
