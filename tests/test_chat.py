@@ -25,9 +25,9 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.end()
 
 
-def answered(tab, server: Server, words: str = QUESTION, **look):
+def answered(tab, server: Server, words: str = QUESTION, ready: str = "Ready", **look):
     page = tab(server.address, **look)
-    page.wait_for_selector("#status:has-text('Ready')")
+    page.wait_for_selector(f"#status:has-text('{ready}')")
     send(page, words)
     wait_until_answered(page)
     page.wait_for_selector("text=All done!")
