@@ -84,8 +84,23 @@ for (const [id, name] of [['open-side', 'Conversations'], ['look', 'Light or dar
 const UNSPOKEN = '#talk [data-testid="user"][aria-label], #talk [data-testid="bot"][aria-label]';
 document.querySelector('#box textarea')?.setAttribute('aria-label', say('Your message'));
 
-new MutationObserver(() => {
+const tidied = () => {
   for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
+  for (const list of document.querySelectorAll('#talk .examples[role=list]')) list.setAttribute('role', 'group');
+  for (const tile of document.querySelectorAll('button.thumbnail-item:not(.named)')) { // "Thumbnail 3 of 60" says little
+    const picture = tile.querySelector('img');
+    if (!picture) continue;
+    tile.classList.add('named');
+    tile.setAttribute('aria-label', picture.alt || say('A picture'));
+    picture.alt = '';
+  }
+  for (const large of document.querySelectorAll('.image-container > button:not([aria-label])')) large.setAttribute('aria-label', say('A picture'));
   const name = document.querySelector('#chats input:not(.seen)');
   if (name) { name.classList.add('seen'); name.focus(); name.select(); }
+};
+let due = false;
+new MutationObserver(() => {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => { due = false; tidied(); });
 }).observe(document.body, { childList: true, subtree: true });
