@@ -18,6 +18,7 @@ from duogen.events import Done, Event, Failed, Stats, TextDelta
 from duogen.gallery import Gallery, Wanted
 from duogen.options import Options
 from duogen.pipeline import open_pair
+from duogen.store import Store
 from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
 from tests.tiny import BOV, END, script, tiny_pair
 from ui import controls
@@ -25,6 +26,7 @@ from ui.change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
 from ui.loading import Loading
 from ui.pictures import PictureFolder
 from ui.shared import Refused, Shared
+from ui.space import Space
 from ui.studio import CHOOSE, COMPARE, Studio
 
 
@@ -42,7 +44,9 @@ def studio_of(engine, home: Path) -> Studio:
     loading = Loading(engine=engine, words="Ready")
     loading.finished.set()
     with gr.Blocks():
-        shared = Shared(loading, Gallery(home), PictureFolder(home / "previews", 9), controls.build(Options))
+        previews, gallery = PictureFolder(home / "previews", 9), Gallery(home)
+        space = Space(gallery, Store(home / "conversations"), (previews,), home / "uploads")
+        shared = Shared(loading, gallery, space, previews, controls.build(Options))
         return Studio(gr.Tab("Studio"), shared)
 
 

@@ -24,8 +24,8 @@ class Day:
     def __init__(self, page, look: str) -> None:
         self.page, self.look, self.shots = page, look, 0
 
-    def shoot(self, name: str) -> None:
-        self.page.wait_for_timeout(700)  # what slides or fades in
+    def shoot(self, name: str, wait: int = 700) -> None:
+        self.page.wait_for_timeout(wait)  # for what slides or fades in
         self.shots += 1
         assert sideways(self.page) <= 0, name
         self.page.screenshot(path=SHOTS / f"day-{self.look}-{self.shots}-{name}.png")
@@ -43,7 +43,7 @@ def ask_for_a_guide(day: Day) -> None:
     day.shoot("empty")
     day.page.click("#talk .example")
     day.page.wait_for_selector("#talk .pending progress")
-    day.shoot("painting")
+    day.shoot("painting", wait=0)
     day.answered()
     day.shoot("guide")
 

@@ -290,18 +290,18 @@ class Library:
         yield from kind_words((self.ways.to_settings(self.shared.gallery.entry(id).about) for id in [id]), self.status)
 
     def weigh(self) -> Updates:
-        room = self.shared.gallery.room()
+        room = self.shared.space.freeable()
         words = (
-            f"{room.thumbnails:,} thumbnails, {size_words(room.thumbnail_bytes)}, are made again when they are needed; "
-            f"{room.deleted:,} deleted pictures, {size_words(room.deleted_bytes)}, are then gone for good."
+            f"{room.copies:,} small and shown copies, {size_words(room.copy_bytes)}, are made again when they are needed. "
+            f"Gone for good are then: {room.pictures:,} deleted pictures, {size_words(room.picture_bytes)}, "
+            f"and {room.conversations:,} deleted conversations, {size_words(room.conversation_bytes)}."
         )
         return {self.room: status_line(words), self.free: gr.Button(visible=True)}
 
     def clear(self) -> Updates:
-        room = self.shared.gallery.room()
-        self.shared.gallery.free()
-        freed = size_words(room.thumbnail_bytes + room.deleted_bytes)
-        return {self.room: status_line(f"{freed} freed."), self.free: gr.Button(visible=False)}
+        room = self.shared.space.freeable()
+        self.shared.space.free()
+        return {self.room: status_line(f"{size_words(room.bytes)} freed."), self.free: gr.Button(visible=False)}
 
 
 def size_words(count: int) -> str:

@@ -30,6 +30,7 @@ from ui.loading import Loading
 from ui.pictures import PictureFolder
 from ui.shared import Refused, Shared, Updates, sentence, status_line
 from ui.sidebar import chat_list
+from ui.space import Space
 from ui.speech import mark, say
 from ui.studio import Studio
 
@@ -109,6 +110,7 @@ class Page:
         self.pictures = PictureFolder(folder / "pictures", KEPT_PICTURES)
         self.previews = PictureFolder(folder / "previews", KEPT_PREVIEWS)
         self.gallery = Gallery(folder.parent)
+        self.space = Space(self.gallery, store, (self.pictures, self.previews), folder.parent / "uploads")
         served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, PAINTING]
         gr.set_static_paths(served)
         self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
@@ -154,7 +156,7 @@ class Page:
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
     def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab) -> None:
-        self.shared = Shared(self.loading, self.gallery, self.previews, self.controls)
+        self.shared = Shared(self.loading, self.gallery, self.space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
         ways = Ways(

@@ -17,6 +17,7 @@ from duogen.picture_file import About
 from ui import controls
 from ui.loading import Loading
 from ui.pictures import PictureFolder
+from ui.space import Space
 from ui.speech import say
 
 Updates = dict[Any, Any]
@@ -32,12 +33,14 @@ class Shared:
     """
     Attributes:
         gallery: all pictures.
+        space: on the disk, that can be had back.
         previews: of pictures in the making.
         drawer: the controls of the options, by field.
     """
 
     loading: Loading
     gallery: Gallery
+    space: Space
     previews: PictureFolder
     drawer: dict[controls.Path, Component]
 
