@@ -136,7 +136,12 @@ def test_is_up_at_once_and_explains_itself(server: Server, tab) -> None:
     page.wait_for_selector("#talk .example")
     assert "Ready" in page.inner_text("#status")
     assert page.inner_text("#talk .placeholder h2")
+    assert "no photographs" in page.inner_text("#talk .limits")
     page.screenshot(path=SHOTS / "empty-light.png")
+    page.click("#talk .limits button")
+    page.reload()
+    page.wait_for_selector("#talk .example")
+    assert not page.is_visible("#talk .limits"), "what a person has read comes again"
     page.click("#drawer")
     page.wait_for_selector("#options input[type=range]")
     page.wait_for_timeout(600)

@@ -293,6 +293,19 @@ def settled_box(page, selector: str) -> dict[str, float]:
     raise AssertionError(f"{selector} never holds still")
 
 
+def pull_the_canvas(page) -> None:
+    """Its right edge out by half, and back."""
+    page.locator("#studio-canvas button").first.click()
+    for share, percent in ((0.5, "150"), (-0.4, "100")):
+        box = settled_box(page, "#studio-frame .frame")
+        page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * (1 + share), box["y"] + box["height"] / 2, steps=6)
+        page.mouse.up()
+        page.wait_for_function("percent => document.querySelector('#studio-canvas input[type=number]').value == percent", arg=percent)
+    page.locator("#studio-canvas button").first.click()
+
+
 @browser_only
 def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
     noise(4, (320, 240)).save(tmp_path / "brought.png")
@@ -303,6 +316,7 @@ def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_
     page.set_input_files("#studio-upload input[type=file]", str(tmp_path / "brought.png"))
     brush(page, (0.45, 0.5), (0.6, 0.55))
     page.fill("#studio-words textarea", "a round window")
+    pull_the_canvas(page)
     page.screenshot(path=SHOTS / "studio-mask.png")
     page.click("#studio-change")
     page.wait_for_selector("#studio-status:has-text('Here it is')")

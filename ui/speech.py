@@ -36,8 +36,8 @@ def mark(blocks: gr.Blocks) -> None:
 
 def language() -> str:
     """That of the browser whose event is being handled, "en" where there is none; chosen as Gradio's own code in the browser does."""
-    request = LocalContext.request.get(None)
-    wanted = request.headers.get("accept-language", "") if request is not None and request.headers else ""
+    headers = getattr(LocalContext.request.get(None), "headers", None) or {}
+    wanted = headers.get("accept-language", "")
     first = re.split("[-,;]", wanted.strip().lower())[0]
     return first if first in TABLES else "en"
 
