@@ -1,6 +1,7 @@
 """The page with a stand-in for the engine, slow and sure, so that tests can look at an answer in the middle: python tests/stand_in.py
 
-Its answers have three pictures whose colours come from the seed; `--seconds` is what each takes.
+Its answers have three pictures whose colours come from the seed; `--seconds` is what each takes,
+and twenty times that if the question says "slowly".
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class StandIn:
     }
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds = self.pace = seconds
 
     def answer(self, conversation, options, stop: threading.Event) -> Iterator:
         yield from self._answer(conversation, [], options, stop)
@@ -47,6 +48,7 @@ class StandIn:
         from duogen.events import Done, Stats, TextDelta
 
         began, seeds = time.monotonic(), random.Random(options.seed)
+        self.pace = 20 * self.seconds if "slowly" in conversation.path()[-1].text() else self.seconds
         masked = next((image for image in conversation.path()[-1].images() if image.mask), None)
         first = sum(isinstance(part, Image) for part in parts)
         for at, words in enumerate(WORDS[first:], first):
@@ -62,7 +64,7 @@ class StandIn:
         yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
 
     def painting(self, conversation, options, stop: threading.Event) -> Iterator:
-        turn = conversation.path()[-1]
+        turn, self.pace = conversation.path()[-1], self.seconds
         yield from self._paint(len(turn.images()), options.seed, [], stop)
 
     def _paint(self, index: int, seed: int, parts: list, stop: threading.Event, masked=None) -> Iterator:
@@ -74,7 +76,7 @@ class StandIn:
             picture = PILImage.composite(picture.resize(masked.picture.size), masked.picture, masked.mask)
         yield ImageStarted(index, seed, STEPS)
         for step in range(1, STEPS + 1):
-            time.sleep(self.seconds / STEPS)
+            time.sleep(self.pace / STEPS)
             if stop.is_set():
                 return
             yield ImageStep(index, step, STEPS, picture.resize((8, 8)) if step % 2 == 0 else None)

@@ -323,6 +323,8 @@ def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_
     page.wait_for_selector("#studio-slider img")
     page.wait_for_timeout(800)
     page.screenshot(path=SHOTS / "studio-compare.png")
+    before, after = (each.bounding_box() for each in page.locator("#studio-slider .slider-wrap img").all())
+    assert before == after, "before and after do not lie over each other"
     gallery = Gallery(server.log.parent)
     first, second = (np.asarray(open_picture(entry.file)) for entry in gallery.versions(gallery.find(Wanted())[0][0].id))
     changed = np.argwhere((first != second).any(-1))

@@ -114,7 +114,7 @@ def leave_with_a_pdf(day: Day, file: Path) -> None:
 
 
 def cut_the_power(day: Day, server: Server) -> None:
-    send(day.page, "And a ship?")
+    send(day.page, "And a ship, slowly?")
     day.page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img').length == 4")
     server.process.kill()  # SIGKILL: nothing is told to end
     server.process.wait()
@@ -129,7 +129,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
         page.click("#side .toggle-button")
     day.shoot("morning")
     assert shown_pictures(page)[:3] == pictures and len(shown_pictures(page)) >= 4
-    assert "And a ship?" in said(page, "user") and page.locator("#talk .user .count").first.inner_text() == "1/2"
+    assert "And a ship, slowly?" in said(page, "user") and page.locator("#talk .user .count").first.inner_text() == "1/2"
     assert page.locator("#talk .versions button").count() == 2
     page.click("#talk .bot button:has-text('Go on')")
     page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img').length == 6")
@@ -142,7 +142,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
-    server = stand_in(tmp_path, seconds=1.0)
+    server = stand_in(tmp_path, seconds=0.6)
     try:
         day = Day(tab(server.address, **LOOKS[look]), look)
         ask_for_a_guide(day)

@@ -28,6 +28,7 @@ const printed = async (wish) => {
   if (file.error) return wishes('say ' + file.error);
   document.getElementById('printed')?.remove();
   const frame = Object.assign(document.createElement('iframe'), { id: 'printed', title: file.name });
+  frame.sandbox = 'allow-same-origin allow-modals'; // no scripts, whatever an answer says
   frame.srcdoc = new TextDecoder().decode(Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0)));
   frame.onload = () => frame.contentWindow.print();
   document.body.append(frame);
