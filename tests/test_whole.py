@@ -24,8 +24,8 @@ class Day:
     def __init__(self, page, look: str) -> None:
         self.page, self.look, self.shots = page, look, 0
 
-    def shoot(self, name: str, wait: int = 700) -> None:
-        self.page.wait_for_timeout(wait)  # for what slides or fades in
+    def shoot(self, name: str) -> None:
+        self.page.wait_for_timeout(700)  # for what slides or fades in
         self.shots += 1
         assert sideways(self.page) <= 0, name
         self.page.screenshot(path=SHOTS / f"day-{self.look}-{self.shots}-{name}.png")
@@ -42,8 +42,6 @@ def ask_for_a_guide(day: Day) -> None:
     day.page.wait_for_selector("#talk .example")
     day.shoot("empty")
     day.page.click("#talk .example")
-    day.page.wait_for_selector("#talk .pending progress")
-    day.shoot("painting", wait=0)
     day.answered()
     day.shoot("guide")
 
@@ -115,7 +113,9 @@ def leave_with_a_pdf(day: Day, file: Path) -> None:
 
 def cut_the_power(day: Day, server: Server) -> None:
     send(day.page, "And a ship, slowly?")
-    day.page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img').length == 4")
+    day.page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 4")
+    day.page.wait_for_selector("#talk .pending progress")
+    day.shoot("painting")
     server.process.kill()  # SIGKILL: nothing is told to end
     server.process.wait()
 
@@ -132,7 +132,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
     assert "And a ship, slowly?" in said(page, "user") and page.locator("#talk .user .count").first.inner_text() == "1/2"
     assert page.locator("#talk .versions button").count() == 2
     page.click("#talk .bot button:has-text('Go on')")
-    page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img').length == 6")
+    page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 6")
     day.to(2)
     page.fill("#library-words input, #library-words textarea", "pirate")
     page.wait_for_function("document.querySelector('#library-where').innerText.includes('1 picture')")
@@ -142,7 +142,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
-    server = stand_in(tmp_path, seconds=0.6)
+    server = stand_in(tmp_path, seconds=0.4)
     try:
         day = Day(tab(server.address, **LOOKS[look]), look)
         ask_for_a_guide(day)

@@ -249,7 +249,7 @@ class Answer:
                 words = part.text
                 shown.append(text_part(words))
             elif isinstance(part, Pending):
-                shown.append(self._card(part, plain(words)))
+                shown.append(self._card(part, plain(words.strip().rpartition("\n")[2])))
             else:
                 shown.append(picture_part(self.pictures.keep(part.picture, SHOWN_PIXELS), alt_words(part, words)))
         shown = [part for part in shown if part.get("text") != ""]
