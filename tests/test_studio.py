@@ -284,6 +284,7 @@ def brush(page, start: tuple[float, float], end: tuple[float, float]) -> None:
 def settled_box(page, selector: str) -> dict[str, float]:
     """Where an element is once it holds still: the editor fits the picture in after it is there."""
     page.wait_for_selector(selector)
+    page.locator(selector).first.scroll_into_view_if_needed()
     seen: list[dict[str, float]] = []
     for _ in range(100):
         seen.append(page.locator(selector).first.bounding_box())
