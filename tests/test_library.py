@@ -183,6 +183,7 @@ def test_two_processes_may_use_one_folder(gallery: Gallery) -> None:
     assert other.add(plain(2), About()).id == name_of(plain(2)) and len(ids(gallery)) == 2
     assert replace(entry.about, favourite=True) == other.favour(entry.id, True).about == gallery.entry(entry.id).about
 
+
 def test_disk_space_is_counted_before_it_is_freed(tmp_path: Path) -> None:
     gallery, store = Gallery(tmp_path), Store(tmp_path / "conversations")
     shown, uploads = PictureFolder(tmp_path / "shown", 9), tmp_path / "uploads"
