@@ -78,6 +78,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.endpoint import Endpoint, show_in_mcp
     from ui.loading import Loading
     from ui.page import Page
+    from ui.speech import for_browsers
     from ui.theme import theme
 
     loading = Loading(given.pair, given.device, given.precision)
@@ -96,6 +97,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             max_file_size="25mb",
             state_session_capacity=64,
             theme=theme(),
+            i18n=for_browsers(),
             css_paths=[Path(__file__).parent / "ui" / name for name in ("style.css", "tabs.css")],
             auth=users.may if users else None,
             mcp_server=given.mcp,

@@ -25,6 +25,7 @@ class About:
         layers: indices into the MLLM's hidden states that the connector reads; `None` for all of them but the embeddings.
         frame_attention: "block_causal" or "bidirectional".
         prediction: what the DiT predicts, "velocity" or "sample".
+        limits: what it cannot do, in a sentence or two for who meets it for the first time.
         timestep_scale: the DiT's timestep is sigma times this.
         fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
         sees_previous: the DiT has channels for the latents of the frame before; block-causal pairs only.
@@ -34,6 +35,7 @@ class About:
 
     title: str = "A pair without a name"
     summary: str = ""
+    limits: str = ""
     examples: tuple[str, ...] = ()
     licence: str = ""
     bov: str = "<|vision_start|>"

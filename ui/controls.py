@@ -21,7 +21,7 @@ def build(options: type, at: Path = ()) -> dict[Path, Component]:
         path, kind = (*at, each.name), hints[each.name]
         if is_dataclass(kind):
             with gr.Group():
-                gr.Markdown(f"### {_label(each.name)}", elem_classes="group-title")
+                gr.Markdown(f"## {_label(each.name)}", elem_classes="group-title")
                 controls |= build(kind, path)
         else:
             controls[path] = _control(each, kind)
