@@ -417,3 +417,23 @@ def test_what_a_worker_gives_back_carries_no_pictures(site: Path, tmp_path: Path
     prepared = [prepare(place, work) for place in places(site)]
     assert all(picture.data is None for each in prepared if each.sample for picture in each.sample.pictures())
     assert replace(prepared[0], sample=None).step == prepared[0].step
+
+
+def test_topics_and_what_models_make_of_them(tmp_path: Path):
+    from duogen.data.synthesise import Makers, synthesise, topics
+    from tests.test_benchmarks import WELL, Painter, Says
+
+    every = topics()
+    assert len({domain for domain, _ in every}) == 8 and len(every) == len(set(every)) >= 80
+    writer = Says(json.dumps({"requests": ["How do I fold a crane?", "How do I bake a dark bread?", "short"]}))
+    good, weak = json.dumps({name: 4 for name in WELL}), json.dumps(WELL)
+    judge = Says(good, weak)
+    state = synthesise(Makers(writer, Painter(), judge), tmp_path, 2, say=lambda words: None)
+    assert [row.reason for row in state.rows()] == ["", "judged too weak: i_co 2, i_q 0"]
+    (line,) = (tmp_path / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = json.loads(line)
+    assert kept["turns"][0]["parts"][0]["text"] == "How do I fold a crane?"
+    assert (tmp_path / kept["turns"][1]["parts"][1]["file"]).exists()
+    asked = len(writer.asked)
+    synthesise(Makers(writer, teacher := Painter(), judge), tmp_path, 2, say=lambda words: None)
+    assert len(writer.asked) == asked and teacher.asked == [], "a run that goes on repeats nothing"

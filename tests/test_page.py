@@ -53,7 +53,7 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
         while not self._answers():
-            assert self.process.poll() is None and time.monotonic() - started < 60, self.log.read_text()
+            assert self.process.poll() is None and time.monotonic() - started < 180, self.log.read_text()
             time.sleep(0.1)
 
     def _answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""The same functions over a cluster, by Ray Data: an optional requirement, `pip install ray`."""
+"""The same functions over a cluster, by Ray Data: an optional requirement, `pip install "ray[data]"`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def over_ray(address: str, processes: int | None = None) -> Callable[[Iterable[P
         import ray
         import ray.data
     except ImportError as error:
-        raise ValueError("Running over a cluster needs one more package: pip install ray") from error
+        raise ValueError("Running over a cluster needs one more package: pip install 'ray[data]'") from error
     if not ray.is_initialized():
         try:
             where = "local" if address == "local" else address

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
@@ -22,7 +23,7 @@ def add_to(data: argparse.ArgumentParser) -> None:
     make.add_argument("pages", type=Path, help="a folder of saved pages (HTML, MHTML, WARC, Markdown, EPUB), or one file")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the set; give the same again to go on after a stop")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)")
-    make.add_argument("--ray", metavar="ADDRESS", help="run over a Ray cluster instead; `local` starts one here (pip install ray)")
+    make.add_argument("--ray", metavar="ADDRESS", help="run over a Ray cluster instead; `local` starts one here (pip install 'ray[data]')")
     make.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that captions, places and words; rules alone without")
     make.add_argument("--device", default="auto", help="of --mllm: auto, cpu, cuda, mps ...")
     make.add_argument("--precision", default="auto", help="of --mllm: auto, nf4, int8, bf16 or fp32")
@@ -31,6 +32,15 @@ def add_to(data: argparse.ArgumentParser) -> None:
         flag, about = f"--{each.name.replace('_', '-')}", each.metadata["help"]
         about += f" Default: {each.default or 'none'}."
         make.add_argument(flag, type=hints[each.name], default=each.default, metavar="X", help=about)
+    making = what.add_parser("synthesise", help="requests by a model, answers by a teacher pair, judged", description=SYNTHESISE)
+    making.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the set; give the same again to go on")
+    making.add_argument("--n", type=int, default=100, help="how many requests (default: 100)")
+    making.add_argument("--seed", type=int, default=0)
+    making.add_argument("--teacher", metavar="PAIR", help="the pair that answers (default: the bundled one)")
+    making.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that words the requests and judges")
+    making.add_argument("--least", type=float, default=3.0, metavar="X", help="each of the five scores must reach it, 0 to 5 (default: 3)")
+    making.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
+    making.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
     report = what.add_parser("report", help="write the report of a run again", description="Writes report.html and funnel.json.")
     report.add_argument("folder", type=Path, help="the folder of a run")
     report.add_argument("--samples", type=int, default=50, metavar="N", help="dialogues by chance to show (default: 50)")
@@ -40,6 +50,7 @@ def add_to(data: argparse.ArgumentParser) -> None:
         overrule.add_argument("page", help="the page's id, as the report and the page name it")
 
 
+SYNTHESISE = "Makes dialogues from seed topics: a model words requests, a teacher pair answers, the model judges, the good ones stay."
 MAKE = "Makes a set of dialogues that fine-tuning reads, with a report. A run that was stopped goes on where it was."
 
 
@@ -56,6 +67,8 @@ def run(given: argparse.Namespace) -> int:
 
     if given.what == "make":
         return _make(given)
+    if given.what == "synthesise":
+        return _synthesise(given)
     state = State(given.folder, writes=False)
     if given.what == "report":
         if given.samples < 1:
@@ -88,6 +101,22 @@ def _make(given: argparse.Namespace) -> int:
         state = make(given.pages, given.out, options, mapper, Steps(options, reader), lambda words: print(words, flush=True), stop)
         print(write_report(state))
     return 130 if stop.is_set() else 0
+
+
+def _synthesise(given: argparse.Namespace) -> int:
+    from duogen.data.report import write_report
+    from duogen.data.synthesise import Makers, synthesise
+    from duogen.engine import Engine
+    from duogen.reader import open_reader
+
+    if given.n < 1 or not 0 <= given.least <= 5:
+        raise ValueError("--n must be at least 1, and --least between 0 and 5.")
+    reader = open_reader(given.mllm, given.device, given.precision)
+    teacher = Engine.open(given.teacher, given.device, given.precision)
+    say = partial(print, flush=True)
+    state = synthesise(Makers(reader, teacher, reader), given.out, given.n, given.seed, given.least, say)
+    print(write_report(state))
+    return 0
 
 
 @contextlib.contextmanager

@@ -12,9 +12,8 @@ from jinja2 import Environment
 from markdown_it import MarkdownIt
 
 from duogen.conversation import write_beside
-from duogen.data.run import STEPS
 from duogen.data.sample import ASSETS
-from duogen.data.state import Row, State
+from duogen.data.state import STEPS, Row, State
 
 REPORT, FUNNEL = "report.html", "funnel.json"
 CHARTS = ("pictures in a dialogue", "words in a dialogue", "kind of picture", "kind of page", "turns of the user", "pictures moved",

@@ -37,8 +37,6 @@ from duogen.data.write import IMAGES, as_record, write_records
 
 BATCH = 16  # pages that a worker gets at a time
 AHEAD = 4  # batches under way for each worker: memory does not grow with the number of pages
-STEPS = ("read", "text only", "too short", "list of links", "block list", "wrong language", "useless pictures", "personal data", "rewrite",
-         "near-duplicate text", "near-duplicate pictures", "dialogue")  # fmt: skip
 
 
 @dataclass(frozen=True)

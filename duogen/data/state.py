@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 STATE = "state.sqlite"
+STEPS = ("read", "text only", "too short", "list of links", "block list", "wrong language", "useless pictures", "personal data", "rewrite",
+         "near-duplicate text", "near-duplicate pictures", "dialogue")  # fmt: skip
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS pages (
     id TEXT PRIMARY KEY, n INTEGER, kind TEXT, file TEXT, member TEXT, title TEXT, kept INTEGER, step TEXT, reason TEXT,
