@@ -37,7 +37,7 @@ def test_pages_become_a_set_that_a_person_overrules(standing_in: Server, tab: Ca
     page.click("#data-next")
     page.wait_for_selector("#data-page h3:has-text('Lemon tart')")
     page.click("#data-overrule")
-    page.wait_for_selector("#data-status:has-text('1 dialogues from 6 pages.')")
+    page.wait_for_selector("#data-status:has-text('1 dialogue from 6 pages.')")
     page.click("#data-which label:has-text('Dropped')")
     page.wait_for_selector("#data-page .why, #data-page h3:has-text('Lemon tart')")
     while page.locator("#data-page h3:has-text('My strudel')").count() == 0:

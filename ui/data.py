@@ -29,6 +29,7 @@ from ui.shared import QUICK, Refused, Shared, Updates, kind_words, sentence, sta
 FIRST = "Name a folder of saved pages: HTML, MHTML, WARC, Markdown or EPUB."
 KEPT, DROPPED = "In the set", "Dropped"
 ALL = "every reason"
+HERE = ("127.0.0.1", "::1", "localhost")
 SIDE = 360  # pixels of a picture that is shown
 
 
@@ -98,11 +99,11 @@ class Data:
     def _folder(self, name: str) -> Path:
         return data_home() / "sets" / name
 
-    def begin(self, values: dict) -> Iterator[Updates]:
+    def begin(self, values: dict, request: gr.Request) -> Iterator[Updates]:
         """Start the process that makes a set, or goes on with one of the same name and pages."""
 
         def done() -> Iterator[Updates]:
-            if not self.local:
+            if not self.local or (request.client and request.client.host not in HERE):
                 raise Refused("Folders of this machine can be named by those who use the page on it only.")
             pages = Path((values[self.pages] or "").strip()).expanduser()
             if not (values[self.pages] or "").strip() or not pages.exists():
@@ -198,7 +199,7 @@ class Data:
         stopped = "" if state.told("state") == "done" else " It was stopped; make it again under this name to go on."
         kept_now = values[self.which] == KEPT
         return {
-            self.status: status_line(f"{kept:,} dialogues from {total:,} pages.{stopped}"),
+            self.status: status_line(f"{kept:,} {'dialogue' if kept == 1 else 'dialogues'} from {total:,} pages.{stopped}"),
             self.funnel: funnel_html(funnel(state)),
             self.where: f"<p>Teach with it: name this folder in the tab Fine-tune.<br><code>{sentence(str(folder))}</code></p>",
             self.look: gr.Column(visible=True),
