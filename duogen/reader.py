@@ -59,7 +59,7 @@ class MLLMReader:
                 break
             said.append(token)
             self.mllm.append(context, token)
-            context.condition()  # states are only wanted by a painter; kept apart they would cost memory
+            context.fresh.clear()  # hidden states, which only a painter wants
         return tokens.tokenizer.decode(said, skip_special_tokens=True).strip()
 
 

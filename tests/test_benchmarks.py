@@ -448,6 +448,25 @@ def test_a_preference_must_survive_the_swap(folder: Path):
     assert prefers(task, ["one"], ["two"], Says("?")) is None
 
 
+def test_a_pair_and_its_plain_checkpoint_read_alike(tmp_path: Path):
+    import shutil
+
+    from duogen.reader import open_reader
+    from tests.tiny import tiny_pair
+
+    pair, plain = tiny_pair(tmp_path / "pair"), tmp_path / "plain"
+    for part in ("tokenizer", "image_processor", "text_encoder"):
+        shutil.copytree(pair / part, plain, dirs_exist_ok=True)
+    picture = PILImage.new("RGB", (64, 64), "red")
+    readers = [open_reader(str(folder), "cpu", "fp32") for folder in (pair, plain)]
+    said = [reader.ask("What is this?", [picture], 12) for reader in readers]
+    assert said[0] == said[1] != "" and [reader.name for reader in readers] == ["Tiny", "plain"]
+    assert readers[0].version == readers[1].version and len(readers[0].version) == 12
+    (plain / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="must be a Qwen2.5-VL checkpoint"):
+        open_reader(str(plain), "cpu")
+
+
 # Answers that stay
 
 
