@@ -23,7 +23,6 @@ def add_to(data: argparse.ArgumentParser) -> None:
     make.add_argument("pages", type=Path, help="a folder of saved pages (HTML, MHTML, WARC, Markdown, EPUB), or one file")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the set; give the same again to go on after a stop")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)")
-    make.add_argument("--ray", metavar="ADDRESS", help="run over a Ray cluster instead; `local` starts one here (pip install 'ray[data]')")
     make.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that captions, places and words; rules alone without")
     make.add_argument("--device", default="auto", help="of --mllm: auto, cpu, cuda, mps ...")
     make.add_argument("--precision", default="auto", help="of --mllm: auto, nf4, int8, bf16 or fp32")
@@ -93,10 +92,6 @@ def _make(given: argparse.Namespace) -> int:
 
         reader = open_reader(given.mllm, given.device, given.precision)
     mapper = over_cores(given.jobs) if given.jobs > 1 else here
-    if given.ray:
-        from duogen.data.cluster import over_ray
-
-        mapper = over_ray(given.ray)
     with _asked_to_stop() as stop:
         state = make(given.pages, given.out, options, mapper, Steps(options, reader), lambda words: print(words, flush=True), stop)
         print(write_report(state))

@@ -1,6 +1,6 @@
 """A run of the data engine: pages in, dialogues out; parallel, resumable, with memory that stays flat.
 
-Reading, filtering and cleaning of one page need nothing but that page and happen in worker processes (or on a cluster). What looks
+Reading, filtering and cleaning of one page need nothing but that page and happen in worker processes. What looks
 across pages, and the steps of a model, happen here in the order of the pages, so that every way of running gives the same set.
 """
 
