@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | export | evaluate sketchbook | evaluate phrasings"""
+"""The command line: python -m duogen ask | chat | export | data ... | evaluate sketchbook, phrasings, geneval ..."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from duogen.conversation import Conversation, Image, Text, open_picture
+from duogen.data import command as data_command
+from duogen.evaluate import command as evaluate_command
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.options import ImageOptions, Options, TextOptions
 
@@ -64,6 +66,9 @@ def parser() -> Parser:
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
         _add_pair(each)
+    evaluate_command.add_to(what, _add_pair)
+    making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")
+    data_command.add_to(making)
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
@@ -120,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        command = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export}[given.command]
+        command = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}[given.command]
         return command(given)
     except ValueError as error:
         return _complain(str(error))
@@ -221,7 +226,9 @@ def _read_line() -> str | None:
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    """`python -m duogen evaluate sketchbook` and `evaluate phrasings`."""
+    """`python -m duogen evaluate sketchbook`, `evaluate phrasings`, and the benchmarks."""
+    if given.what not in ("sketchbook", "phrasings"):
+        return evaluate_command.run(given, open_engine)
     if given.n < 1:
         raise ValueError(f"--n must be at least 1, not {given.n}.")
     if given.json and not given.json.resolve().parent.is_dir():

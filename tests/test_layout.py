@@ -31,11 +31,12 @@ TOP = {
 }
 # From the ground up: a module imports from its own room and from those below.
 ROOMS = [
-    {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export"},
+    {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
+     "duogen.prompts"},
     {"duogen.nn"},
     {"duogen.sequence"},
     {"duogen.pipeline", "duogen.mllm", "duogen.painter"},
-    {"duogen.engine", "duogen.catalogue", "duogen.memory", "duogen.assemble"},
+    {"duogen.engine", "duogen.catalogue", "duogen.memory", "duogen.assemble", "duogen.reader"},
     {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
     {"duogen.__main__", "ui", "bench"},
     {"app"},

@@ -23,6 +23,7 @@ from duogen.picture_file import About
 from duogen.store import Store, title_of
 from ui import controls
 from ui.asking import PICTURE_SIDE
+from ui.data import Data
 from ui.history import PAINTING, Message, button, messages
 from ui.jobs import Job, Jobs, Task, repainting
 from ui.library import Library, Ways
@@ -146,7 +147,7 @@ class Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Chat", id="chat", elem_id="chat"):
                 self._lay_out_talk()
-            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library")]
+            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library", "Data")]
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
             with gr.Row(elem_id="presets"):
                 self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
@@ -155,7 +156,7 @@ class Page:
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
-    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab) -> None:
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, data: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
@@ -163,6 +164,7 @@ class Page:
             [self.tabs, *chat, *self.controls.values(), *self.studio.outputs], self._to_studio, self._to_conversation, self._to_settings
         )
         self.library = Library(library, self.shared, ways)
+        self.data = Data(data, self.shared)
 
     def _lay_out_talk(self) -> None:
         self.talk = gr.Chatbot(
