@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | export | evaluate sketchbook | evaluate phrasings"""
+"""The command line: python -m duogen ask | chat | export | evaluate sketchbook | evaluate phrasings | pairs | pull | remove | plan"""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
+from duogen import pairs
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
-from duogen.options import ImageOptions, Options, TextOptions
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -67,6 +68,7 @@ def parser() -> Parser:
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    pairs.add_commands(commands)
     return top
 
 
@@ -75,9 +77,9 @@ def _names(listed: str) -> list[str]:
 
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--pair", metavar="DIR", help="folder of a pair (default: the bundled one)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    command.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    command.add_argument("--pair", metavar="PAIR", help="a pair's id, repository or folder (default: the bundled one)")
+    command.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    add_flags(command, LoadOptions)
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -120,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        command = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export}[given.command]
+        command = ({"ask": ask, "chat": chat, "evaluate": evaluate, "export": export} | pairs.COMMANDS)[given.command]
         return command(given)
     except ValueError as error:
         return _complain(str(error))
@@ -263,7 +265,7 @@ def open_engine(given: argparse.Namespace) -> Engine:
     _hint("Loading ...")
     from duogen.engine import Engine
 
-    return Engine.open(given.pair, given.device, given.precision, progress=_hint)
+    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=from_flags(given, LoadOptions))
 
 
 @dataclass
