@@ -13,11 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from duogen.assemble import BUNDLED, ready_pair
-from duogen.placement import KEPT_WHOLE
+# torch and the models are imported where they are needed: the download worker and --help do without.
 
 FILE = Path(__file__).parents[1] / "assets" / "catalogue.json"
-WHOLE = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # What a folder's parts need to be opened. Pickles (.bin, .pt, .ckpt) and code (.py) are never fetched.
 WANTED_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.md", "LICENSE*")
@@ -269,6 +267,8 @@ def find(pair: str | Path | None = None, brain: str | Path | None = None, progre
     Raises:
         ValueError: one sentence that says what is missing, and the command that gets it.
     """
+    from duogen.assemble import BUNDLED, ready_pair
+
     name = str(pair) if pair is not None else BUNDLED
     if name == BUNDLED:
         return Found(ready_pair(None, progress), None, entry(BUNDLED))
@@ -279,12 +279,22 @@ def find(pair: str | Path | None = None, brain: str | Path | None = None, progre
         if lacking:
             raise ValueError(f"{known.title} is not on this machine yet; get it with: python -m duogen pull {name}")
         folder = there.get("pair") or there["painter"]
-        return Found(folder, _folder_of(brain) if brain else there.get("brain"), known)
+        return Found(folder, _brain(brain) if brain else there.get("brain"), known)
     folder = _folder_of(name)
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.")
     refuse_unsafe(folder)
-    return Found(folder, _folder_of(brain) if brain else None)
+    return Found(folder, _brain(brain) if brain else None)
+
+
+def _brain(name: str | Path) -> Path:
+    from duogen.pipeline import talks
+
+    folder = _folder_of(name)
+    if not talks(folder):
+        raise ValueError(f"{folder} holds no Qwen2.5-VL or Qwen3-VL; name the folder of one with --brain DIR.")
+    refuse_unsafe(folder)
+    return folder
 
 
 def _folder_of(name: str | Path) -> Path:
@@ -310,6 +320,9 @@ def measured(folder: Path, brain: Path | None = None) -> dict[str, Part]:
 
 
 def _measured_part(folder: Path) -> Part:
+    from duogen.placement import KEPT_WHOLE
+
+    whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
     total = shrinks = 0
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:
@@ -319,7 +332,7 @@ def _measured_part(folder: Path) -> Part:
                 continue
             count = math.prod(tensor["shape"])
             total += count
-            linear = len(tensor["shape"]) == 2 and not re.search(WHOLE, name)
+            linear = len(tensor["shape"]) == 2 and not re.search(whole, name)
             shrinks += count if linear else 0
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     vae = "Autoencoder" in str(config.get("_class_name"))

@@ -28,7 +28,7 @@ from duogen.painter import FramePainter, Frames
 from duogen.pipeline import About, DuoGenPipeline, open_pair, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
 from duogen.sequence import Packed, Slot, Tokens
-from duogen.stock import StockPainter, StockPair, is_stock, open_stock
+from duogen.stock import DEFAULTS, StockPainter, StockPair, is_stock, open_stock
 
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
 
@@ -41,8 +41,8 @@ def planned(found: Found, wishes: LoadOptions) -> tuple[Plan, Preset | None]:
     """
     known = found.entry
     about = asdict(About.load(found.folder))
-    if known and not (found.folder / "duogen.json").exists():
-        about |= known.about
+    if not (found.folder / "duogen.json").exists():
+        about |= (DEFAULTS if is_stock(found.folder) else {}) | (known.about if known else {})
     presets = known.presets if known else ()
     preset = next((each for each in presets if each.id == wishes.preset), None)
     if wishes.preset and preset is None:

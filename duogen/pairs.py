@@ -1,8 +1,9 @@
-"""The commands about pairs: python -m duogen pairs | plan"""
+"""The commands about pairs: python -m duogen pairs | pull | remove | plan"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,12 @@ def add_commands(commands: Any) -> None:
     """Add the subcommands to the parser's."""
     listing = commands.add_parser("pairs", help="which pairs there are", description="Lists the pairs, or shows the card of one.")
     listing.add_argument("pair", nargs="?", metavar="ID", help="show all that is known of this one")
+    pulling = commands.add_parser("pull", help="fetch a pair", description="Fetches a pair; Ctrl-C pauses, the same command goes on.")
+    pulling.add_argument("pair", metavar="ID", help="a pair's id, or a repository such as owner/name or owner/name@revision")
+    pulling.add_argument("--preset", default="", help="fetch this few-step LoRA of the pair too")
+    pulling.add_argument("--verify", action="store_true", help="check what is here, and fetch anew what is damaged")
+    removing = commands.add_parser("remove", help="throw a pair away", description="Throws a pair's files away.")
+    removing.add_argument("pair", metavar="ID")
     planning = commands.add_parser("plan", help="what fits on which card", description="Says how a pair would be opened; no GPU is needed.")
     planning.add_argument("--pair", metavar="PAIR", help="one pair (default: a table of all pairs and card sizes)")
     planning.add_argument("--brain", metavar="DIR", help="the MLLM of a painter that cannot talk")
@@ -74,6 +81,42 @@ def plan(given: argparse.Namespace) -> int:
     return 0
 
 
+def pull(given: argparse.Namespace) -> int:
+    """`python -m duogen pull`. A worker process does it; ending this command pauses it."""
+    from duogen import download
+
+    pair = given.pair
+    if given.verify:
+        bad = download.verify(pair)
+        print(f"{len(bad)} files are damaged: {', '.join(bad)}" if bad else "All files are sound.")
+    conditions = download.wanted(pair).licence
+    print(f"Licence: {conditions.name} ({conditions.url}). {conditions.conditions}".strip())
+    download.start(pair, given.preset)
+    now = None
+    try:
+        for now in download.watched(pair):
+            if sys.stderr.isatty():
+                print(f"\r{now.line():<78}", end="", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        download.pause(pair)
+        *_, now = download.watched(pair)
+        print(f"\n{now.line()} Go on with: python -m duogen pull {pair}")
+        return 130
+    now = download.status(pair) or now
+    if now is None or now.state != "done":
+        raise ValueError(now.line() if now else f"The download of {pair} did not start.")
+    print(f"\n{now.line()}")
+    return 0
+
+
+def remove(given: argparse.Namespace) -> int:
+    """`python -m duogen remove`."""
+    from duogen import download
+
+    print(f"{download.remove(given.pair) / 1e9:.2f} GB are free again.")
+    return 0
+
+
 def planned(parts: Any, about: Any, machine: Any, load: LoadOptions, presets: Any = ()) -> Any:
     """`memory.plan`, with the pair's few-step preset named or taken into account."""
     from duogen.memory import plan as decide
@@ -109,4 +152,4 @@ def _cell(one: Any) -> str:
     return f"{load.precision} + {load.painter_precision}{how}, {max(one.size)} px, {one.card / 2**30:.1f} GB"
 
 
-COMMANDS = {"pairs": pairs, "plan": plan}
+COMMANDS = {"pairs": pairs, "pull": pull, "remove": remove, "plan": plan}

@@ -68,7 +68,7 @@ def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
     Raises:
         OSError, ValueError: as diffusers' `from_pretrained`.
     """
-    whole = {"torch_dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
+    whole = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
     config = quantisation(precision)
     if config is None:
         return kind.from_pretrained(folder, **whole)
@@ -108,7 +108,8 @@ class Turns:
             for module in modules:
                 if module.device.type != torch.device(place).type:
                     module.to(place)
-        free()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def free() -> None:
@@ -186,16 +187,13 @@ def set_attention(model: Any, device: str, wish: str) -> str:
 def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
     """First-block caching (ParaAttention): off below 9 steps; returns whether it is on."""
     wanted = wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
-    if not wanted or not hasattr(model, "enable_cache"):
-        return False
-    from diffusers import FirstBlockCacheConfig
+    # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
+    fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
+    if fit and wanted != model.is_cache_enabled:
+        from diffusers import FirstBlockCacheConfig
 
-    if not model.is_cache_enabled:
-        try:
-            model.enable_cache(FirstBlockCacheConfig(threshold=CACHE_THRESHOLD))
-        except (ValueError, KeyError):  # blocks that diffusers' cache does not know
-            return False
-    return True
+        model.enable_cache(FirstBlockCacheConfig(threshold=CACHE_THRESHOLD)) if wanted else model.disable_cache()
+    return fit and wanted
 
 
 def compiled(model: Any, load: LoadOptions) -> None:
