@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from duogen import pairs
 from duogen.conversation import Conversation, Image, Text, open_picture
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 
 if TYPE_CHECKING:
@@ -340,6 +340,8 @@ def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
             _hint(f"\nPainting picture {index + 1} ...")
         case ImageStep():
             pass
+        case Notice(message):
+            print(f"\n{message}", file=sys.stderr, flush=True)
         case ImageDone(index, image):
             answer.parts.append(image)
             show(f"\n[picture {index + 1}: {picture_file(index)}]\n")

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
+from duogen import guardrail
 from duogen.catalogue import Found, Preset, find, lora_file
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
 from duogen.memory import Machine, Plan
 from duogen.memory import plan as best_plan
 from duogen.mllm import MLLM, Context
@@ -27,9 +28,11 @@ from duogen.options import ImageOptions, LoadOptions, Options
 from duogen.painter import FramePainter, Frames
 from duogen.pipeline import About, DuoGenPipeline, open_pair, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
+from duogen.placement import free, scaled, take_turns
 from duogen.sequence import Packed, Slot, Tokens
 from duogen.stock import DEFAULTS, StockPainter, StockPair, is_stock, open_stock
 
+SMALLEST_SIDE = 256  # smaller pictures are of no use
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
 
 
@@ -118,6 +121,8 @@ class Engine:
             self.mllm.unsaid.append(self.tokens.bov)
         self.painter = StockPainter(pair) if isinstance(pair, StockPair) else FramePainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)
+        self.plan: Plan | None = None
+        self.guard: guardrail.Guardrail | None = None
         self.memory = Memory()
 
     @staticmethod
@@ -149,7 +154,11 @@ class Engine:
         say(f"Loading the pair: {plan.line()}")
         engine = Engine(opened(found, plan.load, preset))
         engine.plan = plan
-        say(f"Ready: {engine.pair.about.title}.")
+        bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.wanted(found.folder)
+        if bound:
+            engine.guard = guardrail.open_guardrail(pick_device(wishes.device))
+        unguarded = f" Its licence asks for a guardrail: pip install {guardrail.PACKAGE}" if bound and engine.guard is None else ""
+        say(f"Ready: {engine.pair.about.title}.{unguarded}")
         return engine
 
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
@@ -373,20 +382,24 @@ class Engine:
         memory, options, index = self.memory, reply.options.image, reply.images()
         masked = reply.masked if index == 0 else None  # what comes next is a new picture
         asked = asked and self._worded(asked, reply)
+        if self.guard:
+            self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
         condition, segment = self._brief(asked)
         self.pair.turns.paint()
         retouch = self.painter.retouch(masked.picture, masked.mask) if masked else None
         seed = reply.rng.randrange(2**31)
         yield ImageStarted(index, seed, options.steps)
-        begun, latents = time.monotonic(), None
-        for painted in self.painter.paint(memory.frames, condition, segment, options, seed, retouch):
-            latents = painted.latents
-            if reply.stop.is_set():
-                return False
-            yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
-        picture = self.painter.decode(latents)
+        begun = time.monotonic()
+        made = yield from self._painted(reply, index, (condition, segment, options, seed, retouch))
+        if made is None:
+            return False
+        latents, plain = made
+        picture = plain
+        if self.guard:
+            picture = self.guard.look(picture)
         if masked:
             picture = self.painter.laid_in(picture, masked.picture, masked.mask)
+        if picture is not plain:
             latents = self.painter.encode(picture)
         image = Image(picture, seed, time.monotonic() - begun, alt=asked.prompt if asked else _last_line(reply))
         yield ImageDone(index, image)
@@ -398,6 +411,44 @@ class Engine:
         self.mllm.prefill(memory.context, packed)
         memory.slots.append(packed.slots[-1])
         return True
+
+    def _painted(self, reply: Reply, index: int, given: tuple[Any, ...]) -> Iterator[Event]:
+        """A picture's steps; returns its latents and pixels, `None` when the user stopped it.
+
+        When memory runs out it is begun again, once, in a way that needs less.
+        """
+        options, lighter = reply.options.image, ""
+        while True:
+            latents = None
+            try:
+                for painted in self.painter.paint(self.memory.frames, *given):
+                    latents = painted.latents
+                    if reply.stop.is_set():
+                        return None
+                    yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
+                return latents, self.painter.decode(latents)
+            except torch.OutOfMemoryError:
+                if lighter or not (lighter := self._lighter()):
+                    raise
+            latents = painted = None
+            free()
+            yield Notice(lighter)
+            given = (*given[:-1], self.painter.retouch(reply.masked.picture, reply.masked.mask) if given[-1] is not None else None)
+
+    def _lighter(self) -> str:
+        """Step down: tiles, then turns on the card, then smaller pictures. Returns what was done, in one sentence; "" for nothing more."""
+        pair, vae = self.pair, getattr(self.pair, "vae", None) or getattr(getattr(self.pair, "pipe", None), "vae", None)
+        if hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True):
+            vae.enable_tiling()
+            return "Memory ran out, so pictures are made in tiles from now on."
+        if take_turns(pair):
+            return "Memory ran out, so the parts of the pair take turns on the card from now on, which is slower."
+        size = scaled(pair.about.image_size, max(pair.about.image_size) * 3 // 4)
+        if max(size) < SMALLEST_SIDE or self.painter.reads_words is False and self.painter.causal:
+            return ""
+        pair.about = self.painter.about = replace(pair.about, image_size=size)
+        self.about = asdict(pair.about)
+        return f"Memory ran out, so pictures have {size[0]} x {size[1]} pixels from now on."
 
     def _brief(self, asked: Asked | None) -> tuple[Any, int]:
         """What the painter reads for the next picture, and where in it the latest words begin."""

@@ -15,7 +15,19 @@ from safetensors import SafetensorError
 
 from duogen.conversation import write_beside
 from duogen.options import LoadOptions
-from duogen.placement import Turns, compiled, dtype_of, layer_by_layer, open_painter, quantisation, quantised, scaled, set_attention, tile
+from duogen.placement import (
+    Turns,
+    compiled,
+    dtype_of,
+    layer_by_layer,
+    open_painter,
+    put_aside,
+    quantisation,
+    quantised,
+    scaled,
+    set_attention,
+    tile,
+)
 
 ABOUT = "duogen.json"
 
@@ -162,6 +174,7 @@ def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
     resting = load.offload not in ("auto", "none") and device != "cpu"
     dtype = dtype_of(load.painter_precision, device)
     brain = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
+    put_aside(brain, resting)
     given = _image_processor(folder)
     if quantisation(load.painter_precision):
         given["transformer"] = open_painter(folder / "transformer", CosmosTransformer3DModel, load.painter_precision, device)

@@ -78,6 +78,14 @@ def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
         return kind.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, **whole)
 
 
+def put_aside(module: Any, resting: bool) -> Any:
+    """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
+    if resting and getattr(module, "is_loaded_in_4bit", False):
+        module.to("cpu")
+        free()
+    return module
+
+
 def quantised(module: Any) -> bool:
     return getattr(module, "quantization_method", None) is not None or bool(getattr(module, "is_quantized", False))
 
@@ -110,6 +118,19 @@ class Turns:
                     module.to(place)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def take_turns(pair: Any) -> bool:
+    """Let a pair's parts take turns on the card from now on; False where they do already, or there is no card."""
+    turns = pair.turns
+    if turns.rest is not None or torch.device(turns.work).type != "cuda":
+        return False
+    pipe = getattr(pair, "pipe", None)
+    if pipe is not None:
+        pipe.enable_model_cpu_offload(device=turns.work)
+    pair.turns = Turns(pair.text_encoder, turns.painter, turns.work, "cpu")
+    pair.turns.paint()
+    return True
 
 
 def free() -> None:

@@ -24,6 +24,7 @@ from duogen.placement import (
     dtype_of,
     layer_by_layer,
     open_painter,
+    put_aside,
     quantised,
     scaled,
     set_attention,
@@ -85,6 +86,7 @@ def open_stock(
         resting = load.offload not in ("auto", "none") and device != "cpu"
         home = brain or folder / "text_encoder"
         mllm = open_mllm(home, device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
+        put_aside(mllm, resting)
         words, eyes = _reader(folder, brain)
         pipe = _pipeline(folder, load, device, None if brain else mllm, (words, eyes))
         if lora is not None:
@@ -129,7 +131,8 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
             given[name] = shared
         elif name.startswith("text_encoder") and library == "transformers":
             options = bnb_options("cpu" if load.precision not in ("nf4", "int8") else device, load.precision)
-            given[name] = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
+            reader = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
+            given[name] = put_aside(reader, load.offload not in ("auto", "none") and device != "cpu")
         elif name == "processor" and "VLProcessor" in str(cls):
             given[name] = None  # set below
         elif name in ("safety_checker", "feature_extractor", "image_encoder") and library:

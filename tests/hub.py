@@ -61,65 +61,63 @@ def siblings(folder: Path) -> list[dict]:
     return found
 
 
-def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.tokens.add(self.headers.get("Authorization", ""))
-            for part, (status, code) in hub.refuse.items():
-                if part in path and hub.times:
-                    hub.times -= 1
-                    named = {"X-Error-Code": code} if code else {}
-                    return self.answer(status, b'{"error": "no"}', {"Retry-After": "0"} | named)
-            if path.startswith("/api/models/"):
-                return self.info(path.removeprefix("/api/models/"))
-            return self.file(path)
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.tokens.add(self.headers.get("Authorization", ""))
+        for part, (status, code) in self.hub.refuse.items():
+            if part in path and self.hub.times:
+                self.hub.times -= 1
+                named = {"X-Error-Code": code} if code else {}
+                return self.answer(status, b'{"error": "no"}', {"Retry-After": "0"} | named)
+        if path.startswith("/api/models/"):
+            return self.info(path.removeprefix("/api/models/"))
+        return self.file(path)
 
-        def info(self, rest: str) -> None:
-            repo, _, revision = rest.partition("/revision/")
-            if repo not in hub.repos:
-                return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            if revision != hub.revisions.get(repo, "main"):
-                return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            body = {"id": repo, "sha": COMMIT, "siblings": siblings(hub.repos[repo]), "private": False, "tags": [], "downloads": 0}
-            return self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    def info(self, rest: str) -> None:
+        repo, _, revision = rest.partition("/revision/")
+        if repo not in self.hub.repos:
+            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if revision != self.hub.revisions.get(repo, "main"):
+            return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        body = {"id": repo, "sha": COMMIT, "siblings": siblings(self.hub.repos[repo]), "private": False, "tags": [], "downloads": 0}
+        return self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
-        def file(self, path: str) -> None:
-            repo, _, name = path.removeprefix("/").partition(f"/resolve/{COMMIT}/")
-            data = (hub.repos[repo] / name).read_bytes()
-            asked = self.headers.get("Range", "")
-            hub.asked.append((name, asked))
-            if name in hub.damage:
-                data = data[:-1] + bytes([data[-1] ^ 1])
-            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-            span = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if asked else {}
-            self.answer(206 if asked else 200, data[start:], span)
+    def file(self, path: str) -> None:
+        repo, _, name = path.removeprefix("/").partition(f"/resolve/{COMMIT}/")
+        data = (self.hub.repos[repo] / name).read_bytes()
+        asked = self.headers.get("Range", "")
+        self.hub.asked.append((name, asked))
+        if name in self.hub.damage:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        span = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if asked else {}
+        self.answer(206 if asked else 200, data[start:], span)
 
-        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            cut, hub.cut = (hub.cut, 0) if hub.cut and len(body) > hub.cut and status in (200, 206) else (0, hub.cut)
-            sent = body[:cut] if cut else body
-            for at in range(0, len(sent), 1 << 16):
-                self.wfile.write(sent[at : at + (1 << 16)])
-                time.sleep(hub.pace)
-            if cut:
-                self.close_connection = True
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        cut, self.hub.cut = (self.hub.cut, 0) if self.hub.cut and len(body) > self.hub.cut and status in (200, 206) else (0, self.hub.cut)
+        sent = body[:cut] if cut else body
+        for at in range(0, len(sent), 1 << 16):
+            self.wfile.write(sent[at : at + (1 << 16)])
+            time.sleep(self.hub.pace)
+        if cut:
+            self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @contextmanager
 def served(repos: dict[str, Path], revisions: dict[str, str] | None = None) -> Iterator[Hub]:
     hub = Hub(repos, revisions or {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()

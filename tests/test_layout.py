@@ -34,7 +34,7 @@ ROOMS = [
     {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export"},
     {"duogen.nn"},
     {"duogen.sequence", "duogen.placeholders"},
-    {"duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock"},
+    {"duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail"},
     {"duogen.engine", "duogen.catalogue", "duogen.download", "duogen.memory", "duogen.assemble"},
     {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
     {"duogen.__main__", "duogen.pairs", "ui", "bench"},

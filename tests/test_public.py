@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
-from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta
+from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta
 from duogen.mllm import Context
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.placeholders import Asked
@@ -153,6 +153,28 @@ def test_a_failing_pipeline_keeps_what_is_finished(klein, monkeypatch) -> None:
     failed = list(klein.answer(Conversation().say("user", "Draw"), options()))[-1]
     assert isinstance(failed, Failed) and "broken" in failed.message
     assert len(failed.conversation.path()[-1].images()) == 1
+
+
+def test_out_of_memory_steps_down_once_and_goes_on(klein, monkeypatch) -> None:
+    plain, calls = type(klein.painter).paint, []
+
+    def paint(self, *given):
+        calls.append(given)
+        if len(calls) in (2, 4, 5):
+            raise torch.OutOfMemoryError("no memory")
+        yield from plain(self, *given)
+
+    monkeypatch.setattr(type(klein.painter), "paint", paint)
+    monkeypatch.setattr(klein.pair.pipe.vae, "use_tiling", False)
+    script(monkeypatch, klein.tokens, *SAID)
+    events = list(klein.answer(Conversation().say("user", "Draw"), options()))
+    assert isinstance(events[-1], Done) and len(events[-1].conversation.path()[-1].images()) == 2
+    told = [event.message for event in events if isinstance(event, Notice)]
+    assert told == ["Memory ran out, so pictures are made in tiles from now on."]
+    assert klein.pair.pipe.vae.use_tiling
+    script(monkeypatch, klein.tokens, *SAID)
+    failed = list(klein.answer(Conversation().say("user", "Draw"), options()))[-1]
+    assert isinstance(failed, Failed) and "Memory ran out" in failed.message
 
 
 def test_a_picture_painted_anew_gets_words_of_its_own(klein, monkeypatch) -> None:

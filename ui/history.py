@@ -17,7 +17,7 @@ from urllib.parse import quote
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
 from ui.pictures import PictureFolder
 
 PAINTING = Path(__file__).with_name("painting.svg")
@@ -214,6 +214,7 @@ class Answer:
         self.parts: list[Piece | Pending] = list(parts)
         self.rest = rest
         self.status = "Thinking ..."
+        self.notice = ""
 
     def take(self, event: Event) -> None:
         match event:
@@ -228,7 +229,9 @@ class Answer:
             case ImageStep(index, step, steps, preview):
                 pending = self.parts[-1]
                 pending.step, pending.preview = step, preview or pending.preview
-                self.status = f"Painting picture {index + 1}, step {step} of {steps} ..."
+                self.status = " ".join([f"Painting picture {index + 1}, step {step} of {steps} ...", self.notice]).strip()
+            case Notice(words):
+                self.status = self.notice = words
             case ImageDone(_, image):
                 self.pictures.keep(image.picture, SHOWN_PIXELS)
                 self.parts[-1] = image

@@ -27,6 +27,7 @@ from ui.history import PAINTING, Message, button, messages
 from ui.jobs import Job, Jobs, Task, repainting
 from ui.library import Library, Ways
 from ui.loading import Loading
+from ui.models import Models
 from ui.pictures import PictureFolder
 from ui.shared import Refused, Shared, Updates, sentence, status_line
 from ui.sidebar import chat_list
@@ -139,7 +140,7 @@ class Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Chat", id="chat", elem_id="chat"):
                 self._lay_out_talk()
-            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library")]
+            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library", "Models")]
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
             with gr.Row(elem_id="presets"):
                 self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
@@ -148,7 +149,7 @@ class Page:
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
-    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab) -> None:
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
@@ -156,6 +157,7 @@ class Page:
             [self.tabs, *chat, *self.controls.values(), *self.studio.outputs], self._to_studio, self._to_conversation, self._to_settings
         )
         self.library = Library(library, self.shared, ways)
+        self.models = Models(models, self.loading, self.timer)
 
     def _lay_out_talk(self) -> None:
         self.talk = gr.Chatbot(
