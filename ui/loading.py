@@ -44,6 +44,7 @@ class Loading:
         threading.Thread(target=self._switch, args=(pair, brain, load), name="loading", daemon=True).start()
 
     def _switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
+        self.finished.wait()  # the pair that is being opened is never left half open
         with self.line.place(lambda before: None, threading.Event()):
             self.finished.clear()
             before = self.pair, self.brain, self.load
