@@ -123,6 +123,13 @@ def test_a_folder_never_seen_answers_on_the_command_line(tmp_path, capsys) -> No
         assert max(picture.size) == 64
 
 
+def name_it(page) -> None:
+    """Type in a repository that the catalogue has not."""
+    page.click("#models-choice label:has-text('Another folder')")
+    page.fill("#models-name textarea, #models-name input", REPO)
+    page.press("#models-name textarea, #models-name input", "Enter")
+
+
 @browser_only
 def test_a_pair_is_fetched_opened_and_asked_in_the_browser(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
     hub.pace = 0.15
@@ -134,9 +141,7 @@ def test_a_pair_is_fetched_opened_and_asked_in_the_browser(hub: Hub, server: Ser
     page.wait_for_selector("#models-card:has-text('NVIDIA Open Model License')")
     page.wait_for_selector("#models-plan:has-text('On this machine:')")
     page.screenshot(path=SHOTS / "models-card.png")
-    page.click("#models-choice label:has-text('Another folder')")
-    page.fill("#models-name textarea, #models-name input", REPO)
-    page.press("#models-name textarea, #models-name input", "Enter")
+    name_it(page)
     page.wait_for_selector("#models-card:has-text('A repository')")
     page.click("#models-pull")
     page.wait_for_selector("#models-files tr")
@@ -148,9 +153,7 @@ def test_a_pair_is_fetched_opened_and_asked_in_the_browser(hub: Hub, server: Ser
     hub.pace = 0.0
     page = tab(server.address)
     page.click("button[role=tab]:has-text('Models')")
-    page.click("#models-choice label:has-text('Another folder')")
-    page.fill("#models-name textarea, #models-name input", REPO)
-    page.press("#models-name textarea, #models-name input", "Enter")
+    name_it(page)
     page.click("#models-pull:has-text('Go on')")
     page.wait_for_selector("#models-verify")
     page.click("#models-verify")
