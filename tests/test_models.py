@@ -1,12 +1,10 @@
-"""The Models tab: what it says of each pair, and a pair fetched, opened and asked in a browser against a hub on 127.0.0.1."""
+"""The Models tab: what it says of each pair, what it offers, and another pair opened behind the answers."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
 
 import numpy as np
-import pytest
 from PIL import Image as PILImage
 
 from duogen.__main__ import main
@@ -18,34 +16,12 @@ from duogen.guardrail import Guardrail
 from duogen.options import LoadOptions
 from duogen.store import Store
 from tests import public
-from tests.hub import Hub, served
 from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
-from tests.test_studio import served_pair
 from ui.loading import Loading
 from ui.models import OTHER, card, choices
 from ui.page import Page
 
 REPO = "someone/unseen-cosmos"
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("repo") / "unseen"
-    with served({REPO: public.cosmos(folder)}) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def server(hub: Hub, tmp_path_factory) -> Iterator[Server]:  # noqa: F811
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("HF_ENDPOINT", hub.address), ("HF_HUB_CACHE", str(home / "hub")), ("HF_HUB_OFFLINE", "0")):
-            patch.setenv(name, value)
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.delenv("HF_TOKEN", raising=False)
-        server = Server(home, "--device", "cpu", "--pair", str(served_pair(home / "tiny")))
-        yield server
-        server.end()
 
 
 def test_a_card_says_what_a_pair_costs_and_asks() -> None:
@@ -121,60 +97,3 @@ def test_a_folder_never_seen_answers_on_the_command_line(tmp_path, capsys) -> No
     assert "[picture 1: 01.png]" in capsys.readouterr().out
     with PILImage.open(out / "01.png") as picture:
         assert max(picture.size) == 64
-
-
-def name_it(page) -> None:
-    """Type in a repository that the catalogue has not."""
-    page.click("#models-choice label:has-text('Another folder')")
-    page.fill("#models-name textarea, #models-name input", REPO)
-    page.press("#models-name textarea, #models-name input", "Enter")
-
-
-@browser_only
-def test_a_pair_is_fetched_opened_and_asked_in_the_browser(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
-    hub.pace = 0.15
-    page = tab(server.address)
-    page.wait_for_selector("#status:has-text('Ready: Tiny')")
-    page.click("button[role=tab]:has-text('Models')")
-    page.wait_for_selector("#models-card:has-text('Flat little pictures')")
-    page.click("#models-choice label:has-text('Cosmos-Predict2.5-14B')")
-    page.wait_for_selector("#models-card:has-text('NVIDIA Open Model License')")
-    page.wait_for_selector("#models-plan:has-text('On this machine:')")
-    page.screenshot(path=SHOTS / "models-card.png")
-    name_it(page)
-    page.wait_for_selector("#models-card:has-text('A repository')")
-    page.click("#models-pull")
-    page.wait_for_selector("#models-files tr")
-    page.wait_for_selector("#models-status:has-text('MB/s')")
-    page.screenshot(path=SHOTS / "models-download.png")
-    page.click("#models-pause")
-    page.wait_for_selector("#models-status:has-text('Paused at')")
-    page.close()  # nothing is lost with the page
-    hub.pace = 0.0
-    page = tab(server.address)
-    page.click("button[role=tab]:has-text('Models')")
-    name_it(page)
-    page.click("#models-pull:has-text('Go on')")
-    page.wait_for_selector("#models-verify")
-    page.click("#models-verify")
-    page.wait_for_selector("#models-status:has-text('All files are what the hub has')")
-    page.click("#models-load button.label-wrap")
-    page.wait_for_timeout(600)
-    page.fill("#models-load input[type=number]", "64")
-    page.press("#models-load input[type=number]", "Tab")
-    page.wait_for_selector("#models-plan:has-text('64 x 32 px')")
-    page.screenshot(path=SHOTS / "models-here.png", full_page=True)
-    page.click("#models-use")
-    page.wait_for_selector("#models-status:has-text('Ready:')")
-    page.click("button[role=tab]:has-text('Chat')")
-    page.wait_for_selector("#status:has-text('Ready:')")
-    page.fill("#box textarea", "Draw a house")
-    page.press("#box textarea", "Enter")
-    page.wait_for_selector("#retry")
-    page.screenshot(path=SHOTS / "models-answer.png")
-    assert page.locator("#talk .bot").count() >= 1
-    phone = tab(server.address, viewport={"width": 390, "height": 844}, color_scheme="dark")
-    phone.click("button[role=tab]:has-text('Models')")
-    phone.wait_for_selector("#models-card h2")
-    assert sideways(phone) <= 0
-    phone.screenshot(path=SHOTS / "models-phone.png")
