@@ -12,6 +12,8 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen.options import LoadOptions, add_flags, from_flags
+
 if TYPE_CHECKING:
     from ui.auth import Users
 
@@ -24,9 +26,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A chat that answers in words and pictures, in your browser.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--pair", help="folder of a pair (default: the bundled one)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    parser.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    parser.add_argument("--pair", help="a pair's id, repository or folder (default: the bundled one)")
+    parser.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    add_flags(parser, LoadOptions)
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
     parser.add_argument("--mcp", action="store_true", help="offer the pair as a tool to programs that speak MCP")
@@ -37,6 +39,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     try:
+        from_flags(given, LoadOptions)
         users = allowed(given)
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
@@ -81,7 +84,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.speech import for_browsers
     from ui.theme import theme
 
-    loading = Loading(given.pair, given.device, given.precision)
+    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions))
     page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown")
     Endpoint(loading, page.pictures).add_to(page.blocks)
     try:

@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | export | data ... | evaluate sketchbook, phrasings, geneval ..."""
+"""The command line: python -m duogen ask | chat | export | data | evaluate NAME | pairs | pull | remove | plan"""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
+from duogen import pairs
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.data import command as data_command
 from duogen.evaluate import command as evaluate_command
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
-from duogen.options import ImageOptions, Options, TextOptions
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -72,6 +73,7 @@ def parser() -> Parser:
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    pairs.add_commands(commands)
     return top
 
 
@@ -80,9 +82,9 @@ def _names(listed: str) -> list[str]:
 
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--pair", metavar="DIR", help="folder of a pair (default: the bundled one)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    command.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    command.add_argument("--pair", metavar="PAIR", help="a pair's id, repository or folder (default: the bundled one)")
+    command.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    add_flags(command, LoadOptions)
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -125,7 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        command = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}[given.command]
+        own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
+        command = (own | pairs.COMMANDS)[given.command]
         return command(given)
     except ValueError as error:
         return _complain(str(error))
@@ -270,7 +273,7 @@ def open_engine(given: argparse.Namespace) -> Engine:
     _hint("Loading ...")
     from duogen.engine import Engine
 
-    return Engine.open(given.pair, given.device, given.precision, progress=_hint)
+    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=from_flags(given, LoadOptions))
 
 
 @dataclass
@@ -345,6 +348,8 @@ def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
             _hint(f"\nPainting picture {index + 1} ...")
         case ImageStep():
             pass
+        case Notice(message):
+            print(f"\n{message}", file=sys.stderr, flush=True)
         case ImageDone(index, image):
             answer.parts.append(image)
             show(f"\n[picture {index + 1}: {picture_file(index)}]\n")

@@ -34,11 +34,11 @@ ROOMS = [
     {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
      "duogen.prompts"},
     {"duogen.nn"},
-    {"duogen.sequence"},
-    {"duogen.pipeline", "duogen.mllm", "duogen.painter"},
-    {"duogen.engine", "duogen.catalogue", "duogen.memory", "duogen.assemble", "duogen.reader"},
+    {"duogen.sequence", "duogen.placeholders"},
+    {"duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail"},
+    {"duogen.engine", "duogen.catalogue", "duogen.download", "duogen.memory", "duogen.assemble", "duogen.reader"},
     {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
-    {"duogen.__main__", "ui", "bench"},
+    {"duogen.__main__", "duogen.pairs", "ui", "bench"},
     {"app"},
 ]
 NOT_FOR = {  # who must never import what, whichever room it is in

@@ -59,6 +59,8 @@ def _control(each: Field, kind: Any) -> Component:
     look = {"label": _label(each.name), "info": about.get("help"), "value": each.default, "interactive": True}
     if kind is bool:
         return gr.Checkbox(**look)
+    if about.get("values"):
+        return gr.Dropdown(list(about["values"]), **look)
     if kind is str:
         return gr.Textbox(**look)
     if about.get("low") is not None and about.get("high") is not None:

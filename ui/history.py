@@ -17,7 +17,7 @@ from urllib.parse import quote
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
 from ui.pictures import PictureFolder
 from ui.speech import say
 
@@ -219,6 +219,7 @@ class Answer:
         self.parts: list[Piece | Pending] = list(parts)
         self.rest = rest
         self.status = "Thinking ..."
+        self.notice = ""
 
     def take(self, event: Event) -> None:
         match event:
@@ -233,7 +234,9 @@ class Answer:
             case ImageStep(index, step, steps, preview):
                 pending = self.parts[-1]
                 pending.step, pending.preview = step, preview or pending.preview
-                self.status = f"Painting picture {index + 1}, step {step} of {steps} ..."
+                self.status = " ".join([f"Painting picture {index + 1}, step {step} of {steps} ...", self.notice]).strip()
+            case Notice(words):
+                self.status = self.notice = words
             case ImageDone(_, image):
                 self.pictures.keep(image.picture, SHOWN_PIXELS)
                 self.parts[-1] = image

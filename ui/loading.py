@@ -7,6 +7,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from duogen.options import LoadOptions
 from ui.line import Line
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ class Loading:
     """An engine on its way.
 
     Attributes:
-        pair: folder of the pair, `None` for the bundled one.
+        pair: id, repository or folder of the pair, `None` for the bundled one.
+        brain: the MLLM of a painter that cannot talk.
+        load: how it is opened, where the two words before do not say all.
         words: what is going on, for the status line.
         line: the queue of all who want to use the engine.
         engine: there once `finished` is set, unless `error` says why not in one sentence.
@@ -32,6 +35,32 @@ class Loading:
     engine: Engine | None = None
     error: str = ""
     finished: threading.Event = field(default_factory=threading.Event)
+    brain: str | None = None
+    load: LoadOptions | None = None
+
+    def switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
+        """Open another pair once the answers before are done. The old one is let go of first: both might not fit."""
+        self.words = "The other pair is opened when the answers before are done ..."
+        threading.Thread(target=self._switch, args=(pair, brain, load), name="loading", daemon=True).start()
+
+    def _switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
+        self.finished.wait()  # the pair that is being opened is never left half open
+        with self.line.place(lambda before: None, threading.Event()):
+            self.finished.clear()
+            before = self.pair, self.brain, self.load
+            self.engine, self.error = None, ""
+            self.pair, self.brain, self.load = pair, brain, load
+            from duogen.placement import free
+
+            free()
+            self._open()
+            if self.engine is None and before != (pair, brain, load):
+                reason = self.error
+                self.pair, self.brain, self.load = before
+                self.finished.clear()
+                self._open()
+                if self.engine is not None:
+                    self.words = f"{reason} {self.engine.about['title']} is open again."
 
     def start(self) -> None:
         threading.Thread(target=self._open, name="loading", daemon=True).start()
@@ -41,7 +70,9 @@ class Loading:
             # Imported here: torch and what comes with it would keep the page waiting.
             from duogen.engine import Engine
 
-            self.engine = Engine.open(self.pair, self.device, self.precision, progress=self._say)
+            self.error = ""
+            load = self.load or LoadOptions(device=self.device, precision=self.precision)
+            self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=load)
             self.words = f"Ready: {self.engine.about['title']}."
         except ValueError as error:
             self.words = self.error = str(error)

@@ -28,6 +28,7 @@ from ui.history import PAINTING, Message, button, messages
 from ui.jobs import Job, Jobs, Task, repainting
 from ui.library import Library, Ways
 from ui.loading import Loading
+from ui.models import Models
 from ui.pictures import PictureFolder
 from ui.shared import Refused, Shared, Updates, sentence, status_line
 from ui.sidebar import chat_list
@@ -147,7 +148,8 @@ class Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Chat", id="chat", elem_id="chat"):
                 self._lay_out_talk()
-            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library", "Data")]
+            names = ("Studio", "Library", "Models", "Data")
+            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in names]
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
             with gr.Row(elem_id="presets"):
                 self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
@@ -156,7 +158,7 @@ class Page:
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
-    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, data: gr.Tab) -> None:
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
@@ -164,6 +166,7 @@ class Page:
             [self.tabs, *chat, *self.controls.values(), *self.studio.outputs], self._to_studio, self._to_conversation, self._to_settings
         )
         self.library = Library(library, self.shared, ways)
+        self.models = Models(models, self.loading, self.timer)
         self.data = Data(data, self.shared)
 
     def _lay_out_talk(self) -> None:
