@@ -90,8 +90,9 @@ class Progress:
             return f"Paused at {share}."
         from duogen.memory import spoken
 
-        left = f", {spoken(self.seconds_left)} left" if self.speed else ""
-        return f"{share}, {self.speed / 1e6:.1f} MB/s{left}."
+        if not self.speed:
+            return f"{share}, 0.0 MB/s."
+        return f"{share}, {self.speed / 1e6:.1f} MB/s, {spoken(self.seconds_left)} left."
 
 
 def _file(id: str, ending: str) -> Path:

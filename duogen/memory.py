@@ -64,7 +64,7 @@ class Plan:
         host: peak bytes of host memory.
         fits: whether both are there. `why_not` is the sentence when they are not.
         seconds: for a picture where it can be told beforehand (on a CPU), else 0.
-        faster: what would make it faster, "" for nothing.
+        faster: what would make it faster, in sentences.
     """
 
     load: LoadOptions
@@ -74,19 +74,28 @@ class Plan:
     fits: bool
     why_not: str = ""
     seconds: float = 0.0
-    faster: str = ""
+    faster: tuple[str, ...] = ()
+
+    def sentences(self) -> list[str]:
+        """What was chosen, what it costs and what would be faster."""
+        if not self.fits:
+            return [self.why_not]
+        load, (width, height) = self.load, self.size
+        said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
+        said += [{"model": "The parts take turns on the card.", "group": "The painter comes layer by layer."}.get(load.offload, "")]
+        said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
+        if not self.card:
+            said += [f"It needs {_gb(self.host)} of memory."]
+        elif load.offload == "none":
+            said += [f"It needs {_gb(self.card)} on the card."]
+        else:
+            said += [f"It needs {_gb(self.card)} on the card and {_gb(self.host)} of host memory."]
+        said += [f"A picture takes about {spoken(self.seconds)}." if self.seconds else "", *self.faster]
+        return [each for each in said if each]
 
     def line(self) -> str:
-        """What was chosen, what it costs and what would be faster, in one line."""
-        if not self.fits:
-            return self.why_not
-        load, where = self.load, f"{_gb(self.card)} on the card" if self.card else f"{_gb(self.host)} of memory"
-        words = [f"language model {load.precision}, painter {load.painter_precision}"]
-        words += [{"model": "parts take turns on the card", "group": "the painter comes layer by layer"}.get(load.offload, "")]
-        words += ["tiled autoencoder" if load.tiling == "on" else "", f"{self.size[0]} x {self.size[1]} px"]
-        cost = f"needs {where}" + (f" and {_gb(self.host)} of host memory" if self.card and load.offload != "none" else "")
-        time = f"; about {spoken(self.seconds)} a picture" if self.seconds else ""
-        return f"{', '.join(word for word in words if word)}; {cost}{time}." + (f" {self.faster}" if self.faster else "")
+        """All of that in one line."""
+        return " ".join(self.sentences())
 
 
 def weights(part: Part, precision: str) -> float:
@@ -95,9 +104,7 @@ def weights(part: Part, precision: str) -> float:
     return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision] if precision == "fp32" else 2.0)
 
 
-def plan(
-    parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes: LoadOptions | None = None, few_steps: str = ""
-) -> Plan:
+def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes: LoadOptions | None = None, few_steps: str = "") -> Plan:
     """The best way to open a pair, or why there is none.
 
     Args:
@@ -120,7 +127,7 @@ def plan(
         faster.append(f"The preset for {few_steps} would be about {about['steps'] // 4} times faster.")
     elif not machine.card and chosen.seconds > 120:
         faster.append("Any card of 8 GB would be far faster.")
-    return replace(chosen, faster=" ".join(faster))
+    return replace(chosen, faster=tuple(faster))
 
 
 def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:

@@ -72,6 +72,12 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:  # noq
     page.locator("#library-grid .thumbnail-item").first.click()
     page.wait_for_selector("#library-settings dd")
     found["library"] = faults(page)
+    for number, ready in ((3, "#models-plan .status span:not(:empty)"), (4, "#data-make")):
+        page.click(f"#tabs button[role=tab] >> nth={number}")
+        page.wait_for_selector(ready)
+        found[ready] = faults(page)
+        assert sideways(page) <= 0
+        page.screenshot(path=SHOTS / f"{'models' if number == 3 else 'data'}-{look.replace(', ', '-')}.png")
     wrong = {fault: where for where, each in found.items() for fault in each}
     assert not wrong, "\n".join(f"{where}: {fault}" for fault, where in wrong.items())
 

@@ -6,9 +6,12 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 
 import pytest
 
+from duogen.data.state import STEPS
+from duogen.options import LoadOptions, Options
 from tests.test_chat import answered, fast, open_list  # noqa: F401
 from tests.test_page import ROOT, SHOTS, browser, browser_only, sideways, tab  # noqa: F401
 from ui.speech import TABLES, said_in
@@ -69,8 +72,22 @@ def written() -> Iterator[str]:
                 yield ast.unparse(node.target).replace("_", " ").capitalize()
     for file in (ROOT / "ui").glob("*.js"):
         yield from re.findall(r"'([^'\n]*)'", file.read_text(encoding="utf-8"))
+    yield from catalogued()
     for file in (ROOT / "assets" / "recipes").glob("*.json"):
         yield from (words for words in json.loads(file.read_text(encoding="utf-8"))["about"].values() if isinstance(words, str))
+
+
+def catalogued() -> set[str]:
+    """What the cards of the catalogue say; names of pairs and licences are the same everywhere."""
+    pairs = json.loads((ROOT / "assets" / "catalogue.json").read_text(encoding="utf-8"))["pairs"]
+    return {words for pair in pairs for words in (pair["summary"], pair["paints"], pair["licence"]["conditions"]) if words}
+
+
+@pytest.mark.parametrize("language", TABLES)
+def test_the_catalogue_the_options_and_the_steps_of_the_data_engine_are_in_every_file(language: str) -> None:
+    options = [each for kind in (LoadOptions, Options) for each in fields(kind) if not is_dataclass(each.default_factory)]
+    helps = {each.metadata["help"] for each in options if each.metadata} | {each.name.replace("_", " ").capitalize() for each in options}
+    assert (catalogued() | helps | set(STEPS)) - set(TABLES[language]) == set()
 
 
 def test_the_files_hold_nothing_that_nobody_says() -> None:
@@ -101,7 +118,8 @@ ENGLISH = re.compile(
 def english_on(page) -> list[str]:
     """Words in English that a person sees or a screen reader says, in lines; what was said in the conversation left out."""
     seen = page.evaluate("""() => {
-        const out = [], skip = '#talk .prose p, #talk .example, #talk h2, #chats .open, #library-grid, #studio-strip, dd, em, style';
+        const out = [], skip = '#talk .prose p, #talk .example, #talk h2, #chats .open, #library-grid, #studio-strip, '
+            + '#library-settings dd, [lang=en], em, style';
         const walk = document.createTreeWalker(document.querySelector('.gradio-container'), NodeFilter.SHOW_TEXT);
         while (walk.nextNode()) {
             const at = walk.currentNode.parentElement;
@@ -148,3 +166,9 @@ def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str
     page.wait_for_timeout(300)
     assert english_on(page) == [] and sideways(page) <= 0
     page.screenshot(path=SHOTS / f"library-{language}.png")
+    for number, name, ready in ((3, "models", "#models-plan .status"), (4, "data", "#data-make")):
+        page.locator("#tabs button[role=tab]").nth(number).click()
+        page.wait_for_selector(ready)
+        page.wait_for_timeout(300)
+        assert english_on(page) == [] and sideways(page) <= 0
+        page.screenshot(path=SHOTS / f"{name}-{language}.png")

@@ -1,6 +1,7 @@
 """The tab Data: a folder of saved pages becomes a set; what was dropped and why is looked through, and overruled.
 
 The work is done by `python -m duogen data ...` in a process of its own; the page reads its state, and finds it again after a reload.
+Why a page was dropped is said in English, as in the report on the disk; all else in the language of the browser.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from duogen.data.state import STEPS, Row, State
 from duogen.store import data_home
 from ui.history import address
 from ui.shared import QUICK, Refused, Shared, Updates, kind_words, sentence, status_line
+from ui.speech import choices, say
 
 FIRST = "Name a folder of saved pages: HTML, MHTML, WARC, Markdown or EPUB."
-KEPT, DROPPED = "In the set", "Dropped"
-ALL = "every reason"
+KEPT, DROPPED, ALL = "in", "out", "all"
+SETS = {KEPT: "In the set", DROPPED: "Dropped"}
+REASONS = {ALL: "every reason", **{step: step for step in STEPS}}
 HERE = ("127.0.0.1", "::1", "localhost")
 SIDE = 360  # pixels of a picture that is shown
 
@@ -63,10 +66,8 @@ class Data:
                 self.where = gr.HTML("", elem_id="data-where")
             with gr.Column(scale=3, min_width=320, visible=False, elem_id="data-look") as self.look:
                 with gr.Row(elem_id="data-filter"):
-                    self.which = gr.Radio(
-                        [KEPT, DROPPED], value=KEPT, label="Which", show_label=False, container=False, elem_id="data-which"
-                    )
-                    self.why = gr.Dropdown([ALL, *STEPS], value=ALL, label="Why", show_label=False, container=False, elem_id="data-why")
+                    self.which = gr.Radio(choices(SETS), value=KEPT, label="Which", show_label=False, container=False, elem_id="data-which")
+                    self.why = gr.Dropdown(choices(REASONS), value=ALL, label="Why", show_label=False, container=False, elem_id="data-why")
                 with gr.Row(elem_classes="buttons"):
                     self.earlier = gr.Button("‹ Back", size="sm", min_width=70, elem_id="data-back")
                     self.later = gr.Button("Next ›", size="sm", min_width=70, elem_id="data-next")
@@ -89,6 +90,11 @@ class Data:
         self.later.click(self.step(1), inputs, outputs, **QUICK)
         self.overrule.click(self.decide, inputs, outputs, **QUICK)
 
+    def spoken(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        listed = {self.which: gr.update(choices=choices(SETS)), self.why: gr.update(choices=choices(REASONS))}
+        return listed | {self.status: status_line(FIRST)}
+
     # The sets
 
     def sets(self) -> list[str]:
@@ -105,9 +111,10 @@ class Data:
         def done() -> Iterator[Updates]:
             if not self.local or (request.client and request.client.host not in HERE):
                 raise Refused("Folders of this machine can be named by those who use the page on it only.")
-            pages = Path((values[self.pages] or "").strip()).expanduser()
-            if not (values[self.pages] or "").strip() or not pages.exists():
-                raise Refused(f"There is no folder {pages}; name one with saved pages in it." if values[self.pages] else FIRST)
+            named = (values[self.pages] or "").strip()
+            pages = Path(named).expanduser()
+            if not named or not pages.exists():
+                raise Refused(f"There is no folder {pages}; name one with saved pages in it." if named else FIRST)
             name = re.sub(r"[^\w-]+", "-", (values[self.name] or pages.resolve().name).strip()).strip("-") or "set"
             out = self._folder(name)
             if self._runs(out):
@@ -152,8 +159,9 @@ class Data:
         if self._runs(folder):
             with contextlib.suppress(ValueError):
                 state = State(folder, writes=False)
-                words = f"{state.number():,} pages read, {state.number('kept'):,} dialogues ..."
-                yield {self.status: status_line(words, "busy"), self.funnel: funnel_html(funnel(state))}
+                count, kept = state.number(), state.number("kept")
+                words = status_line(f"{count:,} pages read, {kept:,} dialogues ...", "busy")
+                yield {self.status: words, self.funnel: funnel_html(funnel(state))}
                 return
             yield {self.status: status_line("Starting ...", "busy")}
             return
@@ -196,16 +204,18 @@ class Data:
         state = State(folder, writes=False)
         row, at, count = self._rows(state, values)
         total, kept = state.number(), state.number("kept")
-        stopped = "" if state.told("state") == "done" else " It was stopped; make it again under this name to go on."
+        said = say(f"1 dialogue from {total:,} pages." if kept == 1 else f"{kept:,} dialogues from {total:,} pages.")
+        if state.told("state") != "done":
+            said += " " + say("It was stopped; make it again under this name to go on.")
         kept_now = values[self.which] == KEPT
         return {
-            self.status: status_line(f"{kept:,} {'dialogue' if kept == 1 else 'dialogues'} from {total:,} pages.{stopped}"),
+            self.status: status_line(said),
             self.funnel: funnel_html(funnel(state)),
-            self.where: f"<p>Teach with it: name this folder in the tab Fine-tune.<br><code>{sentence(str(folder))}</code></p>",
+            self.where: f"<p>{sentence('The set is in this folder:')}<br><code>{html.escape(str(folder))}</code></p>",
             self.look: gr.Column(visible=True),
             self.at: at,
             self.page: self._page(folder, row, at, count),
-            self.overrule: gr.Button("Take it out" if kept_now else "Take it in after all", interactive=row is not None),
+            self.overrule: gr.Button(say("Take it out" if kept_now else "Take it in after all"), interactive=row is not None),
             self.earlier: gr.Button(interactive=at > 0),
             self.later: gr.Button(interactive=at + 1 < count),
         }
@@ -231,16 +241,20 @@ class Data:
 
     def _page(self, folder: Path, row: Row | None, at: int, count: int) -> str:
         if row is None:
-            return "<p>Nothing here.</p>"
+            return f"<p>{sentence('Nothing here.')}</p>"
         source = row.about.get("source", {})
         head = (
-            f"<small>{at + 1:,} of {count:,} · {sentence(source.get('file', row.file))}</small><h3>{sentence(row.title or row.file)}</h3>"
+            f"<small>{at + 1:,} / {count:,} · {html.escape(source.get('file', row.file))}</small>"
+            f"<h3>{html.escape(row.title or row.file)}</h3>"
         )
-        why = f"<p class='why'>Dropped at <b>{sentence(row.step)}</b>: {sentence(row.reason)}</p>" if row.step else ""
+        reason = f"<b>{sentence(row.step)}</b>: <span lang='en'>{html.escape(row.reason)}</span>"
+        why = f"<p class='why'>{sentence('Dropped at')} {reason}</p>" if row.step else ""
         lost = "".join(
-            f"<li>{sentence(what)} <small>({sentence(step)}: {sentence(why)})</small></li>" for what, step, why in row.about["lost"]
+            f"<li>{html.escape(what)} <small>({sentence(step)}: <span lang='en'>{html.escape(why)}</span>)</small></li>"
+            for what, step, why in row.about["lost"]
         )
-        lost = f"<details><summary>{len(row.about['lost'])} taken out of it</summary><ul>{lost}</ul></details>" if lost else ""
+        taken = sentence(f"{len(row.about['lost'])} taken out of it")
+        lost = f"<details><summary>{taken}</summary><ul>{lost}</ul></details>" if lost else ""
         turns = (row.record or {"turns": []})["turns"]
         return head + why + "".join(self._turn(folder, turn) for turn in turns) + lost
 
@@ -262,6 +276,8 @@ def funnel_html(steps: list[Step]) -> str:
     rows = ""
     for step in steps:
         dropped = f"{step.dropped:,}" if step.dropped else ""
-        bar = f'<progress max="{most}" value="{step.left}" aria-label="{step.left} left"></progress>'
+        left = sentence(f"{step.left:,} left")
+        bar = f'<progress max="{most}" value="{step.left}" aria-label="{left}"></progress>'
         rows += f"<tr><td>{sentence(step.name)}</td><td>{dropped}</td><td>{step.left:,}</td><td>{bar}</td></tr>"
-    return f"<table><tr><th>step</th><th>dropped</th><th>left</th><th></th></tr>{rows}</table>"
+    heads = "".join(f'<th scope="col">{sentence(name)}</th>' for name in ("step", "dropped", "left", "share"))
+    return f"<table><tr>{heads}</tr>{rows}</table>"

@@ -15,6 +15,7 @@ from duogen.options import LoadOptions
 from ui import controls
 from ui.loading import Loading
 from ui.shared import QUICK, Updates, refused, sentence, status_line
+from ui.speech import say
 
 OTHER = "other"
 POLL_SECONDS = 1.0
@@ -76,6 +77,10 @@ class Models:
         """What is chosen: an id of the catalogue, or what was typed in."""
         return values[self.choice] if values[self.choice] != OTHER else (values[self.name] or "").strip()
 
+    def spoken(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        return {self.choice: gr.Radio(choices())}
+
     def show(self, values: dict) -> Updates:
         """All of the tab for what is chosen."""
         id, other = self._id(values), values[self.choice] == OTHER
@@ -128,8 +133,12 @@ class Models:
         try:
             load = self._load(values)
             if id in entries() and entries()[id].sources and not installed(entries()[id]):
-                return "On this machine: " + planned(Found(Path("."), None, entries()[id]), load)[0].line()
-            return "On this machine: " + planned(find(id, values[self.brain] or None), load)[0].line() if id else ""
+                found = Found(Path("."), None, entries()[id])
+            elif id:
+                found = find(id, values[self.brain] or None)
+            else:
+                return ""
+            return " ".join([say("On this machine:"), *map(say, planned(found, load)[0].sentences())])
         except ValueError as error:
             return str(error)
 
@@ -146,7 +155,7 @@ class Models:
 
     def _verify(self, values: dict) -> Updates:
         bad = download.verify(self._id(values))
-        said = f"{len(bad)} files were damaged and thrown away; press Download." if bad else "All files are what the hub has."
+        said = say(f"{len(bad)} files were damaged and thrown away; press Download." if bad else "All files are what the hub has.")
         return self.show(values) | {self.status: status_line(said, "bad" if bad else "")}
 
     def ask(self, values: dict) -> Updates:
@@ -188,9 +197,9 @@ def choices() -> list[tuple[str, str]]:
     """Titles with a word about where they are, and ids."""
     listed = []
     for each in entries().values():
-        state = "bundled" if not each.sources else "here" if installed(each) else f"{each.download_bytes / 1e9:.0f} GB"
+        state = say("bundled" if not each.sources else "here" if installed(each) else f"{each.download_bytes / 1e9:.0f} GB")
         listed.append((f"{each.title} · {state}", each.id))
-    return [*listed, ("Another folder or repository ...", OTHER)]
+    return [*listed, (say("Another folder or repository ..."), OTHER)]
 
 
 def can_fetch(id: str) -> bool:
@@ -211,11 +220,11 @@ def card(pair: Entry) -> str:
 
     licence = pair.licence
     link = f'<a href="{html.escape(licence.url)}" target="_blank" rel="noreferrer">{sentence(licence.name)}</a>'
-    gated = " You must agree to its conditions on the hub and be logged in." if licence.gated else ""
-    conditions = f"<br>{sentence(licence.conditions)}{gated}" if licence.conditions or gated else ""
-    rows = [("Paints", pair.paints), ("Licence", link + conditions)]
+    asked = [licence.conditions, "You must agree to its conditions on the hub and be logged in." if licence.gated else ""]
+    conditions = "".join(f"<br>{sentence(each)}" for each in asked if each)
+    rows = [("Paints", sentence(pair.paints)), ("Licence", link + conditions)]
     if licence.guardrail:
-        rows.append(("Guardrail", guarded(licence.guardrail)))
+        rows.append(("Guardrail", sentence(guarded(licence.guardrail))))
     for source in pair.sources:
         page = f"https://huggingface.co/{source.repo}"
         rows.append((source.role.capitalize(), f'<a href="{page}" target="_blank" rel="noreferrer">{source.repo}</a>, {source.revision}'))
@@ -223,9 +232,10 @@ def card(pair: Entry) -> str:
         cache = Path(constants.HF_HUB_CACHE)
         there = next(folder for folder in (cache, *cache.parents) if folder.exists())
         left = shutil.disk_usage(there).free
-        rows.append(("To fetch", f"{pair.download_bytes / 1e9:.1f} GB; {left / 1e9:.0f} GB are free on the disk of {sentence(str(there))}"))
-    rows += [("Preset", f"{preset.id}: {preset.title}, {preset.bytes / 1e9:.2f} GB more") for preset in pair.presets]
-    facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+        room = f"{pair.download_bytes / 1e9:.1f} GB; {left / 1e9:.0f} GB are free on the disk of {there}"
+        rows.append(("To fetch", sentence(room)))
+    rows += [("Preset", sentence(f"{preset.id}: {preset.title}, {preset.bytes / 1e9:.2f} GB more")) for preset in pair.presets]
+    facts = "".join(f"<dt>{sentence(name)}</dt><dd>{value}</dd>" for name, value in rows)
     return f"<h2>{sentence(pair.title)}</h2><p>{sentence(pair.summary)}</p><dl class='facts'>{facts}</dl>"
 
 
@@ -241,12 +251,13 @@ def own_card(id: str) -> str:
     """For what was typed in."""
     if not id:
         words = "Any diffusers pipeline that takes words and pictures can paint, with a language model that sees."
-        return f"<h2>Another pair</h2><p>{words}</p>"
+        return f"<h2>{sentence('Another pair')}</h2><p>{sentence(words)}</p>"
     try:
-        where = "a folder" if Path(id).is_dir() else f"a repository, revision {wanted(id).sources[0].revision}"
+        where = "A folder." if Path(id).is_dir() else f"A repository, revision {wanted(id).sources[0].revision}."
     except ValueError as error:
-        return f"<h2>Another pair</h2><p>{sentence(str(error))}</p>"
-    return f"<h2>{sentence(id)}</h2><p>{where.capitalize()}. Only safetensors are opened; code that comes with it is never run.</p>"
+        return f"<h2>{sentence('Another pair')}</h2><p>{sentence(str(error))}</p>"
+    safe = sentence("Only safetensors are opened; code that comes with it is never run.")
+    return f"<h2>{sentence(id)}</h2><p>{sentence(where)} {safe}</p>"
 
 
 def files(now: download.Progress | None) -> str:
@@ -254,9 +265,9 @@ def files(now: download.Progress | None) -> str:
     if now is None or not now.files or now.state == "done":
         return ""
     waiting = sorted(now.files.items(), key=lambda each: (each[1][1] >= each[1][0], -each[1][0]))[:FILES_SHOWN]
-    bar = "<progress max='{}' value='{}' aria-label='Progress'></progress>"
+    bar = "<progress max='{}' value='{}' aria-label='{}'></progress>"
     rows = [
-        f"<tr><td>{sentence(name)}</td><td>{bar.format(max(size, 1), have)}</td><td>{size / 1e6:.1f} MB</td></tr>"
+        f"<tr><td>{sentence(name)}</td><td>{bar.format(max(size, 1), have, sentence('Progress'))}</td><td>{size / 1e6:.1f} MB</td></tr>"
         for name, (size, have) in waiting
     ]
     return f"<table class='files'>{''.join(rows)}</table>"

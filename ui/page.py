@@ -242,7 +242,8 @@ class Page:
     def greet(self) -> Updates:
         """What a browser cannot put into its language by itself."""
         welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome(WAITING))
-        return {self.talk: welcomed} | self.studio.spoken() | self.library.spoken()
+        spoken = [each.spoken() for each in (self.studio, self.library, self.models, self.data)]
+        return {self.talk: welcomed} | functools.reduce(dict.__or__, spoken)
 
     def set_preset(self, name: str) -> Updates:
         return controls.preset(name, self.controls, self.loading.engine.about if self.loading.engine else {})
