@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | export | evaluate sketchbook | evaluate phrasings"""
+"""The command line: python -m duogen ask | chat | export | evaluate | finetune | merge | publish"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.options import ImageOptions, Options, TextOptions
+from duogen.train import command as command_lines
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -51,6 +52,7 @@ def parser() -> Parser:
         each.add_argument("--out", type=Path, metavar="DIR", help="new folder for what is made (default: ./output/TIME)")
         _add_pair(each)
         _add_options(each)
+        _add_adapters(each)
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
@@ -64,9 +66,15 @@ def parser() -> Parser:
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
         _add_pair(each)
+        _add_adapters(each)
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    finetuning = commands.add_parser("finetune", help="teach a pair from examples", description="Makes an adapter from a folder.")
+    command_lines.add_finetune(finetuning)
+    _add_pair(finetuning, precision=False)
+    command_lines.add_merge(commands.add_parser("merge", help="adapters into a pair of their own", description="Writes a new pair."))
+    command_lines.add_publish(commands.add_parser("publish", help="an adapter to the hub", description="Uploads it with a model card."))
     return top
 
 
@@ -74,10 +82,16 @@ def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
 
-def _add_pair(command: argparse.ArgumentParser) -> None:
+def _add_adapters(command: argparse.ArgumentParser) -> None:
+    about = "an adapter that fine-tuning made, and how strongly it works, 0 to 1.5; may be given again"
+    command.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help=about)
+
+
+def _add_pair(command: argparse.ArgumentParser, precision: bool = True) -> None:
     command.add_argument("--pair", metavar="DIR", help="folder of a pair (default: the bundled one)")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    command.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    if precision:
+        command.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -120,8 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        command = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export}[given.command]
-        return command(given)
+        own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export}
+        return (own.get(given.command) or getattr(command_lines, given.command))(given)
     except ValueError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -260,10 +274,14 @@ def open_engine(given: argparse.Namespace) -> Engine:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if given.adapter:
+        from duogen.adapters import Wanted
+
+        given.adapter = [Wanted.parse(each) for each in given.adapter]
     _hint("Loading ...")
     from duogen.engine import Engine
 
-    return Engine.open(given.pair, given.device, given.precision, progress=_hint)
+    return Engine.open(given.pair, given.device, given.precision, progress=_hint, adapters=given.adapter)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
+from duogen.adapters import Wanted, put_on
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.mllm import MLLM, Context
@@ -73,13 +74,15 @@ class Engine:
         self.mllm = MLLM(pair.text_encoder, self.tokens, layers)
         self.painter = FramePainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)
+        self.adapters: tuple[Wanted, ...] = ()
         self.memory = Memory()
 
     @staticmethod
     def open(
-        pair: str | Path | None = None, device: str = "auto", precision: str = "auto", progress: Callable[[str], None] | None = None
-    ) -> Engine:
-        """Open a pair: a folder, or by default the bundled one, which is assembled on first use.
+        pair: str | Path | None = None, device: str = "auto", precision: str = "auto", progress: Callable[[str], None] | None = None,
+        adapters: Sequence[Wanted] = (),
+    ) -> Engine:  # fmt: skip
+        """Open a pair: a folder, or by default the bundled one, which is assembled on first use; and put `adapters` on it.
 
         Raises:
             ValueError: one sentence for the user.
@@ -90,8 +93,26 @@ class Engine:
         folder = ready_pair(pair, say)
         say("Loading the pair ...")
         engine = Engine(open_pair(folder, device, precision))
+        engine.wear(adapters)
         say(f"Ready: {engine.pair.about.title}.")
         return engine
+
+    def wear(self, adapters: Sequence[Wanted]) -> None:
+        """Change which adapters work, and how strongly; the pair itself stays where it is. What was read so far is forgotten.
+
+        Raises:
+            ValueError: one of them does not fit this pair; then none is on.
+        """
+        if not adapters and not self.adapters:
+            return
+        self.memory = Memory()
+        try:
+            put_on(self.pair, adapters)
+        except ValueError:
+            put_on(self.pair, ())
+            self.adapters = ()
+            raise
+        self.adapters = tuple(adapters)
 
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
         """Answer the user's last turn.

@@ -154,6 +154,30 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto") -> Du
     return pair
 
 
+def open_parts(folder: Path, parts: tuple[str, ...], device: str, precision: str = "bf16") -> DuoGenPipeline:
+    """Some parts of a pair for training, the others `None`: of "text_encoder", "transformer" and "vae". The small parts always come.
+
+    Raises:
+        ValueError: as `open_pair` does.
+    """
+    check_parts(folder)
+    about = About.load(folder)
+    left_out = {name: None for name in ("text_encoder", "transformer", "vae") if name not in parts}
+    try:
+        if "text_encoder" in parts:
+            left_out["text_encoder"] = open_mllm(folder / "text_encoder", device, precision)
+        pair = DuoGenPipeline.from_pretrained(
+            folder, safety_checker=None, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
+            local_files_only=True, **left_out, **_image_processor(folder),
+        )  # fmt: skip
+    except (OSError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(f"The pair in {folder} cannot be opened ({' '.join(str(error).split())[:200]}).") from error
+    for name in set(parts) - {"text_encoder"}:
+        getattr(pair, name).to(device).eval().requires_grad_(False)
+    pair.about = about
+    return pair
+
+
 def _check_weights(part: str, missing: list[str]) -> None:
     """The libraries fill in what a weight file lacks with random numbers."""
     if missing:

@@ -1,0 +1,1 @@
+"""What people bring to teach a pair: read, checked, described."""

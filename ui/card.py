@@ -1,0 +1,64 @@
+"""One card for chat and training: the job asks, the pair leaves the card, and comes back when the job is over.
+
+The pair's place on a card is a lock in the data folder. A job waits for it; this thread sees the job wait, lets the answers under way
+end, gives up the pair and the lock, and takes both again when the job has let go, however that ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from filelock import FileLock, Timeout
+
+from duogen.jobs import jobs, serving_lock
+from ui.loading import Loading
+
+LOOK_SECONDS = 1.0
+WORDS = "A training has the card; the chat goes on when it is over or paused."
+
+
+class Card:
+    """Watches over the card that the pair is on."""
+
+    def __init__(self, loading: Loading) -> None:
+        self.loading = loading
+
+    def start(self) -> None:
+        threading.Thread(target=self._watch, name="card", daemon=True).start()
+
+    def _watch(self) -> None:
+        self.loading.finished.wait()
+        where = self._device()
+        if where is None or where == "cpu":
+            return
+        lock = serving_lock(where)
+        lock.acquire()
+        while True:
+            time.sleep(LOOK_SECONDS)
+            if self._wanted(where):
+                self._give(lock)
+
+    def _device(self) -> str | None:
+        engine = self.loading.engine
+        device = None if engine is None else str(engine.painter.device)
+        return f"{device}:0" if device == "cuda" else device
+
+    def _wanted(self, where: str) -> bool:
+        found = [job.progress() for job in jobs()]
+        return any(known["phase"] == "waiting" and known.get("device") == where and known.get("wants_card") for known in found)
+
+    def _give(self, lock: FileLock) -> None:
+        """Until the job is over."""
+        with self.loading.line.place(lambda before: None, threading.Event()):
+            self.loading.rest(WORDS)
+        lock.release()
+        time.sleep(2 * LOOK_SECONDS)  # the job takes it
+        while True:
+            try:
+                lock.acquire(timeout=LOOK_SECONDS)
+                break
+            except Timeout:
+                continue
+        self.loading.start()
+        self.loading.finished.wait()
