@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -227,6 +228,13 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
     model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     _check_weights("text_encoder", sorted(report["missing_keys"]))
     return model.eval().requires_grad_(False)
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more, to the system and to the card."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def pick_device(device: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from duogen.adapters import Wanted, put_on
+from duogen.adapters import PARTS, Wanted, put_on
+from duogen.data import card
 from duogen.engine import Engine
 from duogen.jobs import Job, device_lock
 from duogen.options import ImageOptions, Options, TextOptions
@@ -28,10 +32,10 @@ from duogen.train import command
 from duogen.train import finetune as work
 from duogen.train.cache import Seeing, bucket
 from duogen.train.finetune import Order, failure, finetune, loop_recipe
-from duogen.train.loop import Diverged
+from duogen.train.loop import Diverged, rate_at, train
 from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
 from tests.test_data import conversations, picture
-from tests.test_training import equal
+from tests.test_training import Toy, equal, recipe
 from tests.tiny import tiny_pair
 
 RECIPE = {
@@ -71,6 +75,14 @@ def place(tmp_path_factory) -> Path:
     os.environ["DUOGEN_HOME"] = str(folder / "home")
     yield folder
     os.environ.pop("DUOGEN_HOME") if before is None else os.environ.update(DUOGEN_HOME=before)
+
+
+@pytest.fixture(scope="module")
+def processes(place):
+    """Starts processes that have imported everything already, and used nothing of it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["duogen.train.finetune"])
+    return context
 
 
 def order(place: Path, out: str, stage: str = "both", **changes) -> Order:
@@ -123,24 +135,18 @@ def test_peft_and_diffusers_read_it_by_themselves(place, adapter):
         assert weight.weight.abs().max() > 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("killed", ["talk", "paint"])
-def test_after_a_kill_it_ends_with_the_same_bits(place, adapter, tmp_path, killed):
+def test_after_a_kill_it_ends_with_the_same_bits(place, adapter, processes, tmp_path, killed):
     out = tmp_path / "killed"
     wish = replace(order(place, "x"), out=out)
     if killed == "paint":  # stage 1 is there already
         shutil.copytree(adapter / "run" / "talk", out / "run" / "talk")
-    child = os.fork()  # a new interpreter would import for seconds
-    if child == 0:
-        try:
-            finetune(wish, quiet)
-        finally:
-            os._exit(0)
-    until = time.monotonic() + 120
-    while not (out / "run" / killed / "state.pt").exists() and time.monotonic() < until:
+    child = processes.Process(target=finetune, args=(wish, quiet))
+    child.start()
+    while not (out / "run" / killed / "state.pt").exists() and child.is_alive():
         time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child.kill()
+    child.join()
     assert Job(out).progress()["phase"] == "killed"
     assert state(out, killed)["step"] < 4, "it was over before it was killed"
     known = finetune(Order.of(out), quiet)
@@ -286,11 +292,11 @@ def test_pictures_keep_their_shape_in_buckets(place):
 def test_pausing_stopping_and_the_line_for_the_device(place, monkeypatch):
     out = place / "wishes"
     wish = order(place, "wishes", "2")
-    asked = iter([["save"], ["pause"], [], ["sample"], ["stop"]])
+    asked = iter([["save"], ["pause"], ["sample"], ["stop"]])
     monkeypatch.setattr(Job, "asked", lambda self: next(asked, []) if (self.run / "paint" / "log.jsonl").exists() else [])
     assert finetune(wish, quiet)["phase"] == "paused"
     paused = state(out, "paint")["step"]
-    assert 0 < paused < 4 and not (out / "adapter.json").exists()
+    assert paused == 2 and not (out / "adapter.json").exists()
     assert finetune(Order.of(out), quiet)["phase"] == "stopped"
     assert (out / "transformer" / "adapter_model.safetensors").exists()
     with device_lock("cpu"):
@@ -357,6 +363,66 @@ def test_the_command_line_says_what_is_wrong(place, adapter, capsys):
     assert main(["finetune", *pair, "--data", str(place / "data"), "--estimate"]) == 0
     said = capsys.readouterr().out
     assert "6 examples" in said and "Stage 1" in said and "GB of memory" in said and "Stage 2" in said
+
+
+def half(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, as `accelerate launch` starts them; stopped and gone on with in the middle."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()} | {"ACCELERATE_USE_CPU": "true"})
+    wish = recipe(precision="fp32", accumulate=2, log_every=1)
+    assert train(Toy(), wish, folder, until=3, say=quiet) == 3
+    assert train(Toy(), wish, folder, say=quiet) == 6
+
+
+def test_two_processes_do_what_one_does_that_accumulates_twice(processes, tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    children = [processes.Process(target=half, args=(rank, port, tmp_path / "two")) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    wish = recipe(precision="fp32", log_every=1)
+    train(Toy(), replace(wish, accumulate=4), tmp_path / "one", say=quiet)
+    two, one = (torch.load(tmp_path / name / "state.pt") for name in ("two", "one"))
+    assert two["step"] == one["step"] == 6
+    assert all(torch.allclose(two["weights"][name], one["weights"][name], atol=1e-6) for name in one["weights"])
+    curves = [[json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("two", "one")]
+    assert len(curves[1]) == 6 and curves[0] == pytest.approx(curves[1], abs=2e-5)
+
+
+def test_the_newest_states_stay(tmp_path):
+    train(Toy(), recipe(keep=2, save_minutes=0.0), tmp_path, say=quiet)
+    assert sorted(file.name for file in tmp_path.glob("*.pt")) == ["state-0000005.pt", "state-0000006.pt", "state.pt"]
+    assert equal(torch.load(tmp_path / "state.pt"), torch.load(tmp_path / "state-0000006.pt"))
+
+
+def test_the_cosine_ends_where_it_should():
+    wish = recipe(steps=100, warmup=10, schedule="cosine")
+    assert rate_at(0, wish) == 0.1 and rate_at(10, wish) == 1.0 and rate_at(55, wish) == pytest.approx(0.515)
+    assert rate_at(99, wish) < 0.04
+
+
+def test_what_others_get_of_an_adapter(place, adapter, monkeypatch):
+    with zipfile.ZipFile(card.packed(adapter)) as packed:
+        names = {name.partition("/")[2] for name in packed.namelist()}
+        about, told = (packed.read(f"{adapter.name}/{name}").decode() for name in ("adapter.json", "README.md"))
+    assert names == {f"{part}/{name}" for part in PARTS for name in ("adapter_config.json", "adapter_model.safetensors")} | {
+        "adapter.json", "README.md",
+    }  # fmt: skip
+    assert str(place) not in about + told and "| 2, how to paint it | 4 | 4 |" in told and "→" in told
+    uploads = []
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **how: f"https://hub/{name}")
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **how: uploads.append(sorted(os.listdir(how["folder_path"]))))
+    monkeypatch.setattr(card, "_token", lambda: "secret")
+    assert card.push(adapter, "anna/boats") == "https://hub/anna/boats"
+    assert uploads == [["README.md", "adapter.json", "text_encoder", "transformer"]]
+    monkeypatch.setattr(card, "_token", lambda: None)
+    for name, words in (("anna/boats", "token"), ("boats", "USER/NAME")):
+        with pytest.raises(ValueError, match=words):
+            card.push(adapter, name)
 
 
 def test_examples_without_pictures_to_paint_are_for_stage_1_only(place, tmp_path):

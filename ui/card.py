@@ -33,11 +33,18 @@ class Card:
         if where is None or where == "cpu":
             return
         lock = serving_lock(where)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # a job was there first
+            self._rest()
+            self._come_back(lock)
         while True:
             time.sleep(LOOK_SECONDS)
             if self._wanted(where):
-                self._give(lock)
+                self._rest()
+                lock.release()
+                time.sleep(2 * LOOK_SECONDS)  # the job takes it
+                self._come_back(lock)
 
     def _device(self) -> str | None:
         engine = self.loading.engine
@@ -48,17 +55,12 @@ class Card:
         found = [job.progress() for job in jobs()]
         return any(known["phase"] == "waiting" and known.get("device") == where and known.get("wants_card") for known in found)
 
-    def _give(self, lock: FileLock) -> None:
-        """Until the job is over."""
+    def _rest(self) -> None:
         with self.loading.line.place(lambda before: None, threading.Event()):
             self.loading.rest(WORDS)
-        lock.release()
-        time.sleep(2 * LOOK_SECONDS)  # the job takes it
-        while True:
-            try:
-                lock.acquire(timeout=LOOK_SECONDS)
-                break
-            except Timeout:
-                continue
+
+    def _come_back(self, lock: FileLock) -> None:
+        """As soon as no job is on the card."""
+        lock.acquire()
         self.loading.start()
         self.loading.finished.wait()

@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, save_conversation
 from duogen.jobs import ENDED, Job, home, jobs
+from duogen.store import data_home
 from duogen.teaching import PRESETS, FineTune
 from ui import controls
 from ui.pictures import PictureFolder
@@ -47,6 +48,7 @@ class Finetune:
         self.shared, self.pictures, self.local = shared, pictures, local
         home().mkdir(parents=True, exist_ok=True)
         self.known: dict[Path, str] = {}
+        self.zips: dict[tuple[str, float], str] = {}
         with tab, gr.Column(elem_id="finetune"):
             self._lay_out()
         self._wire(tab)
@@ -118,7 +120,7 @@ class Finetune:
         looked = [self.source, self.report, self.describe, self.tiles, self.wrong, self.problems, self.name, self.needs]
         job = [
             self.chosen, self.told, self.timer, self.progress, *self.buttons.values(), self.resume, self.lower, self.facts, self.plot,
-            self.strip, self.after, self.log,
+            self.strip, self.after, self.log, self.download,
         ]  # fmt: skip
         recipe = {self.source, self.what, *self.settings.values()}
         cost = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
@@ -140,7 +142,6 @@ class Finetune:
         self.lower.click(self.go_on_lower, [self.chosen], job, **QUICK)
         self.merge.click(self.merge_in, [self.chosen], [self.said], **QUICK)
         self.publish.click(self.push, [self.chosen, self.repository], [self.said], **QUICK)
-        self.download.click(self.pack, [self.chosen], [self.download], **QUICK)
 
     # Step 1
 
@@ -157,6 +158,8 @@ class Finetune:
         path = Path(str(source).strip()).expanduser()
         if missing and not path.is_dir():
             raise Refused(missing)
+        if not self.local and not path.resolve().is_relative_to(data_home().resolve()):
+            raise Refused("Only who sits at this machine may name its folders; bring a zip.")
         yield {self.report: status_line("Looking at it ...", "busy")}
         from duogen.data.describe import describe, rows
         from duogen.data.readers import read
@@ -277,7 +280,7 @@ class Finetune:
     def _asking(self, wish: str) -> Any:
         def ask(name: str | None) -> str:
             if name:
-                Job(home() / name).ask(wish)
+                job_of(name).ask(wish)
             return status_line(OBEYED[wish], "busy")
 
         return ask
@@ -289,23 +292,23 @@ class Finetune:
         return self._shown(job, True) if job else {self.timer: gr.Timer(active=True)}
 
     def show(self, values: dict) -> Updates:
-        return self._shown(Job(home() / values[self.chosen]), True) if values[self.chosen] else {self.timer: gr.skip()}
+        return self._shown(job_of(values[self.chosen]), True) if values[self.chosen] else {self.timer: gr.skip()}
 
     def follow(self, values: dict) -> Updates:
         if not values[self.chosen]:
             return {self.timer: gr.skip()}
-        job = Job(home() / values[self.chosen])
+        job = job_of(values[self.chosen])
         known = job.progress()
         if known.get("told") == values[self.told] and known["phase"] not in ("killed",):
             return {self.timer: gr.skip()}
         return self._shown(job, False)
 
     def go_on(self, name: str) -> Iterator[Updates]:
-        yield from kind_words((self._again(Job(home() / each), None) for each in [name]), self.progress)
+        yield from kind_words((self._again(job_of(each), None) for each in [name]), self.progress)
 
     def go_on_lower(self, name: str) -> Iterator[Updates]:
         def done() -> Iterator[Updates]:
-            job = Job(home() / name)
+            job = job_of(name)
             known, order = job.progress(), job.order()
             recipe, stage = FineTune.of(order["recipe"]), known.get("stage") or ("paint" if order["stage"] == "2" else "talk")
             lower = recipe.with_smaller_steps(stage) if known.get("kind") == "loss" else recipe.with_less_memory(stage)
@@ -335,21 +338,25 @@ class Finetune:
             self.after: gr.Column(visible=(job.folder / "adapter.json").is_file() and not running), self.log: job.log(),
             **{button: gr.Button(visible=running) for button in self.buttons.values()},
         }  # fmt: skip
+        if (job.folder / "adapter.json").is_file() and not running:
+            updates[self.download] = gr.DownloadButton(value=self._packed(job, known.get("told", 0.0)))
         if whole:
             updates |= {self.chosen: gr.Dropdown([each.name for each in jobs()], value=job.name), self.timer: gr.Timer(active=True)}
         return updates
 
     # Afterwards
 
-    def pack(self, name: str) -> str:
-        """The adapter as a zip, without its states."""
-        from duogen.data.card import packed
+    def _packed(self, job: Job, told: float) -> str:
+        """The adapter as a zip, without its states; made once."""
+        if (job.name, told) not in self.zips:
+            from duogen.data.card import packed
 
-        return str(packed(home() / name))
+            self.zips[job.name, told] = str(packed(job.folder))
+        return self.zips[job.name, told]
 
     def merge_in(self, name: str) -> Iterator[Updates]:
         def done() -> Iterator[Updates]:
-            out = home().parent / "pairs" / name
+            out = home().parent / "pairs" / job_of(name).name
             if out.exists():
                 raise Refused(f"It is there already: start with python app.py --pair {out}")
             yield {self.said: status_line("Merging ...", "busy")}
@@ -367,7 +374,7 @@ class Finetune:
             from duogen.data.card import push
 
             yield {self.said: status_line("Publishing ...", "busy")}
-            yield {self.said: status_line(f"It is at {push(home() / name, repository)}, for you alone until you open it.")}
+            yield {self.said: status_line(f"It is at {push(job_of(name).folder, repository)}, for you alone until you open it.")}
 
         yield from kind_words(done(), self.said)
 
@@ -376,6 +383,13 @@ def keep_example(conversation: Conversation) -> None:
     """The branch that is shown, as an example; the same one again takes its own place."""
     path = {turn.id: turn for turn in conversation.path()}
     save_conversation(replace(conversation, turns=path), home() / "examples" / str(conversation.head))
+
+
+def job_of(name: str) -> Job:
+    """Raises Refused unless it is the name of a job of ours."""
+    if not re.fullmatch(r"[\w-]+", name or "") or not Job(home() / name).order():
+        raise Refused("There is no such training.")
+    return Job(home() / name)
 
 
 RESERVED = ("cache", "unpacked", "examples")

@@ -64,15 +64,11 @@ class Loading:
 
     def rest(self, words: str) -> None:
         """Give up the engine and its memory, so that something else can have the device; `start` brings it back."""
+        from duogen.pipeline import free_memory
+
         self.finished.clear()
         self.engine, self.words = None, words
-        import gc
-
-        import torch
-
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     def _say(self, words: str) -> None:
         self.words = words

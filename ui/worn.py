@@ -17,13 +17,13 @@ HINT = "What Fine-tune makes can be switched on here, several at once; it holds 
 class Worn:
     """The part of the drawer with all adapters: on or off, and how strongly."""
 
-    def __init__(self, loading: Loading, blocks: gr.Blocks, *comers: gr.events.Dependency) -> None:
+    def __init__(self, loading: Loading, blocks: gr.Blocks) -> None:
         self.loading = loading
         with gr.Accordion("Adapters", open=False, elem_id="worn"):
             self.status = gr.HTML(status_line(HINT), elem_id="worn-status")
             self.look = gr.Button("Look for new ones", size="sm", elem_id="worn-look")
 
-            @gr.render(triggers=[blocks.load, self.look.click], **{"queue": False})
+            @gr.render(triggers=[blocks.load, self.look.click], queue=False)
             def listed() -> None:
                 for folder in self.folders():
                     self._row(folder)

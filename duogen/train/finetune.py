@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from filelock import Timeout
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
@@ -34,11 +34,12 @@ from duogen.data.readers import read
 from duogen.jobs import Job, device_lock, home, serving_lock
 from duogen.mllm import MLLM
 from duogen.painter import FramePainter
-from duogen.pipeline import open_parts, pick_device
+from duogen.pipeline import free_memory, open_parts, pick_device
 from duogen.sequence import Tokens
 from duogen.teaching import STAGES, FineTune, Pace
 from duogen.train.cache import Cache, Seeing, fingerprint
 from duogen.train.cache import read as read_seen
+from duogen.train.dit import truncated
 from duogen.train.loop import Diverged, Recipe, load_weights, train
 from duogen.train.taught import PaintStage, TalkStage, lowest_layer, paint_config, talk_config
 from duogen.train.watching import PaintSampler, TalkSampler, Watcher
@@ -52,7 +53,7 @@ FAILURES = {
     "loss": "The loss is no number any more, so training was stopped; the last good state is kept. Lower the learning rate and go on.",
     "disk": "The disk is full. Make room, then resume: it goes on from the last save.",
 }
-DISK_SIGNS = ("No space left", "failed writing file", "unexpected pos", "I/O error: No space")  # as torch and safetensors put it
+DISK_SIGNS = ("failed writing file", "unexpected pos", "No space", "GB are free")  # as torch and safetensors put it
 
 Say = Callable[[str], None]
 
@@ -183,7 +184,8 @@ def _work(order: Order, job: Job | None, say: Say) -> None:
             ending = step(ready, job, say)
             _clear()
             if ending == "pause":
-                job.tell(phase="paused", words="Paused; Resume goes on from here.")
+                if job is not None:
+                    job.tell(phase="paused", words="Paused; Resume goes on from here.")
                 return
             if ending == "stop":
                 break
@@ -226,9 +228,9 @@ def _waited(lock: Any, words: str, job: Job) -> Iterator[None]:
 
 
 def _clear() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Between two stages; the next may want another precision, which accelerate keeps for the whole process."""
+    AcceleratorState._reset_state()
+    free_memory()
 
 
 def loop_recipe(own: Pace, whole: FineTune, **settings: Any) -> Recipe:
@@ -273,6 +275,8 @@ def _talk(ready: Ready, job: Job | None, say: Say) -> str:
     config = talk_config(mllm, own, first) if own.rank else None
     _taught(mllm, config, order.recipe.seed)
     mllm.train()
+    if ready.device == "cpu":  # plain matrix products: PyTorch's fused attention is slow there with a mask
+        mllm.set_attn_implementation({"text_config": "eager"})
     if own.checkpointing:
         mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     learns = own.vision or not own.rank
@@ -338,6 +342,7 @@ def _seen(ready: Ready, job: Job | None) -> list[tuple[Example, Path]]:
     missing = [example for example in examples if not cache.file(example).exists()]
     see: Any = None
     if missing:
+        _check_room(ready)
         if job is not None:
             job.tell(phase="caching", words="Opening the models that look at the examples ...")
         see = _seeing(base, ready, adapter)
@@ -352,13 +357,22 @@ def _seen(ready: Ready, job: Job | None) -> list[tuple[Example, Path]]:
     return list(zip(examples, cache.fill(examples, lambda example: see(example), told), strict=True))
 
 
+def _check_room(ready: Ready) -> None:
+    """Raises ValueError when the caches will not fit on the disk."""
+    need, free = sum(each.disk for each in ready.costs), shutil.disk_usage(home()).free
+    if need > free:
+        raise ValueError(f"The examples need about {need / 1e9:.1f} GB of disk while stage 2 learns, and {free / 1e9:.1f} GB are free.")
+
+
 def _seeing(base: Path, ready: Ready, adapter: Path | None) -> Seeing:
     parts = open_parts(base, ("text_encoder", "vae"), ready.device, ready.order.recipe.talk.precision)
     if adapter is not None:
         put_on(parts, [Wanted(adapter.parent)])
     count = parts.text_encoder.config.text_config.num_hidden_layers
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
-    mllm = MLLM(parts.text_encoder, tokens, list(parts.about.layers or range(1, count + 1)))
+    layers = list(parts.about.layers or range(1, count + 1))
+    model = parts.text_encoder if max(layers) == count else truncated(parts.text_encoder, max(layers))  # what is above is not read
+    mllm = MLLM(model, tokens, layers)
     return Seeing(mllm, FramePainter(parts), ready.order.recipe.paint.buckets)
 
 
@@ -370,7 +384,7 @@ def _export(stage: str, module: nn.Module, config: LoraConfig | None, ready: Rea
         beside = target.with_name(f".{part}.part")
         shutil.rmtree(beside, ignore_errors=True)
         module.to(torch.bfloat16).save_pretrained(beside)
-        shutil.rmtree(target)
+        shutil.rmtree(target, ignore_errors=True)
         beside.replace(target)
         return
     config.base_model_name_or_path = ready.pair.name

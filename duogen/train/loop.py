@@ -164,10 +164,9 @@ def train(
             each.step()
             each.zero_grad(set_to_none=True)
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
-        figures = {"loss": figures.pop("loss"), "grad": float(norm), **figures}
-        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad"])):
-            raise Diverged(f"The loss of step {step + 1} is not a number.")
-        log.add(step, figures)
+        figures = _finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
+        if accelerator.is_main_process:
+            log.add(step, figures)
         done = step + 1
         asked = watch.after(done, figures) if watch else ""
         ends = shares.agreed(pause.asked or asked == "pause" or done == last)
@@ -176,6 +175,12 @@ def train(
         if ends:
             break
     return done
+
+
+def _finite(figures: dict[str, float], step: int) -> dict[str, float]:
+    if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad"])):
+        raise Diverged(f"The loss of step {step + 1} is not a number.")
+    return figures
 
 
 class _Whole(nn.Module):
