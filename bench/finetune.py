@@ -22,6 +22,7 @@ import torch
 from duogen.adapters import Wanted
 from duogen.conversation import Conversation, write_beside
 from duogen.data.format import CONVERSATIONS, Example, Line, Picture, write
+from duogen.data.readers import read
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
 from duogen.evaluate.figures import share
@@ -137,43 +138,60 @@ def old_kinds(engine: Engine, count: int) -> Any:
 
 
 def ratio(given: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a stage-2 step, with caches and without, in turn."""
+    """Seconds of a stage-2 step, with caches and without, in turn: on guides of three pictures and on single ones.
+
+    On a CPU these are seconds of computing, so that a busy machine says the same as an idle one.
+    """
+    figures: dict[str, Any] = {"steps": given.steps, "batch": given.batch, "device": given.device}
     with tempfile.TemporaryDirectory() as room:
-        data = examples(Path(room) / "data", 12)
-        recipe = FineTune.load("cpu")
-        recipe = replace(recipe, paint=replace(recipe.paint, batch=given.batch))
-        ready = work.prepared(work.Order(data, Path(room) / "out", given.pair, "2", recipe, given.device))
-        files = dict((example.where, file) for example, file in work._seen(ready, None))
-        see = work._seeing(ready.pair, ready, None)
-        parts = work.open_parts(ready.pair, ("transformer", "vae"), ready.device)
-        work._taught(parts.transformer, work.paint_config(parts.transformer, recipe.paint), 0)
-        loop: Recipe = work.loop_recipe(recipe.paint, recipe)
-        stage = PaintStage(loop, parts.transformer, parts.about, parts.vae, [files[each.where] for each in ready.train], recipe.paint)
-
-        def uncached(step: int) -> Any:
-            chosen = [see(ready.train[index]) for index in stage.rounds[step]]
-            return gathered(chosen, stage.batch(step).targets)
-
-        seconds: dict[str, list[float]] = {"cached": [], "uncached": []}
-        for step in range(given.steps + 1):
-            for name, batch in (("cached", stage.batch), ("uncached", uncached)):
-                taken = _timed(stage, batch, step)
-                if step:  # the first warms up
-                    seconds[name].append(taken)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    figures = {**middle, "ratio": middle["uncached"] / middle["cached"], "steps": given.steps, "batch": given.batch}
-    print(f"a step with caches {middle['cached']:.2f} s, without {middle['uncached']:.2f} s: {figures['ratio']:.1f} times as fast")
+        for name, copies in (("guides", 2), ("single", 1)):
+            data = examples(Path(room) / name, 12)
+            if name == "single":
+                write([_first_picture(each) for each in read(data).examples], data)
+            recipe = FineTune.load("cpu")
+            recipe = replace(recipe, paint=replace(recipe.paint, batch=given.batch, copies=copies))
+            middle = _compared(given, work.Order(data, Path(room) / "out", given.pair, "2", recipe, given.device))
+            figures[name] = {**middle, "ratio": middle["uncached"] / middle["cached"]}
+            cached, uncached = middle["cached"], middle["uncached"]
+            print(f"{name}: a step with caches {cached:.2f} s, without {uncached:.2f} s: {uncached / cached:.1f} times as fast", flush=True)
     return figures
 
 
+def _first_picture(example: Example) -> Example:
+    asked, answer = example.lines
+    return replace(example, lines=(asked, Line("assistant", answer.parts[:2])))
+
+
+def _compared(given: argparse.Namespace, order: work.Order) -> dict[str, float]:
+    ready, own = work.prepared(order), order.recipe.paint
+    files = {example.where: file for example, file in work._seen(ready, None)}
+    see = work._seeing(ready.pair, ready, None)
+    parts = work.open_parts(ready.pair, ("transformer", "vae"), ready.device)
+    work._taught(parts.transformer, work.paint_config(parts.transformer, own), 0)
+    loop: Recipe = work.loop_recipe(own, order.recipe)
+    stage = PaintStage(loop, parts.transformer, parts.about, parts.vae, [files[each.where] for each in ready.train], own)
+
+    def uncached(step: int) -> Any:
+        return gathered([see(ready.train[index]) for index in stage.rounds[step]], stage.batch(step).targets)
+
+    seconds: dict[str, list[float]] = {"cached": [], "uncached": []}
+    for step in range(given.steps + 1):
+        for name, batch in (("cached", stage.batch), ("uncached", uncached)):
+            taken = _timed(stage, batch, step)
+            if step:  # the first warms up
+                seconds[name].append(taken)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def _timed(stage: PaintStage, batch: Callable[[int], Any], step: int) -> float:
-    began = time.perf_counter()
+    clock = time.process_time if stage.transformer.device.type == "cpu" else time.perf_counter
+    began = clock()
     with torch.autocast(stage.transformer.device.type, torch.bfloat16):
         loss, _ = stage.loss(batch(step), torch.Generator().manual_seed(step))
     loss.backward()
     stage.transformer.zero_grad()
     float(loss.detach())
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def main() -> None:

@@ -77,6 +77,11 @@ class Engine:
         self.adapters: tuple[Wanted, ...] = ()
         self.memory = Memory()
 
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0" ..."""
+        return str(self.painter.device)
+
     @staticmethod
     def open(
         pair: str | Path | None = None, device: str = "auto", precision: str = "auto", progress: Callable[[str], None] | None = None,

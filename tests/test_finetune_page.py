@@ -158,11 +158,8 @@ def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, 
     monkeypatch.setattr("ui.card.LOOK_SECONDS", 0.02)
     opened = []
 
-    class Painter:
-        device = "cuda:0"
-
     class Engine:
-        painter = Painter()
+        device = "cuda:0"
 
     def start(loading: Loading) -> None:
         opened.append(time.monotonic())

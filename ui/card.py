@@ -47,8 +47,7 @@ class Card:
                 self._come_back(lock)
 
     def _device(self) -> str | None:
-        engine = self.loading.engine
-        device = None if engine is None else str(engine.painter.device)
+        device = getattr(self.loading.engine, "device", None)
         return f"{device}:0" if device == "cuda" else device
 
     def _wanted(self, where: str) -> bool:

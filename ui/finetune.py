@@ -246,7 +246,7 @@ class Finetune:
         from duogen.data.describe import describe
         from duogen.data.readers import read
 
-        device = str(self.shared.loading.engine.painter.device)
+        device = self.shared.loading.engine.device
         report = describe(read(Path(source)), self._tokens(), recipe.max_tokens, recipe.validation)
         stages = {"1": ("talk",), "2": ("paint",), "both": ("talk", "paint")}[WHAT[what]]
         pair = ready_pair(self.shared.loading.pair)
