@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import random
 import statistics
 import tempfile
@@ -142,7 +144,8 @@ def ratio(given: argparse.Namespace) -> dict[str, Any]:
 
     On a CPU these are seconds of computing, so that a busy machine says the same as an idle one.
     """
-    figures: dict[str, Any] = {"steps": given.steps, "batch": given.batch, "device": given.device}
+    about = {"cores": os.cpu_count(), "threads": given.threads, "system": platform.platform(), "torch": torch.__version__}
+    figures: dict[str, Any] = {"machine": about, "pair": given.pair or "duogen-sketch", "steps": given.steps, "batch": given.batch}
     with tempfile.TemporaryDirectory() as room:
         for name, copies in (("guides", 2), ("single", 1)):
             data = examples(Path(room) / name, 12)
