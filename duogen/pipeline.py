@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
+import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
 
 ABOUT = "duogen.json"

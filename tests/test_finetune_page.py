@@ -45,6 +45,7 @@ def to_tab(page) -> None:
 
 
 @browser_only
+@pytest.mark.skipif(not os.environ.get("DUOGEN_LONG_TESTS"), reason="trains in a process of its own for a minute: set DUOGEN_LONG_TESTS=1")
 def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Path) -> None:  # noqa: F811
     data, home = examples(tmp_path / "my-boats"), tmp_path / "home"
     home.mkdir()
