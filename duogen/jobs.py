@@ -86,12 +86,16 @@ class Job:
             ValueError: another process works on it.
         """
         self.run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.run / ".lock")
         try:
-            with FileLock(self.run / ".lock").acquire(timeout=LOCK_SECONDS):
-                (self.run / "asked").unlink(missing_ok=True)
-                yield
+            lock.acquire(timeout=LOCK_SECONDS)
         except Timeout as error:
             raise ValueError(f"{self.folder} is being trained already; pause it first.") from error
+        try:
+            (self.run / "asked").unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
 
     def ask(self, wish: str) -> None:
         """Leave a wish for the job; it looks after every step. Raises ValueError when there is no such wish."""
