@@ -12,6 +12,8 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen.options import LoadOptions, add_flags, from_flags
+
 if TYPE_CHECKING:
     from ui.auth import Users
 
@@ -24,9 +26,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A chat that answers in words and pictures, in your browser.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--pair", help="folder of a pair (default: the bundled one)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    parser.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    parser.add_argument("--pair", help="a pair's id, repository or folder (default: the bundled one)")
+    parser.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    add_flags(parser, LoadOptions)
     parser.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help="an adapter that is on; may be given again")
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
@@ -38,6 +40,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     try:
+        from_flags(given, LoadOptions)
         users = allowed(given)
         if given.adapter:
             from duogen.adapters import Wanted
@@ -84,10 +87,11 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.endpoint import Endpoint, show_in_mcp
     from ui.loading import Loading
     from ui.page import Page
+    from ui.speech import for_browsers
     from ui.theme import theme
 
     worn = {each.folder.resolve(): each.weight for each in given.adapter}
-    loading = Loading(given.pair, given.device, given.precision, worn=worn)
+    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn)
     page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown", local=users is None)
     Endpoint(loading, page.pictures).add_to(page.blocks)
     try:
@@ -103,6 +107,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             max_file_size="25mb",
             state_session_capacity=64,
             theme=theme(),
+            i18n=for_browsers(),
             css_paths=[Path(__file__).parent / "ui" / name for name in ("style.css", "tabs.css")],
             auth=users.may if users else None,
             mcp_server=given.mcp,

@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | export | evaluate | finetune | merge | publish"""
+"""The command line: python -m duogen ask | chat | export | data | evaluate NAME | finetune | merge | publish | pairs | pull | plan ..."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
+from duogen import pairs
 from duogen.conversation import Conversation, Image, Text, open_picture
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
-from duogen.options import ImageOptions, Options, TextOptions
-from duogen.train import command as command_lines
+from duogen.data import command as data_command
+from duogen.evaluate import command as evaluate_command
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+from duogen.train import command as train_command
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -52,7 +55,6 @@ def parser() -> Parser:
         each.add_argument("--out", type=Path, metavar="DIR", help="new folder for what is made (default: ./output/TIME)")
         _add_pair(each)
         _add_options(each)
-        _add_adapters(each)
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
@@ -66,15 +68,14 @@ def parser() -> Parser:
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
         _add_pair(each)
-        _add_adapters(each)
+    evaluate_command.add_to(what, _add_pair)
+    making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")
+    data_command.add_to(making)
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
-    finetuning = commands.add_parser("finetune", help="teach a pair from examples", description="Makes an adapter from a folder.")
-    command_lines.add_finetune(finetuning)
-    _add_pair(finetuning, precision=False)
-    command_lines.add_merge(commands.add_parser("merge", help="adapters into a pair of their own", description="Writes a new pair."))
-    command_lines.add_publish(commands.add_parser("publish", help="an adapter to the hub", description="Uploads it with a model card."))
+    train_command.add_commands(commands)
+    pairs.add_commands(commands)
     return top
 
 
@@ -82,16 +83,12 @@ def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
 
-def _add_adapters(command: argparse.ArgumentParser) -> None:
+def _add_pair(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pair", metavar="PAIR", help="a pair's id, repository or folder (default: the bundled one)")
+    command.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    add_flags(command, LoadOptions)
     about = "an adapter that fine-tuning made, and how strongly it works, 0 to 1.5; may be given again"
     command.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help=about)
-
-
-def _add_pair(command: argparse.ArgumentParser, precision: bool = True) -> None:
-    command.add_argument("--pair", metavar="DIR", help="folder of a pair (default: the bundled one)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    if precision:
-        command.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -134,8 +131,9 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export}
-        return (own.get(given.command) or getattr(command_lines, given.command))(given)
+        own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
+        command = (own | train_command.COMMANDS | pairs.COMMANDS)[given.command]
+        return command(given)
     except ValueError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -235,7 +233,9 @@ def _read_line() -> str | None:
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    """`python -m duogen evaluate sketchbook` and `evaluate phrasings`."""
+    """`python -m duogen evaluate sketchbook`, `evaluate phrasings`, and the benchmarks."""
+    if given.what not in ("sketchbook", "phrasings"):
+        return evaluate_command.run(given, open_engine)
     if given.n < 1:
         raise ValueError(f"--n must be at least 1, not {given.n}.")
     if given.json and not given.json.resolve().parent.is_dir():
@@ -281,7 +281,8 @@ def open_engine(given: argparse.Namespace) -> Engine:
     _hint("Loading ...")
     from duogen.engine import Engine
 
-    return Engine.open(given.pair, given.device, given.precision, progress=_hint, adapters=given.adapter)
+    load = from_flags(given, LoadOptions)
+    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=load, adapters=given.adapter)
 
 
 @dataclass
@@ -356,6 +357,8 @@ def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
             _hint(f"\nPainting picture {index + 1} ...")
         case ImageStep():
             pass
+        case Notice(message):
+            print(f"\n{message}", file=sys.stderr, flush=True)
         case ImageDone(index, image):
             answer.parts.append(image)
             show(f"\n[picture {index + 1}: {picture_file(index)}]\n")

@@ -10,21 +10,63 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
 
+from duogen import guardrail
 from duogen.adapters import Wanted, put_on
+from duogen.catalogue import Found, Preset, find, lora_file
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
+from duogen.memory import Machine, Plan
+from duogen.memory import plan as best_plan
 from duogen.mllm import MLLM, Context
-from duogen.options import ImageOptions, Options
+from duogen.options import ImageOptions, LoadOptions, Options
 from duogen.painter import FramePainter, Frames
-from duogen.pipeline import DuoGenPipeline, open_pair
+from duogen.pipeline import About, DuoGenPipeline, open_pair, pick_device
+from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
+from duogen.placement import free, scaled, take_turns
 from duogen.sequence import Packed, Slot, Tokens
+from duogen.stock import DEFAULTS, StockPainter, StockPair, is_stock, open_stock
+
+SMALLEST_SIDE = 256  # smaller pictures are of no use
+PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
+
+
+def planned(found: Found, wishes: LoadOptions) -> tuple[Plan, Preset | None]:
+    """How a pair will be opened on this machine, and the few-step LoRA that was wished for.
+
+    Raises:
+        ValueError: the pair has no such preset.
+    """
+    known = found.entry
+    about = asdict(About.load(found.folder))
+    if not (found.folder / "duogen.json").exists():
+        about |= (DEFAULTS if is_stock(found.folder) else {}) | (known.about if known else {})
+    presets = known.presets if known else ()
+    preset = next((each for each in presets if each.id == wishes.preset), None)
+    if wishes.preset and preset is None:
+        raise ValueError(f"This pair has no preset {wishes.preset!r}; it has {', '.join(each.id for each in presets) or 'none'}.")
+    if preset:
+        about |= {"steps": preset.steps, "guidance": preset.guidance}
+    return best_plan(found.parts(), about, Machine.here(wishes.device), wishes, presets[0].title if presets else ""), preset
+
+
+def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:
+    """Open a pair as planned. Raises ValueError, one sentence for the user."""
+    known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
+    if preset:
+        known |= {"steps": preset.steps, "guidance": preset.guidance}
+    if is_stock(found.folder):
+        return open_stock(found.folder, found.brain, load, known, lora_file(preset) if preset else None)
+    pair = open_pair(found.folder, load=load)
+    if known and not (found.folder / "duogen.json").exists():
+        pair.about = replace(pair.about, **{name: value for name, value in known.items() if name != "image_size"})
+    return pair
 
 
 @dataclass
@@ -54,10 +96,14 @@ class Reply:
     started: float = field(default_factory=time.monotonic)
     parts: list[Piece] = field(default_factory=list)
     stream: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
+    marks: Placeholders | None = None
+    waiting: list[str | Asked] = field(default_factory=list)  # said, but not yet shown or painted
+    ended: bool = False
     shown: str = ""
     text_tokens: int = 0
     first_text: float = 0.0
     begun: int = 0  # parts that were there before
+    question: str = ""
 
     def images(self) -> int:
         return sum(isinstance(part, Image) for part in self.parts)
@@ -66,15 +112,19 @@ class Reply:
 class Engine:
     """A pair that is open, and what it remembers of the conversation it last answered."""
 
-    def __init__(self, pair: DuoGenPipeline) -> None:
-        self.pair = pair
-        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
+    def __init__(self, pair: DuoGenPipeline | StockPair) -> None:
+        self.pair, self.tuned = pair, pair.about.tuned
+        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov, self.tuned)
         count = pair.text_encoder.config.text_config.num_hidden_layers
         layers = list(pair.about.layers or range(1, count + 1))
-        self.mllm = MLLM(pair.text_encoder, self.tokens, layers)
-        self.painter = FramePainter(pair)
+        self.mllm = MLLM(pair.text_encoder, self.tokens, layers, remembers=self.tuned)
+        if not self.tuned:
+            self.mllm.unsaid.append(self.tokens.bov)
+        self.painter = StockPainter(pair) if isinstance(pair, StockPair) else FramePainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)
         self.adapters: tuple[Wanted, ...] = ()
+        self.plan: Plan | None = None
+        self.guard: guardrail.Guardrail | None = None
         self.memory = Memory()
 
     @property
@@ -84,22 +134,41 @@ class Engine:
 
     @staticmethod
     def open(
-        pair: str | Path | None = None, device: str = "auto", precision: str = "auto", progress: Callable[[str], None] | None = None,
+        pair: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: Callable[[str], None] | None = None,
+        *,
+        brain: str | Path | None = None,
+        load: LoadOptions | None = None,
         adapters: Sequence[Wanted] = (),
-    ) -> Engine:  # fmt: skip
-        """Open a pair: a folder, or by default the bundled one, which is assembled on first use; and put `adapters` on it.
+    ) -> Engine:
+        """Open a pair: an id of the catalogue, a repository that was downloaded, a folder, or by default the bundled one.
+
+        Args:
+            brain: the MLLM of a pipeline that cannot talk.
+            load: all choices at once, instead of `device` and `precision`.
+            adapters: what fine-tuning made, to be put on it.
 
         Raises:
             ValueError: one sentence for the user.
         """
-        from duogen.assemble import ready_pair
-
         say = progress or (lambda sentence: None)
-        folder = ready_pair(pair, say)
-        say("Loading the pair ...")
-        engine = Engine(open_pair(folder, device, precision))
+        found = find(pair, brain, say)
+        wishes = load or LoadOptions(device=device, precision=precision)
+        pick_device(wishes.device)
+        plan, preset = planned(found, wishes)
+        if not plan.fits:
+            raise ValueError(plan.line())
+        say(f"Loading the pair: {plan.line()}")
+        engine = Engine(opened(found, plan.load, preset))
+        engine.plan = plan
         engine.wear(adapters)
-        say(f"Ready: {engine.pair.about.title}.")
+        bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.wanted(found.folder)
+        if bound:
+            engine.guard = guardrail.open_guardrail(pick_device(wishes.device))
+        unguarded = f" Its licence asks for a guardrail: pip install {guardrail.PACKAGE}" if bound and engine.guard is None else ""
+        say(f"Ready: {engine.pair.about.title}.{unguarded}")
         return engine
 
     def wear(self, adapters: Sequence[Wanted]) -> None:
@@ -110,6 +179,8 @@ class Engine:
         """
         if not adapters and not self.adapters:
             return
+        if isinstance(self.pair, StockPair):
+            raise ValueError("This pair's painter takes no adapters of fine-tuning; open the pair that they were made for.")
         self.memory = Memory()
         try:
             put_on(self.pair, adapters)
@@ -157,12 +228,12 @@ class Engine:
             path = conversation.path()
             if not path or path[-1].role != "user":
                 raise ValueError("There is nothing to answer; say something first.")
-            reply.masked = _masked(path)
+            reply.masked, reply.question = _masked(path), path[-1].text()
             with self._forgetting_failures():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
                 prompt = self._prompt(path)
                 opened = len(prompt.ids)
-                self._add_parts(prompt, begun)
+                self.tokens.add_parts(prompt, begun, True)
                 encoded = self._follow(prompt)
                 stopped = yield from self._speak(reply)
         except torch.OutOfMemoryError:
@@ -204,14 +275,16 @@ class Engine:
         generator = torch.Generator().manual_seed(seed)
         reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _masked(path), parts=list(path[-1].parts))
         prompt = self._prompt(path[:-1])
-        self._add_parts(prompt, path[-1].parts)
+        self.tokens.add_parts(prompt, path[-1].parts, True)
         with self._forgetting_failures():
             self._follow(prompt)
-            yield from self._draw(reply)
+            yield from self._draw(reply, None if self.tuned else self._words_for_next(reply))
 
     def _prompt(self, path: list[Turn]) -> Packed:
         """The conversation as ids, the assistant's own turns as they were said, and the opening of the answer."""
         packed = Packed()
+        if not self.tuned:
+            packed.add([*self.tokens.opening("system"), *self.tokens.text(SYSTEM), *self.tokens.closing()], False)
         for turn in path:
             said = self.memory.said.get(turn.id)
             if said is None:
@@ -220,14 +293,6 @@ class Engine:
             packed.extend(said)
         packed.add(self.tokens.opening("assistant"), False)
         return packed
-
-    def _add_parts(self, prompt: Packed, parts: tuple[Piece, ...]) -> None:
-        """Of an answer that is under way."""
-        for part in parts:
-            if isinstance(part, Text):
-                prompt.add(self.tokens.text(part.text), True)
-            else:
-                self.tokens.add_image(prompt, part, True)
 
     @contextmanager
     def _forgetting_failures(self) -> Iterator[None]:
@@ -241,52 +306,95 @@ class Engine:
     def _follow(self, packed: Packed) -> int:
         """Make both models' memory that of `packed`, encoding only what is new; returns how many tokens that were."""
         memory = self.memory
+        self.pair.turns.talk()
         encoded = self.mllm.prefill(memory.context, packed)
         # A picture stays as it was painted if all before it is the same: its frame has read those words.
         kept = sum(slot.end <= len(packed.ids) - encoded for slot in memory.slots)
         memory.frames.keep(kept)
         del memory.slots[kept:]
-        for slot in packed.slots[kept:]:
-            self.painter.remember(
-                memory.frames, self.painter.encode(slot.image.picture), memory.context.condition(slot.bov), packed.last_segment(slot.bov)
-            )
+        new = packed.slots[kept:]
+        if new:
+            self.pair.turns.paint()
+        for slot in new:
+            condition = memory.context.condition(slot.bov) if self.tuned else None  # an untuned painter remembers pictures alone
+            self.painter.remember(memory.frames, self.painter.encode(slot.image.picture), condition, packed.last_segment(slot.bov))
             memory.slots.append(slot)
+        if new:
+            self.pair.turns.talk()
         return encoded
 
     def _speak(self, reply: Reply) -> Iterator[Event]:
         """Words and pictures in turn; returns why it ended."""
-        memory, limits = self.memory, reply.options
+        reply.marks = None if self.tuned else Placeholders()
         while True:
-            token = None
-            for token in self.mllm.talk(memory.context, limits.text, reply.generator):
-                if token in (self.tokens.bov, self.tokens.end):
-                    break
-                reply.text_tokens += 1
-                yield from self._words(reply, token)
-                if reply.stop.is_set() or reply.text_tokens >= limits.text.max_tokens:
-                    self.mllm.append(memory.context, token)  # said, so it must be read
-                    break
+            asked, why = yield from self._talk(reply)
             self._flush(reply)
+            if why:
+                return why
+            if reply.images() >= reply.options.image.max_images:
+                return "max_images"
+            finished = yield from self._draw(reply, asked)
+            if not finished:
+                return "user"
+
+    def _talk(self, reply: Reply) -> Iterator[Event]:
+        """Words until a picture is due or the answer ends; returns the wish for a picture (of an untuned pair) and why it ended."""
+        context, limits = self.memory.context, reply.options.text
+        asked = yield from self._show(reply)
+        if asked or reply.ended:
+            return asked, "" if asked else "end"
+        for token in self.mllm.talk(context, limits, reply.generator):
             if token == self.tokens.bov:
-                if reply.images() >= limits.image.max_images:
-                    return "max_images"
-                finished = yield from self._draw(reply)
-                if not finished:
-                    return "user"
-            elif token == self.tokens.end:
-                return "end"
-            else:
-                return "user" if reply.stop.is_set() else "max_tokens"
+                return None, ""
+            if token == self.tokens.end:
+                break
+            reply.text_tokens += 1
+            asked = yield from self._words(reply, token)
+            full = reply.text_tokens >= limits.max_tokens
+            if asked or full or reply.stop.is_set():
+                self.mllm.append(context, token)  # said, so it must be read
+                return asked, "" if asked else "user" if reply.stop.is_set() else "max_tokens"
+        reply.ended = True
+        if reply.marks:
+            reply.waiting += reply.marks.close()
+        asked = yield from self._show(reply)
+        return asked, "" if asked else "end"
 
     def _words(self, reply: Reply, token: int) -> Iterator[Event]:
-        """Words as soon as they are whole: a token may end in the middle of a character."""
+        """Words as soon as they are whole: a token may end in the middle of a character. Returns a wish for a picture that came up."""
         text = reply.stream.step(self.pair.tokenizer.backend_tokenizer, token)
         if not text:
-            return
-        if not reply.first_text:
-            reply.first_text = time.monotonic() - reply.started
-        yield TextDelta(text)
-        reply.shown += text
+            return None
+        reply.waiting += reply.marks.feed(text) if reply.marks else [text]
+        return (yield from self._show(reply))
+
+    def _show(self, reply: Reply) -> Iterator[Event]:
+        """Show words that wait, up to the first wish for a picture, which is returned."""
+        while reply.waiting:
+            piece = reply.waiting.pop(0)
+            if isinstance(piece, Asked):
+                return piece
+            if not reply.first_text:
+                reply.first_text = time.monotonic() - reply.started
+            yield TextDelta(piece)
+            reply.shown += piece
+        return None
+
+    def _words_for_next(self, reply: Reply) -> Asked:
+        """An untuned MLLM writes the words of the picture that comes next."""
+        context, marks, stream = self.memory.context, Placeholders(), DecodeStream(skip_special_tokens=True)
+        marks.feed(OPENING)
+        for token in self.tokens.text(OPENING):
+            self.mllm.append(context, token)
+        for count, token in enumerate(self.mllm.talk(context, reply.options.text, reply.generator)):
+            if token == self.tokens.end or count >= PROMPT_TOKENS or reply.stop.is_set():
+                break
+            text = stream.step(self.pair.tokenizer.backend_tokenizer, token)
+            found = marks.feed(text) if text else []
+            if asked := next((piece for piece in found if isinstance(piece, Asked)), None):
+                self.mllm.append(context, token)
+                return asked
+        return next(piece for piece in marks.close() if isinstance(piece, Asked))
 
     def _flush(self, reply: Reply) -> None:
         """Close the running piece of text."""
@@ -295,41 +403,96 @@ class Engine:
             reply.parts.append(Text(before + reply.shown))
         reply.stream, reply.shown = DecodeStream(skip_special_tokens=True), ""
 
-    def _draw(self, reply: Reply) -> Iterator[Event]:
-        """Paint one picture and show it to both models; returns False when the user stopped it."""
+    def _draw(self, reply: Reply, asked: Asked | None = None) -> Iterator[Event]:
+        """Paint one picture and show it to both models; returns False when the user stopped it.
+
+        `asked` is the wish of an untuned pair: the painter reads its words alone.
+        """
         memory, options, index = self.memory, reply.options.image, reply.images()
         masked = reply.masked if index == 0 else None  # what comes next is a new picture
+        asked = asked and self._worded(asked, reply)
+        if self.guard:
+            self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
+        condition, segment = self._brief(asked)
+        self.pair.turns.paint()
         retouch = self.painter.retouch(masked.picture, masked.mask) if masked else None
         seed = reply.rng.randrange(2**31)
         yield ImageStarted(index, seed, options.steps)
         begun = time.monotonic()
-        bov = len(memory.context.packed.ids)
-        condition = memory.context.condition()
-        segment = memory.context.packed.last_segment(bov)
-        latents = None
-        for painted in self.painter.paint(memory.frames, condition, segment, options, seed, retouch):
-            latents = painted.latents
-            if reply.stop.is_set():
-                return False
-            yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
-        picture = self.painter.decode(latents)
+        made = yield from self._painted(reply, index, (condition, segment, options, seed, retouch))
+        if made is None:
+            return False
+        latents, plain = made
+        picture = plain
+        if self.guard:
+            picture = self.guard.look(picture)
         if masked:
             picture = self.painter.laid_in(picture, masked.picture, masked.mask)
+        if picture is not plain:
             latents = self.painter.encode(picture)
-        said = next((part.text for part in reversed(reply.parts) if isinstance(part, Text)), "")
-        image = Image(picture, seed, time.monotonic() - begun, alt=said.strip().splitlines()[-1] if said.strip() else "")
+        image = Image(picture, seed, time.monotonic() - begun, alt=asked.prompt if asked else _last_line(reply))
         yield ImageDone(index, image)
         reply.parts.append(image)
+        self.painter.remember(memory.frames, latents, condition, segment)
+        self.pair.turns.talk()
         packed = memory.context.packed.between(0)
         self.tokens.add_image(packed, image, True)
         self.mllm.prefill(memory.context, packed)
-        self.painter.remember(memory.frames, latents, condition, segment)
         memory.slots.append(packed.slots[-1])
         return True
 
+    def _painted(self, reply: Reply, index: int, given: tuple[Any, ...]) -> Iterator[Event]:
+        """A picture's steps; returns its latents and pixels, `None` when the user stopped it.
+
+        When memory runs out it is begun again, once, in a way that needs less.
+        """
+        options, lighter = reply.options.image, ""
+        while True:
+            latents = None
+            try:
+                for painted in self.painter.paint(self.memory.frames, *given):
+                    latents = painted.latents
+                    if reply.stop.is_set():
+                        return None
+                    yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
+                return latents, self.painter.decode(latents)
+            except torch.OutOfMemoryError:
+                if lighter or not (lighter := self._lighter()):
+                    raise
+            latents = painted = None
+            free()
+            yield Notice(lighter)
+            given = (*given[:-1], self.painter.retouch(reply.masked.picture, reply.masked.mask) if given[-1] is not None else None)
+
+    def _lighter(self) -> str:
+        """Step down: tiles, then turns on the card, then smaller pictures. Returns what was done, in one sentence; "" for nothing more."""
+        pair, vae = self.pair, getattr(self.pair, "vae", None) or getattr(getattr(self.pair, "pipe", None), "vae", None)
+        if hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True):
+            vae.enable_tiling()
+            return "Memory ran out, so pictures are made in tiles from now on."
+        if take_turns(pair):
+            return "Memory ran out, so the parts of the pair take turns on the card from now on, which is slower."
+        size = scaled(pair.about.image_size, max(pair.about.image_size) * 3 // 4)
+        if max(size) < SMALLEST_SIDE or self.painter.reads_words is False and self.painter.causal:
+            return ""
+        pair.about = self.painter.about = replace(pair.about, image_size=size)
+        self.about = asdict(pair.about)
+        return f"Memory ran out, so pictures have {size[0]} x {size[1]} pixels from now on."
+
+    def _brief(self, asked: Asked | None) -> tuple[Any, int]:
+        """What the painter reads for the next picture, and where in it the latest words begin."""
+        if asked is None:
+            context = self.memory.context
+            return context.condition(), context.packed.last_segment(len(context.packed.ids))
+        return (asked, 0) if self.painter.reads_words else self.mllm.alone(asked.prompt)
+
+    def _worded(self, asked: Asked, reply: Reply) -> Asked:
+        """A wish without words means what was said last, or what was asked."""
+        return asked if asked.prompt else replace(asked, prompt=_last_line(reply) or reply.question or "A picture.")
+
     def _preview(self, step: int, latents: torch.Tensor, options: ImageOptions) -> Any:
         wanted = options.preview_every and step % options.preview_every == 0 and step < options.steps
-        return self.painter.decode(latents) if wanted else None
+        return self.painter.decode(latents) if wanted and latents is not None else None
 
     def _turn(self, parent: str, reply: Reply, opened: int) -> Turn:
         """The finished turn; its ids as they were said are kept for the next answer. `opened` is where its opening ends."""
@@ -348,6 +511,12 @@ class Engine:
         while finished and isinstance(finished[-1], Text):
             finished.pop()
         return Failed(message, conversation.say("assistant", *finished) if len(finished) > reply.begun else conversation)
+
+
+def _last_line(reply: Reply) -> str:
+    """The last words before a picture, which describe it."""
+    said = next((part.text for part in reversed(reply.parts) if isinstance(part, Text)), "").strip()
+    return said.splitlines()[-1] if said else ""
 
 
 def _masked(path: list[Turn]) -> Image | None:

@@ -44,6 +44,13 @@ class ImageDone:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that the user should know, in one sentence; the answer goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Stats:
     """What an answer cost.
 
@@ -82,4 +89,4 @@ class Failed:
     conversation: Conversation
 
 
-Event = TextDelta | ImageStarted | ImageStep | ImageDone | Done | Failed
+Event = TextDelta | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from duogen.options import TextOptions
 from duogen.sequence import Packed, Tokens, positions
+
+PROMPT_SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
+PROMPT_LENGTH = 512
 
 
 def normalised(states: torch.Tensor) -> torch.Tensor:
@@ -25,12 +29,23 @@ def embed(
     model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None
 ) -> torch.Tensor:
     """Input embeddings [B, L, C] of ids [B, L], with the vision tower's output where pictures stand."""
+    return see(model, ids, pixels, grids)[0]
+
+
+def see(
+    model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What `embed` returns, and what else the language model takes: of a Qwen3-VL, features for its first layers (DeepStack)."""
     embeds = model.get_input_embeddings()(ids)
     if pixels is None:
-        return embeds
-    features = torch.cat(list(model.model.get_image_features(pixels.to(ids.device), grids.to(ids.device)).pooler_output))
-    mask = (ids == model.config.image_token_id)[..., None].expand_as(embeds)
-    return embeds.masked_scatter(mask, features.to(embeds.dtype))
+        return embeds, {}
+    seen = model.model.get_image_features(pixels.to(ids.device), grids.to(ids.device))
+    features = torch.cat(list(seen.pooler_output))
+    mask = ids == model.config.image_token_id
+    deep = {}
+    if getattr(seen, "deepstack_features", None):
+        deep = {"visual_pos_masks": mask, "deepstack_visual_embeds": [torch.cat(list(each)) for each in seen.deepstack_features]}
+    return embeds.masked_scatter(mask[..., None].expand_as(embeds), features.to(embeds.dtype)), deep
 
 
 @dataclass
@@ -61,7 +76,8 @@ class Context:
 
     def keep(self, length: int) -> None:
         """Forget everything after the first `length` tokens, which must not cut a picture in two."""
-        self.states = self.condition(length)[0]
+        if self.states is not None or self.fresh:
+            self.states = self.condition(length)[0]
         self.cache.crop(length - self.cache.get_seq_length())
         self.packed = self.packed.between(0, length)
         self.position = positions(self.packed)[1]
@@ -69,10 +85,13 @@ class Context:
 
 
 class MLLM:
-    """A Qwen2.5-VL model, its tokens, and the layers that the connector reads (indices into `hidden_states`)."""
+    """A Qwen2.5-VL or Qwen3-VL model, its tokens, and the layers that the connector reads (indices into `hidden_states`).
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int]) -> None:
-        self.model, self.tokens, self.layers = model, tokens, layers
+    `remembers` says whether their states are kept while it talks; they are not where the painter reads a prompt of its own.
+    """
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], remembers: bool = True) -> None:
+        self.model, self.tokens, self.layers, self.remembers = model, tokens, layers, remembers
         self.unsaid = [tokens.start, tokens.eov, tokens.pad]  # they would stand in the context for a turn or a picture that is not there
 
     @torch.no_grad()
@@ -90,7 +109,8 @@ class MLLM:
         pixels, grids = self.tokens.pixels([slot.image for slot in slots]) if slots else (None, None)
         where, after = positions(packed, common, context.position)
         ids = torch.tensor([packed.ids[common:]], device=self.model.device)
-        self._read(context, embed(self.model, ids, pixels, grids), where)
+        embeds, deep = see(self.model, ids, pixels, grids)
+        self._read(context, embeds, where, deep)
         context.packed = packed.between(0)
         context.position = after
         return len(packed.ids) - common
@@ -107,17 +127,38 @@ class MLLM:
         cut = [slot.bov for slot in new.slots if slot.bov < count < slot.end]
         return min([count, *cut])
 
-    def _read(self, context: Context, embeds: torch.Tensor, where: torch.Tensor) -> None:
+    def _read(self, context: Context, embeds: torch.Tensor, where: torch.Tensor, deep: dict[str, Any] | None = None) -> None:
         out = self.model.model.language_model(
             inputs_embeds=embeds,
             position_ids=where[:, None].to(embeds.device),
             past_key_values=context.cache,
             use_cache=True,
-            output_hidden_states=True,
+            output_hidden_states=self.remembers,
+            **(deep or {}),
         )
-        context.fresh.append(torch.stack([out.hidden_states[layer][0] for layer in self.layers], 1))
+        if self.remembers:
+            context.fresh.append(torch.stack([out.hidden_states[layer][0] for layer in self.layers], 1))
         context.logits = self.model.lm_head(out.last_hidden_state[:, -1])[0].float()
         context.logits[self.unsaid] = float("-inf")
+
+    @torch.no_grad()
+    def alone(self, prompt: str) -> tuple[torch.Tensor, int]:
+        """States of a picture's prompt by itself, as Cosmos-Predict2.5's painter was trained to read them (its `_get_prompt_embeds`).
+
+        Returns:
+            [1, 512, K * C], and the index of the prompt's first word.
+        """
+        tokens = self.tokens
+        before = [*tokens.opening("system"), *tokens.text(PROMPT_SYSTEM), *tokens.closing(), *tokens.opening("user")]
+        ids = [*before, *tokens.text(prompt), *tokens.closing()][:PROMPT_LENGTH]
+        blank = tokens.tokenizer.pad_token_id if tokens.tokenizer.pad_token_id is not None else tokens.end
+        ids += [blank] * (PROMPT_LENGTH - len(ids))
+        where = torch.arange(PROMPT_LENGTH, device=self.model.device).expand(3, 1, -1)
+        out = self.model.model.language_model(
+            inputs_embeds=self.model.get_input_embeddings()(torch.tensor([ids], device=self.model.device)), position_ids=where,
+            use_cache=False, output_hidden_states=True,
+        )  # fmt: skip
+        return torch.cat([normalised(out.hidden_states[layer]) for layer in self.layers], -1), len(before)
 
     @torch.no_grad()
     def append(self, context: Context, token: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
@@ -45,6 +46,54 @@ class Options:
     seed: int | None = None
     text: TextOptions = field(default_factory=TextOptions)
     image: ImageOptions = field(default_factory=ImageOptions)
+
+
+def choice(default: str, help: str, *values: str) -> Any:
+    """A field of words; `values` are all that it may be, none for anything."""
+    return field(default=default, metadata={"help": help, "low": None, "high": None, "step": None, "values": values})
+
+
+@dataclass(frozen=True)
+class LoadOptions(Checked):
+    """How a pair is opened. What is "auto" (or 0) is chosen by `duogen.memory` for this machine; anything else overrules it."""
+
+    device: str = choice("auto", "auto, cpu, cuda, mps ...")
+    precision: str = choice("auto", "Of the language model: auto, nf4, int8, bf16 or fp32.", "auto", "nf4", "int8", "bf16", "fp32")
+    painter_precision: str = choice("auto", "Of the painter: auto, nf4, int8, bf16 or fp32.", "auto", "nf4", "int8", "bf16", "fp32")
+    offload: str = choice("auto", "What leaves the card while it rests: none, model (a whole part) or group (layer by layer).",
+                          "auto", "none", "model", "group")  # fmt: skip
+    tiling: str = choice("auto", "Encode and decode pictures in tiles, which needs less memory: on or off.", "auto", "on", "off")
+    picture_side: int = option(0, "Longer side of painted pictures in pixels; 0 for the pair's own.", 0, 4096, 16)
+    attention: str = choice("auto", "Attention kernel of the painter: xformers, native, flash, sage ...")
+    caching: str = choice("auto", "Skip steps that change little, from 9 steps on: on or off.", "auto", "on", "off")
+    compile: str = choice("off", "Compile the painter: slow to start, faster afterwards; on or off.", "on", "off")
+    preset: str = choice("", "A few-step LoRA of the pair, by its id in the catalogue.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for each in fields(self):
+            value, values = getattr(self, each.name), each.metadata.get("values")
+            if values and value not in values:
+                raise ValueError(f"There is no {each.name.replace('_', ' ')} {value!r}; choose one of {', '.join(values)}.")
+
+
+def add_flags(command: argparse.ArgumentParser, kind: type) -> None:
+    """One flag for each field of `kind`; what is not given is absent from the result."""
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        values = [f"default: {each.default}"] if each.default else []
+        command.add_argument(
+            f"--{each.name.replace('_', '-')}",
+            type=hints[each.name],
+            default=argparse.SUPPRESS,
+            metavar="N" if hints[each.name] is int else "NAME",
+            help=" ".join([each.metadata["help"], *(f"({value})" for value in values)]),
+        )
+
+
+def from_flags(given: argparse.Namespace, kind: type) -> Any:
+    """Raises ValueError: a value is not possible."""
+    return kind(**{each.name: value for each in fields(kind) if (value := vars(given).get(each.name)) is not None})
 
 
 # By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.

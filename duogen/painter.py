@@ -54,15 +54,26 @@ class Retouch:
 
 
 class FramePainter:
-    """Drives a `CosmosTransformer3DModel`, block-causal with a frame cache, or bidirectional without one."""
+    """Drives a `CosmosTransformer3DModel`, block-causal with a frame cache, or bidirectional without one.
+
+    It reads hidden states, not words.
+    """
+
+    reads_words = False
 
     def __init__(self, pair: DuoGenPipeline) -> None:
         self.pair, self.model, self.about = pair, pair.transformer, pair.about
         config = pair.vae.config
         shape = (1, -1, 1, 1)
-        self.device = (pair.vae if self.model is None else self.model).device  # training looks at pictures without the DiT
         self.mean, self.std = (torch.tensor(values).view(shape).to(self.device) for values in (config.latents_mean, config.latents_std))
         self.causal = self.about.frame_attention == "block_causal"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, which is not where its weights wait while others have the card."""
+        if self.pair.turns.rest:
+            return torch.device(self.pair.turns.work)
+        return (self.pair.vae if self.model is None else self.model).device  # training looks at pictures without the DiT
 
     def size(self) -> tuple[int, int]:
         """Latent (h, w) of a picture to be painted."""
@@ -92,23 +103,17 @@ class FramePainter:
         Raises:
             ValueError: the mask is of another size, or nothing of it is white.
         """
-        if mask.size != picture.size:
-            sizes = f"{mask.width} x {mask.height}", f"{picture.width} x {picture.height}"
-            raise ValueError(f"The mask has {sizes[0]} pixels and its picture {sizes[1]}; mark the picture anew.")
-        if mask.getbbox() is None:
-            raise ValueError("Nothing of the picture is marked; paint over what should change.")
+        check_mask(picture, mask)
         left, top, width, height = inner_box(picture.size, self.about.image_size)
         whole = PILImage.new("L", tuple(self.about.image_size))
         whole.paste(mask.resize((width, height), PILImage.Resampling.BOX), (left, top))
         rows, columns = self.size()
         touched = torch.from_numpy(np.array(whole) > 0).unflatten(0, (rows, -1)).unflatten(2, (columns, -1)).any(3).any(1)
-        return Retouch(self.encode(picture), touched[None, None].to(self.model.device))
+        return Retouch(self.encode(picture), touched[None, None].to(self.device))
 
     def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` in its own size with what was painted where `mask` is white; outside not a pixel changes."""
-        left, top, width, height = inner_box(picture.size, self.about.image_size)
-        inner = painted.crop((left, top, left + width, top + height)).resize(picture.size, PILImage.Resampling.LANCZOS)
-        return PILImage.composite(inner, picture, mask.point(lambda value: 255 if value else 0))
+        return lay_in(painted, picture, mask, self.about.image_size)
 
     @torch.no_grad()
     def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int) -> None:
@@ -154,7 +159,7 @@ class FramePainter:
         height, width = self.size()
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.model.device)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
         guided = options.guidance > 1.0
         branches = 2 if guided else 1
         projected = self._condition(condition, branches)
@@ -187,7 +192,7 @@ class FramePainter:
         return embed_frames(self.model, [latents.to(self.model.dtype)], [len(past)], [clean], previous)
 
     def _condition(self, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
-        projected = project_condition(self.model, condition.to(self.model.device, self.model.dtype))
+        projected = project_condition(self.model, condition.to(self.device, self.model.dtype))
         return [(key.expand(branches, -1, -1, -1), value.expand(branches, -1, -1, -1)) for key, value in projected]
 
     def _reads(self, words: int, segment: int, branches: int = 1) -> torch.Tensor | None:
@@ -197,7 +202,7 @@ class FramePainter:
         """
         if branches == 1 and not self.about.fresh_bias:
             return None
-        reads = torch.ones(branches, 1, 1, words, dtype=torch.bool, device=self.model.device)
+        reads = torch.ones(branches, 1, 1, words, dtype=torch.bool, device=self.device)
         fresh = torch.zeros_like(reads)
         fresh[0, ..., max(segment, 1) :] = True
         reads[1:, ..., max(segment, 1) :] = False
@@ -224,6 +229,22 @@ class FramePainter:
         timesteps[:, -1] = sigma * self.about.timestep_scale
         out, _ = walk(self.model, packed, timesteps, condition, reads)
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
+
+
+def check_mask(picture: PILImage.Image, mask: PILImage.Image) -> None:
+    """Raises ValueError: the mask is of another size than its picture, or nothing of it is white."""
+    if mask.size != picture.size:
+        sizes = f"{mask.width} x {mask.height}", f"{picture.width} x {picture.height}"
+        raise ValueError(f"The mask has {sizes[0]} pixels and its picture {sizes[1]}; mark the picture anew.")
+    if mask.getbbox() is None:
+        raise ValueError("Nothing of the picture is marked; paint over what should change.")
+
+
+def lay_in(painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image, within: tuple[int, int]) -> PILImage.Image:
+    """`picture` in its own size with what was painted, of size `within`, where `mask` is white."""
+    left, top, width, height = inner_box(picture.size, within)
+    inner = painted.crop((left, top, left + width, top + height)).resize(picture.size, PILImage.Resampling.LANCZOS)
+    return PILImage.composite(inner, picture, mask.point(lambda value: 255 if value else 0))
 
 
 def inner_box(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import CosmosTransformer3DModel, DiffusionPipeline
 from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
+from duogen.options import LoadOptions
+from duogen.placement import (
+    Turns,
+    compiled,
+    dtype_of,
+    layer_by_layer,
+    open_painter,
+    put_aside,
+    quantisation,
+    quantised,
+    scaled,
+    set_attention,
+    tile,
+)
 
 ABOUT = "duogen.json"
 
@@ -27,15 +42,19 @@ class About:
         layers: indices into the MLLM's hidden states that the connector reads; `None` for all of them but the embeddings.
         frame_attention: "block_causal" or "bidirectional".
         prediction: what the DiT predicts, "velocity" or "sample".
+        limits: what it cannot do, in a sentence or two for who meets it for the first time.
         timestep_scale: the DiT's timestep is sigma times this.
         fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
         sees_previous: the DiT has channels for the latents of the frame before; block-causal pairs only.
         image_size: (width, height) of painted pictures.
         steps, guidance: what the pair paints best with.
+        tuned: the MLLM was taught to say `bov` itself; else it is told to write placeholders (`duogen.placeholders`).
+        most_sources: of pipelines that take source pictures, how many at once.
     """
 
     title: str = "A pair without a name"
     summary: str = ""
+    limits: str = ""
     examples: tuple[str, ...] = ()
     licence: str = ""
     bov: str = "<|vision_start|>"
@@ -48,12 +67,16 @@ class About:
     image_size: tuple[int, int] = (1280, 704)
     steps: int = 36
     guidance: float = 7.0
+    tuned: bool = True
+    most_sources: int = 3
 
     def __post_init__(self) -> None:
         if self.frame_attention not in ("bidirectional", "block_causal"):
             raise ValueError(f"frame_attention is {self.frame_attention!r}")
         if (self.fresh_bias or self.sees_previous) and self.frame_attention == "bidirectional":
             raise ValueError("fresh_bias and sees_previous are for block_causal frame attention")
+        if not self.tuned and self.frame_attention != "bidirectional":
+            raise ValueError("an untuned pair has bidirectional frame attention")
         if self.prediction not in ("velocity", "sample"):
             raise ValueError(f"prediction is {self.prediction!r}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
@@ -68,7 +91,7 @@ class About:
         """
         file = folder / ABOUT
         if not file.exists():
-            return About(title=folder.name)
+            return About(title=folder.name, tuned=False)
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
             known = {each.name for each in fields(About)}
@@ -109,6 +132,7 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
+        self.turns = Turns(text_encoder, [], "cpu")
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """diffusers' own, plus `duogen.json`."""
@@ -120,40 +144,79 @@ class DuoGenPipeline(DiffusionPipeline):
 PRECISIONS = ("auto", "bf16", "fp32", "nf4", "int8")
 
 
-def open_pair(folder: Path, device: str = "auto", precision: str = "auto") -> DuoGenPipeline:
+def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load: LoadOptions | None = None) -> DuoGenPipeline:
     """Open a pair folder.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
         precision: of the MLLM: "bf16", "fp32", or quantised by bitsandbytes: "nf4", "int8"; "auto" is bf16. The DiT and the VAE are
             small and exact on a CPU (float32) and bf16 elsewhere.
+        load: all choices at once, instead of the two.
 
     Raises:
         ValueError: one sentence: what is wrong with the folder, the device or the precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
-    device = pick_device(device)
+    load = load or LoadOptions(device=device, precision=precision)
+    device = pick_device(load.device)
     check_parts(folder)
     about = About.load(folder)
-    painter_dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    if load.picture_side:
+        about = replace(about, image_size=scaled(about.image_size, load.picture_side))
+    with one_sentence(folder):
+        pair = _opened(folder, load, device)
+        place(pair, load, device)
+    pair.about = about
+    if not about.tuned:
+        pair.image_processor = less_seen(pair.image_processor)
+    return pair
+
+
+def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
+    resting = load.offload not in ("auto", "none") and device != "cpu"
+    dtype = dtype_of(load.painter_precision, device)
+    brain = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
+    put_aside(brain, resting)
+    given = _image_processor(folder)
+    if quantisation(load.painter_precision):
+        given["transformer"] = open_painter(folder / "transformer", CosmosTransformer3DModel, load.painter_precision, device)
+    pair = DuoGenPipeline.from_pretrained(
+        folder, text_encoder=brain, safety_checker=None, dtype=dtype, use_safetensors=True, local_files_only=True, **given
+    )
+    for name in ("transformer", "vae"):
+        part = getattr(pair, name)
+        _check_weights(name, [each for each, weight in part.named_parameters() if weight.is_meta])
+        part.eval().requires_grad_(False)
+        if not resting and not quantised(part):
+            part.to(device)
+    return pair
+
+
+def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
+    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
+    tile(pair.vae, load.tiling)
+    pair.attention = set_attention(pair.transformer, device, load.attention)
+    compiled(pair.transformer, load)
+    painter, rest = [pair.transformer, pair.vae], None
+    if device != "cpu" and load.offload == "group":
+        layer_by_layer(pair.transformer, device)
+        painter, rest = [pair.vae], "cpu"
+    elif device != "cpu" and load.offload == "model":
+        rest = "cpu"
+    pair.turns = Turns(pair.text_encoder, painter, device, rest)
+
+
+@contextmanager
+def one_sentence(folder: Path) -> Iterator[None]:
+    """What the libraries raise while they open a folder becomes a ValueError for the user."""
     try:
-        brain = open_mllm(folder / "text_encoder", device, precision)
-        pair = DuoGenPipeline.from_pretrained(
-            folder, text_encoder=brain, safety_checker=None, dtype=painter_dtype, use_safetensors=True, local_files_only=True,
-            **_image_processor(folder),
-        )  # fmt: skip
-        for name in ("transformer", "vae"):
-            part = getattr(pair, name)
-            _check_weights(name, [each for each, weight in part.named_parameters() if weight.is_meta])
-            part.to(device).eval().requires_grad_(False)
+        yield
     except SafetensorError as error:
         raise ValueError(f"A weight file of the pair in {folder} is damaged; get the pair again.") from error
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"The pair in {folder} cannot be opened: {first}") from error
-    pair.about = about
-    return pair
 
 
 def open_parts(folder: Path, parts: tuple[str, ...], device: str, precision: str = "bf16") -> DuoGenPipeline:
@@ -202,21 +265,48 @@ def check_parts(folder: Path) -> None:
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:
-    """The vision tower's preparation; the PIL version, since torchvision may not be there."""
-    from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessorPil
+    """The vision tower's preparation as a component of a pair."""
+    return {"image_processor": image_processor(folder / "text_encoder", *(folder / name for name in PROCESSORS))}
 
-    for name in ("image_processor", "processor", "tokenizer"):
-        if (folder / name / "preprocessor_config.json").exists():
-            return {"image_processor": Qwen2VLImageProcessorPil.from_pretrained(folder / name)}
+
+def image_processor(brain: Path, *others: Path) -> Any:
+    """What prepares pictures for an MLLM's vision tower; the PIL version, since torchvision may not be there.
+
+    Args:
+        brain: the MLLM's folder. `others`: folders that may hold the preparation's settings too.
+    """
+    from transformers import AutoConfig, Qwen2VLImageProcessorPil
+
+    for there in (*others, brain):
+        if (there / "preprocessor_config.json").exists():
+            return Qwen2VLImageProcessorPil.from_pretrained(there)
     # The plain layout of Cosmos-Predict2.5 has none: what its vision tower takes stands in the MLLM's configuration.
-    vision = Qwen2_5_VLConfig.from_pretrained(folder / "text_encoder").vision_config
+    vision = AutoConfig.from_pretrained(brain).vision_config
     sizes = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size, "merge_size": vision.spatial_merge_size}
-    return {"image_processor": Qwen2VLImageProcessorPil(**sizes)}
+    return Qwen2VLImageProcessorPil(**sizes)
 
 
-def open_mllm(folder: Path, device: str, precision: str) -> Any:
-    """Open the MLLM in a precision; vision tower and output head are never quantised."""
-    from transformers import BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
+def less_seen(eyes: Any) -> Any:
+    """A picture preparation that shows an MLLM at most `SEEN_PIXELS` of a picture: a long guide must fit into its context."""
+    sizes = {name: getattr(eyes, name) for name in ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")}
+    least, most = eyes.size["shortest_edge"], eyes.size["longest_edge"]
+    return type(eyes)(min_pixels=min(least, SEEN_PIXELS), max_pixels=min(most, SEEN_PIXELS), **sizes)
+
+
+SEEN_PIXELS = 640 * 640  # 529 tokens of a Qwen2.5-VL
+PROCESSORS = ("image_processor", "processor", "tokenizer")
+TALKERS = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}
+
+
+def talks(folder: Path) -> bool:
+    """Whether the model in a folder is an MLLM that can chat."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in TALKERS
+
+
+def bnb_options(device: str, precision: str) -> dict[str, Any]:
+    """What transformers' `from_pretrained` takes to open a model in a precision; vision tower and output head are never quantised."""
+    from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16, "device_map": device}
     skip = ["lm_head", "model.visual"]
@@ -226,16 +316,20 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
         )
     elif precision == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    return options
+
+
+def open_mllm(folder: Path, device: str, precision: str) -> Any:
+    """Open the MLLM, a Qwen2.5-VL or a Qwen3-VL, in a precision."""
+    import transformers
+
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "qwen2_5_vl")
+    if kind not in TALKERS:
+        raise ValueError(f"{folder} holds a {kind} model, which cannot be the talker; choose a Qwen2.5-VL or Qwen3-VL.")
+    maker, options = getattr(transformers, TALKERS[kind]), bnb_options(device, precision)
+    model, report = maker.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     _check_weights("text_encoder", sorted(report["missing_keys"]))
     return model.eval().requires_grad_(False)
-
-
-def free_memory() -> None:
-    """Give back what nothing holds any more, to the system and to the card."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def pick_device(device: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from duogen.conversation import Image, Text, Turn
+from duogen.conversation import Image, Piece, Text, Turn
+from duogen.placeholders import marked
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ class Tokens:
         ValueError: the tokenizer lacks one of the special tokens.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any, bov: str = "<|vision_start|>") -> None:
-        self.tokenizer, self.image_processor = tokenizer, image_processor
+    def __init__(self, tokenizer: Any, image_processor: Any, bov: str = "<|vision_start|>", tuned: bool = True) -> None:
+        """`tuned`: the MLLM knows BOV; else its pictures stand behind the words by which it asked for them."""
+        self.tokenizer, self.image_processor, self.tuned = tokenizer, image_processor, tuned
         self.start, self.end = self._id("<|im_start|>"), self._id("<|im_end|>")
         self.bov, self.eov, self.pad = self._id(bov), self._id("<|vision_end|>"), self._id("<|image_pad|>")
         self.newline = self.text("\n")
@@ -129,15 +131,21 @@ class Tokens:
         packed.add([self.pad] * (grid[0] * grid[1]) + [self.eov], False)
         packed.slots.append(Slot(bov, len(packed.ids), grid, image, painted))
 
+    def add_parts(self, packed: Packed, parts: Items[Piece], mine: bool) -> None:
+        """Append words and pictures of a turn."""
+        for part in parts:
+            if isinstance(part, Text):
+                packed.add(self.text(part.text), mine)
+                continue
+            if mine and not self.tuned:
+                packed.add(self.text(marked(part.alt)), mine)
+            self.add_image(packed, part, mine)
+
     def add_turn(self, packed: Packed, turn: Turn) -> None:
         """Append a whole turn."""
         mine = turn.role == "assistant"
         packed.add(self.opening(turn.role), False)
-        for part in turn.parts:
-            if isinstance(part, Text):
-                packed.add(self.text(part.text), mine)
-            else:
-                self.add_image(packed, part, mine)
+        self.add_parts(packed, turn.parts, mine)
         packed.add([self.end], mine)
         packed.add(self.newline, False)
 

@@ -174,6 +174,17 @@ class Store:
             os.utime(aside)
             self._open.pop(id, None)
 
+    def laid_aside(self) -> tuple[int, int]:
+        """How many conversations are deleted and can still be restored, and their bytes."""
+        folders = [folder for folder in self.deleted.iterdir() if folder.is_dir()]
+        return len(folders), sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+
+    def forget_deleted(self) -> None:
+        """What was deleted is gone for good then."""
+        with self._lock:
+            for folder in self.deleted.iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
+
     def restore(self, id: str) -> None:
         """Raises: ValueError: it is no longer there."""
         with self._lock:

@@ -1,6 +1,7 @@
 """The page with a stand-in for the engine, slow and sure, so that tests can look at an answer in the middle: python tests/stand_in.py
 
-Its answers have three pictures whose colour comes from the seed; `--seconds` is what each takes.
+Its answers have three pictures whose colours come from the seed; `--seconds` is what each takes,
+and twenty times that if the question says "slowly".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image as PILImage
+from PIL import ImageDraw
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5
@@ -29,7 +31,7 @@ class StandIn:
     }
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds = self.pace = seconds
 
     def answer(self, conversation, options, stop: threading.Event) -> Iterator:
         yield from self._answer(conversation, [], options, stop)
@@ -46,6 +48,8 @@ class StandIn:
         from duogen.events import Done, Stats, TextDelta
 
         began, seeds = time.monotonic(), random.Random(options.seed)
+        self.pace = 20 * self.seconds if "slowly" in conversation.path()[-1].text() else self.seconds
+        masked = next((image for image in conversation.path()[-1].images() if image.mask), None)
         first = sum(isinstance(part, Image) for part in parts)
         for at, words in enumerate(WORDS[first:], first):
             for word in words.split(" "):
@@ -53,30 +57,45 @@ class StandIn:
                 time.sleep(self.seconds / 50)
             parts.append(Text(words))
             if at < 3 and not stop.is_set():
-                yield from self._paint(at, seeds.randrange(1000), parts, stop)
+                yield from self._paint(at, seeds.randrange(1000), parts, stop, masked)
             if stop.is_set():
                 break
         why = "user" if stop.is_set() else "end"
         yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
 
     def painting(self, conversation, options, stop: threading.Event) -> Iterator:
-        turn = conversation.path()[-1]
+        turn, self.pace = conversation.path()[-1], self.seconds
         yield from self._paint(len(turn.images()), options.seed, [], stop)
 
-    def _paint(self, index: int, seed: int, parts: list, stop: threading.Event) -> Iterator:
+    def _paint(self, index: int, seed: int, parts: list, stop: threading.Event, masked=None) -> Iterator:
         from duogen.conversation import Image
         from duogen.events import ImageDone, ImageStarted, ImageStep
 
-        colours = random.Random(seed)
-        picture = PILImage.new("RGB", (256, 256), tuple(colours.randrange(256) for _ in range(3)))
+        picture = boat(index + 1, random.Random(seed))
+        if masked:
+            picture = PILImage.composite(picture.resize(masked.picture.size), masked.picture, masked.mask)
         yield ImageStarted(index, seed, STEPS)
         for step in range(1, STEPS + 1):
-            time.sleep(self.seconds / STEPS)
+            time.sleep(self.pace / STEPS)
             if stop.is_set():
                 return
             yield ImageStep(index, step, STEPS, picture.resize((8, 8)) if step % 2 == 0 else None)
         parts.append(Image(picture, seed, self.seconds, f"Step {index + 1}"))
         yield ImageDone(index, parts[-1])
+
+
+def boat(steps: int, colours: random.Random) -> PILImage.Image:
+    """Hull, mast and sail, as many of them as there were steps; the colours are random."""
+    paper, sea, hull, sail = (tuple(colours.randrange(low, low + 90) for _ in range(3)) for low in (165, 90, 40, 120))
+    picture = PILImage.new("RGB", (256, 256), paper)
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 196, 256, 256), fill=sea)
+    pen.polygon([(40, 170), (216, 170), (186, 214), (70, 214)], fill=hull)
+    if steps > 1:
+        pen.rectangle((124, 50, 132, 170), fill="#4a3728")
+    if steps > 2:
+        pen.polygon([(138, 54), (138, 158), (206, 158)], fill=sail)
+    return picture
 
 
 def main() -> None:

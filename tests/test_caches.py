@@ -33,7 +33,7 @@ KINDS = {
 @pytest.fixture(scope="module", params=list(KINDS))
 def pair(request, tmp_path_factory):
     opened = open_pair(tiny_pair(tmp_path_factory.mktemp("pair"), **KINDS[request.param]), "cpu", "fp32")
-    opened.about = replace(opened.about, image_size=(SIDE, SIDE))
+    opened.about = replace(opened.about, image_size=(SIDE, SIDE), tuned=True)
     return opened
 
 

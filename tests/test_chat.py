@@ -25,9 +25,9 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.end()
 
 
-def answered(tab, server: Server, words: str = QUESTION, **look):
+def answered(tab, server: Server, words: str = QUESTION, ready: str = "Ready", **look):
     page = tab(server.address, **look)
-    page.wait_for_selector("#status:has-text('Ready')")
+    page.wait_for_selector(f"#status:has-text('{ready}')")
     send(page, words)
     wait_until_answered(page)
     page.wait_for_selector("text=All done!")
@@ -191,6 +191,10 @@ def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Serv
         page.click("#talk .bot button.i-pdf")
     waiting.value.save_as(tmp_path / "guide.pdf")
     assert (tmp_path / "guide.pdf").read_bytes().startswith(b"%PDF") and waiting.value.suggested_filename == "How-do-I-draw-a-raft.pdf"
+    page.click("#talk .bot button.i-print")
+    paper = page.frame_locator("#printed")
+    paper.locator("figure.step >> nth=2").wait_for(state="attached")
+    assert "How do I draw a raft?" in paper.locator("h1").inner_text()
     open_list(page)
     page.click("#chats li.on summary")
     with page.expect_download() as waiting:

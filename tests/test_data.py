@@ -1,191 +1,439 @@
-"""What people bring to teach a pair: every kind of folder is read, what is wrong is said, and safe things are mended."""
+"""The data engine: readers, filters, rewriting and alignment with their validator, whole runs."""
 
 from __future__ import annotations
 
 import io
 import json
+import random
+import threading
 import zipfile
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 from PIL import Image as PILImage
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
 
-from duogen.conversation import Conversation, Image, save_conversation
-from duogen.data.describe import Lengths, describe, rows
-from duogen.data.format import Data, Example, Line, Picture, duplicates, split, write
-from duogen.data.readers import CHANGED, read
-from duogen.sequence import Tokens
-from duogen.store import Store
-from tests.tiny import Qwen2VLImageProcessorPil, tiny_tokenizer
+from duogen.__main__ import main
+from duogen.data.align import align, by_words
+from duogen.data.dialogue import Turn, convert, wrong
+from duogen.data.filters import filters, without_personal_data
+from duogen.data.markdown import read_markdown
+from duogen.data.near import alike, signature
+from duogen.data.options import DataOptions
+from duogen.data.pages import places, read
+from duogen.data.pictures import looked_at
+from duogen.data.report import funnel, write_report
+from duogen.data.rewrite import clean
+from duogen.data.run import Work, here, make, over_cores, overrule, prepare
+from duogen.data.sample import Dropped, Picture, Sample, Source, Words
+from duogen.data.state import State
+from duogen.data.steps import Steps
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tokens:
-    return Tokens(tiny_tokenizer(), Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, min_pixels=64 * 64, max_pixels=64 * 64))
-
-
-def picture(file: Path, seed: int = 1) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    made = PILImage.linear_gradient("L").rotate(seed * 37 % 360).resize((32, 24)).convert("RGB")
-    made.paste((seed * 50 % 256, 90, 20), (seed, seed, seed + 9, seed + 9))
-    made.save(file)
-    return file
-
-
-def said(example: Example) -> list[tuple[str, list[str]]]:
-    return [(line.role, [part if isinstance(part, str) else part.file.name for part in line.parts]) for line in example.lines]
-
-
-def part(value: str) -> dict:
-    return {"type": "image", "file": value} if value.endswith(".png") else {"type": "text", "text": value}
-
-
-def conversations(folder: Path, *dialogues: list[tuple[str, list[str]]] | str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    turns = [
-        one if isinstance(one, str) else [{"role": role, "parts": [part(each) for each in parts]} for role, parts in one]
-        for one in dialogues
-    ]
-    (folder / "conversations.jsonl").write_text("\n".join(one if isinstance(one, str) else json.dumps({"turns": one}) for one in turns))
-    return folder
+STEPS = (
+    "Peel two apples and cut them in thin slices.",
+    "Roll out the pastry with a rolling pin.",
+    "Bake everything at 180 C for 40 minutes.",
+)
+TART = (
+    "Press the short crust into a round form and prick it with a fork.", "Whisk eggs, sugar, cream and the juice of four lemons together.",
+    "Pour it over the crust, and let it set in the oven at low heat.", "Dust it with sugar once it is cold, and cut it with a wet knife.",
+)  # fmt: skip
+ARTICLE = """<html lang="en"><head><title>How to build a bird house | Garden</title><meta name="author" content="Ann Miller">
+<link rel="license" href="https://creativecommons.org/licenses/by/4.0/"></head><body><nav><a href="/"><img
+src="logo.png" alt="Logo"></a></nav>
+<article><h1>How to build a bird house</h1><p>A bird house is a good first project. It takes an afternoon and a saw,
+and birds come every year.</p>
+<figure><img data-src="house.png" src="data:image/gif;base64,R0lGOD" alt="house"><figcaption>The finished house on its
+pole.</figcaption></figure>
+<ol><li>Saw the board into six pieces, each of them 20 cm long, as the drawing on the wood shows.</li><li>Drill a hole
+of 32 mm into the front
+piece. <a href="/drills">Click here</a> to see our drills.</li></ol><p><a href="x"><img src="hole.png" alt="hole in
+the front piece"></a></p>
+<p>Glue the sides to the floor and let everything dry over night before you hang it up in the
+garden.</p></article></body></html>"""
 
 
-GOOD = [("user", ["Draw a boat."]), ("assistant", ["The hull.", "images/a.png", "Done."])]
+def photo(seed: int, side: int = 240) -> PILImage.Image:
+    """Something with as many colours as a photograph, unlike that of another seed."""
+    small = numpy.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=numpy.uint8)
+    return PILImage.fromarray(small).resize((side, side), PILImage.Resampling.BICUBIC)
 
 
-def test_the_own_format_and_all_that_can_be_wrong_with_a_line(tmp_path):
-    folder = conversations(
-        tmp_path / "d", GOOD, "no json", '{"id": 1}', [("user", ["Hi"])], [("user", ["Hi"]), ("assistant", ["images/none.png"])],
-        [("user", ["Hi"]), ("assistant", ["images/bad.png"])], [("user", ["Hi"]), ("king", ["Ho"])], [*GOOD, ("user", ["And now?"])],
-        [("user", ["Hi"]), ("assistant", ["../outside.png"])], [("user", ["Hi"]), ("user", ["there"]), ("assistant", ["images/A.png"])],
-        [("system", ["Be kind."]), *GOOD],
+def png(seed: int, side: int = 240) -> bytes:
+    out = io.BytesIO()
+    photo(seed, side).save(out, "PNG")
+    return out.getvalue()
+
+
+def recipe(title: str, pictures: list[str], words: str = "", steps: tuple[str, ...] = STEPS) -> str:
+    """A page of a Hugo site."""
+    shown = [f"![{name}](/pix/{name}.png)" for name in pictures]
+    return (
+        f'---\ntitle: "{title}"\nauthor: ann\ndate: 2024-01-02\n---\n\n{shown[0] if shown else ""}\n\n- \u23f2\ufe0f Prep time: 10 min\n\n'
+        f"## Ingredients\n\n- 2 apples\n- 300 g of [jam](/jam)\n- {words or title} to taste\n\n## Directions\n\n"
+        + "\n".join(f"{n}. {step}" for n, step in enumerate(steps, 1))
+        + f"\n{' '.join(shown[1:])}\n\n## Notes\n\n{words} Keep what is left in the fridge, covered, "
+        "for no more than three days or so. Write to ann@home.org.\n"
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Six pages: two good ones, one of them twice, one without a picture, one in German, one with a broken picture."""
+    root = tmp_path / "site"
+    (root / "content").mkdir(parents=True)
+    pix = root / "static" / "pix"
+    pix.mkdir(parents=True)
+    for seed, name in enumerate(("strudel", "rolling-pastry", "tart", "kuchen")):
+        photo(seed).save(pix / f"{name}.png")
+    (pix / "broken.png").write_bytes(png(9)[:700])
+    strudel = recipe("Apple strudel", ["strudel", "rolling-pastry"], "Warm vanilla sauce goes well with it.")
+    german = (
+        "---\ntitle: Apfelkuchen\n---\n![Kuchen](/pix/kuchen.png)\n\nDer Kuchen wird am besten, wenn man die Äpfel vorher schält und"
+        " dann in dünne Scheiben schneidet. Der Teig kommt in die Form, und alles wird eine Stunde lang gebacken, bis es schön braun ist.\n"
+    )
+    pages = {
+        "apple-strudel": strudel, "copy": strudel.replace("Apple strudel", "My strudel"), "words": recipe("No picture", []),
+        "tart": recipe("Lemon tart", ["tart"], "Lemons give it zest.", TART), "german": german * 2,
+        "broken": recipe("Broken bun", ["broken"], "Nothing is like a bun from the oven."),
+    }  # fmt: skip
+    for name, text in pages.items():
+        (root / "content" / f"{name}.md").write_text(text, encoding="utf-8")
+    return root
+
+
+def outcomes(state: State) -> dict[str, str]:
+    return {Path(row.file).stem: row.step for row in state.rows(most=1000)}
+
+
+def said(state: State, name: str) -> dict:
+    return next(row.record for row in state.rows(most=1000) if Path(row.file).stem == name)
+
+
+def test_a_site_becomes_a_set_that_training_reads(site: Path, tmp_path: Path):
+    out = tmp_path / "set"
+    state = make(site, out, DataOptions(licence="CC0"), say=lambda words: None)
+    assert outcomes(state) == {
+        "apple-strudel": "", "tart": "", "copy": "near-duplicate text", "words": "text only", "german": "wrong language",
+        "broken": "useless pictures",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (out / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["source"]["title"] for line in lines] == ["Apple strudel", "Lemon tart"]
+    assert lines[0]["source"]["licence"] == "CC0" and lines[0]["source"]["file"] == "content/apple-strudel.md"
+    parts = [part for line in lines for turn in line["turns"] for part in turn["parts"]]
+    named = {part["file"] for part in parts if part["type"] == "image"}
+    assert len(named) == 3 and {f"images/{file.name}" for file in (out / "images").iterdir()} == named
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    assert "ann@home.org" not in text and "](/jam)" not in text and "300 g of jam" in text and "\u23f2" not in text
+    assert [turn["role"] for turn in lines[1]["turns"]] == ["user", "assistant"] * 2, "the notes answer a follow-up"
+    page = write_report(state).read_text(encoding="utf-8")
+    assert "wrong language" in page and "Lemon tart" in page and page.count("<article") == 2
+    steps = funnel(state)
+    assert (steps[0].entered, steps[-1].left) == (6, 2) and all(a.left == b.entered for a, b in zip(steps, steps[1:], strict=False))
+
+
+def test_parallel_interrupted_and_plain_runs_give_the_same_set(site: Path, tmp_path: Path):
+    def lines(out: Path) -> bytes:
+        return (out / "conversations.jsonl").read_bytes()
+
+    plain, cores, twice = (tmp_path / name for name in ("plain", "cores", "twice"))
+    make(site, plain, DataOptions(), say=lambda words: None).close()
+    make(site, cores, DataOptions(), over_cores(2), say=lambda words: None).close()
+    stop, seen = threading.Event(), []
+
+    def three(found, work):
+        for prepared in here(found, work):
+            seen.append(prepared.place.file)
+            if len(seen) == 3:
+                stop.set()
+            yield prepared
+
+    make(site, twice, DataOptions(), three, say=lambda words: None, stop=stop).close()
+    stop.clear()
+    assert len(seen) == 3 and lines(twice) != lines(plain)
+    make(site, twice, DataOptions(), three, say=lambda words: None).close()
+    assert len(seen) == len(set(seen)) == 6, "no page is read again"
+    assert lines(cores) == lines(plain) == lines(twice)
+    with pytest.raises(ValueError, match="other pages or options"):
+        make(site, twice, DataOptions(min_words=1), say=lambda words: None)
+
+
+def test_a_person_overrules(site: Path, tmp_path: Path):
+    state = make(site, tmp_path / "set", DataOptions(), say=lambda words: None)
+    ids = {Path(row.file).stem: row.id for row in state.rows()}
+    overrule(state, ids["tart"], keep=False)
+    overrule(state, ids["copy"], keep=True)
+    assert [Path(record["source"]["file"]).stem for record in state.records()] == ["apple-strudel", "copy"]
+    with pytest.raises(ValueError, match="no picture"):
+        overrule(state, ids["words"], keep=True)
+    assert state.row(ids["words"]).record is None and state.number("kept") == 2
+
+
+def test_the_command_line_makes_a_set_and_says_what_is_wrong(site: Path, tmp_path: Path, capsys):
+    out = tmp_path / "set"
+    assert main(["data", "make", str(site), "--out", str(out), "--jobs", "1"]) == 0
+    assert "2 dialogues" in capsys.readouterr().out and (out / "report.html").exists()
+    assert main(["data", "make", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2 and not (tmp_path / "x").exists()
+    assert "name a folder of saved pages" in capsys.readouterr().err
+    assert main(["data", "make", str(site), "--out", str(site), "--jobs", "1"]) == 2
+    assert main(["data", "report", str(tmp_path)]) == 2
+
+
+# Readers
+
+
+def bird_house(sample: Sample | Dropped) -> None:
+    assert isinstance(sample, Sample), sample
+    assert "bird house" in sample.source.title.lower()
+    pictures = sample.pictures()
+    assert [picture.name.rpartition("/")[2] for picture in pictures] == ["house.png", "hole.png"]
+    assert pictures[0].caption == "The finished house on its pole." and pictures[0].bytes() == png(1)
+    before = [part.text for part in sample.parts[: sample.parts.index(pictures[1])] if isinstance(part, Words)]
+    assert "Drill a hole of 32 mm" in before[-1] and sample.parts[-1].text.startswith("Glue")
+
+
+def read_all(root: Path) -> list[Sample | Dropped]:
+    return [read(place, root) for place in places(root)]
+
+
+def test_html_with_its_folder(tmp_path: Path):
+    (tmp_path / "bird_files").mkdir()
+    (tmp_path / "bird.html").write_text(ARTICLE.replace("house.png", "./bird_files/house.png"), encoding="utf-8")
+    (tmp_path / "bird_files" / "house.png").write_bytes(png(1))
+    (tmp_path / "bird_files" / "hole.png").write_bytes(png(2))
+    (sample,) = read_all(tmp_path)
+    bird_house(sample)
+    assert (sample.source.author, sample.source.licence) == ("Ann Miller", "CC BY 4.0")
+    cleaned = clean(sample)
+    assert "Click here" not in cleaned.text() and "our drills" not in cleaned.text()
+
+
+def test_mhtml(tmp_path: Path):
+    from email.message import EmailMessage
+
+    message = EmailMessage()
+    message["Snapshot-Content-Location"] = "https://garden.org/bird"
+    message.set_content(ARTICLE, subtype="html")
+    message.make_related()
+    for name, seed in (("house", 1), ("hole", 2)):
+        message.add_related(png(seed), "image", "png", headers=[f"Content-Location: https://garden.org/{name}.png"])
+    (tmp_path / "bird.mhtml").write_bytes(message.as_bytes())
+    (sample,) = read_all(tmp_path)
+    bird_house(sample)
+    assert sample.source.url == "https://garden.org/bird"
+
+
+def test_warc(tmp_path: Path):
+    with (tmp_path / "crawl.warc.gz").open("wb") as stream:
+        writer = WARCWriter(stream, gzip=True)
+        parts = [("bird", "text/html", ARTICLE.encode()), ("house.png", "image/png", png(1)), ("hole.png", "image/png", png(2))]
+        for name, kind, data in parts:
+            headers = StatusAndHeaders("200 OK", [("Content-Type", kind)], protocol="HTTP/1.0")
+            writer.write_record(writer.create_warc_record(f"https://garden.org/{name}", "response", io.BytesIO(data), http_headers=headers))
+    (sample,) = read_all(tmp_path)
+    bird_house(sample)
+    assert sample.source.url == "https://garden.org/bird"
+
+
+def test_epub(tmp_path: Path):
+    opf = (
+        '<package xmlns="http://www.idpf.org/2007/opf" xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata><dc:title>Garden</dc:title>'
+        '<dc:creator>Ann</dc:creator><dc:rights>CC0</dc:rights></metadata><manifest><item id="a" href="text/bird.xhtml"/></manifest>'
+        '<spine><itemref idref="a"/></spine></package>'
+    )
+    with zipfile.ZipFile(tmp_path / "garden.epub", "w") as book:
+        book.writestr("META-INF/container.xml", '<container><rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>')
+        book.writestr("OEBPS/book.opf", opf)
+        book.writestr("OEBPS/text/bird.xhtml", ARTICLE.replace("house.png", "../house.png"))
+        book.writestr("OEBPS/house.png", png(1))
+        book.writestr("OEBPS/text/hole.png", png(2))
+    (sample,) = read_all(tmp_path)
+    bird_house(sample)
+    assert (sample.source.author, sample.source.licence) == ("Ann", "CC0")
+    (tmp_path / "garden.epub").write_bytes(b"PK damaged")
+    (broken,) = read_all(tmp_path)
+    assert isinstance(broken, Dropped) and "cannot be read" in broken.reason
+
+
+def test_markdown_never_reads_outside_its_root(tmp_path: Path):
+    photo(1).save(tmp_path / "secret.png")
+    root = tmp_path / "site"
+    root.mkdir()
+    (root / "a.md").write_text('+++\ntitle = "T"\n+++\n![x](../secret.png) and <img src="/b.png" alt="b">\n', encoding="utf-8")
+    source, blocks = read_markdown(root / "a.md", root)
+    assert source.title == "T" and [block.file for block in blocks if isinstance(block, Picture)] == [None, None]
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    ("picture", "why"),
+    [
+        (Picture("a.png", data=png(1)), ""),
+        (Picture("a.png", data=png(1, 90)), "too small"),
+        (Picture("logo.png", data=png(1)), "logo"),
+        (Picture("a.svg"), "icon"),
+        (Picture("https://x.org/pixel.gif"), "tracking"),
+        (Picture("a.png"), "not there"),
+        (Picture("a.png", data=b"no picture"), "broken"),
+    ],
+)
+def test_pictures_that_say_nothing(picture: Picture, why: str):
+    found = looked_at(picture, DataOptions())[1]
+    assert why in found if why else not found
+
+
+def test_banners_flat_pictures_and_codes_say_nothing():
+    def why(image: PILImage.Image) -> str:
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return looked_at(Picture("a.png", data=out.getvalue()), DataOptions())[1]
+
+    import zxingcpp
+
+    code = zxingcpp.create_barcode("https://garden.org", zxingcpp.BarcodeFormat.QRCode).to_image(scale=8)
+    assert "code" in why(PILImage.fromarray(numpy.asarray(code)))
+    assert "banner" in why(photo(1).resize((900, 200)))
+    assert "one colour" in why(PILImage.new("RGB", (300, 300), "beige"))
+
+
+def page(*parts: Words | Picture, title: str = "Apple strudel") -> Sample:
+    return Sample("id", Source("a.md", title=title), parts)
+
+
+def test_text_filters():
+    chain = filters(DataOptions())
+    assert isinstance(chain["text only"](page(Words("x"))), Dropped)
+    assert isinstance(chain["too short"](page(Words("few words"))), Dropped)
+    masked = without_personal_data(
+        page(Words("Call (555) 123-4567 or +49 30 1234567, in 2024, 20-30 min, 1-2 cups."), Picture("a", alt="a@b.org"))
+    )
+    assert masked.parts[0].text == "Call 555-0100 or 555-0100, in 2024, 20-30 min, 1-2 cups." and masked.parts[1].alt == "name@example.com"
+
+
+def test_block_list(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("# words\nspam\n", encoding="utf-8")
+    block = filters(DataOptions(block=str(tmp_path / "list.txt")))["block list"]
+    assert isinstance(block(page(Words("Buy SPAM now"))), Dropped) and isinstance(block(page(Words("spamming"))), Sample)
+    with pytest.raises(ValueError, match="block list"):
+        filters(DataOptions(block="nowhere.txt"))
+
+
+def test_signatures_tell_texts_apart():
+    words = [f"word{number}" for number in range(300)]
+    text, other = " ".join(words), " ".join(reversed(words))
+    changed = " ".join(words[:290] + ["new"] * 10)
+    assert alike(signature(text), signature(changed)) > 0.8 and alike(signature(text), signature(other)) < 0.1
+
+
+# Rewriting and alignment
+
+
+def test_debris_goes_and_numbers_stay():
+    dirty = page(
+        Words("Apple strudel", "heading", "# "), Words("We use cookies. A strudel needs approx. 3 apples. Click here to subscribe!"),
+        Words("Share this post", "item", "- "), Words("Empty", "heading", "## "),
+        Words("Steps", "heading", "## "), Words("Cut 3 apples.", "item", "1. "),
     )  # fmt: skip
-    picture(folder / "images" / "a.png")
-    (folder / "images" / "bad.png").write_bytes(b"not a picture")
-    picture(tmp_path / "outside.png")
-    data = read(folder)
-    assert data.kind == "conversations" and len(data.examples) == 4
-    assert said(data.examples[0]) == GOOD[:1] + [("assistant", ["The hull.", "a.png", "Done."])]
-    problems = {problem.where.split()[-1]: problem for problem in data.problems}
-    for line, words in {"2": "not JSON", "3": "turns", "4": "no answer", "5": "none.png is missing", "6": "read as a picture"}.items():
-        assert words in problems[line].what and not problems[line].fix, problems[line]
-    assert "king" in problems["7"].what and "outside" in problems["9"].what
-    assert problems["8"].fix == "left the question out" and len(data.examples[1].lines) == 2
-    assert said(data.examples[2]) == [("user", ["Hi", "\n", "there"]), ("assistant", ["a.png"])]
-    assert data.left_out() == 7 and len(rows(data)) == len(data.problems)
+    kept = clean(dirty)
+    assert [part.text for part in kept.parts] == ["A strudel needs approx. 3 apples.", "Steps", "Cut 3 apples."]
+    assert Counter(each.why for each in kept.lost) == {"debris": 3}
 
 
-def test_too_long_examples_are_cut_after_an_answer_or_left_out(tmp_path, tokens):
-    folder = conversations(tmp_path / "d", [*GOOD, ("user", ["More"]), ("assistant", ["x" * 300])], [("user", ["y" * 300]), GOOD[1]])
-    picture(folder / "images" / "a.png")
-    data = read(folder)
-    whole = [Lengths(tokens)(example.lines) for example in data.examples]
-    assert whole == [len(tokens.pack(example.turns()).ids) for example in data.examples]
-    report = describe(data, tokens, 100)
-    assert len(data.examples) == 1 and len(data.examples[0].lines) == 2 and report.fixed == 1 and report.left_out == 1
-    assert report.tokens[2] <= 100 and report.sizes == {"32 x 24": 1} and report.painted == 1
-    assert any("1 example left out, 1 mended" in words for words in report.sentences())
+def test_pictures_move_to_their_sentences_and_keep_their_order():
+    steps = [Words(text, "item", f"{number}. ") for number, text in enumerate(STEPS, 1)]
+    first, second = Picture("one.png", alt="sliced apples"), Picture("two.png", alt="rolling pin on pastry")
+    moved = align(page(Words("Begin."), first, second, *steps), by_words("Apple strudel"), 0.34)
+    assert [part if isinstance(part, Words) else part.name for part in moved.parts] == [
+        Words("Begin."), steps[0], "one.png", steps[1], "two.png", steps[2]
+    ]  # fmt: skip
+    swapped = align(page(Words("Begin."), second, first, *steps), by_words("Apple strudel"), 0.34)
+    assert [picture.name for picture in swapped.pictures()] == ["two.png", "one.png"]
+    still = align(page(Words("It looks like this:"), first, *steps), by_words("Apple strudel"), 0.34)
+    assert still.parts[1] is first, "what a sentence announces stays behind it"
 
 
-def test_exported_conversations_give_the_branch_that_is_shown(tmp_path):
-    pic = Image(PILImage.open(picture(tmp_path / "p.png")).convert("RGB"), alt="a hull")
-    talk = Conversation().say("user", "Draw a boat.").say("assistant", "Old answer.")
-    talk = talk.at(talk.path()[0].id).say("assistant", "The hull.", pic)
-    save_conversation(talk, tmp_path / "many" / talk.id)
-    store = Store(tmp_path / "store")
-    store.save(talk)
-    (tmp_path / "many" / "boat.zip").write_bytes(store.pack(talk.id))
-    (tmp_path / "one.zip").write_bytes(store.pack(talk.id))
-    for source, count in ((tmp_path / "many", 2), (tmp_path / "one.zip", 1)):
-        data = read(source)
-        assert data.kind == "exported conversations" and not data.problems and len(data.examples) == count
-        for example in data.examples:
-            assert [line.words() for line in example.lines] == ["Draw a boat.", "The hull."]
-            assert example.pictures()[0].alt == "a hull" and example.turns()[1].images()[0].picture.tobytes() == pic.picture.tobytes()
+def test_the_validator_sees_every_broken_rule():
+    pictures = [Picture("one.png"), Picture("two.png")]
+    sample = page(Words("Cut 3 apples."), pictures[0], Words("Bake at 180 C for 40 minutes."), pictures[1])
+    good = convert(sample, random.Random(0))
+    assert wrong(sample, good) == ""
+
+    def answer(*parts: str | Picture) -> str:
+        return wrong(sample, [good[0], Turn("assistant", parts)])
+
+    text = ("Cut 3 apples.", pictures[0], "Bake at 180 C for 40 minutes.")
+    assert answer(*text, pictures[1]) == ""
+    assert "missing" in answer(*text) and "missing" in answer(*text, pictures[1], pictures[1])
+    assert "order" in answer("Cut 3 apples.", pictures[1], "Bake at 180 C for 40 minutes.", pictures[0])
+    assert "invented" in answer(*text, Picture("three.png"))
+    assert "numbers" in answer("Cut 4 apples.", *text[1:], pictures[1]) and "numbers" in answer("Cut apples.", *text[1:], pictures[1])
+    assert "begins with a picture" in answer(pictures[0], "Cut 3 apples. Bake at 180 C for 40 minutes.", pictures[1])
 
 
-def test_captions_and_pairs(tmp_path):
-    picture(tmp_path / "c" / "sub" / "one.png", 1).with_suffix(".txt").write_text("A boat.\n")
-    picture(tmp_path / "c" / "two.jpg", 2)
-    data = read(tmp_path / "c")
-    assert [said(each) for each in data.examples] == [[("user", ["A boat."]), ("assistant", ["A boat.\n", "one.png"])]]
-    assert [file.name for file in data.loose] == ["two.jpg"]
-    for index, name in enumerate(("x", "y", "z")):
-        picture(tmp_path / "e" / "before" / f"{name}.png", index)
-        picture(tmp_path / "e" / "after" / f"{name}.png", index + 10)
-    (tmp_path / "e" / "after" / "x.txt").write_text("Make it red.")
-    (tmp_path / "e" / "after" / "y.png").unlink()
-    data = read(tmp_path / "e")
-    assert said(data.examples[0]) == [("user", ["x.png", "Make it red."]), ("assistant", [CHANGED, "x.png"])]
-    assert data.examples[0].pictures("user")[0].file.parent.name == "before" and len(data.problems) == 2
+class Scripted:
+    """An MLLM that answers by the kind of question."""
+
+    name, version = "scripted", "1"
+
+    def __init__(self, **answers: str) -> None:
+        self.answers = answers
+
+    def ask(self, question: str, pictures, most: int = 512) -> str:
+        kinds = {"caption": "Describe in one sentence", "rewrite": "Rewrite it", "place": "Which of these", "request": "Write the message"}
+        return self.answers.get(next(kind for kind, words in kinds.items() if words in question), "I cannot.")
 
 
-def test_llava_and_hugging_face_folders(tmp_path):
-    import datasets
-
-    picture(tmp_path / "l" / "pics" / "a.png")
-    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A boat."}]
-    (tmp_path / "l" / "talk.json").write_text(json.dumps([{"image": "pics/a.png", "conversations": turns}, {"image": "b.png"}]))
-    data = read(tmp_path / "l")
-    assert data.kind == "LLaVA conversations" and len(data.problems) == 1
-    assert said(data.examples[0]) == [("user", ["a.png", "What is it?"]), ("assistant", ["A boat."])]
-    stored = {"bytes": (tmp_path / "l" / "pics" / "a.png").read_bytes(), "path": "a.png"}
-    made = datasets.Dataset.from_dict({"image": [stored] * 2, "text": ["A boat.", ""]})
-    made = made.cast_column("image", datasets.Image())
-    made.save_to_disk(str(tmp_path / "disk"))
-    (tmp_path / "hf" / "data").mkdir(parents=True)
-    made.to_parquet(str(tmp_path / "hf" / "data" / "train-0.parquet"))
-    for folder in (tmp_path / "disk", tmp_path / "hf"):
-        data = read(folder)
-        assert data.kind == "a Hugging Face dataset" and len(data.examples) == 1 and len(data.problems) == 1
-        assert data.examples[0].turns()[1].images()[0].picture.size == (32, 24)
-
-
-def test_what_cannot_be_read_gets_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="There is no folder"):
-        read(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no training data; bring"):
-        read(tmp_path / "empty")
-    (tmp_path / "bad.zip").write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match="is no zip"):
-        read(tmp_path / "bad.zip")
+def test_a_model_words_the_page_and_falls_back_where_it_breaks_a_rule(tmp_path: Path):
+    picture = Picture("one.png", file=tmp_path / "one.png", alt="apples")
+    sample = page(Words("Cut 3 apples in slices and put them aside."), picture, Words("Bake all at 180 C."))
+    good = {
+        "caption": 'Sure! {"caption": "Apples in slices.", "kind": "photo",}',
+        "rewrite": "Slice 3 apples; set them aside.\n\n<image 1>\n\nThen bake at 180 C.",
+        "request": '```json\n{"request": "How is strudel made?"}\n```',
+    }
+    steps = Steps(DataOptions(), Scripted(**good))
+    _, turns = steps.dialogue(sample)
+    assert (
+        turns[0].parts == ("How is strudel made?",)
+        and "Slice 3 apples" in turns[1].text()
+        and turns[1].pictures()[0].caption == "Apples in slices."
+    )
+    assert steps.fallbacks == {"place": 1}
+    for broken in ("Slice 4 apples.\n\n<image 1>\n\nBake at 180 C.", "Slice 3 apples. Bake at 180 C.", "<image 1> <image 1> 3 180", ""):
+        steps = Steps(DataOptions(), Scripted(**(good | {"rewrite": broken})))
+        _, turns = steps.dialogue(sample)
+        assert "Cut 3 apples" in turns[1].text() and steps.fallbacks["rewrite"] == 1 and len(turns[1].pictures()) == 1
 
 
-def test_a_zip_with_one_folder_in_it_and_back(tmp_path):
-    folder = conversations(tmp_path / "d", GOOD)
-    picture(folder / "images" / "a.png")
-    write(read(folder).examples, tmp_path / "again")
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as packed:
-        for file in (tmp_path / "again").rglob("*.*"):
-            packed.write(file, Path("mine") / file.relative_to(tmp_path / "again"))
-    (tmp_path / "d.zip").write_bytes(data.getvalue())
-    assert [line.words() for line in read(tmp_path / "d.zip").examples[0].lines] == ["Draw a boat.", "The hull.Done."]
-    assert read(tmp_path / "d.zip").examples[0].key() == read(folder).examples[0].key()
+def test_what_a_worker_gives_back_carries_no_pictures(site: Path, tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    work = Work(site, tmp_path, DataOptions())
+    prepared = [prepare(place, work) for place in places(site)]
+    assert all(picture.data is None for each in prepared if each.sample for picture in each.sample.pictures())
+    assert replace(prepared[0], sample=None).step == prepared[0].step
 
 
-def test_the_split_is_by_conversation_and_always_the_same(tmp_path):
-    files = [picture(tmp_path / f"{index}.png", index) for index in range(20)]
-    made = [Example(str(index), (Line("user", ("a",)), Line("assistant", (Picture(file),)))) for index, file in enumerate(files)]
-    train, held = split(made, 0.2, 3)
-    assert len(held) == 4 and len(train) == 16 and split(made, 0.2, 3) == (train, held) and split(made, 0.2, 4)[1] != held
-    shared = [*made, Example("twin", made[int(held[0].where)].lines)]
-    train, held = split(shared, 0.2, 3)
-    assert not {p.file for each in train for p in each.pictures()} & {p.file for each in held for p in each.pictures()}
-    assert split(made[:3]) == (made[:3], []) and split(made, 0.0) == (made, [])
+def test_topics_and_what_models_make_of_them(tmp_path: Path):
+    from duogen.data.synthesise import Makers, synthesise, topics
+    from tests.test_benchmarks import WELL, Painter, Says
 
-
-def test_pictures_that_look_the_same_are_found(tmp_path):
-    one = picture(tmp_path / "1.png", 3)
-    PILImage.open(one).resize((64, 48)).save(tmp_path / "2.jpg", quality=90)
-    files = [one, tmp_path / "2.jpg", picture(tmp_path / "3.png", 8)]
-    made = [Example(str(index), (Line("user", ("a",)), Line("assistant", (Picture(file),)))) for index, file in enumerate(files)]
-    assert duplicates(made) == [("0", "1")]
-    assert duplicates([Example("0", (*made[0].lines, *made[1].lines))]) == []
-    assert Data("x", tmp_path).left_out() == 0
+    every = topics()
+    assert len({domain for domain, _ in every}) == 8 and len(every) == len(set(every)) >= 80
+    writer = Says(json.dumps({"requests": ["How do I fold a crane?", "How do I bake a dark bread?", "short"]}))
+    good, weak = json.dumps({name: 4 for name in WELL}), json.dumps(WELL)
+    judge = Says(good, weak)
+    state = synthesise(Makers(writer, Painter(), judge), tmp_path, 2, say=lambda words: None)
+    assert [row.reason for row in state.rows()] == ["", "judged too weak: i_co 2, i_q 0"]
+    (line,) = (tmp_path / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = json.loads(line)
+    assert kept["turns"][0]["parts"][0]["text"] == "How do I fold a crane?"
+    assert (tmp_path / kept["turns"][1]["parts"][1]["file"]).exists()
+    asked = len(writer.asked)
+    synthesise(Makers(writer, teacher := Painter(), judge), tmp_path, 2, say=lambda words: None)
+    assert len(writer.asked) == asked and teacher.asked == [], "a run that goes on repeats nothing"

@@ -34,7 +34,7 @@ from duogen.train.cache import Seeing, bucket
 from duogen.train.finetune import Order, failure, finetune, loop_recipe
 from duogen.train.loop import Diverged, rate_at, train
 from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
-from tests.test_data import conversations, picture
+from tests.test_examples import conversations, picture
 from tests.test_training import Toy, equal, recipe
 from tests.tiny import tiny_pair
 

@@ -18,7 +18,7 @@ from duogen.gallery import Gallery
 from duogen.jobs import Job
 from duogen.options import Options
 from duogen.teaching import FineTune
-from tests.test_data import conversations, picture
+from tests.test_examples import conversations, picture
 from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab, wait_until_answered  # noqa: F401
 from tests.tiny import tiny_pair
 from ui import controls

@@ -34,14 +34,16 @@ TOP = {
 ROOMS = [
     {
         "duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
-        "duogen.teaching", "duogen.jobs",
+        "duogen.prompts", "duogen.teaching", "duogen.jobs",
     },
     {"duogen.nn"},
-    {"duogen.sequence"},
-    {"duogen.pipeline", "duogen.mllm", "duogen.painter", "duogen.adapters"},
-    {"duogen.engine", "duogen.catalogue", "duogen.memory", "duogen.assemble"},
+    {"duogen.sequence", "duogen.placeholders"},
+    {
+        "duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail", "duogen.adapters",
+    },
+    {"duogen.engine", "duogen.catalogue", "duogen.download", "duogen.memory", "duogen.assemble", "duogen.reader"},
     {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
-    {"duogen.__main__", "ui", "bench"},
+    {"duogen.__main__", "duogen.pairs", "ui", "bench"},
     {"app"},
 ]
 # fmt: on

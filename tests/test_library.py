@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from duogen.gallery import Gallery, Thumbnails, Wanted, name_of
 from duogen.picture_file import About, from_json, from_parameters, read_brought, to_json
 from duogen.store import Store
 from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+from ui.pictures import PictureFolder
+from ui.space import Space
 
 
 @pytest.fixture
@@ -179,6 +182,36 @@ def test_two_processes_may_use_one_folder(gallery: Gallery) -> None:
     assert other.entry(entry.id) == entry
     assert other.add(plain(2), About()).id == name_of(plain(2)) and len(ids(gallery)) == 2
     assert replace(entry.about, favourite=True) == other.favour(entry.id, True).about == gallery.entry(entry.id).about
+
+
+def test_disk_space_is_counted_before_it_is_freed(tmp_path: Path) -> None:
+    gallery, store = Gallery(tmp_path), Store(tmp_path / "conversations")
+    shown, uploads = PictureFolder(tmp_path / "shown", 9), tmp_path / "uploads"
+    kept, gone = gallery.add(plain(1), About("kept")), gallery.add(plain(2), About("gone"))
+    gallery.delete(gone.id)
+    said = [store.save(Conversation().say("user", words)) for words in ("stays", "goes")]
+    store.delete(said[1].id)
+    shown.keep(plain(3))
+    uploads.mkdir()
+    for name, age in (("old", 9999), ("young", 0)):
+        (uploads / name).write_bytes(b"12345")
+        os.utime(uploads / name, (time.time() - age,) * 2)
+    space = Space(gallery, store, (shown,), uploads)
+    before = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file() and "sqlite" not in file.name)
+    room = space.freeable()
+    assert (room.copies, room.pictures, room.conversations) == (3, 1, 1) and min(room.copy_bytes, room.picture_bytes) > 5
+    space.free()
+    after = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file() and "sqlite" not in file.name)
+    assert before - after == room.bytes and space.freeable().bytes == 0
+    assert kept.file.exists() and store.open(said[0].id) and (uploads / "young").exists() and Path(shown.keep(plain(3))).exists()
+
+
+def test_shown_pictures_are_bounded_in_bytes(tmp_path: Path) -> None:
+    noisy = [PILImage.effect_noise((64, 64), 50 + at).convert("RGB") for at in range(4)]
+    folder = PictureFolder(tmp_path, 99, most=10_000)
+    paths = [Path(folder.keep(picture)) for picture in noisy]
+    assert folder.bytes == sum(file.stat().st_size for file in tmp_path.iterdir()) <= 10_000
+    assert paths[-1].exists() and not paths[0].exists() and 0 < len(folder) < 4
 
 
 @pytest.fixture(scope="module")

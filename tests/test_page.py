@@ -53,7 +53,9 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
         while not self._answers():
-            assert self.process.poll() is None and time.monotonic() - started < 60, self.log.read_text()
+            if self.process.poll() is not None or time.monotonic() - started > 180:
+                self.process.kill()
+                raise AssertionError(f"The server does not start: {self.log.read_text()}")
             time.sleep(0.1)
 
     def _answers(self) -> bool:
@@ -136,7 +138,12 @@ def test_is_up_at_once_and_explains_itself(server: Server, tab) -> None:
     page.wait_for_selector("#talk .example")
     assert "Ready" in page.inner_text("#status")
     assert page.inner_text("#talk .placeholder h2")
+    assert "no photographs" in page.inner_text("#talk .limits")
     page.screenshot(path=SHOTS / "empty-light.png")
+    page.click("#talk .limits button")
+    page.reload()
+    page.wait_for_selector("#talk .example")
+    assert not page.is_visible("#talk .limits"), "what a person has read comes again"
     page.click("#drawer")
     page.wait_for_selector("#options input[type=range]")
     page.wait_for_timeout(600)

@@ -18,6 +18,7 @@ from duogen.events import Done, Event, Failed, Stats, TextDelta
 from duogen.gallery import Gallery, Wanted
 from duogen.options import Options
 from duogen.pipeline import open_pair
+from duogen.store import Store
 from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
 from tests.tiny import BOV, END, script, tiny_pair
 from ui import controls
@@ -25,6 +26,7 @@ from ui.change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
 from ui.loading import Loading
 from ui.pictures import PictureFolder
 from ui.shared import Refused, Shared
+from ui.space import Space
 from ui.studio import CHOOSE, COMPARE, Studio
 
 
@@ -42,7 +44,9 @@ def studio_of(engine, home: Path) -> Studio:
     loading = Loading(engine=engine, words="Ready")
     loading.finished.set()
     with gr.Blocks():
-        shared = Shared(loading, Gallery(home), PictureFolder(home / "previews", 9), controls.build(Options))
+        previews, gallery = PictureFolder(home / "previews", 9), Gallery(home)
+        space = Space(gallery, Store(home / "conversations"), (previews,), home / "uploads")
+        shared = Shared(loading, gallery, space, previews, controls.build(Options))
         return Studio(gr.Tab("Studio"), shared)
 
 
@@ -280,6 +284,7 @@ def brush(page, start: tuple[float, float], end: tuple[float, float]) -> None:
 def settled_box(page, selector: str) -> dict[str, float]:
     """Where an element is once it holds still: the editor fits the picture in after it is there."""
     page.wait_for_selector(selector)
+    page.locator(selector).first.scroll_into_view_if_needed()
     seen: list[dict[str, float]] = []
     for _ in range(100):
         seen.append(page.locator(selector).first.bounding_box())
@@ -287,6 +292,19 @@ def settled_box(page, selector: str) -> dict[str, float]:
             return seen[-1]
         page.wait_for_timeout(250)
     raise AssertionError(f"{selector} never holds still")
+
+
+def pull_the_canvas(page) -> None:
+    """Its right edge out by half, and back."""
+    page.locator("#studio-canvas button").first.click()
+    for share, percent in ((0.5, "150"), (-0.4, "100")):
+        box = settled_box(page, "#studio-frame .frame")
+        page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * (1 + share), box["y"] + box["height"] / 2, steps=6)
+        page.mouse.up()
+        page.wait_for_function("percent => document.querySelector('#studio-canvas input[type=number]').value == percent", arg=percent)
+    page.locator("#studio-canvas button").first.click()
 
 
 @browser_only
@@ -299,12 +317,15 @@ def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_
     page.set_input_files("#studio-upload input[type=file]", str(tmp_path / "brought.png"))
     brush(page, (0.45, 0.5), (0.6, 0.55))
     page.fill("#studio-words textarea", "a round window")
+    pull_the_canvas(page)
     page.screenshot(path=SHOTS / "studio-mask.png")
     page.click("#studio-change")
     page.wait_for_selector("#studio-status:has-text('Here it is')")
     page.wait_for_selector("#studio-slider img")
     page.wait_for_timeout(800)
     page.screenshot(path=SHOTS / "studio-compare.png")
+    before, after = (each.bounding_box() for each in page.locator("#studio-slider .slider-wrap img").all())
+    assert before == after, "before and after do not lie over each other"
     gallery = Gallery(server.log.parent)
     first, second = (np.asarray(open_picture(entry.file)) for entry in gallery.versions(gallery.find(Wanted())[0][0].id))
     changed = np.argwhere((first != second).any(-1))

@@ -22,6 +22,18 @@ const downloaded = async (wish) => {
   URL.revokeObjectURL(link.href);
 };
 
+// The guide as its web page looks on paper, in a frame that nobody sees.
+const printed = async (wish) => {
+  const file = await server.pack(wish.replace('print', 'html'));
+  if (file.error) return wishes('say ' + file.error);
+  document.getElementById('printed')?.remove();
+  const frame = Object.assign(document.createElement('iframe'), { id: 'printed', title: file.name });
+  frame.sandbox = 'allow-same-origin allow-modals'; // no scripts, whatever an answer says
+  frame.srcdoc = new TextDecoder().decode(Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0)));
+  frame.onload = () => frame.contentWindow.print();
+  document.body.append(frame);
+};
+
 document.addEventListener('click', async event => {
   for (const menu of document.querySelectorAll('#chats details[open]')) {
     if (!menu.contains(event.target) || event.target.closest('button')) menu.open = false;
@@ -29,12 +41,19 @@ document.addEventListener('click', async event => {
   const act = event.target.closest('button.act');
   if (!act) return;
   const [wish] = act.value.split(' ');
+  if (wish === 'known') {
+    localStorage.known = 'yes';
+    document.body.classList.add('knows');
+    return;
+  }
   if (wish === 'copy') {
     await copied(wordsOf(act.closest('.message-row')));
     act.classList.add('done');
     setTimeout(() => act.classList.remove('done'), 1200);
   } else if (['zip', 'pdf', 'html', 'markdown'].includes(wish)) {
     downloaded(act.value);
+  } else if (wish === 'print') {
+    printed(act.value);
   } else {
     wishes(act.value);
     if (wish === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();
@@ -52,16 +71,37 @@ document.addEventListener('keydown', event => {
   if (event.key === 'Escape') wishes('cancel');
 });
 
+// The language of the browser, as the server and Gradio choose it, and our own words in it.
+const language = navigator.language.toLowerCase().split('-')[0];
+const known = window.gradio_config?.i18n_translations?.[language];
+const say = words => known?.[words] ?? words;
+document.documentElement.lang = known ? language : 'en';
+
 // What a screen reader says: names for buttons that show a sign, and not the HTML of a message, which Gradio would read out.
 for (const [id, name] of [['open-side', 'Conversations'], ['look', 'Light or dark']]) {
   const sign = document.getElementById(id);
-  if (sign) { sign.title = name; sign.setAttribute('aria-label', name); }
+  if (sign) { sign.title = say(name); sign.setAttribute('aria-label', say(name)); }
 }
 const UNSPOKEN = '#talk [data-testid="user"][aria-label], #talk [data-testid="bot"][aria-label]';
-document.querySelector('#box textarea')?.setAttribute('aria-label', 'Your message');
+document.querySelector('#box textarea')?.setAttribute('aria-label', say('Your message'));
 
-new MutationObserver(() => {
+const tidied = () => {
   for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
+  for (const list of document.querySelectorAll('#talk .examples[role=list]')) list.setAttribute('role', 'group');
+  for (const tile of document.querySelectorAll('button.thumbnail-item:not(.named)')) { // "Thumbnail 3 of 60" says little
+    const picture = tile.querySelector('img');
+    if (!picture) continue;
+    tile.classList.add('named');
+    tile.setAttribute('aria-label', picture.alt || say('A picture'));
+    picture.alt = '';
+  }
+  for (const large of document.querySelectorAll('.image-container > button:not([aria-label])')) large.setAttribute('aria-label', say('A picture'));
   const name = document.querySelector('#chats input:not(.seen)');
   if (name) { name.classList.add('seen'); name.focus(); name.select(); }
+};
+let due = false;
+new MutationObserver(() => {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => { due = false; tidied(); });
 }).observe(document.body, { childList: true, subtree: true });

@@ -15,7 +15,7 @@ from duogen.options import Options
 
 MAX_SIDE = 4096
 MARKED_ALPHA = 16
-SOURCE, REFERENCE = "source: keep its pixels", "reference: keep its looks"
+SOURCE, REFERENCE = "source", "reference"
 PLACES = {
     "top left": (0, 0), "top": (0.5, 0), "top right": (1, 0), "left": (0, 0.5), "middle": (0.5, 0.5), "right": (1, 0.5),
     "bottom left": (0, 1), "bottom": (0.5, 1), "bottom right": (1, 1),

@@ -21,7 +21,7 @@ def build(options: type, at: Path = ()) -> dict[Path, Component]:
         path, kind = (*at, each.name), hints[each.name]
         if is_dataclass(kind):
             with gr.Group():
-                gr.Markdown(f"### {_label(each.name)}", elem_classes="group-title")
+                gr.Markdown(f"## {_label(each.name)}", elem_classes="group-title")
                 controls |= build(kind, path)
         else:
             controls[path] = _control(each, kind)
@@ -59,6 +59,8 @@ def _control(each: Field, kind: Any) -> Component:
     look = {"label": _label(each.name), "info": about.get("help"), "value": each.default, "interactive": True}
     if kind is bool:
         return gr.Checkbox(**look)
+    if about.get("values"):
+        return gr.Dropdown(list(about["values"]), **look)
     if kind is str:
         return gr.Textbox(**look)
     if about.get("low") is not None and about.get("high") is not None:

@@ -241,7 +241,7 @@ class Finetune:
         """The estimate, in sentences."""
         if not source or self.shared.loading.engine is None:
             return ""
-        from duogen.assemble import ready_pair
+        from duogen.catalogue import find
         from duogen.data.cost import cost
         from duogen.data.describe import describe
         from duogen.data.readers import read
@@ -249,7 +249,7 @@ class Finetune:
         device = self.shared.loading.engine.device
         report = describe(read(Path(source)), self._tokens(), recipe.max_tokens, recipe.validation)
         stages = {"1": ("talk",), "2": ("paint",), "both": ("talk", "paint")}[WHAT[what]]
-        pair = ready_pair(self.shared.loading.pair)
+        pair = find(self.shared.loading.pair).folder
         return "".join(f"<p>{sentence(cost(pair, recipe, stage, report, device).sentence())}</p>" for stage in stages)
 
     # Step 3
@@ -267,7 +267,7 @@ class Finetune:
             job.write_order(
                 {
                     "data": values[self.source], "pair": self.shared.loading.pair, "stage": WHAT[values[self.what]],
-                    "device": self.shared.loading.device, "recipe": recipe.as_json(),
+                    "device": self.shared.loading.wishes().device, "recipe": recipe.as_json(),
                 }
             )  # fmt: skip
             job.start("finetune", "--out", str(job.folder), "--resume")

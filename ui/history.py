@@ -17,8 +17,9 @@ from urllib.parse import quote
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
 from ui.pictures import PictureFolder
+from ui.speech import say
 
 PAINTING = Path(__file__).with_name("painting.svg")
 SHOWN_PIXELS = 768
@@ -55,10 +56,10 @@ def address(path: str | Path) -> str:
 
 def button(wish: str, name: str, *arguments: object, words: str = "") -> str:
     """A small button whose click reaches `Page.act` as "wish argument argument"; it shows an icon, or `words`."""
-    value = html.escape(" ".join([wish, *map(str, arguments)]))
-    shown = html.escape(words) if words else f'<span class="sr">{html.escape(name)}</span>'
+    value, name = html.escape(" ".join([wish, *map(str, arguments)])), html.escape(say(name))
+    shown = html.escape(say(words)) if words else f'<span class="sr">{name}</span>'
     kind = "worded" if words else f"icon i-{wish}"
-    return f'<button type="button" class="act {kind}" value="{value}" title="{html.escape(name)}">{shown}</button>'
+    return f'<button type="button" class="act {kind}" value="{value}" title="{name}">{shown}</button>'
 
 
 def picture_part(path: str | Path, alt: str, full: str | Path | None = None, below: str = "", kind: str = "") -> Message:
@@ -76,7 +77,7 @@ def picture_part(path: str | Path, alt: str, full: str | Path | None = None, bel
 
 def alt_words(image: Image, words: str) -> str:
     """What a screen reader says: the picture's own description, else the last sentences before it."""
-    return plain(image.alt or words) or "A picture"
+    return plain(image.alt or words) or say("A picture")
 
 
 def plain(words: str) -> str:
@@ -107,7 +108,8 @@ def _content(conversation: Conversation, turn: Turn, about: dict, pictures: Pict
         else:
             parts.append(painted(conversation, turn, at, alt_words(part, words), pictures))
     said = str(about.get("line", ""))
-    line = f"<small>{html.escape(said)}</small>" if turn.role == "assistant" else ""
+    noted = " · ".join(map(say, said.split(" · ")))
+    line = f"<small>{html.escape(noted)}</small>" if turn.role == "assistant" else ""
     if said.endswith(UNFINISHED) and parts:
         line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
     shown = [part for part in parts if part.get("text") != ""]
@@ -116,7 +118,7 @@ def _content(conversation: Conversation, turn: Turn, about: dict, pictures: Pict
 
 def brought(image: Image, number: int, pictures: PictureFolder) -> Message:
     """A picture of a question, with the number by which the question can name it."""
-    alt, mark = image.alt or f"Your picture {number}", f'<span class="number">{number}</span>'
+    alt, mark = image.alt or say(f"Your picture {number}"), f'<span class="number">{number}</span>'
     return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt, pictures.keep(image.picture), mark, "brought")
 
 
@@ -124,7 +126,8 @@ def painted(conversation: Conversation, turn: Turn, at: int, alt: str, pictures:
     """A picture of an answer with what can be done to it, and its other versions."""
     picture = turn.parts[at].picture
     full = pictures.keep(picture)
-    save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="Download"><span class="sr">Download</span></a>'
+    name = html.escape(say("Download"))
+    save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
     acts = "".join(button(wish, name, turn.id, at) for wish, name in PICTURE_ACTS)
     below = f'<div class="acts">{acts}{save}</div>{_versions(conversation, turn, at, pictures)}'
     return picture_part(pictures.keep(picture, SHOWN_PIXELS), alt, full, below)
@@ -138,9 +141,10 @@ def _versions(conversation: Conversation, turn: Turn, at: int, pictures: Picture
         return ""
     shown = []
     for number, other in enumerate(same, 1):
-        tile = f'<img src="{address(pictures.keep(other.parts[at].picture, STRIP_PIXELS))}" alt="Version {number}">'
+        name = html.escape(say(f"Version {number}"))
+        tile = f'<img src="{address(pictures.keep(other.parts[at].picture, STRIP_PIXELS))}" alt="{name}">'
         chosen = " chosen" if other.id == turn.id else ""
-        shown.append(f'<button type="button" class="act tile{chosen}" value="branch {other.id}" title="Version {number}">{tile}</button>')
+        shown.append(f'<button type="button" class="act tile{chosen}" value="branch {other.id}" title="{name}">{tile}</button>')
     return f'<div class="versions">{"".join(shown)}</div>'
 
 
@@ -170,6 +174,7 @@ def _turn_acts(conversation: Conversation, turn: Turn) -> str:
         acts.append(button("edit", "Edit, as a branch", turn.id))
     if turn.role == "assistant":
         acts.append(button("pdf", "Save this answer as PDF", conversation.id, turn.id))
+        acts.append(button("print", "Print this answer", conversation.id, turn.id))
         acts.append(button("teach", "Use as training example", turn.id))
     acts.append(button("retry", "Answer again with a new seed", turn.id))
     acts.append(button("drop", "Delete, with all that came after it", turn.id))
@@ -215,6 +220,7 @@ class Answer:
         self.parts: list[Piece | Pending] = list(parts)
         self.rest = rest
         self.status = "Thinking ..."
+        self.notice = ""
 
     def take(self, event: Event) -> None:
         match event:
@@ -229,7 +235,9 @@ class Answer:
             case ImageStep(index, step, steps, preview):
                 pending = self.parts[-1]
                 pending.step, pending.preview = step, preview or pending.preview
-                self.status = f"Painting picture {index + 1}, step {step} of {steps} ..."
+                self.status = " ".join([f"Painting picture {index + 1}, step {step} of {steps} ...", self.notice]).strip()
+            case Notice(words):
+                self.status = self.notice = words
             case ImageDone(_, image):
                 self.pictures.keep(image.picture, SHOWN_PIXELS)
                 self.parts[-1] = image
@@ -245,7 +253,7 @@ class Answer:
                 words = part.text
                 shown.append(text_part(words))
             elif isinstance(part, Pending):
-                shown.append(self._card(part, plain(words)))
+                shown.append(self._card(part, plain(words.strip().rpartition("\n")[2])))
             else:
                 shown.append(picture_part(self.pictures.keep(part.picture, SHOWN_PIXELS), alt_words(part, words)))
         shown = [part for part in shown if part.get("text") != ""]
@@ -254,8 +262,9 @@ class Answer:
     def _card(self, pending: Pending, words: str) -> Message:
         """The place of a picture while it is painted: its words, how it looks by now, how long it takes yet."""
         left = pending.seconds_left()
-        time_left = f"{left} s left" if left else "painting ..."
-        bar = f'<progress value="{pending.step}" max="{pending.steps}" title="Steps painted"></progress>'
+        time_left = say(f"{left} s left" if left else "painting ...")
+        name = html.escape(say("Steps painted"))
+        bar = f'<progress value="{pending.step}" max="{pending.steps}" title="{name}" aria-label="{name}"></progress>'
         below = f"{bar}<figcaption><span>{html.escape(words)}</span><span>{time_left}</span></figcaption>"
         file = self.previews.keep(pending.preview) if pending.preview else PAINTING
-        return picture_part(file, f"Picture {pending.index + 1} is being painted", below=below, kind="pending")
+        return picture_part(file, say(f"Picture {pending.index + 1} is being painted"), below=below, kind="pending")

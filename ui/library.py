@@ -16,10 +16,12 @@ from gradio.components import Component
 from duogen.gallery import Entry, Wanted
 from duogen.picture_file import About
 from ui.shared import QUICK, Shared, Updates, kind_words, status_line
+from ui.speech import choices, say
 
 PER_PAGE = 60
-SORT_NAMES = {"Newest first": "new", "Oldest first": "old", "Largest first": "large"}
+SORT_NAMES = {"new": "Newest first", "old": "Oldest first", "large": "Largest first"}
 HINT = "Choose a picture to see how it was made."
+FREEABLE = "What can be made again, and what was deleted, can be freed."
 NO_SETTINGS = "The picture is in the library now; it carries no settings, for it was not made here or they were taken out."
 
 
@@ -61,7 +63,7 @@ class Library:
                 elem_id="library-words",
             )
             self.sort = gr.Dropdown(
-                list(SORT_NAMES), value="Newest first", label="Sort", show_label=False, container=False, scale=1, min_width=140
+                choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=140
             )
             self.starred = gr.Checkbox(label="★ Favourites only", container=False, scale=1, min_width=150, elem_id="library-starred")
         with gr.Row(elem_id="library-line"):
@@ -79,7 +81,7 @@ class Library:
                     label="Bring a picture, or drop one to see its settings", file_types=["image"], height=140, elem_id="library-drop"
                 )
                 with gr.Accordion("Disk space", open=False, elem_id="library-space"):
-                    self.room = gr.HTML(status_line("Thumbnails and deleted pictures can be freed."))
+                    self.room = gr.HTML(status_line(FREEABLE))
                     with gr.Row(elem_classes="buttons"):
                         self.look = gr.Button("What would be freed?", size="sm", elem_id="library-look")
                         self.free = gr.Button("Free it", size="sm", variant="stop", visible=False, elem_id="library-free")
@@ -151,9 +153,17 @@ class Library:
         self.look.click(self.weigh, None, [self.room, self.free], **QUICK)
         self.free.click(self.clear, None, [self.room, self.free], **QUICK)
 
+    def spoken(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        return {
+            self.sort: gr.update(choices=choices(SORT_NAMES)),
+            self.status: status_line(HINT),
+            self.room: status_line(FREEABLE),
+        }
+
     def _page(self, values: dict, page: int) -> Updates:
         """A page of what is searched for; the last one where there are fewer."""
-        wanted = Wanted(values[self.words] or "", bool(values[self.starred]), SORT_NAMES[values[self.sort]])
+        wanted = Wanted(values[self.words] or "", bool(values[self.starred]), values[self.sort])
         entries, total = self.shared.gallery.find(wanted, page * PER_PAGE, PER_PAGE)
         pages = max(1, math.ceil(total / PER_PAGE))
         if page >= pages:
@@ -165,7 +175,7 @@ class Library:
             self.page: page,
             self.listed: ids,
             self.grid: gr.Gallery([(str(self.shared.gallery.thumbnail(entry)), title(entry)) for entry in entries], selected_index=chosen),
-            self.where: count if total else "Nothing is found." if wanted.words or wanted.favourites else "No pictures yet.",
+            self.where: say(count if total else "Nothing is found." if wanted.words or wanted.favourites else "No pictures yet."),
             self.earlier: gr.Button(interactive=page > 0),
             self.later: gr.Button(interactive=page + 1 < pages),
         }
@@ -196,7 +206,7 @@ class Library:
             self.chosen: entry.id,
             self.detail: gr.Column(visible=True),
             self.picture: str(entry.file),
-            self.star: "★ Favourite" if entry.about.favourite else "☆ Favourite",
+            self.star: say("★ Favourite" if entry.about.favourite else "☆ Favourite"),
             self.talk: gr.Button(interactive=bool(entry.about.conversation)),
             self.settings: settings(entry),
             self.two: gr.Row(visible=False),
@@ -260,7 +270,7 @@ class Library:
         def done() -> Iterator[Updates]:
             if file:
                 entry, known = self.shared.gallery.bring(Path(file))
-                everything = {self.words: "", self.starred: False, self.sort: "Newest first", self.chosen: entry.id}
+                everything = {self.words: "", self.starred: False, self.sort: "new", self.chosen: entry.id}
                 news = {} if known else {self.status: status_line(NO_SETTINGS)}
                 yield self._chosen(entry) | news | self._page(everything, 0) | everything | {self.drop: None}
 
@@ -280,18 +290,18 @@ class Library:
         yield from kind_words((self.ways.to_settings(self.shared.gallery.entry(id).about) for id in [id]), self.status)
 
     def weigh(self) -> Updates:
-        room = self.shared.gallery.room()
+        room = self.shared.space.freeable()
         words = (
-            f"{room.thumbnails:,} thumbnails, {size_words(room.thumbnail_bytes)}, are made again when they are needed; "
-            f"{room.deleted:,} deleted pictures, {size_words(room.deleted_bytes)}, are then gone for good."
+            f"{room.copies:,} small and shown copies, {size_words(room.copy_bytes)}, are made again when they are needed. "
+            f"Gone for good are then: {room.pictures:,} deleted pictures, {size_words(room.picture_bytes)}, "
+            f"and {room.conversations:,} deleted conversations, {size_words(room.conversation_bytes)}."
         )
         return {self.room: status_line(words), self.free: gr.Button(visible=True)}
 
     def clear(self) -> Updates:
-        room = self.shared.gallery.room()
-        self.shared.gallery.free()
-        freed = size_words(room.thumbnail_bytes + room.deleted_bytes)
-        return {self.room: status_line(f"{freed} freed."), self.free: gr.Button(visible=False)}
+        room = self.shared.space.freeable()
+        self.shared.space.free()
+        return {self.room: status_line(f"{size_words(room.bytes)} freed."), self.free: gr.Button(visible=False)}
 
 
 def size_words(count: int) -> str:
@@ -301,7 +311,7 @@ def size_words(count: int) -> str:
 def title(entry: Entry) -> str:
     """What stands under a picture in the grid, and what a screen reader says of it."""
     words = " ".join((entry.about.caption or entry.about.words).split())
-    return ("★ " if entry.about.favourite else "") + (words[:80] or "Brought in")
+    return ("★ " if entry.about.favourite else "") + (words[:80] or say("Brought in"))
 
 
 def facts(entry: Entry) -> dict[str, str]:
@@ -333,7 +343,7 @@ def settings(entry: Entry) -> str:
 
 def facts_html(known: dict[str, str], differing: set[str]) -> str:
     rows = (
-        f'<dt>{html.escape(name)}</dt><dd class="{"differs" if name in differing else ""}">{html.escape(value)}</dd>'
+        f'<dt>{html.escape(say(name))}</dt><dd class="{"differs" if name in differing else ""}">{html.escape(value)}</dd>'
         for name, value in known.items()
     )
     return f'<dl class="facts">{"".join(rows)}</dl>'

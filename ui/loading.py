@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen.options import LoadOptions
 from ui.line import Line
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ class Loading:
     """An engine on its way.
 
     Attributes:
-        pair: folder of the pair, `None` for the bundled one.
+        pair: id, repository or folder of the pair, `None` for the bundled one.
+        brain: the MLLM of a painter that cannot talk.
+        load: how it is opened, where the two words before do not say all.
         words: what is going on, for the status line.
         line: the queue of all who want to use the engine.
         worn: the adapters that are on, by folder, and how strongly.
@@ -35,6 +38,40 @@ class Loading:
     engine: Engine | None = None
     error: str = ""
     finished: threading.Event = field(default_factory=threading.Event)
+    brain: str | None = None
+    load: LoadOptions | None = None
+
+    def wishes(self) -> LoadOptions:
+        """How the pair is opened."""
+        return self.load or LoadOptions(device=self.device, precision=self.precision)
+
+    def switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
+        """Open another pair once the answers before are done. The old one is let go of first: both might not fit.
+
+        Adapters stay on when only the way of opening changes: those of one pair do not fit another.
+        """
+        self.words = "The other pair is opened when the answers before are done ..."
+        threading.Thread(target=self._switch, args=(pair, brain, load), name="loading", daemon=True).start()
+
+    def _switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
+        self.finished.wait()  # the pair that is being opened is never left half open
+        with self.line.place(lambda before: None, threading.Event()):
+            self.finished.clear()
+            before = self.pair, self.brain, self.load, self.worn
+            worn = self.worn if (pair, brain) == (self.pair, self.brain) else {}
+            self.engine, self.error = None, ""
+            self.pair, self.brain, self.load, self.worn = pair, brain, load, worn
+            from duogen.placement import free
+
+            free()
+            self._open()
+            if self.engine is None and before != (pair, brain, load, worn):
+                reason = self.error
+                self.pair, self.brain, self.load, self.worn = before
+                self.finished.clear()
+                self._open()
+                if self.engine is not None:
+                    self.words = f"{reason} {self.engine.about['title']} is open again."
 
     def start(self) -> None:
         threading.Thread(target=self._open, name="loading", daemon=True).start()
@@ -44,7 +81,8 @@ class Loading:
             # Imported here: torch and what comes with it would keep the page waiting.
             from duogen.engine import Engine
 
-            self.engine = Engine.open(self.pair, self.device, self.precision, progress=self._say)
+            self.error = ""
+            self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=self.wishes())
             self.put_on()
             self.words = f"Ready: {self.engine.about['title']}."
         except ValueError as error:
@@ -64,11 +102,11 @@ class Loading:
 
     def rest(self, words: str) -> None:
         """Give up the engine and its memory, so that something else can have the device; `start` brings it back."""
-        from duogen.pipeline import free_memory
+        from duogen.placement import free
 
         self.finished.clear()
         self.engine, self.words = None, words
-        free_memory()
+        free()
 
     def _say(self, words: str) -> None:
         self.words = words

@@ -23,14 +23,18 @@ from duogen.picture_file import About
 from duogen.store import Store, title_of
 from ui import controls
 from ui.asking import PICTURE_SIDE
+from ui.data import Data
 from ui.finetune import Finetune, keep_example
 from ui.history import PAINTING, Message, button, messages
 from ui.jobs import Job, Jobs, Task, repainting
 from ui.library import Library, Ways
 from ui.loading import Loading
+from ui.models import Models
 from ui.pictures import PictureFolder
 from ui.shared import Refused, Shared, Updates, sentence, status_line
 from ui.sidebar import chat_list
+from ui.space import Space
+from ui.speech import mark, say
 from ui.studio import Studio
 from ui.worn import Worn
 
@@ -38,11 +42,14 @@ UPLOADS = 8
 VARIANTS = 4
 KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
 REDRAW_SECONDS = 0.08
-WELCOME = "<h2>DuoGen</h2><p>Ask how to draw something, and it explains in words and pictures.</p>"
+WAITING = {"title": "DuoGen", "summary": "Ask how to draw something, and it explains in words and pictures."}
 TOGGLE_DRAWER = "() => { document.querySelector('#options .toggle-button').click() }"
 TOGGLE_SIDE = "() => { document.querySelector('#side .toggle-button').click() }"
 TOGGLE_DARK = "() => { localStorage.look = document.body.classList.toggle('dark') ? 'dark' : 'light' }"
-REMEMBERED_LOOK = "() => { if (localStorage.look) document.body.classList.toggle('dark', localStorage.look == 'dark') }"
+REMEMBERED = """() => {
+    if (localStorage.look) document.body.classList.toggle('dark', localStorage.look == 'dark')
+    document.body.classList.toggle('knows', localStorage.known == 'yes')
+}"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', id ? '?c=' + id : location.pathname) }"
 ACTS = Path(__file__).with_name("acts.js")
 EMPTY_BOX = {"text": "", "files": []}
@@ -85,7 +92,7 @@ def kindly(handler: Callable) -> Callable:
         try:
             return handler(page, *given)
         except (Refused, ValueError) as refused:
-            gr.Warning(sentence(str(refused)), title="One moment")
+            gr.Warning(sentence(str(refused)), title=say("One moment"))
             return {page.status: gr.skip()}
 
     return handled
@@ -108,6 +115,7 @@ class Page:
         self.pictures = PictureFolder(folder / "pictures", KEPT_PICTURES)
         self.previews = PictureFolder(folder / "previews", KEPT_PREVIEWS)
         self.gallery = Gallery(folder.parent)
+        self.space = Space(self.gallery, store, (self.pictures, self.previews), folder.parent / "uploads")
         served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, PAINTING]
         gr.set_static_paths(served)
         self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
@@ -123,6 +131,7 @@ class Page:
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
             self._wire()
+        mark(self.blocks)
 
     def _lay_out(self) -> None:
         self.view = gr.State(View())
@@ -142,7 +151,8 @@ class Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Chat", id="chat", elem_id="chat"):
                 self._lay_out_talk()
-            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in ("Studio", "Library", "Fine-tune")]
+            names = ("Studio", "Library", "Models", "Data", "Fine-tune")
+            tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in names]
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
             with gr.Row(elem_id="presets"):
                 self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
@@ -152,14 +162,16 @@ class Page:
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
-    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, finetune: gr.Tab) -> None:
-        self.shared = Shared(self.loading, self.gallery, self.previews, self.controls)
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab) -> None:
+        self.shared = Shared(self.loading, self.gallery, self.space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
         ways = Ways(
             [self.tabs, *chat, *self.controls.values(), *self.studio.outputs], self._to_studio, self._to_conversation, self._to_settings
         )
         self.library = Library(library, self.shared, ways)
+        self.models = Models(models, self.loading, self.timer)
+        self.data = Data(data, self.shared)
         self.finetune = Finetune(finetune, self.shared, self.pictures, self.local)
 
     def _lay_out_talk(self) -> None:
@@ -169,7 +181,7 @@ class Page:
             container=False,
             scale=1,
             height=None,
-            placeholder=WELCOME,
+            placeholder=welcome(WAITING),
             layout="bubble",
             buttons=[],
             latex_delimiters=[],
@@ -211,7 +223,8 @@ class Page:
         for name, preset in self.presets.items():
             preset.click(functools.partial(self.set_preset, name), None, list(self.controls.values()), queue=False, **quick)
         self.blocks.load(self.arrive, {self.search}, outputs, **quick).success(**shown).success(**settled)
-        self.blocks.load(None, None, None, js=REMEMBERED_LOOK)
+        self.blocks.load(None, None, None, js=REMEMBERED)
+        self.blocks.load(self.greet, None, list(self.greet()), queue=False, **quick)
         self.place.change(None, self.place, None, js=SHOW_ADDRESS)
         self.look.click(None, None, None, js=TOGGLE_DARK)
         self.drawer.click(None, None, None, js=TOGGLE_DRAWER)
@@ -227,10 +240,14 @@ class Page:
         if loading.engine is None:
             return over | {self.status: status_line(loading.words, "bad")}
         about = loading.engine.about
-        welcome = f"<h2>{sentence(about['title'])}</h2><p>{sentence(about['summary'])}</p>"
         examples = [{"text": words} for words in about["examples"]]
         best = {control: gr.update(value=about[path[-1]]) for path, control in self.controls.items() if path[-1] in about}
-        return over | best | {self.status: status_line(loading.words), self.talk: gr.Chatbot(placeholder=welcome, examples=examples)}
+        return over | best | {self.status: status_line(loading.words), self.talk: gr.Chatbot(placeholder=welcome(about), examples=examples)}
+
+    def greet(self) -> Updates:
+        """What a browser cannot put into its language by itself."""
+        welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome(WAITING))
+        return {self.talk: welcomed} | self.studio.spoken() | self.library.spoken()
 
     def set_preset(self, name: str) -> Updates:
         return controls.preset(name, self.controls, self.loading.engine.about if self.loading.engine else {})
@@ -604,6 +621,13 @@ class Page:
                 return {"error": str(error)}
 
         return pack
+
+
+def welcome(about: dict[str, Any]) -> str:
+    """What the pair is, and what it cannot do, until a person has pressed the button below that."""
+    hint = sentence(about.get("limits", ""))
+    limits = f'<p class="limits">{hint} {button("known", "Do not show this again", words="Got it")}</p>' if hint else ""
+    return f"<h2>{sentence(about['title'])}</h2><p>{sentence(about['summary'])}</p>{limits}"
 
 
 def as_page(conversation: Conversation, answer: str | None = None) -> bytes:

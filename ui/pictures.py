@@ -12,15 +12,18 @@ from PIL import Image as PILImage
 
 from duogen.conversation import write_beside
 
+MOST_BYTES = 512 * 1024**2
+
 
 class PictureFolder:
-    """A folder of PNG files named by their content, in which the newest `limit` are kept. Any thread may ask."""
+    """A folder of PNG files named by their content, the last used ones, at most `limit` and `most` bytes. Any thread may ask."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, limit: int, most: int = MOST_BYTES) -> None:
+        self.folder, self.limit, self.most = folder, limit, most
         folder.mkdir(parents=True, exist_ok=True)
-        found = [(file.stat().st_mtime, file) for file in folder.glob("*.png")]
-        self._files = dict.fromkeys(file for _, file in sorted(found))
+        found = sorted((file.stat().st_mtime, file, file.stat().st_size) for file in folder.glob("*.png"))
+        self._files = {file: size for _, file, size in found}
+        self.bytes = sum(self._files.values())
         self._known: dict[tuple[int, int], Path] = {}  # by the picture object, as long as it lives: hashing costs more than showing
         self._lock = threading.Lock()
 
@@ -32,9 +35,13 @@ class PictureFolder:
             if file is None:
                 file = self._known[key] = self._write(picture, most)
                 weakref.finalize(picture, self._known.pop, key, None)
-            self._files.pop(file, None)
-            self._files[file] = None  # a dict remembers the order: the last is the newest
-            self._bound()
+            size = self._files.pop(file, None)
+            if size is None:
+                size = file.stat().st_size
+                self.bytes += size
+            self._files[file] = size  # a dict remembers the order: the last is the newest
+            while len(self._files) > self.limit or (self.bytes > self.most and len(self._files) > 1):
+                self._drop(next(iter(self._files)))
         return str(file)
 
     def _write(self, picture: PILImage.Image, most: int) -> Path:
@@ -49,10 +56,17 @@ class PictureFolder:
             write_beside(file, data.getvalue())
         return file
 
-    def _bound(self) -> None:
-        while len(self._files) > self.limit:
-            oldest = next(iter(self._files))
-            del self._files[oldest]
-            for key in [key for key, file in self._known.items() if file == oldest]:
-                del self._known[key]
-            oldest.unlink(missing_ok=True)
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def clear(self) -> None:
+        """Throw all away; what is asked for again is written again."""
+        with self._lock:
+            for file in list(self._files):
+                self._drop(file)
+
+    def _drop(self, gone: Path) -> None:
+        self.bytes -= self._files.pop(gone)
+        for key in [key for key, file in self._known.items() if file == gone]:
+            del self._known[key]
+        gone.unlink(missing_ok=True)

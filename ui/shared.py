@@ -17,6 +17,8 @@ from duogen.picture_file import About
 from ui import controls
 from ui.loading import Loading
 from ui.pictures import PictureFolder
+from ui.space import Space
+from ui.speech import say
 
 Updates = dict[Any, Any]
 QUICK = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
@@ -31,12 +33,14 @@ class Shared:
     """
     Attributes:
         gallery: all pictures.
+        space: on the disk, that can be had back.
         previews: of pictures in the making.
         drawer: the controls of the options, by field.
     """
 
     loading: Loading
     gallery: Gallery
+    space: Space
     previews: PictureFolder
     drawer: dict[controls.Path, Component]
 
@@ -66,18 +70,19 @@ class Shared:
 
 
 def sentence(message: str) -> str:
-    return html.escape(message, quote=False)
+    """A sentence in the language of the browser, as HTML."""
+    return html.escape(say(message), quote=False)
 
 
 def status_line(words: str, mood: str = "", act: str = "", share: float | None = None) -> str:
     """`mood` is "busy", "bad" or nothing; `act` is a button; `share` is how much of the work is done, from 0 to 1."""
-    bar = f'<progress max="1" value="{share:.3f}" aria-label="Progress"></progress>' if share is not None else ""
+    bar = f'<progress max="1" value="{share:.3f}" aria-label="{sentence("Progress")}"></progress>' if share is not None else ""
     return f'<div role="status" class="status {mood}"><span>{sentence(words)}</span>{act}{bar}</div>'
 
 
 def refused(reason: Exception) -> None:
     """Gradio's own errors would be laid over the page."""
-    gr.Warning(sentence(str(reason)), title="One moment")
+    gr.Warning(sentence(str(reason)), title=say("One moment"))
 
 
 def kind_words(updates: Iterator[Updates], idle: Component) -> Iterator[Updates]:

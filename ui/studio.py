@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import html
 import threading
 import time
@@ -22,12 +23,17 @@ from duogen.options import Options
 from duogen.picture_file import About
 from ui.change import PLACES, REFERENCE, SOURCE, Outcome, Work, extended, grown, mask_of, request
 from ui.shared import QUICK, Refused, Shared, Updates, kind_words, status_line
+from ui.speech import choices, say
 
 MOST_CANVAS = 300
 OTHERS = 4
 BATCH = 4
 REDRAW_SECONDS = 0.2
-MARK, COMPARE, CHOOSE = "Mark", "Before / after", "Choose"
+MARK, COMPARE, CHOOSE = "mark", "compare", "choose"
+VIEWS = {MARK: "Mark", COMPARE: "Before / after", CHOOSE: "Choose"}
+KINDS = {SOURCE: "source: keep its pixels", REFERENCE: "reference: keep its looks"}
+PLACE_NAMES = {place: place.capitalize() for place in PLACES}
+CANVAS = Path(__file__).with_name("canvas.js")
 EMPTY = "Drop or choose a picture\n\nor send one here from the chat or the library"
 READY = "Say what to change. Paint over a part, and only that part changes."
 
@@ -55,7 +61,7 @@ class Studio:
                 self._lay_out_form()
 
     def _lay_out_view(self) -> None:
-        self.view = gr.Radio([MARK, COMPARE, CHOOSE], value=MARK, show_label=False, container=False, elem_id="studio-view")
+        self.view = gr.Radio(choices(VIEWS), value=MARK, show_label=False, container=False, elem_id="studio-view")
         self.editor = gr.ImageEditor(
             type="pil",
             label="Paint over what should change",
@@ -112,12 +118,17 @@ class Studio:
             self.four = gr.Button("Four versions", min_width=110, elem_id="studio-four")
             self.stop = gr.Button("Stop", variant="stop", min_width=70, visible=False, elem_id="studio-stop")
         with gr.Accordion("Canvas size", open=False, elem_id="studio-canvas"):
+            self.canvas = gr.HTML(elem_id="studio-frame", js_on_load=CANVAS.read_text(encoding="utf-8"))
             self.width = gr.Slider(
-                100, MOST_CANVAS, 100, step=5, label="Width, percent", info="What is new is painted; the old pixels stay."
+                100,
+                MOST_CANVAS,
+                100,
+                step=5,
+                label="Width, percent",
+                info="Pull an edge or a corner above. What is new is painted; the old pixels stay.",
             )
             self.height = gr.Slider(100, MOST_CANVAS, 100, step=5, label="Height, percent")
-            self.anchor = gr.Dropdown(list(PLACES), value="middle", label="The picture stays at")
-            self.canvas = gr.HTML(elem_id="studio-frame")
+            self.anchor = gr.Dropdown(choices(PLACE_NAMES), value="middle", label="The picture stays at")
         with gr.Accordion("More pictures", open=False, elem_id="studio-others"):
             gr.Markdown("The picture above is picture 1. Bring up to four more, and name them in your words: *picture 2* ...")
             self.others = [self._lay_out_other(number) for number in range(2, OTHERS + 2)]
@@ -132,7 +143,7 @@ class Studio:
                 min_width=120,
                 elem_id=f"studio-picture-{number}",
             )
-            return picture, gr.Radio([SOURCE, REFERENCE], value=REFERENCE, label=f"Picture {number} is a", min_width=120)
+            return picture, gr.Radio(choices(KINDS), value=REFERENCE, label=f"Picture {number} is a", min_width=120)
 
     def _wire(self, tab: gr.Tab) -> None:
         self.outputs = [
@@ -154,7 +165,16 @@ class Studio:
         self.undo.click(self.back, [self.current], self.outputs, **QUICK)
         self.redo.click(self.forth, [self.current], self.outputs, **QUICK)
         self.close.click(self.put_away, None, self.outputs, **QUICK)
+        self.canvas.click(self.pull, None, size, **QUICK)
         gr.on([each.change for each in size], self.frame, [self.current, *size], self.canvas, **QUICK)
+
+    def spoken(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        return {kind: gr.update(choices=choices(KINDS)) for _, kind in self.others} | {
+            self.view: gr.update(choices=choices(VIEWS)),
+            self.anchor: gr.update(choices=choices(PLACE_NAMES)),
+            self.status: status_line(READY),
+        }
 
     def resume(self, open: str, shown: str) -> Updates:
         """What a browser had open before it was reloaded."""
@@ -234,6 +254,12 @@ class Studio:
         except ValueError:
             return ""
 
+    def pull(self, event: gr.EventData) -> Updates:
+        """An edge or corner of the canvas was pulled: the sliders follow."""
+        given = event._data
+        place = next((name for name, at in PLACES.items() if at == (given["across"], given["down"])), "middle")
+        return {self.width: given["wide"], self.height: given["high"], self.anchor: place}
+
     def make_one(self, values: dict, session: gr.Request) -> Iterator[Updates]:
         yield from kind_words(self._make(values, session.session_hash, 1), self.status)
 
@@ -267,7 +293,8 @@ class Studio:
         def waiting(before: int) -> Updates:
             return {self.status: status_line(f"Waiting; {before} before this ...", "busy")}
 
-        threading.Thread(target=paint, name="studio", daemon=True).start()
+        # With its context: that knows the language of the browser.
+        threading.Thread(target=contextvars.copy_context().run, args=(paint,), name="studio", daemon=True).start()
         yield self._busy(True) | {self.status: status_line("Beginning ...", "busy")}
         while (update := updates.get()) is not None:
             yield update
@@ -336,7 +363,8 @@ class Studio:
                 if preview is None:
                     return shown
                 file = quote(self.shared.previews.keep(preview), safe="/:")
-                return shown | {self.preview: gr.HTML(f'<img src="gradio_api/file={file}" alt="The picture in the making">', visible=True)}
+                name = html.escape(say("The picture in the making"))
+                return shown | {self.preview: gr.HTML(f'<img src="gradio_api/file={file}" alt="{name}">', visible=True)}
         return {self.status: gr.skip()}
 
     def _keep(self, work: Work, image: Image, options: Options) -> str:
@@ -355,7 +383,7 @@ class Studio:
 
     def _offered(self, made: list[str]) -> Updates:
         entries = [self.shared.gallery.entry(id) for id in made]
-        files = [(str(entry.file), f"Seed {entry.about.seed}") for entry in entries]
+        files = [(str(entry.file), say(f"Seed {entry.about.seed}")) for entry in entries]
         shown = self.look_at(CHOOSE) | {self.choices: gr.Gallery(files, visible=True, selected_index=None)}
         return shown | {self.offered: made, self.view: CHOOSE, self.preview: gr.HTML(visible=False)}
 
@@ -397,10 +425,16 @@ def caption(entry: Entry, names: dict[str, str]) -> str:
 
 
 def frame(entry: Entry, size: tuple[int, int], place: str) -> str:
-    """How the picture will lie on its new canvas, drawn small."""
+    """How the picture will lie on its new canvas, drawn small, with grips to pull; `canvas.js` moves them."""
     shares = [old / max(new, old) for old, new in zip((entry.width, entry.height), size, strict=True)]
-    left, top = (100 * at * (1 - share) for at, share in zip(PLACES[place], shares, strict=True))
+    across, down = PLACES[place]
+    left, top = (100 * at * (1 - share) for at, share in zip((across, down), shares, strict=True))
     file = html.escape(quote(str(entry.file), safe="/:"))
-    picture = f'<img src="gradio_api/file={file}" alt="" style="left:{left:.2f}%;top:{top:.2f}%;width:{100 * shares[0]:.2f}%">'
-    box = f'<div class="frame" style="aspect-ratio:{size[0]}/{size[1]}" role="img" aria-label="The new canvas">{picture}</div>'
-    return f"{box}<small>{size[0]} × {size[1]} pixels</small>"
+    lies = f"left:{left:.2f}%;top:{top:.2f}%;width:{100 * shares[0]:.2f}%"
+    picture = f'<img src="gradio_api/file={file}" alt="" draggable="false" style="{lies}">'
+    grips = "".join(f'<span class="grip" data-side="{side}"></span>' for side in ("n", "e", "s", "w", "ne", "se", "sw", "nw"))
+    known = {"width": entry.width, "height": entry.height, "wide": 100 / shares[0], "high": 100 / shares[1], "across": across, "down": down}
+    data = " ".join(f'data-{name}="{value:g}"' for name, value in known.items())
+    name, pixels = html.escape(say("The new canvas")), html.escape(say(f"{size[0]} × {size[1]} pixels"))
+    box = f'<div class="frame" {data} style="aspect-ratio:{size[0]}/{size[1]}" role="img" aria-label="{name}">{picture}{grips}</div>'
+    return f"{box}<small>{pixels}</small>"

@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 from duogen.teaching import PRESETS, STAGES, FineTune
 
+PAIR = "a pair's id, repository or folder (default: the bundled one)"
 STATUS = {"done": 0, "stopped": 0, "paused": 130}
 
 
-def add_finetune(command: argparse.ArgumentParser) -> None:
+def add_commands(commands: Any) -> None:
+    """Add the subcommands to the parser's."""
+    _add_finetune(commands.add_parser("finetune", help="teach a pair from examples", description="Makes an adapter from a folder."))
+    _add_merge(commands.add_parser("merge", help="adapters into a pair of their own", description="Writes a new pair."))
+    _add_publish(commands.add_parser("publish", help="an adapter to the hub", description="Uploads it with a model card."))
+
+
+def _add_finetune(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pair", metavar="PAIR", help=PAIR)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
     command.add_argument("--stage", choices=STAGES, default="both", help="1: what to say and when to draw; 2: how to paint it")
     command.add_argument("--data", type=Path, metavar="DIR", help="a folder or zip of examples; needed, but with --resume")
     command.add_argument("--out", type=Path, metavar="DIR", help="the adapter's folder; needed, but with --estimate")
@@ -99,9 +110,9 @@ def _caption(given: argparse.Namespace) -> None:
         print(f"{picture.name}: {words}")
 
 
-def add_merge(command: argparse.ArgumentParser) -> None:
+def _add_merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("--adapter", action="append", required=True, metavar="DIR[:WEIGHT]", help="may be given again")
-    command.add_argument("--pair", metavar="DIR", help="folder of a pair (default: the bundled one)")
+    command.add_argument("--pair", metavar="PAIR", help=PAIR)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new pair's folder")
 
 
@@ -123,12 +134,12 @@ def merged_pair(pair: str | None, wanted: list, out: Path) -> None:
     import torch
 
     from duogen.adapters import PARTS, merged, put_on, write_safely
-    from duogen.assemble import ready_pair
+    from duogen.catalogue import find
     from duogen.pipeline import open_parts
 
     if out.exists():
         raise ValueError(f"{out} is there already; choose a new folder.")
-    folder = ready_pair(pair)
+    folder = find(pair).folder
     parts = open_parts(folder, PARTS, "cpu", "fp32")
     put_on(parts, wanted)
 
@@ -142,7 +153,7 @@ def merged_pair(pair: str | None, wanted: list, out: Path) -> None:
     write_safely(out, fill)
 
 
-def add_publish(command: argparse.ArgumentParser) -> None:
+def _add_publish(command: argparse.ArgumentParser) -> None:
     command.add_argument("adapter", type=Path, help="an adapter's folder")
     command.add_argument("--to", required=True, metavar="USER/NAME", help="the repository on the hub; made if it is not there")
     command.add_argument("--public", action="store_true", help="let everybody see it")
@@ -154,3 +165,5 @@ def publish(given: argparse.Namespace) -> int:
     print(push(given.adapter, given.to, private=not given.public))
     return 0
 
+
+COMMANDS = {"finetune": finetune, "merge": merge, "publish": publish}

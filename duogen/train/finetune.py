@@ -25,7 +25,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from duogen.adapters import ADAPTER, Wanted, put_on, write
-from duogen.assemble import ready_pair
+from duogen.catalogue import find
 from duogen.conversation import write_beside
 from duogen.data.cost import Cost, cost
 from duogen.data.describe import Report, describe
@@ -34,7 +34,8 @@ from duogen.data.readers import read
 from duogen.jobs import Job, device_lock, home, serving_lock
 from duogen.mllm import MLLM
 from duogen.painter import FramePainter
-from duogen.pipeline import free_memory, open_parts, pick_device
+from duogen.pipeline import open_parts, pick_device
+from duogen.placement import free
 from duogen.sequence import Tokens
 from duogen.teaching import STAGES, FineTune, Pace
 from duogen.train.cache import Cache, Seeing, fingerprint
@@ -60,7 +61,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for. `stage` is "1", "2" or "both"; `pair` a folder, `None` for the bundled one."""
+    """What is asked for. `stage` is "1", "2" or "both"; `pair` an id, a repository or a folder, `None` for the bundled one."""
 
     data: Path
     out: Path
@@ -107,7 +108,7 @@ def prepared(order: Order, say: Say = print) -> Ready:
         ValueError: one sentence: what is wrong with the data, the pair or the device.
     """
     device = pick_device(order.device)
-    pair = ready_pair(order.pair, say)
+    pair = find(order.pair, progress=say).folder
     data = read(order.data)
     parts = open_parts(pair, (), device)
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
@@ -230,7 +231,7 @@ def _waited(lock: Any, words: str, job: Job) -> Iterator[None]:
 def _clear() -> None:
     """Between two stages; the next may want another precision, which accelerate keeps for the whole process."""
     AcceleratorState._reset_state()
-    free_memory()
+    free()
 
 
 def loop_recipe(own: Pace, whole: FineTune, **settings: Any) -> Recipe:

@@ -1,0 +1,152 @@
+"""A run on disk: every page with what became of it, in one database, so that a run goes on where it was stopped.
+
+Whatever belongs to one page is written in one transaction with it. The page in the browser reads it while the run writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STATE = "state.sqlite"
+STEPS = ("read", "text only", "too short", "list of links", "block list", "wrong language", "useless pictures", "personal data", "rewrite",
+         "near-duplicate text", "near-duplicate pictures", "dialogue")  # fmt: skip
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS pages (
+    id TEXT PRIMARY KEY, n INTEGER, kind TEXT, file TEXT, member TEXT, title TEXT, kept INTEGER, step TEXT, reason TEXT,
+    record TEXT, about TEXT, verdict TEXT DEFAULT '', draw INTEGER);
+CREATE INDEX IF NOT EXISTS by_n ON pages (n);
+CREATE INDEX IF NOT EXISTS by_draw ON pages (kept, draw);
+CREATE INDEX IF NOT EXISTS by_step ON pages (step, reason);
+CREATE TABLE IF NOT EXISTS files (name TEXT, page TEXT, PRIMARY KEY (name, page)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counts (what TEXT, name TEXT, n INTEGER, PRIMARY KEY (what, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a page.
+
+    Attributes:
+        record: the dialogue, as a line of `conversations.jsonl`, `None` for a page that was dropped.
+        about: where the page came from and what was taken out of it.
+        verdict: what a person said instead: "keep", "drop" or nothing.
+        counted: for the histograms, by what is counted.
+    """
+
+    id: str
+    kind: str
+    file: str
+    member: str = ""
+    title: str = ""
+    step: str = ""
+    reason: str = ""
+    record: dict[str, Any] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    verdict: str = ""
+    counted: dict[str, list[str]] = field(default_factory=dict)
+
+    def files(self) -> list[str]:
+        parts = [part for turn in (self.record or {"turns": []})["turns"] for part in turn["parts"]]
+        return [part["file"].rpartition("/")[2] for part in parts if part["type"] == "image"]
+
+    def in_set(self) -> bool:
+        return self.record is not None and (self.verdict == "keep" or (not self.step and self.verdict != "drop"))
+
+
+class State:
+    """The database of one run; `folder` is made when it is not there."""
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        """Raises ValueError when a run that is only to be read is not there."""
+        self.folder = folder
+        file = folder / STATE
+        if not writes and not file.exists():
+            raise ValueError(f"There is no run in {folder}; make one with: python -m duogen data make PAGES --out {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(file, timeout=30, check_same_thread=False)
+        if writes:
+            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database.execute("PRAGMA synchronous=NORMAL")
+            self.database.executescript(SCHEMA)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def tell(self, **said: Any) -> None:
+        with self.database:
+            rows = [(name, json.dumps(value)) for name, value in said.items()]
+            self.database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
+    def told(self, name: str, default: Any = None) -> Any:
+        found = self.database.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
+        return json.loads(found[0]) if found else default
+
+    def has(self, id: str) -> bool:
+        return self.database.execute("SELECT 1 FROM pages WHERE id = ?", (id,)).fetchone() is not None
+
+    def put(self, row: Row) -> None:
+        """Write a page; the caller commits."""
+        draw = int.from_bytes(hashlib.sha256(f"draw {row.id}".encode()).digest()[:7], "big")
+        at = self.database.execute("SELECT n FROM pages WHERE id = ?", (row.id,)).fetchone()
+        n = at[0] if at else self.database.execute("SELECT COALESCE(MAX(n), -1) + 1 FROM pages").fetchone()[0]
+        record = json.dumps(row.record, ensure_ascii=False) if row.record else None
+        values = (row.id, n, row.kind, row.file, row.member, row.title, int(row.in_set()), row.step, row.reason, record,
+                  json.dumps(row.about, ensure_ascii=False), row.verdict, draw)  # fmt: skip
+        self.database.execute(f"INSERT OR REPLACE INTO pages VALUES ({','.join('?' * len(values))})", values)
+        self.database.execute("DELETE FROM files WHERE page = ?", (row.id,))
+        self.database.executemany("INSERT OR IGNORE INTO files VALUES (?, ?)", [(name, row.id) for name in row.files()])
+        for what, names in row.counted.items():
+            for name in names:
+                self.count(what, name)
+
+    def count(self, what: str, name: str) -> None:
+        self.database.execute("INSERT INTO counts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1", (what, name))
+
+    def counts(self, what: str) -> dict[str, int]:
+        return dict(self.database.execute("SELECT name, n FROM counts WHERE what = ? ORDER BY n DESC, name", (what,)))
+
+    def row(self, id: str) -> Row:
+        """Raises ValueError when there is no such page."""
+        found = self.rows("id = ?", (id,), 1)
+        if not found:
+            raise ValueError(f"This run has no page {id}.")
+        return found[0]
+
+    def rows(self, where: str = "1", values: Sequence[Any] = (), most: int = 100, order: str = "n", skip: int = 0) -> list[Row]:
+        sql = f"SELECT {COLUMNS} FROM pages WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+        return [_row(found) for found in self.database.execute(sql, (*values, most, skip))]
+
+    def number(self, where: str = "1", values: Sequence[Any] = ()) -> int:
+        return self.database.execute(f"SELECT COUNT(*) FROM pages WHERE {where}", values).fetchone()[0]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The dialogues of the set, in the order of the pages."""
+        for (record,) in self.database.execute("SELECT record FROM pages WHERE kept ORDER BY n"):
+            yield json.loads(record)
+
+    def sample(self, count: int) -> list[Row]:
+        """Dialogues of the set by chance, the same ones every time."""
+        return self.rows("kept", (), count, "draw")
+
+    def dropped(self) -> dict[str, dict[str, int]]:
+        """How many pages each step dropped, by reason."""
+        found: dict[str, dict[str, int]] = {}
+        sql = "SELECT step, reason, COUNT(*) FROM pages WHERE step != '' GROUP BY step, reason ORDER BY COUNT(*) DESC, reason"
+        for step, reason, count in self.database.execute(sql):
+            found.setdefault(step, {})[reason] = count
+        return found
+
+
+COLUMNS = "id, kind, file, member, title, step, reason, record, about, verdict"
+
+
+def _row(found: Sequence[Any]) -> Row:
+    *plain, record, about, verdict = found
+    return Row(*plain, json.loads(record) if record else None, json.loads(about), verdict)

@@ -1,0 +1,51 @@
+"""The guardrail that a licence ties a pair's use to: it looks at the words of every picture, and at the picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+PACKAGE = "cosmos_guardrail"
+
+
+class Guardrail:
+    """`cosmos_guardrail`'s checker, as diffusers' Cosmos pipelines use it."""
+
+    def __init__(self, checker: Any, device: str) -> None:
+        self.checker = checker.to(device)
+
+    def read(self, words: str) -> None:
+        """Raises ValueError: it refuses the words."""
+        if not self.checker.check_text_safety(words):
+            raise ValueError("The guardrail that this pair's licence asks for refuses this picture's words; ask for something else.")
+
+    def look(self, picture: PILImage.Image) -> PILImage.Image:
+        """The picture, faces blurred where it wants that. Raises ValueError: it refuses the picture."""
+        seen = self.checker.check_video_safety(np.asarray(picture)[None])
+        if seen is None:
+            raise ValueError("The guardrail that this pair's licence asks for refuses this picture; ask for something else.")
+        return PILImage.fromarray(seen[0])
+
+
+def wanted(folder: Path) -> bool:
+    """Whether a folder's own index names the guardrail."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return PACKAGE in (index.get("safety_checker") or ())
+
+
+def installed() -> bool:
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def open_guardrail(device: str) -> Guardrail | None:
+    """`None` where its package is not installed."""
+    if not installed():
+        return None
+    from cosmos_guardrail import CosmosSafetyChecker
+
+    return Guardrail(CosmosSafetyChecker(), device)

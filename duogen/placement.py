@@ -1,0 +1,222 @@
+"""Where a pair's parts lie and how: quantised, offloaded, tiled; which attention kernel; what is skipped or compiled."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from duogen.options import LoadOptions
+
+# Of painters: small layers at the rims, and the connector. Quantising them costs more than it saves.
+KEPT_WHOLE = (
+    "crossattn_proj", "patch_embed", "time_embed", "norm_out", "proj_out", "img_in", "txt_in", "time_text_embed", "x_embedder",
+    "context_embedder", "time_guidance_embed",
+)  # fmt: skip
+CACHED_FROM = 9  # steps; below, every step changes too much to be skipped
+CACHE_THRESHOLD = 0.08
+WIDEST_XFORMERS = (9, 0)  # compute capability: its wheels have no kernels for newer cards
+
+
+def dtype_of(precision: str, device: str) -> torch.dtype:
+    """What a painter computes in; "auto" is exact on a CPU and bf16 elsewhere."""
+    if precision == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return torch.float32 if precision == "fp32" else torch.bfloat16
+
+
+def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) of the same shape with `side` as its longer one, in steps of 16 px."""
+    factor = side / max(size)
+    width, height = (max(16, round(each * factor / 16) * 16) for each in size)
+    return width, height
+
+
+def quantisation(precision: str) -> Any:
+    """What diffusers' `from_pretrained` takes to quantise a painter, `None` for whole weights."""
+    from diffusers import BitsAndBytesConfig
+
+    if precision == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=list(KEPT_WHOLE)
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE)) if precision == "int8" else None
+
+
+@contextmanager
+def _quantising_on_a_cpu() -> Iterator[None]:
+    """diffusers refuses to quantise without a GPU, though bitsandbytes does it: its check of the machine is left out meanwhile."""
+    from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING as KINDS
+
+    names = ("bitsandbytes_4bit", "bitsandbytes_8bit")
+    before = {name: KINDS[name] for name in names}
+    try:
+        for name, kind in before.items():
+            KINDS[name] = type(kind.__name__, (kind,), {"validate_environment": lambda self, *given, **named: None})
+        yield
+    finally:
+        KINDS.update(before)
+
+
+def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
+    """A DiT in a precision, on `device` when it is quantised, else in host memory.
+
+    Raises:
+        OSError, ValueError: as diffusers' `from_pretrained`.
+    """
+    whole = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
+    config = quantisation(precision)
+    if config is None:
+        return kind.from_pretrained(folder, **whole)
+    if device != "cpu":
+        return kind.from_pretrained(folder, quantization_config=config, device_map={"": device}, **whole)
+    with _quantising_on_a_cpu():
+        return kind.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, **whole)
+
+
+def put_aside(module: Any, resting: bool) -> Any:
+    """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
+    if resting and getattr(module, "is_loaded_in_4bit", False):
+        module.to("cpu")
+        free()
+    return module
+
+
+def quantised(module: Any) -> bool:
+    return getattr(module, "quantization_method", None) is not None or bool(getattr(module, "is_quantized", False))
+
+
+class Turns:
+    """Who is on the card: everybody, or the MLLM and the painter in turn.
+
+    Args:
+        brain: the MLLM. `painter`: the modules that paint; empty where a pipeline's own hooks move them.
+        work: where one computes; `rest`: where one waits.
+    """
+
+    def __init__(self, brain: Any, painter: list[Any], work: str, rest: str | None = None) -> None:
+        self.brain, self.painter, self.work, self.rest = [brain], painter, work, rest
+
+    def talk(self) -> None:
+        """The MLLM comes, the painter goes."""
+        self._change(self.painter, self.brain)
+
+    def paint(self) -> None:
+        """The painter comes, the MLLM goes."""
+        self._change(self.brain, self.painter)
+
+    def _change(self, going: list[Any], coming: list[Any]) -> None:
+        if self.rest is None:
+            return
+        for place, modules in ((self.rest, going), (self.work, coming)):
+            for module in modules:
+                if module.device.type != torch.device(place).type:
+                    module.to(place)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def take_turns(pair: Any) -> bool:
+    """Let a pair's parts take turns on the card from now on; False where they do already, or there is no card."""
+    turns = pair.turns
+    if turns.rest is not None or torch.device(turns.work).type != "cuda":
+        return False
+    pipe = getattr(pair, "pipe", None)
+    if pipe is not None:
+        pipe.enable_model_cpu_offload(device=turns.work)
+    pair.turns = Turns(pair.text_encoder, turns.painter, turns.work, "cpu")
+    pair.turns.paint()
+    return True
+
+
+def free() -> None:
+    """Give back what nobody uses any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def layer_by_layer(module: Any, device: str) -> None:
+    """Group offload: a layer is on the card only while it computes."""
+    from diffusers.hooks import apply_group_offloading
+
+    streams = device.startswith("cuda")
+    apply_group_offloading(
+        module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="block_level",
+        num_blocks_per_group=1, use_stream=streams, low_cpu_mem_usage=streams,
+    )  # fmt: skip
+
+
+def tile(vae: Any, wish: str) -> None:
+    if wish == "on" and hasattr(vae, "enable_tiling"):
+        vae.enable_tiling()
+
+
+def attention(device: str, wish: str = "auto") -> str:
+    """The attention kernel's name in diffusers' dispatcher; "auto" takes xformers where it loads and knows the card, else PyTorch's own.
+
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    names = [each.value for each in AttentionBackendName]
+    if wish != "auto":
+        if wish not in names:
+            common = ", ".join(name for name in names if not name.startswith("_") and not name.endswith("hub"))
+            raise ValueError(f"There is no attention kernel {wish!r}; choose auto or one of {common}.")
+        return wish
+    if not device.startswith("cuda") or torch.cuda.get_device_capability() > WIDEST_XFORMERS:
+        return "native"
+    return "xformers" if xformers_works(device) else "native"
+
+
+def xformers_works(device: str) -> bool:
+    """Whether xformers is there and computes on this card; silent when not."""
+    if importlib.util.find_spec("xformers") is None:
+        return False
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        probe = torch.zeros(1, 8, 1, 64, dtype=torch.bfloat16, device=device)
+        memory_efficient_attention(probe, probe, probe)
+    except Exception:  # whatever it is, PyTorch's own kernel does as well
+        return False
+    return True
+
+
+def set_attention(model: Any, device: str, wish: str) -> str:
+    """Choose a painter's kernel; returns its name.
+
+    Raises:
+        ValueError: one sentence, when the kernel is not to be had here.
+    """
+    name = attention(device, wish)
+    if name != "native":
+        try:
+            model.set_attention_backend(name)
+        except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"The attention kernel {name!r} cannot be used here ({reason}); choose --attention native.") from error
+    return name
+
+
+def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
+    """First-block caching (ParaAttention): off below 9 steps; returns whether it is on."""
+    wanted = wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+    # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
+    fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
+    if fit and wanted != model.is_cache_enabled:
+        from diffusers import FirstBlockCacheConfig
+
+        model.enable_cache(FirstBlockCacheConfig(threshold=CACHE_THRESHOLD)) if wanted else model.disable_cache()
+    return fit and wanted
+
+
+def compiled(model: Any, load: LoadOptions) -> None:
+    if load.compile == "on":
+        model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

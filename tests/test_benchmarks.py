@@ -1,0 +1,520 @@
+"""The benchmarks: readers of official layouts, GenEval's rules, the judge and its answers, answers that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+from duogen.conversation import Conversation, Image, Text
+from duogen.evaluate.benchmark import Scorer, score_all
+from duogen.evaluate.geneval import COLOURS, Seen, box_of, colour_of, right
+from duogen.evaluate.judge import FIVE, judge, prefers, read_scores, yes_or_no
+from duogen.evaluate.side import System, win_rates, write_side_by_side
+from duogen.evaluate.stored import SCORES, add_score, answer_all, scores, store, stored
+from duogen.evaluate.tasks import BENCHMARKS, Task, tasks_of
+from duogen.events import Done, ImageDone, Stats, TextDelta
+
+PAINT = {
+    "red": (220, 30, 30),
+    "orange": (250, 140, 20),
+    "yellow": (250, 220, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 220),
+    "purple": (140, 50, 190),
+    "pink": (250, 150, 190),
+    "brown": (130, 80, 40),
+    "black": (15, 15, 15),
+    "white": (245, 245, 245),
+    "": (90, 170, 200),
+}
+SIDE, CELL, MARKER = 192, 44, (255, 0, 255)
+
+
+# GenEval
+
+
+def drawn(about: dict, classes: list[str]) -> PILImage.Image:
+    """What a prompt asks for, as marked rectangles: the marker's neighbour says the class."""
+    picture = PILImage.new("RGB", (SIDE, SIDE), (128, 128, 128))
+    spots, column = [], 0
+    for wanted in about["include"]:
+        for _ in range(wanted["count"]):
+            left, top = 4 + column % 4 * (CELL + 2), 4 + 3 * column // 4 * (CELL // 4) % 3 * (CELL + 2)
+            if "position" in wanted:
+                relation, target = wanted["position"]
+                step = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}[relation]
+                left, top = (at + 70 * way for at, way in zip(spots[target], step, strict=True))
+            elif any("position" in each for each in about["include"]):
+                left = top = 74
+            spots.append((left, top))
+            pen = ImageDraw.Draw(picture)
+            pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), PAINT[wanted.get("color", "")])
+            picture.putpixel((left, top), MARKER)
+            picture.putpixel((left + 1, top), (classes.index(wanted["class"]), 0, 0))
+            column += 1
+    return picture
+
+
+class Reads:
+    """Finds the marked rectangles."""
+
+    name = "reads marks"
+
+    def __init__(self, classes: list[str]) -> None:
+        self.classes = classes
+
+    def find(self, picture: PILImage.Image) -> list[Seen]:
+        pixels = np.asarray(picture)
+        seen = []
+        for top, left in np.argwhere((pixels == MARKER).all(-1)):
+            mask = np.zeros(pixels.shape[:2], bool)
+            mask[top : top + CELL, left : left + CELL] = True
+            seen.append(Seen(self.classes[pixels[top, left + 1, 0]], 0.99, box_of(mask), mask))
+        return seen
+
+
+def test_drawn_pictures_score_one_and_permuted_ones_what_permutation_gives(tmp_path: Path):
+    benchmark = BENCHMARKS["geneval"]
+    tasks = tasks_of(benchmark, None)
+    assert len(tasks) == 553
+    classes = sorted({wanted["class"] for task in tasks for wanted in task.about["include"]})
+    pictures = [drawn(task.about, classes) for task in tasks]
+    detector = Reads(classes)
+    wrong = [
+        (task.words(), why)
+        for task, picture in zip(tasks, pictures, strict=True)
+        for good, why in [right(task.about, task.group, picture, detector)]
+        if not good
+    ]
+    assert wrong == []
+    order = list(range(len(tasks)))
+    random.Random(0).shuffle(order)
+    by_chance = sum(right(task.about, task.group, pictures[at], detector)[0] for task, at in zip(tasks, order, strict=True))
+    alike = sum(right(tasks[a].about, tasks[a].group, pictures[b], detector)[0] for a in range(0, 553, 29) for b in range(0, 553, 23))
+    assert alike / 500 < 0.03 and by_chance <= 15, "the wrong picture passes as rarely as prompts are alike"
+    for task, picture in zip(tasks[:12], pictures, strict=False):
+        store(tmp_path, task.id, [Text("Here."), Image(picture)])
+    results = score_all(benchmark, tasks[:12], tmp_path, Scorer(detector=detector), say=lambda words: None)
+    assert results["score"]["value"] == 1.0 and results["published"][0]["name"] == "DuoGen"
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_colours_by_rules(colour: str):
+    picture = PILImage.new("RGB", (20, 20), PAINT[colour])
+    assert colour_of(picture, np.ones((20, 20), bool)) == colour
+
+
+def test_counting_refuses_too_many():
+    about = {"include": [{"class": "clock", "count": 2}], "exclude": [{"class": "clock", "count": 3}]}
+    three = drawn({"include": [{"class": "clock", "count": 3}]}, ["clock"])
+    assert right(about, "counting", three, Reads(["clock"])) == (False, "3 clock, fewer than 3 expected")
+
+
+def test_a_real_segmenter_class_finds_in_its_layout(tmp_path: Path):
+    """Random weights find nothing sensible; that they load from a folder and answer in the right form is what is tested."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil, SwinConfig
+
+    from duogen.evaluate.geneval import Mask2Former
+
+    swin = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        hidden_dim=32,
+        mask_feature_size=32,
+        feature_size=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        num_queries=4,
+        num_labels=3,
+    )
+    Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path)
+    Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    found = Mask2Former(str(tmp_path)).find(PILImage.new("RGB", (80, 60)))
+    assert all(each.mask.shape == (60, 80) and each.score >= 0.3 for each in found)
+    with pytest.raises(ValueError, match="--detector"):
+        Mask2Former(str(tmp_path / "none"))
+
+
+# Readers
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    PILImage.new("RGB", (32, 32), "red").save(tmp_path / "images" / "a" / "1.png")
+    return tmp_path
+
+
+def write(file: Path, raw: object, lines: bool = False) -> None:
+    text = "\n".join(json.dumps(each) for each in raw) if lines else json.dumps(raw)
+    file.write_text(text, encoding="utf-8")
+
+
+LAYOUTS = {
+    "wise": (
+        (
+            "cultural_common_sense.json",
+            [{"prompt_id": 1, "Prompt": "A festival dish", "Category": "Culture", "Explanation": "Mooncakes"}],
+            False,
+        ),
+        ("spatio-temporal_reasoning.json", [{"prompt_id": 2, "Prompt": "x", "Category": "Time", "Explanation": "y"}], False),
+        ("natural_science.json", [{"prompt_id": 3, "Prompt": "x", "Category": "Physics", "Explanation": "y"}], False),
+    ),
+    "imgedit": (("basic_edit.json", {"7": {"id": "a/1.png", "prompt": "Make it blue.", "edit_type": "adjust"}}, False),),
+    "gedit": (
+        (
+            "gedit.jsonl",
+            [
+                {
+                    "key": "k",
+                    "task_type": "color_alter",
+                    "instruction": "Make it blue.",
+                    "instruction_language": "en",
+                    "input_image": "a/1.png",
+                },
+                {"key": "c", "task_type": "color_alter", "instruction": "x", "instruction_language": "cn", "input_image": "a/1.png"},
+            ],
+            True,
+        ),
+    ),
+    "interleavedbench": (
+        (
+            "interleaved_bench.json",
+            [
+                {
+                    "id": "i",
+                    "task_name": "wikihow_next_step",
+                    "image": ["a/1.png", "a/1.png"],
+                    "conversations": [
+                        {"from": "human", "value": "<BEGIN>First step. <image> What is next?"},
+                        {"from": "gpt", "value": "Then <image>"},
+                    ],
+                }
+            ],
+            False,
+        ),
+    ),
+    "comm": (
+        (
+            "test.jsonl",
+            [
+                {
+                    "data_id": "c",
+                    "dataset_type": "wikihow",
+                    "title": "folding a crane",
+                    "summary_info": "",
+                    "step_info": [[{"type": "text", "content": "Fold it."}, {"type": "image", "image_path": "a/1.png"}]],
+                }
+            ],
+            True,
+        ),
+    ),
+    "opening": (
+        (
+            "test_data.jsonl",
+            [
+                {
+                    "total_uid": "o",
+                    "meta_task_name": "Travel",
+                    "conversations": [
+                        {"input": [{"text": "<BEGIN> Plan a day like this.", "image": "a/1.png"}]},
+                        {"output": [{"text": "Go.", "image": None}]},
+                    ],
+                }
+            ],
+            True,
+        ),
+    ),
+    "isg": (
+        (
+            "ISG-Bench.jsonl",
+            [
+                {
+                    "id": "s",
+                    "Category": "HowTo",
+                    "Query": [{"type": "text", "content": "How?"}, {"type": "image", "content": "a/1.png"}],
+                    "Golden": [{"type": "text", "content": "So."}, {"type": "image", "content": "a/1.png"}],
+                    "predict": {"image_qa": [{"id": "q1", "Question": "Is it red?", "Preliminary": [], "image": "<gen_img1>"}]},
+                }
+            ],
+            True,
+        ),
+    ),
+    "mmie": (
+        (
+            "data.json",
+            [{"id": "m", "question": [{"text": "Why?", "image": "a/1.png"}], "gt_answer": [{"text": "So.", "image": None}]}],
+            False,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_readers_of_the_official_layouts(name: str, folder: Path):
+    for file, raw, lines in LAYOUTS[name]:
+        write(folder / file, raw, lines)
+    tasks = tasks_of(BENCHMARKS[name], folder)
+    assert len(tasks) == (3 if name == "wise" else 1) and all(task.id and task.words() and "<" not in task.words() for task in tasks)
+    assert len(tasks[0].pictures()) == (0 if name in ("wise", "comm") else 1)
+    if name in ("comm", "opening", "isg", "mmie", "interleavedbench"):
+        assert tasks[0].about["reference"].strip()
+    (folder / LAYOUTS[name][0][0]).write_text('{"x": 1}', encoding="utf-8")
+    with pytest.raises(ValueError, match="not laid out|no task"):
+        tasks_of(BENCHMARKS[name], folder)
+    (folder / LAYOUTS[name][0][0]).unlink()
+    with pytest.raises(ValueError, match="lacks"):
+        tasks_of(BENCHMARKS[name], folder)
+
+
+def test_dpg_ships_and_takes_its_published_questions(folder: Path):
+    tasks = tasks_of(BENCHMARKS["dpg"], None, limit=50)
+    assert len(tasks) == 50 and not tasks[0].about["published_questions"] and tasks[0].about["questions"][0]["ask"].startswith("Does")
+    write(folder / "prompts.jsonl", [{"id": "0", "prompt": "A red cube."}], lines=True)
+    (folder / "dpg_bench.csv").write_text(
+        "item_id,proposition_id,dependency,category_broad,question_natural_language\n"
+        "0,1,0,entity,Is there a cube?\n0,2,1,attribute,Is it red?\n"
+    )
+    (task,) = tasks_of(BENCHMARKS["dpg"], folder)
+    assert [each["after"] for each in task.about["questions"]] == [[], ["1"]] and task.about["published_questions"]
+
+
+# The judge
+
+
+class Says:
+    """A judge that answers in turn, the last answer for ever; `asked` are the questions and pictures."""
+
+    name, version = "says", "1"
+
+    def __init__(self, *answers: str) -> None:
+        self.answers, self.asked = list(answers), []
+
+    def ask(self, question: str, pictures, most: int = 512) -> str:
+        self.asked.append((question, list(pictures)))
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+WELL = {"t_com": 4, "i_com": 3.5, "i_co": 2, "i_q": 0, "it_co": 5}
+
+PLAIN = json.dumps(WELL)
+BARE = PLAIN.replace('"', "")
+SINGLE = PLAIN.replace('"', "'")
+READABLE = [
+    PLAIN,
+    f"```json\n{PLAIN}\n```",
+    f"```\n{PLAIN}```",
+    f"Here you are:\n{PLAIN}",
+    f"{PLAIN}\n\nI hope this helps!",
+    f"<think>{{maybe 3?}}</think>{PLAIN}",
+    SINGLE,
+    BARE,
+    PLAIN[:-1] + ",}",
+    PLAIN.replace(",", ",\n  "),
+    PLAIN.replace(": ", ":"),
+    PLAIN.upper(),
+    PLAIN[:-1],
+    f"json\n{PLAIN}",
+    f"[{PLAIN}]",
+    PLAIN.replace('"', "\u201d").replace("{\u201d", "{\u201c"),
+    f'{{"scores": {PLAIN}}}',
+    PLAIN.replace("4,", "4, // quite complete\n"),
+    PLAIN.replace(": 4", ': "4"'),
+    PLAIN.replace(": 4", ': "4/5"'),
+    PLAIN.replace(": 4", ": 4/5"),
+    PLAIN.replace(": 4", ': {"score": 4, "why": "ok"}'),
+    PLAIN.replace("t_com", "T-Com").replace('i_co"', 'I Co"'),
+    PLAIN[:-1] + ', "comment": "a {curly} one"}',
+    PLAIN[:-1] + ', "comment": "it\'s fine"}',
+    PLAIN[:-1] + ', "why": "cut off in the mid',
+    PLAIN[:-1] + ', "ok": True, "rest": None}',
+    PLAIN.replace(": 0", ": 0.0"),
+    "\ufeff" + PLAIN,
+    f'First I thought {{"t_com": 1}} but no: {PLAIN}',
+    PLAIN.replace(": 4", ": [4]"),
+    PLAIN.replace(", ", "\n"),
+    f"**Answer:** {PLAIN}",
+    PLAIN.replace("{", "{ \n\n"),
+    PLAIN[:-1] + ', "text": "line\nbreak"}',
+    f"{PLAIN}{PLAIN}",
+    PLAIN.replace(": 5", ": +5"),
+    PLAIN.replace(": 3.5", ": 3.50"),
+    f"<json>{PLAIN}</json>",
+    f"Scores = {PLAIN};",
+    PLAIN.replace('"t_com"', "t_com"),
+    f"> {PLAIN}",
+    PLAIN.replace(": 2", ": /* two */ 2"),
+]
+UNREADABLE = [
+    "",
+    " ",
+    "I cannot judge pictures.",
+    "{}",
+    "[]",
+    "null",
+    "4",
+    "4, 3, 2, 0, 5",
+    PLAIN.replace('"t_com": 4, ', ""),
+    PLAIN.replace(": 4", ": 6"),
+    PLAIN.replace(": 4", ": -1"),
+    PLAIN.replace(": 4", ": null"),
+    PLAIN.replace(": 4", ': "good"'),
+    PLAIN.replace(": 4", ": true"),
+    PLAIN.replace(": 4", ": NaN"),
+    "{" * 400,
+    "[" * 3000,
+    "}" + PLAIN[1:20],
+    PLAIN[:30],
+    '{"t_com": ' * 50,
+    "```json\n```",
+    "<think>" + PLAIN,
+    "\x00\x01",
+    "t_com: very good",
+    PLAIN[1:20],
+    PLAIN.replace(": 4", ': "4 to 5 or so, maybe"').replace("4 to", "about 4 to"),
+    PLAIN.replace(": 4", ": []"),
+    PLAIN.replace(": 4", ": 1e999"),
+    '"',
+    "'{'",
+    "{:}",
+]
+
+
+def malformed() -> list[tuple[str, bool]]:
+    """200 answers as models give them, and whether the five scores can be read out of each."""
+    cases = [(each, True) for each in READABLE] + [(each, False) for each in UNREADABLE]
+    rng = random.Random(1)
+    while len(cases) < 200:  # wrapped in more talk, which must change nothing
+        answer, readable = rng.choice(cases[: len(READABLE) + len(UNREADABLE)])
+        before, after = (
+            rng.choice(["", "Sure. ", "Step by step:\n1. look\n2. judge\n\n", "Ok -> "]),
+            rng.choice(["", "\n", "\nDone.", " Thanks!"]),
+        )
+        cut = answer.count("{") != answer.count("}") or answer.count("[") != answer.count("]")
+        cases.append((before + answer + ("" if cut else after), readable))
+    return cases
+
+
+def test_two_hundred_malformed_answers():
+    cases = malformed()
+    assert len(cases) == 200
+    wrong = [(answer, readable) for answer, readable in cases if (read_scores(answer, FIVE, 5.0) == WELL) != readable]
+    assert wrong == []
+    assert all(read_scores(answer, FIVE, 5.0) is None for answer, readable in cases if not readable)
+
+
+def test_a_judge_is_asked_again_and_then_given_up(folder: Path):
+    picture = folder / "images" / "a" / "1.png"
+    task = Task("t", ("How?", picture), "", {"reference": "So.", "structure": ["text", "image"]})
+    reader = Says("hm", json.dumps(WELL))
+    said = judge(BENCHMARKS["isg"], task, ["So.", picture], reader)
+    assert len(reader.asked) == 2 and "could not be read" in reader.asked[1][0] and said.scores["structure"] == 1.0
+    assert said.scores["score"] == pytest.approx(2.9) and reader.asked[0][1] == [picture, picture]
+    hopeless = Says("hm")
+    assert judge(BENCHMARKS["isg"], task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
+    assert judge(BENCHMARKS["comm"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+
+
+def test_each_benchmark_reports_its_own_figure(folder: Path):
+    picture = folder / "images" / "a" / "1.png"
+    task = Task("t", (picture, "Make it blue."), "adjust", {"explanation": "blue"})
+    wise = judge(BENCHMARKS["wise"], task, [picture], Says('{"consistency": 2, "realism": 1, "aesthetic": 0}'))
+    assert wise.scores["score"] == pytest.approx(0.8)
+    gedit = judge(BENCHMARKS["gedit"], task, [picture], Says('{"success": 9, "overediting": 4, "naturalness": 9, "artifacts": 10}'))
+    assert gedit.scores["score"] == pytest.approx(6.0)
+    imgedit = judge(BENCHMARKS["imgedit"], task, [picture], Says('{"compliance": 2, "naturalness": 5, "integrity": 5}'))
+    assert imgedit.scores["score"] == pytest.approx(2.0) and judge(BENCHMARKS["gedit"], task, ["no"], Says("")).scores == {"score": 0.0}
+    asks = [{"id": "1", "ask": "A cube?", "after": []}, {"id": "2", "ask": "Red?", "after": ["1"]}]
+    dpg = judge(BENCHMARKS["dpg"], Task("t", ("x",), "", {"questions": asks}), [picture], reader := Says('{"answer": "no"}'))
+    assert dpg.scores["score"] == 0.0 and len(reader.asked) == 1, "what depends on a no is no"
+    assert [yes_or_no(each) for each in ("Yes.", '{"answer": "no"}', "maybe")] == [True, False, None]
+
+
+def test_a_preference_must_survive_the_swap(folder: Path):
+    task = Task("t", ("How?",))
+    always_first, fair = Says('{"better": "A"}'), Says('{"better": "A"}', '{"better": "B"}')
+    assert prefers(task, ["one"], ["two"], always_first) == 0.5 and prefers(task, ["one"], ["two"], fair) == 1.0
+    assert prefers(task, ["one"], ["two"], Says("?")) is None
+
+
+def test_a_pair_and_its_plain_checkpoint_read_alike(tmp_path: Path):
+    import shutil
+
+    from duogen.reader import open_reader
+    from tests.tiny import tiny_pair
+
+    pair, plain = tiny_pair(tmp_path / "pair"), tmp_path / "plain"
+    for part in ("tokenizer", "image_processor", "text_encoder"):
+        shutil.copytree(pair / part, plain, dirs_exist_ok=True)
+    picture = PILImage.new("RGB", (64, 64), "red")
+    readers = [open_reader(str(folder), "cpu", "fp32") for folder in (pair, plain)]
+    said = [reader.ask("What is this?", [picture], 12) for reader in readers]
+    assert said[0] == said[1] != "" and [reader.name for reader in readers] == ["Tiny", "plain"]
+    assert readers[0].version == readers[1].version and len(readers[0].version) == 12
+    (plain / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="must be a Qwen2.5-VL checkpoint"):
+        open_reader(str(plain), "cpu")
+
+
+# Answers that stay
+
+
+class Painter:
+    """An engine that paints grey, and dies before its third answer when it is told to."""
+
+    about = {"title": "Grey", "steps": 1, "guidance": 1.0}
+
+    def __init__(self, dies: bool = False) -> None:
+        self.dies, self.asked = dies, []
+
+    def answer(self, conversation: Conversation, options):
+        if self.dies and len(self.asked) == 2:
+            raise KeyboardInterrupt
+        self.asked.append(conversation.path()[-1].text())
+        picture = Image(PILImage.new("RGB", (8, 8), "grey"))
+        yield TextDelta("Here.")
+        yield ImageDone(0, picture)
+        yield Done(conversation.say("assistant", "Here.", picture), Stats(1, 1, 1, 1, 0.1, 0.1, "end"))
+
+
+def test_an_evaluation_that_was_killed_repeats_and_loses_nothing(tmp_path: Path):
+    benchmark = BENCHMARKS["dpg"]
+    tasks = tasks_of(benchmark, None, limit=4)
+    killed, going_on = Painter(dies=True), Painter()
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(killed, benchmark, tasks, tmp_path, say=lambda words: None)
+    (tmp_path / "answers" / f".{tasks[2].id}.1.part").mkdir()  # as a kill in the middle of writing leaves it
+    assert answer_all(going_on, benchmark, tasks, tmp_path, say=lambda words: None) == 2
+    assert killed.asked + going_on.asked == [task.words() for task in tasks]
+    assert all(stored(tmp_path, task.id)[0] == "Here." for task in tasks)
+    reader = Says('{"answer": "yes"}')
+    add_score(tmp_path, {"id": tasks[0].id, "group": "", "judge": "says 1", "scores": {"score": 0.5}, "failed": ""})
+    with (tmp_path / SCORES).open("a") as out:
+        out.write('{"id": "cut o')
+    results = score_all(benchmark, tasks, tmp_path, Scorer(reader=reader), say=lambda words: None)
+    assert results["score"]["value"] == pytest.approx(0.875) and results["judge"] == "says 1" and "not comparable" in results["caution"]
+    asked = len(reader.asked)
+    score_all(benchmark, tasks, tmp_path, Scorer(reader=reader), say=lambda words: None)
+    assert len(reader.asked) == asked and len(scores(tmp_path, "says 1")) == 4
+
+
+def test_side_by_side(tmp_path: Path):
+    tasks = tasks_of(BENCHMARKS["dpg"], None, limit=2)
+    systems = [System(name, tmp_path / name) for name in ("one", "two")]
+    for system in systems:
+        answer_all(Painter(), BENCHMARKS["dpg"], tasks, system.folder, say=lambda words: None)
+        score_all(BENCHMARKS["dpg"], tasks, system.folder, Scorer(reader=Says('{"answer": "yes"}')), say=lambda words: None)
+    rates = win_rates(systems, tasks, Says('{"better": "A"}'), say=lambda words: None)
+    page = write_side_by_side("dpg", systems, tasks, tmp_path / "page.html", rates, "says 1").read_text(encoding="utf-8")
+    assert page.count("<section") == 2 and "one against two" in page and "not comparable" in page and page.count("01.png") == 4

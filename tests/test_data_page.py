@@ -1,0 +1,55 @@
+"""The tab Data in a real browser, with a stand-in for the engine: pages become a set, and a person looks through it and overrules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.test_data import site  # noqa: F401
+from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def standing_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("home"), "--seconds", "0.1", program="tests/stand_in.py")
+    yield server
+    server.end()
+
+
+@browser_only
+def test_pages_become_a_set_that_a_person_overrules(standing_in: Server, tab: Callable, site: Path) -> None:  # noqa: F811
+    page = tab(standing_in.address)
+    page.click("button[role=tab]:has-text('Data')")
+    page.fill("#data-pages textarea, #data-pages input", str(site / "nowhere"))
+    page.click("#data-make")
+    page.wait_for_selector("text=There is no folder")
+    page.fill("#data-pages textarea, #data-pages input", str(site))
+    page.fill("#data-name textarea, #data-name input", "recipes")
+    page.click("#data-make")
+    page.wait_for_selector("#data-status:has-text('2 dialogues from 6 pages.')")
+    assert "wrong language" in page.inner_text("#data-funnel")
+    page.wait_for_selector("#data-page h3:has-text('Apple strudel')")
+    assert page.evaluate("[...document.querySelectorAll('#data-page img')].every(each => each.complete && each.naturalWidth > 0)")
+    page.screenshot(path=SHOTS / "data.png")
+    page.click("#data-next")
+    page.wait_for_selector("#data-page h3:has-text('Lemon tart')")
+    page.click("#data-overrule")
+    page.wait_for_selector("#data-status:has-text('1 dialogue from 6 pages.')")
+    page.click("#data-which label:has-text('Dropped')")
+    page.wait_for_selector("#data-page .why, #data-page h3:has-text('Lemon tart')")
+    while page.locator("#data-page h3:has-text('My strudel')").count() == 0:
+        before = page.inner_text("#data-page")
+        page.click("#data-next")
+        page.wait_for_function("before => document.querySelector('#data-page').innerText != before", arg=before)
+    page.screenshot(path=SHOTS / "data-dropped.png")
+    page.click("#data-overrule")
+    page.wait_for_selector("#data-status:has-text('2 dialogues from 6 pages.')")
+    written = (standing_in.log.parent / "sets" / "recipes" / "conversations.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["source"]["title"] for line in written.splitlines()] == ["Apple strudel", "My strudel"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(300)
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "data-phone.png")

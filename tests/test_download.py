@@ -1,0 +1,208 @@
+"""Fetching pairs from a hub on 127.0.0.1: all of it, after every kind of accident, and by a worker that outlives who started it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from duogen import download
+from duogen.__main__ import main
+from duogen.catalogue import entries, find, installed, missing, places, wanted
+from tests.hub import COMMIT, Hub, served
+
+BIG = 3_000_000
+REPO = "someone/painter"
+
+
+def pipeline(folder: Path) -> Path:
+    """The shape of a pipeline's repository; the weights are noise, and some files are not wanted."""
+    import torch
+
+    for name in ("transformer", "vae"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+    save_file({"a": torch.rand(BIG // 4)}, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_file({"b": torch.rand(10)}, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({"a": torch.rand(10)}, folder / "all-in-one.safetensors")
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "code.py").write_text("print('no')")
+    (folder / "model_index.json").write_text('{"_class_name": "X", "transformer": ["diffusers", "T"], "vae": ["diffusers", "V"]}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory):
+    folder = pipeline(tmp_path_factory.mktemp("repo") / "painter")
+    pickles = tmp_path_factory.mktemp("pickles")
+    (pickles / "pytorch_model.bin").write_bytes(b"pickle")
+    klein = entries()["flux2-klein-4b"]
+    repos = {REPO: folder, "someone/pickles": pickles, **{source.repo: folder for source in klein.sources}}
+    with served(repos) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(online: Hub, tmp_path, monkeypatch) -> Hub:
+    online.calm()
+    cache = tmp_path / "hub"
+    for name, value in {
+        "HF_ENDPOINT": online.address, "HF_HUB_CACHE": str(cache), "DUOGEN_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1",
+        "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", online.address)
+    address = online.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return online
+
+
+def fetched(id: str = REPO) -> download.Progress:
+    """As the worker does it, in this process: which exit status it has, and what it leaves."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        download.work(id)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return download.status(id)
+
+
+def test_everything_needed_comes_and_nothing_else(hub) -> None:
+    seen: list[float] = []
+    download.Fetching(wanted(REPO), say=lambda now: seen.append(now.done)).run()
+    there = find(REPO).folder
+    names = sorted(file.relative_to(there).as_posix() for file in there.rglob("*") if file.is_file())
+    model = "diffusion_pytorch_model.safetensors"
+    assert names == ["model_index.json", *[f"{part}/{name}" for part in ("transformer", "vae") for name in ("config.json", model)]]
+    assert there.name == COMMIT and (there / "transformer" / model).is_symlink()
+    assert seen[0] == 0 and seen == sorted(seen) and seen[-1] > BIG
+    assert "Bearer hf_test" in hub.tokens
+    hub.asked.clear()
+    assert fetched().state == "done" and hub.asked == [], "what is here is not fetched again"
+
+
+def test_it_goes_on_where_it_was_cut(hub) -> None:
+    hub.cut = 1_000_000
+    assert fetched().state == "done"
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    starts = [int(span.removeprefix("bytes=").rstrip("-") or 0) for asked, span in hub.asked if asked == name]
+    assert starts[0] == 0 and 0 < starts[-1] <= 1_000_000, "the rest only"
+
+
+def test_a_damaged_file_is_thrown_away_and_fetched_again(hub) -> None:
+    hub.damage = {"vae/diffusion_pytorch_model.safetensors"}
+    assert "came damaged" in fetched().message
+    hub.damage.clear()
+    hub.asked.clear()
+    assert fetched().state == "done"
+    assert [name for name, _ in hub.asked] == ["vae/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("refuse", "words"),
+    [
+        ({"/api/": (401, "GatedRepo")}, "agree to its conditions"),
+        ({"/api/": (403, "GatedRepo")}, "hf auth login"),
+        ({"/api/": (401, "RepoNotFound")}, "no repository"),
+        ({"/resolve/": (503, "")}, "error (503)"),
+        ({"/resolve/": (403, "")}, "log in"),
+    ],
+)
+def test_a_refusal_is_one_sentence(hub, refuse, words, monkeypatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.refuse = refuse
+    now = fetched()
+    assert now.state == "failed" and words in now.message and "\n" not in now.message
+    hub.refuse = {}
+    assert fetched().state == "done"
+
+
+def test_too_many_requests_are_waited_for_and_then_told(hub, monkeypatch) -> None:
+    hub.refuse, hub.times = {"/resolve/": (429, "")}, 2
+    assert fetched().state == "done", "a hub that asks to wait twice is waited for"
+    error = type("E", (Exception,), {})()
+    monkeypatch.setattr("huggingface_hub.errors.HfHubHTTPError", type(error))
+    error.response = type("R", (), {"status_code": 429})()
+    assert "too many requests" in download.said(error, wanted(REPO))
+
+
+@pytest.mark.parametrize(
+    ("id", "words"),
+    [("someone/nothing", "no repository"), (f"{REPO}@v9", "no revision v9"), ("someone/pickles", "can run code")],
+)
+def test_what_is_not_there_or_not_safe(hub, id, words) -> None:
+    assert words in fetched(id).message
+
+
+def test_no_network_and_offline(hub, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in fetched().message
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert "cannot be reached" in fetched().message
+
+
+def test_a_full_disk_is_told_before_anything_comes(hub, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10, 9, 1))
+    assert "GB are free" in fetched().message and hub.asked == []
+    monkeypatch.undo()
+    assert "disk is full" in download.said(OSError(28, "No space left"), wanted(REPO))
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def test_a_worker_is_paused_killed_and_goes_on(hub, monkeypatch) -> None:
+    hub.pace = 0.1
+    download.start(REPO)
+    until(lambda: (download.status(REPO) or download.Progress("")).done > 100_000)
+    now = download.status(REPO)
+    assert now.state == "running" and now.total > BIG
+    download.start(REPO)  # a second press does nothing
+    download.pause(REPO)
+    until(lambda: not download.running(REPO))
+    paused = download.status(REPO)
+    assert paused.state == "paused" and 100_000 < paused.done < BIG and "Paused at" in paused.line()
+    download.start(REPO)
+    until(lambda: download.status(REPO).done > paused.done + 100_000)
+    kill(REPO)
+    until(lambda: not download.running(REPO))
+    assert download.status(REPO).state == "paused", "a worker that was killed can be gone on with"
+    hub.pace = 0.0
+    assert main(["pull", REPO]) == 0
+    assert missing(find(REPO).folder) == []
+
+
+def kill(id: str) -> None:
+    """The worker of `id`, by the command line it was started with."""
+    for process in Path("/proc").glob("[0-9]*"):
+        words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
+        if b"duogen.download" in words and id.encode() in words:
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def test_pull_verify_and_remove_from_the_command_line(hub, capsys) -> None:
+    assert main(["pull", "flux2-klein-4b"]) == 0
+    assert installed(entries()["flux2-klein-4b"])
+    weights = places(entries()["flux2-klein-4b"])["painter"] / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.resolve().write_bytes(b"x")
+    capsys.readouterr()
+    assert main(["pull", "flux2-klein-4b", "--verify"]) == 0
+    assert "vae/diffusion_pytorch_model.safetensors" in capsys.readouterr().out
+    assert download.verify("flux2-klein-4b") == []
+    assert main(["remove", "flux2-klein-4b"]) == 0 and "free again" in capsys.readouterr().out
+    assert not installed(entries()["flux2-klein-4b"])
+    assert main(["remove", "flux2-klein-4b"]) == 2
+    assert main(["remove", "duogen-sketch"]) == 2
+    assert main(["pull", "nonsense"]) == 2

@@ -1,0 +1,150 @@
+"""The page in other languages: the files hold what the code says, no more and no less, and a browser shows it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.test_chat import answered, fast, open_list  # noqa: F401
+from tests.test_page import ROOT, SHOTS, browser, browser_only, sideways, tab  # noqa: F401
+from ui.speech import TABLES, said_in
+
+SAYING = {"Refused", "say", "status_line", "sentence", "_mark", "button"}  # calls whose words a person reads
+SHOWING = {"label", "placeholder", "info", "words", "title"}
+NOT_WORDS = re.compile(r"\W*(\d+|DuoGen|_)?\W*")
+
+
+def template(node: ast.AST) -> list[str]:
+    """The sentences that an expression can be, with `_` for what is only known later."""
+    match node:
+        case ast.Constant(str(words)):
+            return [words]
+        case ast.JoinedStr(parts):
+            return ["".join(part.value if isinstance(part, ast.Constant) else "_" for part in parts)]
+        case ast.IfExp(_, one, other):
+            return template(one) + template(other)
+        case ast.BoolOp(_, parts):
+            return [words for part in parts for words in template(part)]
+    return []
+
+
+def said() -> Iterator[tuple[str, str]]:
+    """Where and what: every literal sentence that the code of the page shows."""
+    for file in sorted((ROOT / "ui").glob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or file.name in ("api.py", "endpoint.py", "auth.py", "asking.py"):
+                continue
+            name = getattr(call.func, "id", None) or getattr(call.func, "attr", "").replace("say", "")
+            shown = call.args[:1] if name in SAYING - {"button", "_mark"} else call.args[1:2] if name in ("button", "_mark") else []
+            shown += [keyword.value for keyword in call.keywords if keyword.arg in SHOWING]
+            shown += call.args[:1] if name in ("Button", "UploadButton", "Tab", "Accordion", "Markdown") else []
+            for words in [words for node in shown for words in template(node)]:
+                yield f"{file.name}:{call.lineno}", words
+
+
+def like(template: str, key: str) -> bool:
+    """Whether the code's sentence, with `_` for what differs, can be this one of the files."""
+    one, other = (re.sub(r"(\\{\w+\\}|_)+", ".+", re.escape(words)) for words in (template, key))
+    return bool(re.fullmatch(one, re.sub(r"\{\w+\}", "_", key), re.DOTALL) or re.fullmatch(other, template, re.DOTALL))
+
+
+@pytest.mark.parametrize("language", TABLES)
+def test_all_that_the_page_says_is_in_every_file(language: str) -> None:
+    found = dict(said())
+    assert len(found) > 100, "the walk does not see what the page says"
+    missing = {where: words for where, words in found.items() if not NOT_WORDS.fullmatch(words) and words not in TABLES[language]}
+    assert {where: words for where, words in missing.items() if not any(like(words, key) for key in TABLES[language])} == {}
+
+
+def written() -> Iterator[str]:
+    """Every sentence in the code below and of the page, and every name that becomes a label."""
+    for file in [file for place in ("ui", "duogen") for file in (ROOT / place).rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            yield from template(node)
+            if isinstance(node, ast.AnnAssign):
+                yield ast.unparse(node.target).replace("_", " ").capitalize()
+    for file in (ROOT / "ui").glob("*.js"):
+        yield from re.findall(r"'([^'\n]*)'", file.read_text(encoding="utf-8"))
+    for file in (ROOT / "assets" / "recipes").glob("*.json"):
+        yield from (words for words in json.loads(file.read_text(encoding="utf-8"))["about"].values() if isinstance(words, str))
+
+
+def test_the_files_hold_nothing_that_nobody_says() -> None:
+    everything = {words for words in written() if len(re.sub(r"[\W_]", "", words)) > 0}
+    exact = everything | {words.capitalize() for words in everything}
+    keys = {key: key.removeprefix("## ") for key in TABLES["de"] if key not in exact and key.removeprefix("## ") not in exact}
+    assert [key for key, words in keys.items() if not any(like(each, words) for each in everything)] == []
+
+
+def test_the_files_have_the_same_sentences_and_names_in_them() -> None:
+    assert {language: set(table) ^ set(TABLES["de"]) for language, table in TABLES.items()} == {"de": set(), "zh": set()}
+    for language, table in TABLES.items():
+        for key, words in table.items():
+            assert words.strip() and set(re.findall(r"\{\w+\}", key)) == set(re.findall(r"\{\w+\}", words)), (language, key)
+
+
+def test_a_sentence_with_something_in_it() -> None:
+    assert said_in("de", "Painting picture 3, step 2 of 5 ...") == "Malt Bild 3, Schritt 2 von 5 ..."
+    assert said_in("zh", "1,200 pictures") == "1,200 张图片" and said_in("de", "What nobody wrote down.") == "What nobody wrote down."
+    assert said_in("en", "Stopped.") == "Stopped." and said_in("de", "") == ""
+
+
+ENGLISH = re.compile(
+    r"\b(the|and|what|with|your|picture|pictures|conversation|undo|delete|save|search|chat|options|steps|seed|words|choose|open)\b", re.I
+)
+
+
+def english_on(page) -> list[str]:
+    """Words in English that a person sees or a screen reader says, in lines; what was said in the conversation left out."""
+    seen = page.evaluate("""() => {
+        const out = [], skip = '#talk .prose p, #talk .example, #talk h2, #chats .open, #library-grid, #studio-strip, dd, em, style';
+        const walk = document.createTreeWalker(document.querySelector('.gradio-container'), NodeFilter.SHOW_TEXT);
+        while (walk.nextNode()) {
+            const at = walk.currentNode.parentElement;
+            if (!at.closest(skip) && at.checkVisibility?.()) out.push(walk.currentNode.data.trim());
+        }
+        for (const at of document.querySelectorAll('button, input, textarea, summary'))
+            if (at.checkVisibility() && !at.closest(skip)) out.push(at.title, at.placeholder, at.getAttribute('aria-label'));
+        return out.filter(Boolean);
+    }""")
+    return sorted({words for words in seen if ENGLISH.search(words)})
+
+
+@browser_only
+@pytest.mark.parametrize(("locale", "ask"), [("de-DE", "Frag etwas"), ("zh-CN", "提问")])
+def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str) -> None:  # noqa: F811
+    page = answered(tab, fast, "How do I draw a boat?", locale=locale, ready="Bereit" if locale == "de-DE" else "就绪")
+    language = locale[:2]
+    assert ask in page.get_attribute("#box textarea", "placeholder") and page.evaluate("document.documentElement.lang") == language
+    assert english_on(page) == []
+    page.screenshot(path=SHOTS / f"chat-{language}.png")
+    if language == "zh":
+        return  # the files have the same sentences, so one of them shows where the others are
+    page.click("#drawer")
+    page.wait_for_timeout(600)
+    assert english_on(page) == []
+    page.screenshot(path=SHOTS / f"options-{language}.png")
+    page.click("#options .toggle-button")
+    open_list(page)
+    page.click("#chats summary >> nth=0")
+    page.wait_for_timeout(300)
+    assert english_on(page) == []
+    page.click("#side .toggle-button")
+    page.wait_for_timeout(500)
+    page.locator("#talk .bot button.i-studio").nth(1).click()
+    page.wait_for_selector("#studio-editor canvas")
+    page.locator("#studio-canvas button").first.click()
+    page.locator("#studio-others button").first.click()
+    page.wait_for_timeout(600)
+    assert english_on(page) == []
+    page.screenshot(path=SHOTS / f"studio-{language}.png")
+    page.locator("#tabs button[role=tab]").nth(2).click()
+    page.locator("#library-grid .thumbnail-item").first.click()
+    page.wait_for_selector("#library-settings dd")
+    page.wait_for_timeout(300)
+    assert english_on(page) == [] and sideways(page) <= 0
+    page.screenshot(path=SHOTS / f"library-{language}.png")

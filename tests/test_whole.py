@@ -1,0 +1,162 @@
+"""What a person who reads nothing does in a day, from the first question to the morning after a power cut. The engine is `stand_in.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pypdfium2
+import pytest
+
+from duogen.conversation import open_picture
+from duogen.gallery import Gallery, Wanted
+from tests.test_chat import QUESTION, said, shown_pictures, stand_in
+from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab  # noqa: F401
+from tests.test_studio import brush
+
+LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True}}
+
+
+class Day:
+    """A browser window and the look it has; every station leaves a picture of itself."""
+
+    def __init__(self, page, look: str) -> None:
+        self.page, self.look, self.shots = page, look, 0
+
+    def shoot(self, name: str) -> None:
+        self.page.wait_for_timeout(700)  # for what slides or fades in
+        self.shots += 1
+        assert sideways(self.page) <= 0, name
+        self.page.screenshot(path=SHOTS / f"day-{self.look}-{self.shots}-{name}.png")
+
+    def answered(self) -> None:
+        self.page.wait_for_selector("text=All done!")
+        self.page.wait_for_selector("#box .submit-button")
+
+    def to(self, number: int) -> None:
+        self.page.click(f"#tabs button[role=tab] >> nth={number}")
+
+
+def ask_for_a_guide(day: Day) -> None:
+    day.page.wait_for_selector("#talk .example")
+    day.shoot("empty")
+    day.page.click("#talk .example")
+    day.answered()
+    day.shoot("guide")
+
+
+def repaint_the_second_picture(day: Day) -> list[str]:
+    old = shown_pictures(day.page)
+    day.page.locator("#talk .bot button.i-again").nth(1).click()
+    day.page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    day.answered()
+    new = shown_pictures(day.page)
+    assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
+    day.page.locator("#talk .versions").scroll_into_view_if_needed()
+    day.shoot("repainted")
+    return new
+
+
+def edit_and_come_back(day: Day, pictures: list[str]) -> None:
+    page = day.page
+    page.click("#talk .user button.i-edit")
+    page.wait_for_function("document.querySelector('#box textarea').value != ''")
+    send(page, "How do I draw a green boat?")
+    page.wait_for_selector("#talk .user .count:has-text('2/2')")
+    day.answered()
+    assert "green boat" in said(page, "user")
+    page.click("#talk .user button[title='The branch before']")
+    page.wait_for_selector("#talk .user .count:has-text('1/2')")
+    assert QUESTION in said(page, "user") and shown_pictures(page) == pictures
+    day.shoot("branch")
+
+
+def change_with_a_mask(day: Day, home: Path) -> None:
+    page = day.page
+    page.locator("#talk .bot button.i-studio").nth(2).click()
+    brush(page, (0.4, 0.5), (0.6, 0.55))
+    page.fill("#studio-words textarea", "a pirate flag")
+    day.shoot("mask")
+    page.click("#studio-change")
+    page.wait_for_selector("#studio-status:has-text('Here it is')")
+    page.wait_for_selector("#studio-slider img")
+    day.shoot("changed")
+    gallery = Gallery(home)
+    (entry,), count = gallery.find(Wanted("pirate flag"))
+    before, after = (np.asarray(open_picture(each.file)).astype(int) for each in gallery.versions(entry.id))
+    changed = np.argwhere((before != after).any(-1))
+    assert count == 1 and len(changed) > 50
+    assert len(changed) < before.shape[0] * before.shape[1] / 3, "outside what was painted over pixels changed"
+
+
+def find_it_in_the_library(day: Day) -> None:
+    day.to(2)
+    day.page.fill("#library-words input, #library-words textarea", "pirate")
+    day.page.wait_for_function("document.querySelector('#library-where').innerText.includes('1 picture')")
+    day.page.click("#library-grid .thumbnail-item")
+    day.page.wait_for_selector("#library-settings dd:has-text('a pirate flag')")
+    day.shoot("library")
+    day.to(0)
+
+
+def leave_with_a_pdf(day: Day, file: Path) -> None:
+    with day.page.expect_download() as waiting:
+        day.page.click("#talk .bot button.i-pdf")
+    waiting.value.save_as(file)
+    pages = list(pypdfium2.PdfDocument(file))
+    words = " ".join(" ".join(each.get_textpage().get_text_range().split()) for each in pages)
+    pictures = sum(part.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE for each in pages for part in each.get_objects())
+    assert QUESTION in words and "Put a mast on it" in words and pictures == 3
+    pages[0].render(scale=1.2).to_pil().save(SHOTS / f"day-{day.look}-guide-pdf.png")
+
+
+def cut_the_power(day: Day, server: Server) -> None:
+    send(day.page, "And a ship, slowly?")
+    day.page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 4")
+    day.page.wait_for_selector("#talk .pending progress")
+    day.shoot("painting")
+    server.process.kill()  # SIGKILL: nothing is told to end
+    server.process.wait()
+
+
+def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
+    page = day.page
+    page.click("#open-side")
+    page.click(f"#chats .open:has-text('{QUESTION}')")
+    page.wait_for_selector("text=broken off")
+    if day.page.locator("#side.open .toggle-button").count():
+        page.click("#side .toggle-button")
+    day.shoot("morning")
+    assert shown_pictures(page)[:3] == pictures and len(shown_pictures(page)) >= 4
+    assert "And a ship, slowly?" in said(page, "user") and page.locator("#talk .user .count").first.inner_text() == "1/2"
+    assert page.locator("#talk .versions button").count() == 2
+    page.click("#talk .bot button:has-text('Go on')")
+    page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 6")
+    day.to(2)
+    page.fill("#library-words input, #library-words textarea", "pirate")
+    page.wait_for_function("document.querySelector('#library-where').innerText.includes('1 picture')")
+    assert Gallery(home).find(Wanted())[1] >= 8
+
+
+@browser_only
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
+    server = stand_in(tmp_path, seconds=0.4)
+    try:
+        day = Day(tab(server.address, **LOOKS[look]), look)
+        ask_for_a_guide(day)
+        pictures = repaint_the_second_picture(day)
+        edit_and_come_back(day, pictures)
+        change_with_a_mask(day, tmp_path)
+        find_it_in_the_library(day)
+        leave_with_a_pdf(day, tmp_path / "guide.pdf")
+        cut_the_power(day, server)
+    finally:
+        server.process.kill()
+    again = stand_in(tmp_path)
+    try:
+        morning = Day(tab(again.address, **LOOKS[look]), f"{look}-after")
+        find_everything(morning, tmp_path, pictures)
+    finally:
+        again.end()

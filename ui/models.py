@@ -1,0 +1,262 @@
+"""The Models tab: which pairs there are, what each costs, fetching one, and opening it."""
+
+from __future__ import annotations
+
+import html
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from duogen import download
+from duogen.catalogue import REPOSITORY, Entry, entries, installed, wanted
+from duogen.options import LoadOptions
+from ui import controls
+from ui.loading import Loading
+from ui.shared import QUICK, Updates, refused, sentence, status_line
+
+OTHER = "other"
+POLL_SECONDS = 1.0
+FILES_SHOWN = 40
+
+
+class Models:
+    """The tab for all browsers. A download belongs to none of them: a worker process does it, and this looks at what it wrote down."""
+
+    def __init__(self, tab: gr.Tab, loading: Loading, timer: gr.Timer) -> None:
+        """`timer` is the page's, which looks up how far the loading of a pair is."""
+        self.loading, self.timer = loading, timer
+        with tab, gr.Row(elem_id="models"):
+            self._lay_out()
+        self._wire(tab)
+
+    def _lay_out(self) -> None:
+        self.poll = gr.Timer(POLL_SECONDS, active=False)
+        with gr.Column(scale=2, min_width=260):
+            self.choice = gr.Radio(choices(), value=next(iter(entries())), label="Pairs", show_label=False, elem_id="models-choice")
+            with gr.Column(visible=False, elem_id="models-other") as self.other:
+                self.name = gr.Textbox(
+                    label="Painter", max_lines=1, elem_id="models-name",
+                    info="A folder with a model_index.json, or a repository such as owner/name.",
+                )  # fmt: skip
+                self.brain = gr.Textbox(
+                    label="Language model", max_lines=1, elem_id="models-brain",
+                    info="Folder or repository of a Qwen2.5-VL or Qwen3-VL; empty where the painter brings one.",
+                )  # fmt: skip
+        with gr.Column(scale=3, min_width=320):
+            self.card = gr.HTML(elem_id="models-card")
+            self.plan = gr.HTML(elem_id="models-plan")
+            with gr.Row(elem_classes="buttons"):
+                self.pull = gr.Button("Download", size="sm", variant="primary", min_width=100, elem_id="models-pull")
+                self.pause = gr.Button("Pause", size="sm", min_width=80, elem_id="models-pause", visible=False)
+                self.use = gr.Button("Use this pair", size="sm", min_width=110, elem_id="models-use")
+                self.verify = gr.Button("Verify", size="sm", min_width=80, elem_id="models-verify")
+                self.remove = gr.Button("Remove", size="sm", min_width=80, elem_id="models-remove")
+                self.sure = gr.Button("Yes, remove it", size="sm", variant="stop", min_width=110, elem_id="models-sure", visible=False)
+            self.status = gr.HTML(elem_id="models-status")
+            self.files = gr.HTML(elem_id="models-files")
+            with gr.Accordion("How it is opened", open=False, elem_id="models-load"):
+                self.load = controls.build(LoadOptions)
+
+    def _wire(self, tab: gr.Tab) -> None:
+        inputs = {self.choice, self.name, self.brain, *self.load.values()}
+        buttons = [self.pull, self.pause, self.use, self.verify, self.remove, self.sure]
+        outputs = [self.choice, self.other, self.card, self.plan, self.status, self.files, self.poll, self.timer, *buttons]
+        quick = {"inputs": inputs, "outputs": outputs, **QUICK}
+        gr.on([tab.select, self.choice.input, self.name.submit, self.brain.submit, self.name.blur, self.brain.blur], self.show, **quick)
+        gr.on([each.input for each in self.load.values()], self.show, **quick)
+        self.poll.tick(self.look, **quick)
+        for button, act in ((self.pull, self._pull), (self.pause, self._pause), (self.use, self._use), (self.verify, self._verify)):
+            button.click(kindly(act, self.status), **quick)
+        self.remove.click(self.ask, **quick)
+        self.sure.click(kindly(self._remove, self.status), **quick)
+
+    def _id(self, values: dict) -> str:
+        """What is chosen: an id of the catalogue, or what was typed in."""
+        return values[self.choice] if values[self.choice] != OTHER else (values[self.name] or "").strip()
+
+    def show(self, values: dict) -> Updates:
+        """All of the tab for what is chosen."""
+        id, other = self._id(values), values[self.choice] == OTHER
+        known = entries().get(id)
+        shown = {
+            self.other: gr.Column(visible=other),
+            self.choice: gr.Radio(choices()),
+            self.card: card(known) if known else own_card(id),
+            self.plan: status_line(self._planned(values)),
+            self.sure: gr.Button(visible=False),
+        }
+        return shown | self.look(values)
+
+    def look(self, values: dict) -> Updates:
+        """How far the download is, and what can be done now."""
+        id = self._id(values)
+        fetchable = can_fetch(id)
+        now = download.status(id) if fetchable else None
+        busy = now is not None and now.state in ("listing", "running")
+        here = is_here(id, now)
+        go = "Go on" if now and now.state in ("paused", "failed") else "Download"
+        return {
+            self.status: self._status(id, now, here),
+            self.files: files(now),
+            self.poll: gr.Timer(active=busy or not self.loading.finished.is_set()),
+            self.pull: gr.Button(go, visible=fetchable and not busy and not here),
+            self.pause: gr.Button(visible=busy),
+            self.use: gr.Button(interactive=here or Path(id).is_dir()),
+            self.verify: gr.Button(visible=fetchable and here),
+            self.remove: gr.Button(visible=fetchable and not busy and now is not None),
+        }
+
+    def _status(self, id: str, now: download.Progress | None, here: bool) -> str:
+        if not self.loading.finished.is_set():
+            return status_line(self.loading.words, "busy")
+        if now is None or now.state == "done":
+            return status_line(self.loading.words, "bad" if self.loading.error else "")
+        share = now.done / now.total if now.total else 0.0
+        return status_line(now.line(), {"failed": "bad", "paused": ""}.get(now.state, "busy"), share=share)
+
+    def _load(self, values: dict) -> LoadOptions:
+        return controls.read(LoadOptions, self.load, values)
+
+    def _planned(self, values: dict) -> str:
+        """How it would be opened here, and what that costs."""
+        from duogen.catalogue import Found, find
+        from duogen.engine import planned
+
+        id = self._id(values)
+        try:
+            load = self._load(values)
+            if id in entries() and entries()[id].sources and not installed(entries()[id]):
+                return "On this machine: " + planned(Found(Path("."), None, entries()[id]), load)[0].line()
+            return "On this machine: " + planned(find(id, values[self.brain] or None), load)[0].line() if id else ""
+        except ValueError as error:
+            return str(error)
+
+    def _pull(self, values: dict) -> Updates:
+        id = self._id(values)
+        download.start(id, self._load(values).preset)
+        if values[self.choice] == OTHER and REPOSITORY.fullmatch((values[self.brain] or "").split("@")[0]):
+            download.start(values[self.brain].strip())
+        return self.look(values)
+
+    def _pause(self, values: dict) -> Updates:
+        download.pause(self._id(values))
+        return self.look(values)
+
+    def _verify(self, values: dict) -> Updates:
+        bad = download.verify(self._id(values))
+        said = f"{len(bad)} files were damaged and thrown away; press Download." if bad else "All files are what the hub has."
+        return self.show(values) | {self.status: status_line(said, "bad" if bad else "")}
+
+    def ask(self, values: dict) -> Updates:
+        return {self.sure: gr.Button(visible=True), self.remove: gr.Button(visible=False)}
+
+    def _remove(self, values: dict) -> Updates:
+        freed = download.remove(self._id(values))
+        return self.show(values) | {self.status: status_line(f"{freed / 1e9:.2f} GB are free again.")}
+
+    def _use(self, values: dict) -> Updates:
+        """Open it instead of the pair that is open; conversations stay."""
+        from duogen.catalogue import find
+
+        id, brain = self._id(values), (values[self.brain] or "").strip() if values[self.choice] == OTHER else ""
+        load = self._load(values)
+        if id in entries() and not entries()[id].sources:
+            id = None
+        else:
+            find(id, brain or None)
+        self.loading.switch(id, brain or None, load)
+        said = status_line("It is opened now; the answers before are finished first.", "busy")
+        return self.look(values) | {self.timer: gr.Timer(active=True), self.poll: gr.Timer(active=True), self.status: said}
+
+
+def kindly(act: Any, idle: Any) -> Any:
+    """A refusal becomes a word to the user."""
+
+    def handled(values: dict) -> Updates:
+        try:
+            return act(values)
+        except ValueError as error:
+            refused(error)
+            return {idle: gr.skip()}
+
+    return handled
+
+
+def choices() -> list[tuple[str, str]]:
+    """Titles with a word about where they are, and ids."""
+    listed = []
+    for each in entries().values():
+        state = "bundled" if not each.sources else "here" if installed(each) else f"{each.download_bytes / 1e9:.0f} GB"
+        listed.append((f"{each.title} · {state}", each.id))
+    return [*listed, ("Another folder or repository ...", OTHER)]
+
+
+def can_fetch(id: str) -> bool:
+    if id in entries():
+        return bool(entries()[id].sources)
+    return REPOSITORY.fullmatch(id.partition("@")[0]) is not None and not Path(id).exists()
+
+
+def is_here(id: str, now: download.Progress | None) -> bool:
+    if id in entries():
+        return installed(entries()[id])
+    return Path(id).is_dir() if id and Path(id).exists() else now is not None and now.state == "done"
+
+
+def card(pair: Entry) -> str:
+    """The model card of a pair."""
+    from huggingface_hub import constants
+
+    licence = pair.licence
+    link = f'<a href="{html.escape(licence.url)}" target="_blank" rel="noreferrer">{sentence(licence.name)}</a>'
+    gated = " You must agree to its conditions on the hub and be logged in." if licence.gated else ""
+    conditions = f"<br>{sentence(licence.conditions)}{gated}" if licence.conditions or gated else ""
+    rows = [("Paints", pair.paints), ("Licence", link + conditions)]
+    if licence.guardrail:
+        rows.append(("Guardrail", guarded(licence.guardrail)))
+    for source in pair.sources:
+        page = f"https://huggingface.co/{source.repo}"
+        rows.append((source.role.capitalize(), f'<a href="{page}" target="_blank" rel="noreferrer">{source.repo}</a>, {source.revision}'))
+    if pair.sources:
+        cache = Path(constants.HF_HUB_CACHE)
+        there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        left = shutil.disk_usage(there).free
+        rows.append(("To fetch", f"{pair.download_bytes / 1e9:.1f} GB; {left / 1e9:.0f} GB are free on the disk of {sentence(str(there))}"))
+    rows += [("Preset", f"{preset.id}: {preset.title}, {preset.bytes / 1e9:.2f} GB more") for preset in pair.presets]
+    facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return f"<h2>{sentence(pair.title)}</h2><p>{sentence(pair.summary)}</p><dl class='facts'>{facts}</dl>"
+
+
+def guarded(package: str) -> str:
+    from duogen.guardrail import installed as there
+
+    if there():
+        return f"{package} is installed and looks at the words of every picture, and at the picture."
+    return f"{package} is not installed: pip install {package}. The licence asks for it."
+
+
+def own_card(id: str) -> str:
+    """For what was typed in."""
+    if not id:
+        words = "Any diffusers pipeline that takes words and pictures can paint, with a language model that sees."
+        return f"<h2>Another pair</h2><p>{words}</p>"
+    try:
+        where = "a folder" if Path(id).is_dir() else f"a repository, revision {wanted(id).sources[0].revision}"
+    except ValueError as error:
+        return f"<h2>Another pair</h2><p>{sentence(str(error))}</p>"
+    return f"<h2>{sentence(id)}</h2><p>{where.capitalize()}. Only safetensors are opened; code that comes with it is never run.</p>"
+
+
+def files(now: download.Progress | None) -> str:
+    """Every file with its share, those under way first."""
+    if now is None or not now.files or now.state == "done":
+        return ""
+    waiting = sorted(now.files.items(), key=lambda each: (each[1][1] >= each[1][0], -each[1][0]))[:FILES_SHOWN]
+    bar = "<progress max='{}' value='{}' aria-label='Progress'></progress>"
+    rows = [
+        f"<tr><td>{sentence(name)}</td><td>{bar.format(max(size, 1), have)}</td><td>{size / 1e6:.1f} MB</td></tr>"
+        for name, (size, have) in waiting
+    ]
+    return f"<table class='files'>{''.join(rows)}</table>"
