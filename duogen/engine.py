@@ -113,13 +113,12 @@ class Engine:
     """A pair that is open, and what it remembers of the conversation it last answered."""
 
     def __init__(self, pair: DuoGenPipeline | StockPair) -> None:
-        self.pair, self.tuned = pair, pair.about.tuned
-        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov, self.tuned)
+        self.pair = pair
+        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
         count = pair.text_encoder.config.text_config.num_hidden_layers
         layers = list(pair.about.layers or range(1, count + 1))
-        self.mllm = MLLM(pair.text_encoder, self.tokens, layers, remembers=self.tuned)
-        if not self.tuned:
-            self.mllm.unsaid.append(self.tokens.bov)
+        self.mllm = MLLM(pair.text_encoder, self.tokens, layers)
+        self._expect(pair.about.tuned)
         self.painter = StockPainter(pair) if isinstance(pair, StockPair) else FramePainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)
         self.adapters: tuple[Wanted, ...] = ()
@@ -171,6 +170,12 @@ class Engine:
         say(f"Ready: {engine.pair.about.title}.{unguarded}")
         return engine
 
+    def _expect(self, tuned: bool) -> None:
+        """Whether the MLLM says BOV itself: the pair came so, or an adapter of stage 1 taught it."""
+        self.tuned = self.tokens.tuned = self.mllm.remembers = tuned
+        unsaid = [token for token in self.mllm.unsaid if token != self.tokens.bov]
+        self.mllm.unsaid = unsaid if tuned else [*unsaid, self.tokens.bov]
+
     def wear(self, adapters: Sequence[Wanted]) -> None:
         """Change which adapters work, and how strongly; the pair itself stays where it is. What was read so far is forgotten.
 
@@ -187,8 +192,11 @@ class Engine:
         except ValueError:
             put_on(self.pair, ())
             self.adapters = ()
+            self._expect(self.pair.about.tuned)
             raise
         self.adapters = tuple(adapters)
+        taught = any(each.weight and (each.folder / "text_encoder").is_dir() for each in adapters)
+        self._expect(taught or self.pair.about.tuned)
 
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
         """Answer the user's last turn.

@@ -99,6 +99,11 @@ class About:
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
 
+    def write(self, folder: Path) -> None:
+        """Write `duogen.json`."""
+        raw = {name: value for name, value in asdict(self).items() if value is not None}
+        write_beside(folder / ABOUT, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+
 
 class DuoGenPipeline(DiffusionPipeline):
     """The parts of a pair, named as in diffusers' Cosmos-Predict2.5 pipeline.
@@ -137,8 +142,7 @@ class DuoGenPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """diffusers' own, plus `duogen.json`."""
         super().save_pretrained(save_directory, **options)
-        raw = {name: value for name, value in asdict(self.about).items() if value is not None}
-        write_beside(Path(save_directory) / ABOUT, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+        self.about.write(Path(save_directory))
 
 
 PRECISIONS = ("auto", "bf16", "fp32", "nf4", "int8")

@@ -26,7 +26,7 @@ from duogen.data import card
 from duogen.engine import Engine
 from duogen.jobs import Job, device_lock
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.pipeline import open_pair, open_parts
+from duogen.pipeline import About, open_pair, open_parts
 from duogen.teaching import PRESETS, FineTune, PaintRecipe
 from duogen.train import command
 from duogen.train import finetune as work
@@ -234,7 +234,7 @@ def test_full_training_makes_a_new_pair(place):
 def test_the_plain_cosmos_layout_learns_too(place, tmp_path):
     """Bidirectional, velocity, AutoencoderKLWan, all layers read; with buckets, recomputation and a connector of full rank."""
     tiny_pair(tmp_path / "cosmos", cosmos_layout=True)
-    (tmp_path / "cosmos" / "duogen.json").write_text('{"image_size": [64, 64], "steps": 2, "guidance": 1.0}')
+    (tmp_path / "cosmos" / "duogen.json").write_text('{"tuned": false, "image_size": [64, 64], "steps": 2, "guidance": 1.0}')
     paint = {**RECIPE["paint"], "steps": 2, "buckets": True, "checkpointing": True, "connector": "full"}
     recipe = FineTune.of({**RECIPE, "talk": {**RECIPE["talk"], "steps": 2, "checkpointing": True}, "paint": paint})
     wish = Order(place / "data", tmp_path / "out", str(tmp_path / "cosmos"), "both", recipe, "cpu")
@@ -244,6 +244,12 @@ def test_the_plain_cosmos_layout_learns_too(place, tmp_path):
     assert written["base_model.model.crossattn_proj.0.lora_A.weight"].shape == (24, 192)
     assert all(value.abs().max() > 0 for value in written.values())
     put_on(open_parts(tmp_path / "cosmos", ("transformer",), "cpu"), [Wanted(tmp_path / "out")])
+    engine = Engine(open_pair(tmp_path / "cosmos", "cpu", "fp32"))
+    for adapters, taught in (([Wanted(tmp_path / "out")], True), ([Wanted(tmp_path / "out", 0.0)], False), ([], False)):
+        engine.wear(adapters)
+        assert engine.tuned == engine.tokens.tuned == engine.mllm.remembers == (engine.tokens.bov not in engine.mllm.unsaid) == taught
+    command.merged_pair(str(tmp_path / "cosmos"), [Wanted(tmp_path / "out")], tmp_path / "merged")
+    assert About.load(tmp_path / "merged").tuned and not About.load(tmp_path / "cosmos").tuned
 
 
 def test_recomputation_changes_nothing(place, adapter):

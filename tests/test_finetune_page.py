@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import gradio as gr
@@ -17,8 +19,12 @@ from duogen.conversation import Conversation, load_conversation
 from duogen.gallery import Gallery
 from duogen.jobs import Job
 from duogen.options import Options
-from duogen.teaching import FineTune
+from duogen.store import Store
+from duogen.teaching import FineTune, PaintRecipe, TalkRecipe
+from tests.test_chat import fast  # noqa: F401
+from tests.test_everyone import LOOKS, faults
 from tests.test_examples import conversations, picture
+from tests.test_languages import english_on
 from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab, wait_until_answered  # noqa: F401
 from tests.tiny import tiny_pair
 from ui import controls
@@ -28,6 +34,8 @@ from ui.loading import Loading
 from ui.pictures import PictureFolder
 from ui.runs import plotted, shown_strip
 from ui.shared import Shared
+from ui.space import Space
+from ui.speech import TABLES, said_in
 
 
 def examples(folder: Path) -> Path:
@@ -97,6 +105,51 @@ def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Pa
             os.kill(job.progress()["pid"], signal.SIGKILL)
 
 
+@browser_only
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_tab_is_for_everyone(fast, tab, look: str) -> None:  # noqa: F811
+    page = tab(fast.address, **LOOKS[look])
+    page.wait_for_selector("#talk .example")
+    to_tab(page)
+    page.click("#finetune-settings button.label-wrap")
+    page.click("#finetune-check")
+    page.wait_for_selector("text=Name a folder or a zip")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SHOTS / f"finetune-{look.replace(', ', '-')}.png")
+    assert faults(page) == [] and sideways(page) <= 0
+
+
+@browser_only
+@pytest.mark.parametrize(("locale", "name"), [("de-DE", "Anlernen"), ("zh-CN", "微调")])
+def test_the_tab_speaks_the_language_of_the_browser(fast, tab, locale: str, name: str) -> None:  # noqa: F811
+    page = tab(fast.address, locale=locale)
+    page.wait_for_selector("#talk .example")
+    page.click(f"button[role=tab]:has-text('{name}')")
+    page.wait_for_selector("#finetune-start")
+    page.click("#finetune-settings button.label-wrap")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SHOTS / f"finetune-{locale[:2]}.png")
+    assert english_on(page) == [] and sideways(page) <= 0
+
+
+def settings(kind: type) -> set[str]:
+    """Names and helps of a recipe's fields, as the tab shows them."""
+    helps = {each.metadata.get("help") for each in fields(kind)} | {each.name.replace("_", " ").capitalize() for each in fields(kind)}
+    return helps - {None, "Talk", "Paint"}
+
+
+@pytest.mark.parametrize("language", TABLES)
+def test_settings_and_reports_are_in_every_language(language: str) -> None:
+    from duogen.data.cost import Cost
+    from duogen.data.describe import Report
+
+    assert set().union(*map(settings, (FineTune, TalkRecipe, PaintRecipe))) - set(TABLES[language]) == set()
+    report = Report("conversations", 12, 1, 24, (5, 7, 9), 1, 2, 3, {"64 x 64": 3}, 1, 2, [("a", "b")])
+    words = report.sentences() + [Cost(stage, 1e9, 0.0, 3e3).sentence() for stage in ("talk", "paint")]
+    said = [said_in(language, each) for each in words]
+    assert not [each for each in said if re.search(r"\b(example|picture|minute|the|and|of)", each)], said
+
+
 def test_a_chosen_answer_becomes_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from duogen.data.readers import read
 
@@ -113,7 +166,9 @@ def test_a_chosen_answer_becomes_an_example(tmp_path: Path, monkeypatch: pytest.
 def shared(home: Path) -> Shared:
     loading = Loading(words="Ready")
     loading.finished.set()
-    return Shared(loading, Gallery(home), PictureFolder(home / "previews", 9), controls.build(Options))
+    gallery = Gallery(home)
+    space = Space(gallery, Store(home / "conversations"), (), home / "uploads")
+    return Shared(loading, gallery, space, PictureFolder(home / "previews", 9), controls.build(Options))
 
 
 def test_what_is_shown_of_a_job_in_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +190,7 @@ def test_what_is_shown_of_a_job_in_every_state(tmp_path: Path, monkeypatch: pyte
     assert own.show({own.chosen: "boats"})[own.lower].visible
     list(own.go_on_lower("boats"))
     assert started == [("finetune", "--out", str(job.folder), "--resume")] and job.order()["recipe"]["paint"]["batch"] == 2
-    values = {control: control.value for control in own.settings.values()} | {own.source: str(tmp_path), own.what: "Both"}
+    values = {control: control.value for control in own.settings.values()} | {own.source: str(tmp_path), own.what: "both"}
     for name, right in (("boats", False), ("cache", False), ("", False), ("ships", True)):
         list(own.begin(values | {own.name: name}))
         assert (tmp_path / "finetune" / "ships").exists() == right

@@ -70,7 +70,7 @@ def written() -> Iterator[str]:
     for file in (ROOT / "ui").glob("*.js"):
         yield from re.findall(r"'([^'\n]*)'", file.read_text(encoding="utf-8"))
     for file in (ROOT / "assets" / "recipes").glob("*.json"):
-        yield from (words for words in json.loads(file.read_text(encoding="utf-8"))["about"].values() if isinstance(words, str))
+        yield from (words for words in json.loads(file.read_text(encoding="utf-8")).get("about", {}).values() if isinstance(words, str))
 
 
 def test_the_files_hold_nothing_that_nobody_says() -> None:

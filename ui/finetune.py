@@ -20,17 +20,20 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, save_conversation
 from duogen.jobs import ENDED, Job, home, jobs
 from duogen.store import data_home
-from duogen.teaching import PRESETS, FineTune
+from duogen.teaching import PRESETS, STAGES, FineTune
 from ui import controls
 from ui.pictures import PictureFolder
 from ui.runs import bar, facts, plotted, shown_problems, shown_strip, shown_tiles
 from ui.shared import QUICK, Refused, Shared, Updates, kind_words, sentence, status_line
+from ui.speech import choices
 
-WHAT = {"Both": "both", "What to say and when to draw": "1", "How to paint it": "2"}
-PRESET_NAMES = {"This computer's processor": "cpu"} | {f"A card with {name[:-2]} GB": name for name in PRESETS[1:]}
+WHAT = {"both": "Both", "1": "What to say and when to draw", "2": "How to paint it"}
+PRESET_NAMES = {"cpu": "This computer's processor"} | {name: f"A card with {name[:-2]} GB" for name in PRESETS[1:]}
 TILES, TILE_PIXELS = 24, 192
 POLL_SECONDS = 1.0
 FIRST = "Bring a folder or zip with examples: pictures with .txt captions, before and after, conversations, or a dataset."
+NOTHING = "Nothing is being trained."
+IN_CHAT = "It is in the chat's Options, under Adapters."
 CHOOSE_FIRST = "Choose an answer in the chat first: the hat below it makes it an example."
 RUN_BUTTONS = ("sample", "save", "pause", "stop")
 OBEYED = {
@@ -64,7 +67,7 @@ class Finetune:
                 self._lay_out_job()
 
     def _lay_out_steps(self) -> None:
-        gr.HTML("<h3>1 · Examples</h3>")
+        gr.Markdown("### 1 · Examples")
         self.folder = gr.Textbox(
             label="Folder or zip on this machine", placeholder="/home/me/recipes", visible=self.local, elem_id="finetune-folder"
         )
@@ -77,21 +80,21 @@ class Finetune:
         self.tiles = gr.HTML("", elem_id="finetune-tiles")
         with gr.Accordion("What is wrong with some of it", open=False, visible=False, elem_id="finetune-wrong") as self.wrong:
             self.problems = gr.HTML("")
-        gr.HTML("<h3>2 · What to teach</h3>")
-        self.what = gr.Radio(list(WHAT), value="Both", label="What", show_label=False, container=False, elem_id="finetune-what")
-        self.machine = gr.Dropdown(list(PRESET_NAMES), value=next(iter(PRESET_NAMES)), label="Where it runs", elem_id="finetune-machine")
+        gr.Markdown("### 2 · What to teach")
+        self.what = gr.Radio(choices(WHAT), value="both", label="What", show_label=False, container=False, elem_id="finetune-what")
+        self.machine = gr.Dropdown(choices(PRESET_NAMES), value="cpu", label="Where it runs", elem_id="finetune-machine")
         with gr.Accordion("All settings", open=False, elem_id="finetune-settings"):
             self.settings = controls.build(FineTune)
             for path, control in self.settings.items():
                 control.value = _at(FineTune.load("cpu"), path)
         self.needs = gr.HTML("", elem_id="finetune-needs")
-        gr.HTML("<h3>3 · Start</h3>")
+        gr.Markdown("### 3 · Start")
         self.name = gr.Textbox(label="Name of the adapter", value="my-style", max_lines=1, elem_id="finetune-name")
         self.start = gr.Button("Start", variant="primary", elem_id="finetune-start")
 
     def _lay_out_job(self) -> None:
         self.chosen = gr.Dropdown([], label="Training", elem_id="finetune-chosen", interactive=True)
-        self.progress = gr.HTML(status_line("Nothing is being trained."), elem_id="finetune-progress")
+        self.progress = gr.HTML(status_line(NOTHING), elem_id="finetune-progress")
         with gr.Row(elem_classes="buttons"):
             names = {"sample": "Sample now", "save": "Save now", "pause": "Pause", "stop": "Stop and keep"}
             self.buttons = {
@@ -106,7 +109,7 @@ class Finetune:
         )  # fmt: skip
         self.strip = gr.HTML("", elem_id="finetune-strip")
         with gr.Column(visible=False, elem_id="finetune-after") as self.after:
-            self.said = gr.HTML(status_line("It is in the chat's Options, under Adapters."), elem_id="finetune-said")
+            self.said = gr.HTML(status_line(IN_CHAT), elem_id="finetune-said")
             with gr.Row(elem_classes="buttons"):
                 self.download = gr.DownloadButton("Download", size="sm", min_width=90, elem_id="finetune-download")
                 self.merge = gr.Button("Merge into a pair", size="sm", min_width=130, elem_id="finetune-merge")
@@ -142,6 +145,16 @@ class Finetune:
         self.lower.click(self.go_on_lower, [self.chosen], job, **QUICK)
         self.merge.click(self.merge_in, [self.chosen], [self.said], **QUICK)
         self.publish.click(self.push, [self.chosen, self.repository], [self.said], **QUICK)
+
+    def spoken(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        return {
+            self.what: gr.update(choices=choices(WHAT)),
+            self.machine: gr.update(choices=choices(PRESET_NAMES)),
+            self.report: status_line(FIRST),
+            self.progress: status_line(NOTHING),
+            self.said: status_line(IN_CHAT),
+        }
 
     # Step 1
 
@@ -225,7 +238,7 @@ class Finetune:
     # Step 2
 
     def set_preset(self, machine: str) -> Updates:
-        recipe = FineTune.load(PRESET_NAMES[machine])
+        recipe = FineTune.load(machine)
         return {control: _at(recipe, path) for path, control in self.settings.items()}
 
     def _recipe(self, values: dict) -> FineTune:
@@ -248,9 +261,8 @@ class Finetune:
 
         device = self.shared.loading.engine.device
         report = describe(read(Path(source)), self._tokens(), recipe.max_tokens, recipe.validation)
-        stages = {"1": ("talk",), "2": ("paint",), "both": ("talk", "paint")}[WHAT[what]]
         pair = find(self.shared.loading.pair).folder
-        return "".join(f"<p>{sentence(cost(pair, recipe, stage, report, device).sentence())}</p>" for stage in stages)
+        return "".join(f"<p>{sentence(cost(pair, recipe, stage, report, device).sentence())}</p>" for stage in STAGES[what])
 
     # Step 3
 
@@ -266,7 +278,7 @@ class Finetune:
             recipe, job = self._recipe(values), Job(home() / name)
             job.write_order(
                 {
-                    "data": values[self.source], "pair": self.shared.loading.pair, "stage": WHAT[values[self.what]],
+                    "data": values[self.source], "pair": self.shared.loading.pair, "stage": values[self.what],
                     "device": self.shared.loading.wishes().device, "recipe": recipe.as_json(),
                 }
             )  # fmt: skip

@@ -157,7 +157,7 @@ class Page:
             with gr.Row(elem_id="presets"):
                 self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
             self.controls = controls.build(Options)
-            Worn(self.loading, self.blocks)
+            self.worn = Worn(self.loading, self.blocks)
         self.place = gr.Textbox(visible="hidden", elem_id="place")
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
@@ -247,7 +247,7 @@ class Page:
     def greet(self) -> Updates:
         """What a browser cannot put into its language by itself."""
         welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome(WAITING))
-        return {self.talk: welcomed} | self.studio.spoken() | self.library.spoken()
+        return {self.talk: welcomed} | self.studio.spoken() | self.library.spoken() | self.finetune.spoken() | self.worn.spoken()
 
     def set_preset(self, name: str) -> Updates:
         return controls.preset(name, self.controls, self.loading.engine.about if self.loading.engine else {})

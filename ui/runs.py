@@ -9,7 +9,8 @@ from typing import Any
 import pandas
 
 from ui.history import address
-from ui.shared import status_line
+from ui.shared import sentence, status_line
+from ui.speech import say
 
 NAMES = {"talk": "What to say", "paint": "How to paint it"}
 MOST_POINTS, MOST_COLUMNS = 300, 8
@@ -29,7 +30,7 @@ def facts(known: dict[str, Any]) -> str:
         "Memory": f"{known['memory'] / 1024**3:.1f} GB" if "memory" in known else "",
         "On": known.get("device", ""),
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in shown.items() if value)
+    rows = "".join(f"<dt>{sentence(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in shown.items() if value)
     return f'<dl class="facts">{rows}</dl>'
 
 
@@ -42,9 +43,9 @@ def plotted(figures: dict[str, list[dict[str, float]]]) -> pandas.DataFrame:
             if "loss" in entry:
                 mean = entry["loss"] if mean is None else 0.9 * mean + 0.1 * entry["loss"]
                 if number % every == 0 or number == len(entries) - 1:
-                    points.append((entry["step"], mean, NAMES[stage]))
+                    points.append((entry["step"], mean, say(NAMES[stage])))
             if "validation" in entry:
-                points.append((entry["step"], entry["validation"], f"{NAMES[stage]}, kept back"))
+                points.append((entry["step"], entry["validation"], say(f"{NAMES[stage]}, kept back")))
     return pandas.DataFrame(points, columns=["step", "loss", "kind"])
 
 
@@ -54,14 +55,15 @@ def shown_tiles(tiles: list[tuple[list[str], str]], count: int) -> str:
     for files, words in tiles:
         images = "".join(f'<img src="{address(file)}" alt="">' for file in files)
         shown.append(f'<figure class="tile"><div>{images}</div><figcaption>{html.escape(words)}</figcaption></figure>')
-    more = f"<p>... and {count - len(tiles)} more.</p>" if count > len(tiles) else ""
+    more = f"<p>{sentence(f'... and {count - len(tiles)} more.')}</p>" if count > len(tiles) else ""
     return f'<div class="tiles">{"".join(shown)}</div>{more}'
 
 
 def shown_problems(rows: list[list[Any]]) -> str:
-    cells = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows[:200])
-    more = f"<p>... and {len(rows) - 200} more.</p>" if len(rows) > 200 else ""
-    return f'<table class="problems"><tr><th>Where</th><th>What</th><th>What was done</th></tr>{cells}</table>{more}'
+    cells = "".join("<tr>" + "".join(f"<td>{sentence(str(cell))}</td>" for cell in row) + "</tr>" for row in rows[:200])
+    more = f"<p>{sentence(f'... and {len(rows) - 200} more.')}</p>" if len(rows) > 200 else ""
+    head = "".join(f"<th>{sentence(name)}</th>" for name in ("Where", "What", "What was done"))
+    return f'<table class="problems"><tr>{head}</tr>{cells}</table>{more}'
 
 
 def shown_strip(samples: list[dict[str, Any]], served: Callable[[str], str]) -> str:
@@ -80,12 +82,12 @@ def shown_strip(samples: list[dict[str, Any]], served: Callable[[str], str]) -> 
             prompt = html.escape(columns[0]["shown"][number]["prompt"][:160])
             cells = "".join(f"<td>{_cell(each['shown'][number], served)}</td>" for each in columns if number < len(each["shown"]))
             rows += f'<tr class="asked"><td colspan="{len(columns)}">{prompt}</td></tr><tr>{cells}</tr>'
-        shown += f'<h4>{name}</h4><div class="strip"><table class="{stage}"><tr>{head}</tr>{rows}</table></div>'
+        shown += f'<h4>{sentence(name)}</h4><div class="strip"><table class="{stage}"><tr>{head}</tr>{rows}</table></div>'
     return shown
 
 
 def _when(step: int) -> str:
-    return "Before" if step == 0 else f"Step {step:,}"
+    return sentence("Before" if step == 0 else f"Step {step:,}")
 
 
 def _cell(sample: dict[str, Any], served: Callable[[str], str]) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from duogen.jobs import home
 from ui.loading import Loading
-from ui.shared import QUICK, sentence, status_line
+from ui.shared import QUICK, Updates, sentence, status_line
 
 HINT = "What Fine-tune makes can be switched on here, several at once; it holds for everybody who uses this page."
 
@@ -27,6 +27,10 @@ class Worn:
             def listed() -> None:
                 for folder in self.folders():
                     self._row(folder)
+
+    def spoken(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        return {self.status: status_line(HINT)}
 
     def folders(self) -> list[Path]:
         """Those that fine-tuning made here, and those that the server was started with."""

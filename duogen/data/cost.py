@@ -35,9 +35,9 @@ class Cost:
     seconds: float
 
     def sentence(self) -> str:
-        name = {"talk": "Stage 1 (what to say)", "paint": "Stage 2 (how to paint it)"}[self.stage]
         disk = f" and {self.disk / GB:.1f} GB of disk" if self.disk > 0.05 * GB else ""
-        return f"{name} needs about {self.memory / GB:.1f} GB of memory{disk}, and some {spoken(self.seconds)}."
+        rest = f"about {self.memory / GB:.1f} GB of memory{disk}, and some {spoken(self.seconds)}"
+        return f"Stage 1 (what to say) needs {rest}." if self.stage == "talk" else f"Stage 2 (how to paint it) needs {rest}."
 
 
 def spoken(seconds: float) -> str:

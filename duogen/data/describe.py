@@ -49,7 +49,8 @@ class Report:
         if self.loose:
             said.append(f"{_counted(self.loose, 'picture')} without words: have them described, or write a .txt file beside each.")
         if self.alike:
-            said.append(f"{len(self.alike)} pairs of examples have pictures that look the same, such as {' and '.join(self.alike[0])}.")
+            one, other = self.alike[0]
+            said.append(f"{len(self.alike)} pairs of examples have pictures that look the same, such as {one} and {other}.")
         return said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,6 @@ def _begun(out: Path) -> bool:
 
 
 def _resumed(given: argparse.Namespace):
-    from dataclasses import replace
-
     from duogen.train.finetune import Order
 
     if given.out is None:
@@ -142,6 +141,7 @@ def merged_pair(pair: str | None, wanted: list, out: Path) -> None:
     folder = find(pair).folder
     parts = open_parts(folder, PARTS, "cpu", "fp32")
     put_on(parts, wanted)
+    taught = any(each.weight and (each.folder / "text_encoder").is_dir() for each in wanted)
 
     def fill(part: Path) -> None:
         shutil.copytree(folder, part, ignore=lambda where, _: list(PARTS) if Path(where) == folder else [])
@@ -149,6 +149,8 @@ def merged_pair(pair: str | None, wanted: list, out: Path) -> None:
             module = getattr(parts, name)
             merged(module)
             module.to(torch.bfloat16).save_pretrained(part / name)
+        if taught:
+            replace(parts.about, tuned=True).write(part)
 
     write_safely(out, fill)
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from duogen.data.readers import read
 from duogen.jobs import Job, device_lock, home, serving_lock
 from duogen.mllm import MLLM
 from duogen.painter import FramePainter
-from duogen.pipeline import open_parts, pick_device
+from duogen.pipeline import About, open_parts, pick_device
 from duogen.placement import free
 from duogen.sequence import Tokens
 from duogen.teaching import STAGES, FineTune, Pace
@@ -387,6 +387,8 @@ def _export(stage: str, module: nn.Module, config: LoraConfig | None, ready: Rea
         module.to(torch.bfloat16).save_pretrained(beside)
         shutil.rmtree(target, ignore_errors=True)
         beside.replace(target)
+        if stage == "talk":
+            replace(About.load(target.parent), tuned=True).write(target.parent)
         return
     config.base_model_name_or_path = ready.pair.name
     beside = out / f".{part}.part"
