@@ -219,9 +219,9 @@ def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, 
         device = "cuda:0"
 
     def start(loading: Loading) -> None:
-        opened.append(time.monotonic())
         loading.engine = Engine()
         loading.finished.set()
+        opened.append(time.monotonic())
 
     monkeypatch.setattr(Loading, "start", start)
     loading = Loading(words="Ready")
