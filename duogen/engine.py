@@ -27,7 +27,7 @@ from duogen.memory import plan as best_plan
 from duogen.mllm import MLLM, Context
 from duogen.options import ImageOptions, LoadOptions, Options
 from duogen.painter import FramePainter, Frames
-from duogen.pipeline import About, DuoGenPipeline, open_pair, pick_device
+from duogen.pipeline import About, DuoGenPipeline, check_parts, open_pair, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
 from duogen.placement import free, scaled, take_turns
 from duogen.sequence import Packed, Slot, Tokens
@@ -156,6 +156,8 @@ class Engine:
         found = find(pair, brain, say)
         wishes = load or LoadOptions(device=device, precision=precision)
         pick_device(wishes.device)
+        if not is_stock(found.folder):
+            check_parts(found.folder)  # what is missing cannot be planned for
         plan, preset = planned(found, wishes)
         if not plan.fits:
             raise ValueError(plan.line())
