@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pair", help="a pair's id, repository or folder (default: the bundled one)")
     parser.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
     add_flags(parser, LoadOptions)
+    parser.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help="an adapter that is on; may be given again")
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
     parser.add_argument("--mcp", action="store_true", help="offer the pair as a tool to programs that speak MCP")
@@ -41,6 +42,10 @@ def main() -> None:
     try:
         from_flags(given, LoadOptions)
         users = allowed(given)
+        if given.adapter:
+            from duogen.adapters import Wanted
+
+            given.adapter = [Wanted.parse(each) for each in given.adapter]
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -78,14 +83,16 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(data_home() / "uploads"))
     from ui.api import Api
+    from ui.card import Card
     from ui.endpoint import Endpoint, show_in_mcp
     from ui.loading import Loading
     from ui.page import Page
     from ui.speech import for_browsers
     from ui.theme import theme
 
-    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions))
-    page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown")
+    worn = {each.folder.resolve(): each.weight for each in given.adapter}
+    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn)
+    page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown", local=users is None)
     Endpoint(loading, page.pictures).add_to(page.blocks)
     try:
         page.blocks.launch(
@@ -112,6 +119,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     if given.mcp:
         show_in_mcp(page.blocks)
     loading.start()
+    Card(loading).start()
     address = f"http://{given.host}:{given.port}"
     print(f"DuoGen is at {address} (Ctrl+C ends it)", flush=True)
     if not given.no_browser:

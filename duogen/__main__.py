@@ -1,4 +1,4 @@
-"""The command line: python -m duogen ask | chat | export | data | evaluate NAME | pairs | pull | remove | plan"""
+"""The command line: python -m duogen ask | chat | export | data | evaluate NAME | finetune | merge | publish | pairs | pull | plan ..."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from duogen.data import command as data_command
 from duogen.evaluate import command as evaluate_command
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+from duogen.train import command as train_command
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -73,6 +74,7 @@ def parser() -> Parser:
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    train_command.add_commands(commands)
     pairs.add_commands(commands)
     return top
 
@@ -85,6 +87,8 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pair", metavar="PAIR", help="a pair's id, repository or folder (default: the bundled one)")
     command.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
     add_flags(command, LoadOptions)
+    about = "an adapter that fine-tuning made, and how strongly it works, 0 to 1.5; may be given again"
+    command.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help=about)
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -128,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         given = parser().parse_args(argv)
         own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
-        command = (own | pairs.COMMANDS)[given.command]
+        command = (own | train_command.COMMANDS | pairs.COMMANDS)[given.command]
         return command(given)
     except ValueError as error:
         return _complain(str(error))
@@ -270,10 +274,15 @@ def open_engine(given: argparse.Namespace) -> Engine:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if given.adapter:
+        from duogen.adapters import Wanted
+
+        given.adapter = [Wanted.parse(each) for each in given.adapter]
     _hint("Loading ...")
     from duogen.engine import Engine
 
-    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=from_flags(given, LoadOptions))
+    load = from_flags(given, LoadOptions)
+    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=load, adapters=given.adapter)
 
 
 @dataclass

@@ -213,7 +213,10 @@ def refuse_unsafe(folder: Path) -> None:
     """Raises ValueError when a folder's weights are pickles only, or it wants code of its own to be run."""
     index = folder / "model_index.json"
     if index.is_file():
-        raw = json.loads(index.read_text(encoding="utf-8"))
+        try:
+            raw = json.loads(index.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{index} is damaged; get the pair again.") from error
         named = [value for value in raw.values() if isinstance(value, list) and value[0]]
         foreign = [f"{library}.{kind}" for library, kind in named if (folder / f"{library}.py").exists()]
         if foreign or isinstance(raw.get("_class_name"), list):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from duogen import guardrail
+from duogen.adapters import Wanted, put_on
 from duogen.catalogue import Found, Preset, find, lora_file
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
@@ -26,7 +27,7 @@ from duogen.memory import plan as best_plan
 from duogen.mllm import MLLM, Context
 from duogen.options import ImageOptions, LoadOptions, Options
 from duogen.painter import FramePainter, Frames
-from duogen.pipeline import About, DuoGenPipeline, open_pair, pick_device
+from duogen.pipeline import About, DuoGenPipeline, check_parts, open_pair, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
 from duogen.placement import free, scaled, take_turns
 from duogen.sequence import Packed, Slot, Tokens
@@ -112,18 +113,23 @@ class Engine:
     """A pair that is open, and what it remembers of the conversation it last answered."""
 
     def __init__(self, pair: DuoGenPipeline | StockPair) -> None:
-        self.pair, self.tuned = pair, pair.about.tuned
-        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov, self.tuned)
+        self.pair = pair
+        self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
         count = pair.text_encoder.config.text_config.num_hidden_layers
         layers = list(pair.about.layers or range(1, count + 1))
-        self.mllm = MLLM(pair.text_encoder, self.tokens, layers, remembers=self.tuned)
-        if not self.tuned:
-            self.mllm.unsaid.append(self.tokens.bov)
+        self.mllm = MLLM(pair.text_encoder, self.tokens, layers)
+        self._expect(pair.about.tuned)
         self.painter = StockPainter(pair) if isinstance(pair, StockPair) else FramePainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)
+        self.adapters: tuple[Wanted, ...] = ()
         self.plan: Plan | None = None
         self.guard: guardrail.Guardrail | None = None
         self.memory = Memory()
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0" ..."""
+        return str(self.painter.device)
 
     @staticmethod
     def open(
@@ -134,12 +140,14 @@ class Engine:
         *,
         brain: str | Path | None = None,
         load: LoadOptions | None = None,
+        adapters: Sequence[Wanted] = (),
     ) -> Engine:
         """Open a pair: an id of the catalogue, a repository that was downloaded, a folder, or by default the bundled one.
 
         Args:
             brain: the MLLM of a pipeline that cannot talk.
             load: all choices at once, instead of `device` and `precision`.
+            adapters: what fine-tuning made, to be put on it.
 
         Raises:
             ValueError: one sentence for the user.
@@ -148,18 +156,49 @@ class Engine:
         found = find(pair, brain, say)
         wishes = load or LoadOptions(device=device, precision=precision)
         pick_device(wishes.device)
+        if not is_stock(found.folder):
+            check_parts(found.folder)  # what is missing cannot be planned for
         plan, preset = planned(found, wishes)
         if not plan.fits:
             raise ValueError(plan.line())
         say(f"Loading the pair: {plan.line()}")
         engine = Engine(opened(found, plan.load, preset))
         engine.plan = plan
+        engine.wear(adapters)
         bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.wanted(found.folder)
         if bound:
             engine.guard = guardrail.open_guardrail(pick_device(wishes.device))
         unguarded = f" Its licence asks for a guardrail: pip install {guardrail.PACKAGE}" if bound and engine.guard is None else ""
         say(f"Ready: {engine.pair.about.title}.{unguarded}")
         return engine
+
+    def _expect(self, tuned: bool) -> None:
+        """Whether the MLLM says BOV itself: the pair came so, or an adapter of stage 1 taught it."""
+        self.tuned = self.tokens.tuned = self.mllm.remembers = tuned
+        unsaid = [token for token in self.mllm.unsaid if token != self.tokens.bov]
+        self.mllm.unsaid = unsaid if tuned else [*unsaid, self.tokens.bov]
+
+    def wear(self, adapters: Sequence[Wanted]) -> None:
+        """Change which adapters work, and how strongly; the pair itself stays where it is. What was read so far is forgotten.
+
+        Raises:
+            ValueError: one of them does not fit this pair; then none is on.
+        """
+        if not adapters and not self.adapters:
+            return
+        if isinstance(self.pair, StockPair):
+            raise ValueError("This pair's painter takes no adapters of fine-tuning; open the pair that they were made for.")
+        self.memory = Memory()
+        try:
+            put_on(self.pair, adapters)
+        except ValueError:
+            put_on(self.pair, ())
+            self.adapters = ()
+            self._expect(self.pair.about.tuned)
+            raise
+        self.adapters = tuple(adapters)
+        taught = any(each.weight and (each.folder / "text_encoder").is_dir() for each in adapters)
+        self._expect(taught or self.pair.about.tuned)
 
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Iterator[Event]:
         """Answer the user's last turn.

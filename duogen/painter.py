@@ -65,15 +65,15 @@ class FramePainter:
         self.pair, self.model, self.about = pair, pair.transformer, pair.about
         config = pair.vae.config
         shape = (1, -1, 1, 1)
-        self.mean, self.std = (
-            torch.tensor(values).view(shape).to(self.device) for values in (config.latents_mean, config.latents_std)
-        )
+        self.mean, self.std = (torch.tensor(values).view(shape).to(self.device) for values in (config.latents_mean, config.latents_std))
         self.causal = self.about.frame_attention == "block_causal"
 
     @property
     def device(self) -> torch.device:
         """Where it computes, which is not where its weights wait while others have the card."""
-        return torch.device(self.pair.turns.work) if self.pair.turns.rest else self.model.device
+        if self.pair.turns.rest:
+            return torch.device(self.pair.turns.work)
+        return (self.pair.vae if self.model is None else self.model).device  # training looks at pictures without the DiT
 
     def size(self) -> tuple[int, int]:
         """Latent (h, w) of a picture to be painted."""
@@ -82,9 +82,9 @@ class FramePainter:
         return height // ratio, width // ratio
 
     @torch.no_grad()
-    def encode(self, picture: PILImage.Image) -> torch.Tensor:
-        """A picture as normalised latents [1, C, h, w], scaled to the pair's picture size."""
-        fitted = fit(picture, self.about.image_size)
+    def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """A picture as normalised latents [1, C, h, w], scaled to `size` (width, height), by default the pair's picture size."""
+        fitted = fit(picture, size or self.about.image_size)
         pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None, :, None].to(self.device)
         latents = self.pair.vae.encode((pixels / 127.5 - 1).to(self.pair.vae.dtype)).latent_dist.mode()[:, :, 0]
         return (latents.float() - self.mean) / self.std

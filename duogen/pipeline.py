@@ -13,6 +13,7 @@ import torch
 from diffusers import CosmosTransformer3DModel, DiffusionPipeline
 from safetensors import SafetensorError
 
+import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
 from duogen.options import LoadOptions
 from duogen.placement import (
@@ -98,6 +99,11 @@ class About:
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
 
+    def write(self, folder: Path) -> None:
+        """Write `duogen.json`."""
+        raw = {name: value for name, value in asdict(self).items() if value is not None}
+        write_beside(folder / ABOUT, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+
 
 class DuoGenPipeline(DiffusionPipeline):
     """The parts of a pair, named as in diffusers' Cosmos-Predict2.5 pipeline.
@@ -136,8 +142,7 @@ class DuoGenPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """diffusers' own, plus `duogen.json`."""
         super().save_pretrained(save_directory, **options)
-        raw = {name: value for name, value in asdict(self.about).items() if value is not None}
-        write_beside(Path(save_directory) / ABOUT, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+        self.about.write(Path(save_directory))
 
 
 PRECISIONS = ("auto", "bf16", "fp32", "nf4", "int8")
@@ -216,6 +221,30 @@ def one_sentence(folder: Path) -> Iterator[None]:
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"The pair in {folder} cannot be opened: {first}") from error
+
+
+def open_parts(folder: Path, parts: tuple[str, ...], device: str, precision: str = "bf16") -> DuoGenPipeline:
+    """Some parts of a pair for training, the others `None`: of "text_encoder", "transformer" and "vae". The small parts always come.
+
+    Raises:
+        ValueError: as `open_pair` does.
+    """
+    check_parts(folder)
+    about = About.load(folder)
+    left_out = {name: None for name in ("text_encoder", "transformer", "vae") if name not in parts}
+    try:
+        if "text_encoder" in parts:
+            left_out["text_encoder"] = open_mllm(folder / "text_encoder", device, precision)
+        pair = DuoGenPipeline.from_pretrained(
+            folder, safety_checker=None, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
+            local_files_only=True, **left_out, **_image_processor(folder),
+        )  # fmt: skip
+    except (OSError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(f"The pair in {folder} cannot be opened ({' '.join(str(error).split())[:200]}).") from error
+    for name in set(parts) - {"text_encoder"}:
+        getattr(pair, name).to(device).eval().requires_grad_(False)
+    pair.about = about
+    return pair
 
 
 def _check_weights(part: str, missing: list[str]) -> None:

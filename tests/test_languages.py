@@ -74,7 +74,7 @@ def written() -> Iterator[str]:
         yield from re.findall(r"'([^'\n]*)'", file.read_text(encoding="utf-8"))
     yield from catalogued()
     for file in (ROOT / "assets" / "recipes").glob("*.json"):
-        yield from (words for words in json.loads(file.read_text(encoding="utf-8"))["about"].values() if isinstance(words, str))
+        yield from (words for words in json.loads(file.read_text(encoding="utf-8")).get("about", {}).values() if isinstance(words, str))
 
 
 def catalogued() -> set[str]:

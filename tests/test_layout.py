@@ -30,17 +30,23 @@ TOP = {
     "weights",
 }
 # From the ground up: a module imports from its own room and from those below.
+# fmt: off
 ROOMS = [
-    {"duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
-     "duogen.prompts"},
+    {
+        "duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
+        "duogen.prompts", "duogen.teaching", "duogen.jobs",
+    },
     {"duogen.nn"},
     {"duogen.sequence", "duogen.placeholders"},
-    {"duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail"},
+    {
+        "duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail", "duogen.adapters",
+    },
     {"duogen.engine", "duogen.catalogue", "duogen.download", "duogen.memory", "duogen.assemble", "duogen.reader"},
     {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
     {"duogen.__main__", "duogen.pairs", "ui", "bench"},
     {"app"},
 ]
+# fmt: on
 NOT_FOR = {  # who must never import what, whichever room it is in
     "duogen": {"gradio", "ui", "app", "bench"},
     "duogen.nn": {"transformers", "tokenizers", "PIL", "pathlib"},

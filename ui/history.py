@@ -175,6 +175,7 @@ def _turn_acts(conversation: Conversation, turn: Turn) -> str:
     if turn.role == "assistant":
         acts.append(button("pdf", "Save this answer as PDF", conversation.id, turn.id))
         acts.append(button("print", "Print this answer", conversation.id, turn.id))
+        acts.append(button("teach", "Use as training example", turn.id))
     acts.append(button("retry", "Answer again with a new seed", turn.id))
     acts.append(button("drop", "Delete, with all that came after it", turn.id))
     return arrows + "".join(acts)

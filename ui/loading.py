@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duogen.options import LoadOptions
@@ -24,6 +25,7 @@ class Loading:
         load: how it is opened, where the two words before do not say all.
         words: what is going on, for the status line.
         line: the queue of all who want to use the engine.
+        worn: the adapters that are on, by folder, and how strongly.
         engine: there once `finished` is set, unless `error` says why not in one sentence.
     """
 
@@ -32,14 +34,22 @@ class Loading:
     precision: str = "auto"
     words: str = "Starting ..."
     line: Line = field(default_factory=Line)
+    worn: dict[Path, float] = field(default_factory=dict)
     engine: Engine | None = None
     error: str = ""
     finished: threading.Event = field(default_factory=threading.Event)
     brain: str | None = None
     load: LoadOptions | None = None
 
+    def wishes(self) -> LoadOptions:
+        """How the pair is opened."""
+        return self.load or LoadOptions(device=self.device, precision=self.precision)
+
     def switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
-        """Open another pair once the answers before are done. The old one is let go of first: both might not fit."""
+        """Open another pair once the answers before are done. The old one is let go of first: both might not fit.
+
+        Adapters stay on when only the way of opening changes: those of one pair do not fit another.
+        """
         self.words = "The other pair is opened when the answers before are done ..."
         threading.Thread(target=self._switch, args=(pair, brain, load), name="loading", daemon=True).start()
 
@@ -47,16 +57,17 @@ class Loading:
         self.finished.wait()  # the pair that is being opened is never left half open
         with self.line.place(lambda before: None, threading.Event()):
             self.finished.clear()
-            before = self.pair, self.brain, self.load
+            before = self.pair, self.brain, self.load, self.worn
+            worn = self.worn if (pair, brain) == (self.pair, self.brain) else {}
             self.engine, self.error = None, ""
-            self.pair, self.brain, self.load = pair, brain, load
+            self.pair, self.brain, self.load, self.worn = pair, brain, load, worn
             from duogen.placement import free
 
             free()
             self._open()
-            if self.engine is None and before != (pair, brain, load):
+            if self.engine is None and before != (pair, brain, load, worn):
                 reason = self.error
-                self.pair, self.brain, self.load = before
+                self.pair, self.brain, self.load, self.worn = before
                 self.finished.clear()
                 self._open()
                 if self.engine is not None:
@@ -71,8 +82,8 @@ class Loading:
             from duogen.engine import Engine
 
             self.error = ""
-            load = self.load or LoadOptions(device=self.device, precision=self.precision)
-            self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=load)
+            self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=self.wishes())
+            self.put_on()
             self.words = f"Ready: {self.engine.about['title']}."
         except ValueError as error:
             self.words = self.error = str(error)
@@ -81,6 +92,21 @@ class Loading:
             self.words = self.error = f"The pair could not be opened ({type(error).__name__}: {error}); the terminal shows more."
         finally:
             self.finished.set()
+
+    def put_on(self) -> None:
+        """Make the engine wear what is on. Raises ValueError when an adapter does not fit; then none is on."""
+        from duogen.adapters import Wanted
+
+        if self.engine is not None and hasattr(self.engine, "wear"):
+            self.engine.wear([Wanted(folder, weight) for folder, weight in self.worn.items()])
+
+    def rest(self, words: str) -> None:
+        """Give up the engine and its memory, so that something else can have the device; `start` brings it back."""
+        from duogen.placement import free
+
+        self.finished.clear()
+        self.engine, self.words = None, words
+        free()
 
     def _say(self, words: str) -> None:
         self.words = words

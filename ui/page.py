@@ -24,6 +24,7 @@ from duogen.store import Store, title_of
 from ui import controls
 from ui.asking import PICTURE_SIDE
 from ui.data import Data
+from ui.finetune import Finetune, keep_example
 from ui.history import PAINTING, Message, button, messages
 from ui.jobs import Job, Jobs, Task, repainting
 from ui.library import Library, Ways
@@ -35,6 +36,7 @@ from ui.sidebar import chat_list
 from ui.space import Space
 from ui.speech import mark, say
 from ui.studio import Studio
+from ui.worn import Worn
 
 UPLOADS = 8
 VARIANTS = 4
@@ -103,12 +105,13 @@ class Page:
     `over` the sessions in which it has drawn one to its end.
     """
 
-    def __init__(self, loading: Loading, store: Store, folder: Path) -> None:
+    def __init__(self, loading: Loading, store: Store, folder: Path, local: bool = True) -> None:
         """Pictures are kept below `folder`, which must hold nothing else: what lies there can be fetched by a browser.
+        `local` is whether whoever uses the page may name folders of this machine.
 
         Beside it are the folders of the gallery.
         """
-        self.loading, self.store = loading, store
+        self.loading, self.store, self.local = loading, store, local
         self.pictures = PictureFolder(folder / "pictures", KEPT_PICTURES)
         self.previews = PictureFolder(folder / "previews", KEPT_PREVIEWS)
         self.gallery = Gallery(folder.parent)
@@ -123,7 +126,7 @@ class Page:
             "open": self._open, "rename": self._rename, "name": self._name, "pin": self._pin, "unpin": self._unpin, "delete": self._delete,
             "branch": self._branch, "edit": self._edit, "retry": self._retry, "drop": self._drop, "again": self._again, "vary": self._vary,
             "on": self._on, "words": self._words, "use": self._use, "studio": self._studio, "undo": self._undo, "cancel": self._cancel,
-            "say": self._refuse,
+            "say": self._refuse, "teach": self._teach,
         }  # fmt: skip
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
@@ -148,17 +151,18 @@ class Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Chat", id="chat", elem_id="chat"):
                 self._lay_out_talk()
-            names = ("Studio", "Library", "Models", "Data")
+            names = ("Studio", "Library", "Models", "Data", "Fine-tune")
             tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in names]
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
             with gr.Row(elem_id="presets"):
                 self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
             self.controls = controls.build(Options)
+            self.worn = Worn(self.loading, self.blocks)
         self.place = gr.Textbox(visible="hidden", elem_id="place")
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
-    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab) -> None:
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
@@ -168,6 +172,7 @@ class Page:
         self.library = Library(library, self.shared, ways)
         self.models = Models(models, self.loading, self.timer)
         self.data = Data(data, self.shared)
+        self.finetune = Finetune(finetune, self.shared, self.pictures, self.local)
 
     def _lay_out_talk(self) -> None:
         self.talk = gr.Chatbot(
@@ -242,8 +247,8 @@ class Page:
     def greet(self) -> Updates:
         """What a browser cannot put into its language by itself."""
         welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome(WAITING))
-        spoken = [each.spoken() for each in (self.studio, self.library, self.models, self.data)]
-        return {self.talk: welcomed} | functools.reduce(dict.__or__, spoken)
+        parts = (self.studio, self.library, self.models, self.data, self.finetune, self.worn)
+        return {self.talk: welcomed} | functools.reduce(dict.__or__, [each.spoken() for each in parts])
 
     def set_preset(self, name: str) -> Updates:
         return controls.preset(name, self.controls, self.loading.engine.about if self.loading.engine else {})
@@ -566,6 +571,12 @@ class Page:
         return self._shown(values, View(conversation.id), "The picture is in the box: say what to do with it.") | {self.box: self._box(box)}
 
     # The other tabs
+
+    def _teach(self, values: dict, request: gr.Request, id: str) -> Updates:
+        """Keep a conversation up to an answer as an example to learn from."""
+        conversation, _ = self._turn(values, id)
+        keep_example(conversation.at(id))
+        return self._shown(values, values[self.view], "It is an example now; the Fine-tune tab has it.")
 
     def _studio(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self._turn(values, id)

@@ -1,6 +1,7 @@
 """What the page says, in the language of the browser. English is in the code; `languages/` has a file for every other language.
 
-A key of such a file is an English sentence; `{names}` in it stand for what differs from time to time. What a component shows from
+A key of such a file is an English sentence; `{names}` in it stand for what differs from time to time, `{names_words}` for a sentence of
+ours again. What a component shows from
 the start is put into another language by the browser (`gr.I18n`); what the server says later, here, by the same files. So whoever
 raises an error or reports progress, below the page too, writes English and knows nothing of languages.
 """
@@ -59,7 +60,8 @@ def said_in(language: str, words: str) -> str:
         return table.get(words, words)
     for pattern, said in _patterns(language):
         if found := pattern.fullmatch(words):
-            return said.format(**found.groupdict())
+            parts = found.groupdict()
+            return said.format(**{name: said_in(language, part) if name.endswith("_words") else part for name, part in parts.items()})
     return words
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duogen.options import LoadOptions, from_flags
+
 if TYPE_CHECKING:
     from duogen.engine import Engine
 
@@ -80,16 +82,17 @@ def _say(words: str) -> None:
 def _scorer(given: argparse.Namespace, kind: str) -> Any:
     from duogen.evaluate.benchmark import Scorer
 
+    load = from_flags(given, LoadOptions)
     if kind == "detected":
         from duogen.evaluate.geneval import DETECTOR, Mask2Former
         from duogen.pipeline import pick_device
 
-        return Scorer(detector=Mask2Former(given.detector or DETECTOR, pick_device(given.device)))
+        return Scorer(detector=Mask2Former(given.detector or DETECTOR, pick_device(load.device)))
     if not given.judge:
         raise ValueError("Name a judge with --judge, or answer now and score later: --answer-only.")
     from duogen.reader import open_reader
 
-    return Scorer(reader=open_reader(given.judge, given.device, given.precision))
+    return Scorer(reader=open_reader(given.judge, load.device, load.precision))
 
 
 def _compare(given: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import CosmosTransformer3DModel
+from torch.utils.checkpoint import checkpoint
 
 from duogen.nn.attention import FrameCache, KeyValue, Rotary, attend, project_key_value, project_out, project_query
 
@@ -109,26 +110,37 @@ def walk(
     repeats = torch.tensor(frames.lengths, device=hidden.device)
     fresh: list[KeyValue] = []
     for index, block in enumerate(model.transformer_blocks):
-        if frames.extra is not None:
-            hidden = hidden + frames.extra
-        normed, gate = _modulate(block.norm1, hidden, embedded, shared, repeats)
-        key, value = project_key_value(block.attn1, normed, frames.rotary)
-        fresh.append((key, value))
-        if cache is not None and cache.blocks:
-            key, value = (
-                torch.cat([past.expand(hidden.shape[0], -1, -1, -1), new], 2)
-                for past, new in zip(cache.blocks[index], (key, value), strict=True)
-            )
-        query = project_query(block.attn1, normed, frames.rotary)
-        hidden = hidden + gate * project_out(block.attn1, attend(block.attn1, query, key, value, self_mask))
-        normed, gate = _modulate(block.norm2, hidden, embedded, shared, repeats)
-        query = project_query(block.attn2, normed)
-        hidden = hidden + gate * project_out(block.attn2, attend(block.attn2, query, *condition[index], condition_mask))
-        normed, gate = _modulate(block.norm3, hidden, embedded, shared, repeats)
-        hidden = hidden + gate * block.ff(normed)
+        past = cache.blocks[index] if cache is not None and cache.blocks else None
+        given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, past)
+        if model.gradient_checkpointing and torch.is_grad_enabled():
+            hidden, made = checkpoint(_block, *given, use_reentrant=False)
+        else:
+            hidden, made = _block(*given)
+        fresh.append(made)
     shift, scale = _final_modulation(model.norm_out, embedded, shared)
     hidden = model.norm_out.norm(hidden) * (1 + scale.repeat_interleave(repeats, 1)) + shift.repeat_interleave(repeats, 1)
     return model.proj_out(hidden), fresh
+
+
+def _block(
+    block: torch.nn.Module, frames: Frames, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor,
+    condition: KeyValue, *masks_and_past: torch.Tensor | KeyValue | None,
+) -> tuple[torch.Tensor, KeyValue]:  # fmt: skip
+    """One block: hidden states [B, L, C], and the keys and values of these frames. The last three are the masks and what is cached."""
+    condition_mask, self_mask, past = masks_and_past
+    if frames.extra is not None:
+        hidden = hidden + frames.extra
+    normed, gate = _modulate(block.norm1, hidden, embedded, shared, repeats)
+    made = key, value = project_key_value(block.attn1, normed, frames.rotary)
+    if past is not None:
+        key, value = (torch.cat([old.expand(hidden.shape[0], -1, -1, -1), new], 2) for old, new in zip(past, made, strict=True))
+    query = project_query(block.attn1, normed, frames.rotary)
+    hidden = hidden + gate * project_out(block.attn1, attend(block.attn1, query, key, value, self_mask))
+    normed, gate = _modulate(block.norm2, hidden, embedded, shared, repeats)
+    query = project_query(block.attn2, normed)
+    hidden = hidden + gate * project_out(block.attn2, attend(block.attn2, query, *condition, condition_mask))
+    normed, gate = _modulate(block.norm3, hidden, embedded, shared, repeats)
+    return hidden + gate * block.ff(normed), made
 
 
 def _time(model: CosmosTransformer3DModel, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage.
 
-`refit`, after the vision stage, fits the tower's last layer in closed form; `export` puts the whole into `weights/`.
+`refit`, after the vision stage, fits the tower's last layer in closed form; `export` puts the whole into `weights/`, and `all` does
+everything, from nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +34,15 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "refit":
             print(f"The last layer explains {refit_vision(runs):.0%} of what is to be seen.")
             return 0
-        recipe = Recipe.load(options.recipe, options.stage)
-        train(build(options.stage, recipe, options.recipe, runs), recipe, runs / options.stage, options.until)
+        for stage in STAGES if options.stage == "all" else [options.stage]:
+            recipe = Recipe.load(options.recipe, stage)
+            done = train(build(stage, recipe, options.recipe, runs), recipe, runs / stage, options.until)
+            if options.stage == "all" and done < recipe.steps:  # stopped by hand
+                return 130
+            if options.stage == "all" and stage == "vision":
+                refit_vision(runs)
+        if options.stage == "all":
+            export(options.recipe, runs, options.out)
         return 0
     except ValueError as error:
         print(f"duogen.train: {error}", file=sys.stderr)
@@ -46,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m duogen.train", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "refit", "export"])
+    parser.add_argument("stage", choices=[*STAGES, "refit", "export", "all"])
     parser.add_argument("--recipe", type=Path, default=Path("assets/recipes/duogen-sketch.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where states and logs are kept")
     parser.add_argument("--out", type=Path, default=Path("weights/duogen-sketch"), help="where export writes")

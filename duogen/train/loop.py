@@ -7,19 +7,28 @@ recipe's seed and the step number, so a run that was killed and resumed ends wit
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+OPTIMIZERS = ("adamw", "adamw8bit", "muon")
+
+
+class Diverged(ValueError):
+    """The loss is no longer a number. The last saved state is from before that."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,11 @@ class Recipe:
         ema: decay of the averaged weights, 0 for none.
         workers: processes that make batches.
         save_minutes: how often the state is written.
-        optimizer: "adamw", or "muon" for the matrices of the repeated blocks with AdamW for everything else.
+        optimizer: "adamw", "adamw8bit" (bitsandbytes, GPUs only), or "muon" for the matrices of the repeated blocks with AdamW for
+            everything else.
+        schedule: "linear", or "cosine" from the end of the warm-up to the last step.
+        accumulate: batches whose gradients are averaged in one step, in each process.
+        keep: how many of the last saved states stay.
     """
 
     steps: int
@@ -51,11 +64,16 @@ class Recipe:
     log_every: int = 20
     precision: str = "bf16"
     optimizer: str = "adamw"
+    schedule: str = "linear"
+    accumulate: int = 1
+    keep: int = 1
     settings: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "muon"):
-            raise TypeError(f"optimizer must be adamw or muon, not {self.optimizer}")
+        if self.optimizer not in OPTIMIZERS:
+            raise TypeError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer}")
+        if self.schedule not in ("linear", "cosine"):
+            raise TypeError(f"schedule must be linear or cosine, not {self.schedule}")
 
     def step_seed(self, step: int) -> int:
         """What everything random in a step is drawn from, its batch included."""
@@ -102,39 +120,129 @@ class Batches(Dataset):
         return self.make(step)
 
 
-def train(stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, say: Callable[[str], None] = print) -> None:
-    """Train `stage`, going on from the state in `folder` if there is one; stop after step `until` (default: all)."""
-    accelerator = Accelerator(mixed_precision=recipe.precision if recipe.precision != "fp32" else "no", cpu=not torch.cuda.is_available())
+class Watch(Protocol):
+    """Who looks on: told after every step, once in all processes together."""
+
+    def after(self, step: int, figures: dict[str, float]) -> str:
+        """What is wished: "" to go on, "save", or "pause" to save and end. `step` counts the steps done."""
+
+
+def train(
+    stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, say: Callable[[str], None] = print, watch: Watch | None = None
+) -> int:
+    """Train `stage`, going on from the state in `folder` if there is one; stop after step `until` (default: all).
+
+    Under `accelerate launch` every process takes its share of a step's batches: P processes that accumulate A batches do what one
+    does that accumulates P * A.
+
+    Returns:
+        The steps done in all.
+
+    Raises:
+        Diverged: the loss is not finite; the saved state is from before.
+    """
+    precision = recipe.precision if recipe.precision != "fp32" else "no"
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     names = _trainable(stage)
     parameters = list(names.values())
     optimizers = [accelerator.prepare(each) for each in _optimizers(names, recipe)]
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
     start = load_state(folder, names, averaged, optimizers)
     last = min(recipe.steps, until or recipe.steps)
-    loader = DataLoader(
-        Batches(stage.batch, recipe.steps), batch_size=None, sampler=range(start, last), num_workers=recipe.workers,
-        prefetch_factor=4 if recipe.workers else None, worker_init_fn=_stay,
-    )  # fmt: skip
+    whole = accelerator.prepare(_Whole(stage)) if accelerator.num_processes > 1 else None
+    shares = _Shares(recipe, accelerator, whole or stage.loss)
     log = Log(folder, recipe, say)
     pause = Pause()
-    for step, batch in zip(range(start, last), loader, strict=True):
+    done = start
+    for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
         for group in [group for each in optimizers for group in each.param_groups]:
             group["lr"] = recipe.learning_rate * rate_at(step, recipe)
-        generator = torch.Generator().manual_seed(recipe.step_seed(step))
-        torch.manual_seed(recipe.step_seed(step))
-        with accelerator.autocast():
-            loss, figures = stage.loss(batch, generator)
-        accelerator.backward(loss)
+        figures = shares.gradients(step, batches)
         norm = accelerator.clip_grad_norm_(parameters, recipe.clip)
         for each in optimizers:
             each.step()
             each.zero_grad(set_to_none=True)
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
-        log.add(step, {"loss": float(loss.detach()), "grad": float(norm), **figures})
-        if log.due() or pause.asked or step + 1 == last:
-            save_state(folder, step + 1, names, averaged, optimizers)
-        if pause.asked:
+        figures = _finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
+        if accelerator.is_main_process:
+            log.add(step, figures)
+        done = step + 1
+        asked = watch.after(done, figures) if watch else ""
+        ends = shares.agreed(pause.asked or asked == "pause" or done == last)
+        if shares.agreed(log.due() or asked == "save") or ends:
+            shares.save(folder, done, names, averaged, optimizers)
+        if ends:
             break
+    return done
+
+
+def _finite(figures: dict[str, float], step: int) -> dict[str, float]:
+    if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad"])):
+        raise Diverged(f"The loss of step {step + 1} is not a number.")
+    return figures
+
+
+class _Whole(nn.Module):
+    """A stage as one module, so that its gradients are averaged over processes."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(stage.modules)
+        self.compute = stage.loss
+
+    def forward(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        return self.compute(batch, generator)
+
+
+class _Shares:
+    """What this process does of every step. A batch's number is a step's number where a step has one batch."""
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, compute: Callable) -> None:
+        self.recipe, self.accelerator, self.compute = recipe, accelerator, compute
+        self.count = accelerator.num_processes * recipe.accumulate
+        self.first = accelerator.process_index * recipe.accumulate
+
+    def numbers(self, step: int) -> range:
+        return range(step * self.count + self.first, step * self.count + self.first + self.recipe.accumulate)
+
+    def batches(self, stage: Stage, start: int, last: int) -> Iterator[list[tuple[int, Any]]]:
+        numbers = [number for step in range(start, last) for number in self.numbers(step)]
+        workers = self.recipe.workers
+        loader = DataLoader(
+            Batches(stage.batch, self.recipe.steps * self.count), batch_size=None, sampler=numbers, num_workers=workers,
+            prefetch_factor=4 if workers else None, worker_init_fn=_stay,
+        )  # fmt: skip
+        numbered = iter(zip(numbers, loader, strict=True))
+        for _ in range(start, last):
+            yield [next(numbered) for _ in range(self.recipe.accumulate)]
+
+    def gradients(self, step: int, batches: Iterable[tuple[int, Any]]) -> dict[str, float]:
+        """Add up the gradients of a step; returns the mean of its loss and figures."""
+        sums: dict[str, list[float]] = {}
+        for number, batch in batches:
+            generator = torch.Generator().manual_seed(self.recipe.step_seed(number))
+            torch.manual_seed(self.recipe.step_seed(number))
+            with self.accelerator.autocast():
+                loss, figures = self.compute(batch, generator)
+            self.accelerator.backward(loss / self.recipe.accumulate)
+            for name, value in {"loss": self._mean(loss.detach()), **figures}.items():
+                sums.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in sums.items()}
+
+    def _mean(self, loss: torch.Tensor) -> float:
+        return float(self.accelerator.reduce(loss, "mean") if self.accelerator.num_processes > 1 else loss)
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum"))
+
+    def save(self, folder: Path, step: int, *state: Any) -> None:
+        if self.accelerator.is_main_process:
+            save_state(folder, step, *state, keep=self.recipe.keep)
+        self.accelerator.wait_for_everyone()
 
 
 def _stay(worker: int) -> None:
@@ -164,6 +272,10 @@ def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.op
     """Muon (Jordan et al., 2024), scaled to AdamW's step size (Liu et al., 2025, arXiv 2502.16982), so that one rate serves both."""
     matrices = {name: p for name, p in names.items() if recipe.optimizer == "muon" and p.ndim == 2 and "blocks." in name}
     rest = [p for name, p in names.items() if name not in matrices]
+    if recipe.optimizer == "adamw8bit":
+        import bitsandbytes  # slow to import, and of use on a GPU only
+
+        return [bitsandbytes.optim.AdamW8bit(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)]
     adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if not matrices:
         return [adamw]
@@ -174,9 +286,12 @@ def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.op
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
-    """Warm-up, constant, then linear down to `final_rate`: a run that is made longer goes on as it was."""
+    """Warm-up, constant, then linear down to `final_rate`: a run that is made longer goes on as it was. Or warm-up and cosine."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
+    if recipe.schedule == "cosine":
+        share = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+        return recipe.final_rate + (1 - recipe.final_rate) * (1 + math.cos(math.pi * share)) / 2
     left = (recipe.steps - step) / max(1, recipe.steps * recipe.decay)
     return max(recipe.final_rate, min(1.0, left))
 
@@ -187,13 +302,26 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
         value.lerp_(names[name].detach(), 1 - decay)
 
 
-def save_state(folder: Path, step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]) -> None:
-    """Write the whole state beside the old one, then rename: a killed save leaves the old state."""
+def save_state(
+    folder: Path, step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any], keep: int = 1
+) -> None:
+    """Write the whole state beside the old one, then rename: a killed save leaves the old state. Of the last `keep` states each stays."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {"step": step, "weights": {k: v.detach() for k, v in names.items()}, "ema": averaged}
     state["optimizers"] = [each.state_dict() for each in optimizers]
+    for left in folder.glob(".state.*.part"):  # of a process that was killed
+        left.unlink(missing_ok=True)
     beside = folder / f".state.{os.getpid()}.part"
     torch.save(state, beside)
+    if keep > 1:
+        kept = folder / f"state-{step:07d}.pt"
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(beside)
+        except OSError:  # a file system that has no links
+            shutil.copyfile(beside, kept)
+        for old in sorted(folder.glob("state-*.pt"))[:-keep]:
+            old.unlink()
     beside.replace(folder / "state.pt")
 
 

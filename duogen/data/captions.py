@@ -1,0 +1,32 @@
+"""Words for pictures that have none, by the pair itself; they are written beside the pictures, to be corrected by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duogen.conversation import Conversation, open_picture, write_beside
+from duogen.events import Done
+from duogen.options import ImageOptions, Options, TextOptions
+
+if TYPE_CHECKING:
+    from duogen.engine import Engine
+
+ASK = "Describe this picture in one sentence."
+
+
+def caption_all(engine: Engine, pictures: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Write NAME.txt beside each picture that has none; yields each picture with its words. Nobody's own words are touched."""
+    options = Options(0, TextOptions(temperature=0.0, max_tokens=80), ImageOptions(max_images=0, preview_every=0))
+    for picture in pictures:
+        words = picture.with_suffix(".txt")
+        if words.exists():
+            continue
+        said = ""
+        for event in engine.answer(Conversation().say("user", open_picture(picture), ASK), options):
+            if isinstance(event, Done):
+                said = " ".join(event.conversation.path()[-1].text().split())
+        if said:
+            write_beside(words, said.encode())
+            yield picture, said

@@ -1,0 +1,439 @@
+"""Fine-tuning from a folder to an adapter, on a tiny pair: exact resumption, caches, adapters that come and go, merging."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import CosmosTransformer3DModel
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from duogen.adapters import PARTS, Wanted, put_on
+from duogen.data import card
+from duogen.engine import Engine
+from duogen.jobs import Job, device_lock
+from duogen.options import ImageOptions, Options, TextOptions
+from duogen.pipeline import About, open_pair, open_parts
+from duogen.teaching import PRESETS, FineTune, PaintRecipe
+from duogen.train import command
+from duogen.train import finetune as work
+from duogen.train.cache import Seeing, bucket
+from duogen.train.finetune import Order, failure, finetune, loop_recipe
+from duogen.train.loop import Diverged, rate_at, train
+from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
+from tests.test_examples import conversations, picture
+from tests.test_training import Toy, equal, recipe
+from tests.tiny import tiny_pair
+
+RECIPE = {
+    "sample_every": 2, "save_minutes": 0.0, "max_tokens": 300, "talk": {"steps": 4, "batch": 2, "rank": 4, "warmup": 1},
+    "paint": {"steps": 4, "batch": 2, "rank": 4, "ema": 0.5, "warmup": 1, "learning_rate": 0.01},
+}  # fmt: skip
+
+
+def quiet(words: str) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """The loop takes over the signals that stop it, and accelerate keeps its state for the whole process."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A tiny pair, six examples and a recipe, with a home of its own."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny_pair(folder / "pair")
+    rows = [
+        [("user", [f"Draw a {name}."]), ("assistant", [f"The {name}.", f"images/{at}.png", "More.", f"images/{at + 6}.png", "Done."])]
+        for at, name in enumerate(("boat", "tree", "car", "sun", "cat", "dog"))
+    ]
+    data = conversations(folder / "data", *rows)
+    for at in range(12):
+        picture(data / "images" / f"{at}.png", at)
+    (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    before = os.environ.get("DUOGEN_HOME")
+    os.environ["DUOGEN_HOME"] = str(folder / "home")
+    yield folder
+    os.environ.pop("DUOGEN_HOME") if before is None else os.environ.update(DUOGEN_HOME=before)
+
+
+@pytest.fixture(scope="module")
+def processes(place):
+    """Starts processes that have imported everything already, and used nothing of it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["duogen.train.finetune"])
+    return context
+
+
+def order(place: Path, out: str, stage: str = "both", **changes) -> Order:
+    recipe = replace(FineTune.of(RECIPE), **changes)
+    return Order(place / "data", place / out, str(place / "pair"), stage, recipe, "cpu")
+
+
+@pytest.fixture(scope="module")
+def adapter(place) -> Path:
+    """What an uninterrupted run makes."""
+    known = finetune(order(place, "whole"), quiet)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert known["phase"] == "done", known
+    return place / "whole"
+
+
+def state(out: Path, stage: str) -> dict:
+    return torch.load(out / "run" / stage / "state.pt")
+
+
+def test_a_run_leaves_an_adapter_and_its_story(adapter):
+    job = Job(adapter)
+    assert sorted(file.name for file in adapter.iterdir()) == ["adapter.json", "run", "text_encoder", "transformer"]
+    for stage in ("talk", "paint"):
+        figures = job.figures(stage)
+        assert [entry["step"] for entry in figures] == [0, 1, 2, 3, 4] and all(entry["loss"] > 0 for entry in figures[1:])
+        assert [entry["step"] for entry in figures if "validation" in entry] == [0, 2, 4]
+    samples = job.samples()
+    assert [(each["stage"], each["step"]) for each in samples] == [(name, at) for name in ("talk", "paint") for at in (0, 2, 4)]
+    shown = samples[-1]["shown"][0]
+    assert (job.run / "samples" / shown["picture"]).is_file() and shown["prompt"].startswith("Draw a ")
+    assert not job.alive() and job.progress()["phase"] == "done"
+    assert not list(adapter.rglob("*.part"))
+
+
+def test_peft_and_diffusers_read_it_by_themselves(place, adapter):
+    pair = place / "pair"
+    mllm = PeftModel.from_pretrained(Qwen2_5_VLForConditionalGeneration.from_pretrained(pair / "text_encoder"), adapter / "text_encoder")
+    written = load_file(adapter / "text_encoder" / "adapter_model.safetensors")
+    layer = mllm.base_model.model.model.language_model.layers[2].mlp.up_proj
+    name = "base_model.model.model.language_model.layers.2.mlp.up_proj.lora_B.weight"
+    assert layer.lora_B["default"].weight.abs().max() > 0 and torch.equal(layer.lora_B["default"].weight, written[name])
+    for read in ("peft", "diffusers"):
+        transformer = CosmosTransformer3DModel.from_pretrained(pair / "transformer")
+        if read == "peft":
+            transformer = PeftModel.from_pretrained(transformer, adapter / "transformer").base_model.model
+        else:
+            transformer.load_lora_adapter(adapter / "transformer", weight_name="adapter_model.safetensors", prefix="base_model.model")
+        (weight,) = transformer.transformer_blocks[1].attn2.to_v.lora_B.values()
+        assert weight.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("killed", ["talk", "paint"])
+def test_after_a_kill_it_ends_with_the_same_bits(place, adapter, processes, tmp_path, killed):
+    out = tmp_path / "killed"
+    wish = replace(order(place, "x"), out=out)
+    if killed == "paint":  # stage 1 is there already
+        shutil.copytree(adapter / "run" / "talk", out / "run" / "talk")
+    child = processes.Process(target=finetune, args=(wish, quiet))
+    child.start()
+    while not (out / "run" / killed / "state.pt").exists() and child.is_alive():
+        time.sleep(0.002)
+    child.kill()
+    child.join()
+    assert Job(out).progress()["phase"] == "killed"
+    assert state(out, killed)["step"] < 4, "it was over before it was killed"
+    known = finetune(Order.of(out), quiet)
+    assert known["phase"] == "done", known
+    for stage in ("talk", "paint"):
+        assert equal(state(out, stage), state(adapter, stage))
+        part = work.PART[stage]
+        written = [load_file(folder / part / "adapter_model.safetensors") for folder in (out, adapter)]
+        assert equal(*written)
+
+
+def test_the_caches_hold_what_serving_reads_and_serve_again(place, adapter, monkeypatch):
+    caches = list((place / "home" / "finetune" / "cache").iterdir())
+    assert len(caches) == 1 and len(list(caches[0].iterdir())) == 6
+    monkeypatch.setattr(work, "_seeing", lambda *_: pytest.fail("what was seen already is looked at again"))
+    ready = work.prepared(order(place, "whole"), quiet)
+    (example, file), *_ = work._seen(ready, None)
+    seen = work.read_seen(file)
+    engine = Engine(open_pair(place / "pair", "cpu", "bf16"))
+    engine.wear([Wanted(adapter)])
+    packed = engine.tokens.pack(example.turns())
+    engine._follow(packed)
+    until = packed.slots[1].bov
+    assert len(seen.states) == until and [cut[0] for cut in seen.cuts] == [slot.bov for slot in packed.slots]
+    assert (seen.states.float() - engine.memory.context.condition(until)[0]).abs().max() < 0.05
+    assert all(torch.equal(mine, past[0]) for mine, past in zip(seen.latents, engine.memory.frames.past, strict=True))
+
+
+def test_adapters_come_and_go_without_opening_the_pair_anew(place, adapter):
+    engine = Engine(open_pair(place / "pair", "cpu", "fp32"))
+    options = Options(3, TextOptions(temperature=0.0, max_tokens=4), ImageOptions(steps=2))
+
+    def heard(*worn: Wanted) -> torch.Tensor:
+        engine.wear(worn)
+        packed = engine.tokens.pack([])
+        packed.add([*engine.tokens.text("Draw a boat")], False)
+        engine.mllm.prefill(engine.memory.context, packed)
+        frame = engine.memory.context.condition()
+        *_, painted = engine.painter.paint(engine.memory.frames, frame, 0, options.image, 1)
+        return torch.cat([engine.memory.context.logits.flatten(), painted.latents.flatten()])
+
+    plain = heard()
+    whole, half = heard(Wanted(adapter)), heard(Wanted(adapter, 0.5))
+    finite = plain.isfinite()
+    assert not torch.equal(plain[finite], whole[finite]) and not torch.equal(half[finite], whole[finite])
+    assert torch.equal(heard(Wanted(adapter, 0.0))[finite], plain[finite])
+    other = adapter.with_name("other")
+    shutil.copytree(adapter, other, dirs_exist_ok=True)
+    both = heard(Wanted(adapter, 0.5), Wanted(other, 0.5))
+    assert (both - whole)[finite].abs().max() < 1e-4  # two halves of the same
+    assert torch.equal(heard()[finite], plain[finite])
+    bad = adapter.with_name("bad")
+    shutil.copytree(adapter, bad, dirs_exist_ok=True)
+    shutil.copytree(adapter / "transformer", bad / "text_encoder", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="made for another pair"):
+        engine.wear([Wanted(bad)])
+    assert torch.equal(heard()[finite], plain[finite])
+    for text, words in (("nowhere", "is no adapter"), (f"{adapter}:2", "from 0 to 1.5"), (":1", "names no adapter")):
+        with pytest.raises(ValueError, match=words):
+            Wanted.parse(text)
+    assert Wanted.parse(f"{adapter}:0.3") == Wanted(adapter, 0.3)
+
+
+def test_merged_into_a_pair_it_says_the_same(place, adapter):
+    command.merged_pair(str(place / "pair"), [Wanted(adapter)], place / "merged")
+    worn, merged = open_parts(place / "pair", ("transformer",), "cpu"), open_pair(place / "merged", "cpu", "fp32")
+    put_on(worn, [Wanted(adapter)])
+    frame = torch.randn(3, 128)
+    outs = [pair.transformer.crossattn_proj(frame) for pair in (worn, merged)]
+    assert (outs[0] - outs[1]).abs().max() < 0.03  # bf16
+    assert merged.about == worn.about
+    with pytest.raises(ValueError, match="is there already"):
+        command.merged_pair(str(place / "pair"), [Wanted(adapter)], place / "merged")
+
+
+def test_full_training_makes_a_new_pair(place):
+    recipe = FineTune.of({**RECIPE, "talk": {**RECIPE["talk"], "rank": 0, "steps": 2}, "paint": {**RECIPE["paint"], "rank": 0, "steps": 2}})
+    assert finetune(replace(order(place, "full"), recipe=recipe), quiet)["phase"] == "done"
+    base, made = open_pair(place / "pair", "cpu", "fp32"), open_pair(place / "full" / "pair", "cpu", "fp32")
+    for part in ("text_encoder", "transformer"):
+        one, other = getattr(base, part).state_dict(), getattr(made, part).state_dict()
+        assert one.keys() == other.keys() and any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_plain_cosmos_layout_learns_too(place, tmp_path):
+    """Bidirectional, velocity, AutoencoderKLWan, all layers read; with buckets, recomputation and a connector of full rank."""
+    tiny_pair(tmp_path / "cosmos", cosmos_layout=True)
+    (tmp_path / "cosmos" / "duogen.json").write_text('{"tuned": false, "image_size": [64, 64], "steps": 2, "guidance": 1.0}')
+    paint = {**RECIPE["paint"], "steps": 2, "buckets": True, "checkpointing": True, "connector": "full"}
+    recipe = FineTune.of({**RECIPE, "talk": {**RECIPE["talk"], "steps": 2, "checkpointing": True}, "paint": paint})
+    wish = Order(place / "data", tmp_path / "out", str(tmp_path / "cosmos"), "both", recipe, "cpu")
+    known = finetune(wish, quiet)
+    assert known["phase"] == "done", known
+    written = load_file(tmp_path / "out" / "transformer" / "adapter_model.safetensors")
+    assert written["base_model.model.crossattn_proj.0.lora_A.weight"].shape == (24, 192)
+    assert all(value.abs().max() > 0 for value in written.values())
+    put_on(open_parts(tmp_path / "cosmos", ("transformer",), "cpu"), [Wanted(tmp_path / "out")])
+    engine = Engine(open_pair(tmp_path / "cosmos", "cpu", "fp32"))
+    for adapters, taught in (([Wanted(tmp_path / "out")], True), ([Wanted(tmp_path / "out", 0.0)], False), ([], False)):
+        engine.wear(adapters)
+        assert engine.tuned == engine.tokens.tuned == engine.mllm.remembers == (engine.tokens.bov not in engine.mllm.unsaid) == taught
+    command.merged_pair(str(tmp_path / "cosmos"), [Wanted(tmp_path / "out")], tmp_path / "merged")
+    assert About.load(tmp_path / "merged").tuned and not About.load(tmp_path / "cosmos").tuned
+
+
+def test_recomputation_changes_nothing(place, adapter):
+    ready = work.prepared(order(place, "whole"), quiet)
+    files = [file for _, file in work._seen(ready, None)]
+    gradients = []
+    for again in (False, True):
+        parts = open_parts(place / "pair", ("transformer", "vae"), "cpu")
+        parts.transformer.requires_grad_(True)
+        if again:
+            parts.transformer.enable_gradient_checkpointing()
+        own = PaintRecipe(batch=2)
+        stage = PaintStage(loop_recipe(own, FineTune()), parts.transformer, parts.about, parts.vae, files, own)
+        stage.loss(stage.batch(1), torch.Generator().manual_seed(1))[0].backward()
+        gradients.append({name: weight.grad for name, weight in parts.transformer.named_parameters() if weight.grad is not None})
+    assert equal(*gradients) and len(gradients[0]) > 20
+
+
+def test_a_batch_reads_words_and_frames_as_serving_does(place, adapter):
+    ready = work.prepared(order(place, "whole"), quiet)
+    files = [file for _, file in work._seen(ready, None)]
+    seen = [work.read_seen(file) for file in files[:2]]
+    batch = gathered(seen, [0, 1])
+    assert batch.words[0, 1].sum() == seen[0].cuts[1][0] and batch.fewer[0, 1].sum() == seen[0].cuts[1][1]
+    assert batch.fewer[0, 0].sum() == 1 and batch.painted.all() and batch.latents[1].shape == (2, 8, 4, 4)
+    rounds = Rounds([0, 0, 1, 0, 1], 2, 5)
+    assert sorted(index for number in range(3) for index in rounds[number]) == [0, 1, 2, 3, 4]
+    assert all(len({(0, 0, 1, 0, 1)[index] for index in rounds[number]}) == 1 for number in range(9))
+    assert rounds[4] == Rounds([0, 0, 1, 0, 1], 2, 5)[4]
+
+
+def test_the_painters_reading_is_left_alone_where_it_can_be(place):
+    about = open_parts(place / "pair", (), "cpu").about
+    talk = FineTune().talk
+    assert lowest_layer(talk, replace(about, layers=(1, 2)), 3) == 2 and lowest_layer(talk, replace(about, layers=None), 3) == 0
+    assert lowest_layer(replace(talk, first_layer=1), about, 3) == 1
+
+
+def test_pictures_keep_their_shape_in_buckets(place):
+    parts = open_parts(place / "pair", ("vae",), "cpu")
+    seeing = Seeing(None, work.FramePainter(parts), True)
+    for size, meant in (((100, 100), (64, 64)), ((400, 100), (128, 32)), ((100, 390), (32, 128))):
+        assert bucket(size, seeing.painter) == meant
+
+
+def test_pausing_stopping_and_the_line_for_the_device(place, monkeypatch):
+    out = place / "wishes"
+    wish = order(place, "wishes", "2")
+    asked = iter([["save"], ["pause"], ["sample"], ["stop"]])
+    monkeypatch.setattr(Job, "asked", lambda self: next(asked, []) if (self.run / "paint" / "log.jsonl").exists() else [])
+    assert finetune(wish, quiet)["phase"] == "paused"
+    paused = state(out, "paint")["step"]
+    assert paused == 2 and not (out / "adapter.json").exists()
+    assert finetune(Order.of(out), quiet)["phase"] == "stopped"
+    assert (out / "transformer" / "adapter_model.safetensors").exists()
+    with device_lock("cpu"):
+        monkeypatch.setattr(Job, "asked", lambda self: ["stop"])
+        assert finetune(order(place, "waits"), quiet)["phase"] == "stopped"
+    with Job(out).living(), pytest.raises(ValueError, match="being trained already"):
+        monkeypatch.setattr("duogen.jobs.LOCK_SECONDS", 0.1)
+        finetune(Order.of(out), quiet)
+
+
+def test_failures_are_told_in_plain_words(place, monkeypatch):
+    kinds = {
+        "memory": [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+        "loss": [Diverged("x")],
+        "disk": [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")],
+        "data": [FileNotFoundError("a.png"), ValueError("There is no file a.png.")],
+        "other": [RuntimeError("boom")],
+    }
+    for kind, errors in kinds.items():
+        for error in errors:
+            told = failure(error)
+            assert told["kind"] == kind and told["words"].endswith("."), (error, told)
+    wish = order(place, "nan", "2")
+    high = replace(wish, recipe=replace(wish.recipe, paint=replace(wish.recipe.paint, learning_rate=0.05, steps=3)))
+    loss = PaintStage.loss
+    monkeypatch.setattr(PaintStage, "loss", lambda self, batch, generator: (loss(self, batch, generator)[0] * float("nan"), {}))
+    known = finetune(high, quiet)
+    assert known["phase"] == "failed" and known["kind"] == "loss" and not (wish.out / "adapter.json").exists()
+    lower = FineTune().with_less_memory("talk")
+    assert (lower.talk.batch, lower.talk.accumulate) == (2, 2)
+    one = replace(FineTune(), talk=replace(FineTune().talk, batch=1))
+    assert one.with_less_memory("talk").talk.checkpointing
+    assert FineTune().with_smaller_steps("paint").paint.learning_rate < 4e-4
+
+
+def test_recipes_are_checked():
+    for preset in PRESETS:
+        assert FineTune.of(json.loads(json.dumps(FineTune.load(preset).as_json()))) == FineTune.load(preset)
+    for raw, words in (
+        ({"speed": 1}, "speed is not known"), ({"talk": {"steps": "many"}}, "talk.steps is 'many'"), ({"talk": {"steps": 0}}, "between"),
+        ({"talk": {"precision": "nf4", "rank": 0}}, "quantised"), ({"paint": {"connector": "x"}}, "connector"), ([], "must be an object"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            FineTune.of(raw)
+    with pytest.raises(ValueError, match="There is no recipe"):
+        FineTune.load("nowhere.json")
+
+
+def test_the_command_line_says_what_is_wrong(place, adapter, capsys):
+    from duogen.__main__ import main
+
+    pair = ["--pair", str(place / "pair"), "--recipe", str(place / "recipe.json")]
+    for argv, words in (
+        (["--data", str(place / "none"), "--out", str(place / "o")], "no folder or zip"),
+        (["--data", str(place / "data"), "--out", str(adapter)], "is there already"),
+        (["--data", str(place / "data")], "--out DIR"),
+        (["--out", str(place / "o"), "--resume"], "nothing to resume"),
+        (["--data", str(place / "data"), "--out", str(place / "o"), "--recipe", "none"], "no recipe"),
+    ):
+        assert main(["finetune", *pair, *argv]) == 2
+        out, err = capsys.readouterr()
+        assert words in err and len(err.strip().splitlines()) == 1, err
+    assert not (place / "o").exists()
+    assert main(["finetune", *pair, "--data", str(place / "data"), "--estimate"]) == 0
+    said = capsys.readouterr().out
+    assert "6 examples" in said and "Stage 1" in said and "GB of memory" in said and "Stage 2" in said
+
+
+def half(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, as `accelerate launch` starts them; stopped and gone on with in the middle."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()} | {"ACCELERATE_USE_CPU": "true"})
+    wish = recipe(precision="fp32", accumulate=2, log_every=1)
+    assert train(Toy(), wish, folder, until=3, say=quiet) == 3
+    assert train(Toy(), wish, folder, say=quiet) == 6
+
+
+def test_two_processes_do_what_one_does_that_accumulates_twice(processes, tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    children = [processes.Process(target=half, args=(rank, port, tmp_path / "two")) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    wish = recipe(precision="fp32", log_every=1)
+    train(Toy(), replace(wish, accumulate=4), tmp_path / "one", say=quiet)
+    two, one = (torch.load(tmp_path / name / "state.pt") for name in ("two", "one"))
+    assert two["step"] == one["step"] == 6
+    assert all(torch.allclose(two["weights"][name], one["weights"][name], atol=1e-6) for name in one["weights"])
+    curves = [[json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("two", "one")]
+    assert len(curves[1]) == 6 and curves[0] == pytest.approx(curves[1], abs=2e-5)
+
+
+def test_the_newest_states_stay(tmp_path):
+    train(Toy(), recipe(keep=2, save_minutes=0.0), tmp_path, say=quiet)
+    assert sorted(file.name for file in tmp_path.glob("*.pt")) == ["state-0000005.pt", "state-0000006.pt", "state.pt"]
+    assert equal(torch.load(tmp_path / "state.pt"), torch.load(tmp_path / "state-0000006.pt"))
+
+
+def test_the_cosine_ends_where_it_should():
+    wish = recipe(steps=100, warmup=10, schedule="cosine")
+    assert rate_at(0, wish) == 0.1 and rate_at(10, wish) == 1.0 and rate_at(55, wish) == pytest.approx(0.515)
+    assert rate_at(99, wish) < 0.04
+
+
+def test_what_others_get_of_an_adapter(place, adapter, monkeypatch):
+    with zipfile.ZipFile(card.packed(adapter)) as packed:
+        names = {name.partition("/")[2] for name in packed.namelist()}
+        about, told = (packed.read(f"{adapter.name}/{name}").decode() for name in ("adapter.json", "README.md"))
+    assert names == {f"{part}/{name}" for part in PARTS for name in ("adapter_config.json", "adapter_model.safetensors")} | {
+        "adapter.json", "README.md",
+    }  # fmt: skip
+    assert str(place) not in about + told and "| 2, how to paint it | 4 | 4 |" in told and "→" in told
+    uploads = []
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **how: f"https://hub/{name}")
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **how: uploads.append(sorted(os.listdir(how["folder_path"]))))
+    monkeypatch.setattr(card, "_token", lambda: "secret")
+    assert card.push(adapter, "anna/boats") == "https://hub/anna/boats"
+    assert uploads == [["README.md", "adapter.json", "text_encoder", "transformer"]]
+    monkeypatch.setattr(card, "_token", lambda: None)
+    for name, words in (("anna/boats", "token"), ("boats", "USER/NAME")):
+        with pytest.raises(ValueError, match=words):
+            card.push(adapter, name)
+
+
+def test_examples_without_pictures_to_paint_are_for_stage_1_only(place, tmp_path):
+    data = conversations(tmp_path / "d", *[[("user", ["Hi"]), ("assistant", [f"Ho {at}."])] for at in range(3)])
+    wish = replace(order(place, "x"), data=data)
+    with pytest.raises(ValueError, match="choose --stage 1"):
+        work.prepared(wish, quiet)
+    assert len(work.prepared(replace(wish, stage="1"), quiet).train) == 3

@@ -1,0 +1,253 @@
+"""The Fine-tune tab in a real browser: from a folder to an adapter in the chat, with browser and server gone in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from filelock import Timeout
+from PIL import Image as PILImage
+
+from duogen.conversation import Conversation, load_conversation
+from duogen.gallery import Gallery
+from duogen.jobs import Job
+from duogen.options import Options
+from duogen.store import Store
+from duogen.teaching import FineTune, PaintRecipe, TalkRecipe
+from tests.test_chat import fast  # noqa: F401
+from tests.test_everyone import LOOKS, faults
+from tests.test_examples import conversations, picture
+from tests.test_languages import english_on
+from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab, wait_until_answered  # noqa: F401
+from tests.tiny import tiny_pair
+from ui import controls
+from ui.card import Card
+from ui.finetune import Finetune, keep_example
+from ui.loading import Loading
+from ui.pictures import PictureFolder
+from ui.runs import plotted, shown_strip
+from ui.shared import Shared
+from ui.space import Space
+from ui.speech import TABLES, said_in
+
+
+def examples(folder: Path) -> Path:
+    names = ("boat", "tree", "car", "sun", "cat", "dog")
+    rows = [[("user", [f"Draw a {name}."]), ("assistant", [f"The {name}.", f"images/{at}.png"])] for at, name in enumerate(names)]
+    data = conversations(folder, *rows, [("user", ["Hi"])])
+    for at in range(len(rows)):
+        picture(data / "images" / f"{at}.png", at)
+    return data
+
+
+def to_tab(page) -> None:
+    page.click("button[role=tab]:has-text('Fine-tune')")
+    page.wait_for_selector("#finetune-start")
+
+
+@browser_only
+@pytest.mark.skipif(not os.environ.get("DUOGEN_LONG_TESTS"), reason="trains in a process of its own for a minute: set DUOGEN_LONG_TESTS=1")
+def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Path) -> None:  # noqa: F811
+    data, home = examples(tmp_path / "my-boats"), tmp_path / "home"
+    home.mkdir()
+    pair = ["--pair", str(tiny_pair(tmp_path / "pair"))]
+    server, job = Server(home, *pair), Job(home / "finetune" / "my-boats")
+    try:
+        page = tab(server.address)
+        page.set_default_timeout(240_000)
+        page.wait_for_selector("#status:has-text('Ready')")
+        to_tab(page)
+        page.fill("#finetune-folder textarea, #finetune-folder input", str(data))
+        page.click("#finetune-check")
+        page.wait_for_selector("#finetune-tiles .tile img")
+        assert "6 examples" in page.inner_text("#finetune-report") and "1 example left out" in page.inner_text("#finetune-report")
+        page.wait_for_selector("#finetune-needs p")
+        page.click("#finetune-settings button.label-wrap")
+        for steps in page.locator("input[aria-label='number input for Steps']").all():
+            steps.fill("60")
+            steps.press("Tab")
+        page.click("#finetune-settings button.label-wrap")
+        page.screenshot(path=SHOTS / "finetune-start.png", full_page=True)
+        page.click("#finetune-start")
+        page.wait_for_selector("#finetune-progress:has-text('step')")
+        page.context.close()
+        server.process.kill()
+        server.process.wait()
+        assert job.alive() or job.progress()["phase"] == "done"
+        server = Server(home, *pair)
+        page = tab(server.address)
+        page.set_default_timeout(240_000)
+        to_tab(page)
+        page.wait_for_selector("#finetune-progress:has-text('Done')")
+        page.wait_for_selector("#finetune-after", state="visible")
+        assert page.locator("#finetune-strip .paint td img").count() >= 2 and page.locator("#finetune-strip .talk td p").count() >= 2
+        page.wait_for_function("[...document.querySelectorAll('#finetune-strip img')].every(img => img.naturalWidth > 0)")
+        page.screenshot(path=SHOTS / "finetune-done.png", full_page=True)
+        assert sideways(page) <= 0
+        page.click("button[role=tab]:has-text('Chat')")
+        page.click("#drawer")
+        page.click("#worn button.label-wrap")
+        page.click("#worn-my-boats input[type=checkbox]")
+        page.wait_for_selector("#worn-status:has-text('On: my-boats (1)')")
+        page.screenshot(path=SHOTS / "finetune-worn.png")
+        send(page, "Draw a boat.")
+        wait_until_answered(page)
+    finally:
+        server.end()
+        if job.alive():
+            os.kill(job.progress()["pid"], signal.SIGKILL)
+
+
+@browser_only
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_tab_is_for_everyone(fast, tab, look: str) -> None:  # noqa: F811
+    page = tab(fast.address, **LOOKS[look])
+    page.wait_for_selector("#talk .example")
+    to_tab(page)
+    page.click("#finetune-settings button.label-wrap")
+    page.click("#finetune-check")
+    page.wait_for_selector("text=Name a folder or a zip")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SHOTS / f"finetune-{look.replace(', ', '-')}.png")
+    assert faults(page) == [] and sideways(page) <= 0
+
+
+@browser_only
+@pytest.mark.parametrize(("locale", "name"), [("de-DE", "Anlernen"), ("zh-CN", "微调")])
+def test_the_tab_speaks_the_language_of_the_browser(fast, tab, locale: str, name: str) -> None:  # noqa: F811
+    page = tab(fast.address, locale=locale)
+    page.wait_for_selector("#talk .example")
+    page.click(f"button[role=tab]:has-text('{name}')")
+    page.wait_for_selector("#finetune-start")
+    page.click("#finetune-settings button.label-wrap")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SHOTS / f"finetune-{locale[:2]}.png")
+    assert english_on(page) == [] and sideways(page) <= 0
+
+
+def settings(kind: type) -> set[str]:
+    """Names and helps of a recipe's fields, as the tab shows them."""
+    helps = {each.metadata.get("help") for each in fields(kind)} | {each.name.replace("_", " ").capitalize() for each in fields(kind)}
+    return helps - {None, "Talk", "Paint"}
+
+
+@pytest.mark.parametrize("language", TABLES)
+def test_settings_and_reports_are_in_every_language(language: str) -> None:
+    from duogen.data.cost import Cost
+    from duogen.data.describe import Report
+
+    assert set().union(*map(settings, (FineTune, TalkRecipe, PaintRecipe))) - set(TABLES[language]) == set()
+    report = Report("conversations", 12, 1, 24, (5, 7, 9), 1, 2, 3, {"64 x 64": 3}, 1, 2, [("a", "b")])
+    words = report.sentences() + [Cost(stage, 1e9, 0.0, 3e3).sentence() for stage in ("talk", "paint")]
+    said = [said_in(language, each) for each in words]
+    assert not [each for each in said if re.search(r"\b(example|picture|minute|the|and|of)", each)], said
+
+
+def test_a_chosen_answer_becomes_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from duogen.data.readers import read
+
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    talk = Conversation().say("user", "Draw a boat.").say("assistant", "Here.", PILImage.new("RGB", (9, 9), "red"))
+    keep_example(talk)
+    keep_example(talk)
+    keep_example(talk.say("user", "And a tree?").say("assistant", "Here too."))
+    data = read(tmp_path / "finetune" / "examples")
+    assert sorted(len(example.lines) for example in data.examples) == [2, 4] and not data.problems
+    assert len(load_conversation(tmp_path / "finetune" / "examples" / talk.head).turns) == 2
+
+
+def shared(home: Path) -> Shared:
+    loading = Loading(words="Ready")
+    loading.finished.set()
+    gallery = Gallery(home)
+    space = Space(gallery, Store(home / "conversations"), (), home / "uploads")
+    return Shared(loading, gallery, space, PictureFolder(home / "previews", 9), controls.build(Options))
+
+
+def test_what_is_shown_of_a_job_in_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    with gr.Blocks():
+        own = Finetune(gr.Tab("Fine-tune"), shared(tmp_path), PictureFolder(tmp_path / "p", 9))
+    job = Job(tmp_path / "finetune" / "boats")
+    order = {"stage": "2", "recipe": FineTune().as_json(), "data": "x", "pair": None, "device": "cpu"}
+    job.write_order(order)
+    with job.living():
+        job.tell(phase="training", words="Stage 2: step 3 of 9", step=3, steps=9, loss=0.5)
+        shown = own.arrive({own.chosen: None})
+        assert "step 3" in shown[own.progress] and shown[own.buttons["pause"]].visible and not shown[own.resume].visible
+    shown = own.show({own.chosen: "boats"})
+    assert "killed" in shown[own.progress] and shown[own.resume].visible and not shown[own.buttons["pause"]].visible
+    started = []
+    monkeypatch.setattr(Job, "start", lambda self, *arguments: started.append(arguments))
+    job.tell(phase="failed", kind="memory", words="Memory ran out.", stage="paint")
+    assert own.show({own.chosen: "boats"})[own.lower].visible
+    list(own.go_on_lower("boats"))
+    assert started == [("finetune", "--out", str(job.folder), "--resume")] and job.order()["recipe"]["paint"]["batch"] == 2
+    values = {control: control.value for control in own.settings.values()} | {own.source: str(tmp_path), own.what: "both"}
+    for name, right in (("boats", False), ("cache", False), ("", False), ("ships", True)):
+        list(own.begin(values | {own.name: name}))
+        assert (tmp_path / "finetune" / "ships").exists() == right
+    assert Job(tmp_path / "finetune" / "ships").order()["recipe"] == FineTune.load("cpu").as_json()
+
+
+def test_curve_and_strip(tmp_path: Path) -> None:
+    figures = {"talk": [{"step": 0, "validation": 2.0}, {"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.0, "validation": 1.5}], "paint": []}
+    table = plotted(figures)
+    assert set(table["kind"]) == {"What to say", "What to say, kept back"} and len(table) == 4
+    samples = [{"stage": "talk", "step": step, "shown": [{"prompt": "<b>Hi", "text": f"<i>{step}"}]} for step in range(20)]
+    shown = shown_strip(samples, lambda name: name)
+    assert "&lt;b&gt;Hi" in shown and "&lt;i&gt;0" in shown and "&lt;i&gt;19" in shown and "<i>" not in shown
+    assert shown.count("<th>") == 8
+
+
+def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import duogen.pipeline  # noqa: F401  giving up the card needs it, and importing it takes longer than this test may wait
+    from duogen.jobs import serving_lock
+
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    monkeypatch.setattr("ui.card.LOOK_SECONDS", 0.02)
+    opened = []
+
+    class Engine:
+        device = "cuda:0"
+
+    def start(loading: Loading) -> None:
+        loading.engine = Engine()
+        loading.finished.set()
+        opened.append(time.monotonic())
+
+    monkeypatch.setattr(Loading, "start", start)
+    loading = Loading(words="Ready")
+    loading.start()
+    Card(loading).start()
+    job = Job(tmp_path / "finetune" / "boats")
+    job.write_order({"stage": "2"})
+
+    def until(true) -> None:
+        began = time.monotonic()
+        while not true():
+            assert time.monotonic() - began < 60
+            time.sleep(0.005)
+
+    def held() -> bool:
+        try:
+            with serving_lock("cuda:0").acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    until(held)
+    with job.living():
+        job.tell(phase="waiting", words="Waiting", device="cuda:0", wants_card=True)
+        with serving_lock("cuda:0").acquire(timeout=60):
+            job.tell(phase="training", words="Training", wants_card=False)
+            assert loading.engine is None and "training" in loading.words and not loading.finished.is_set()
+        until(lambda: len(opened) == 2)
+    assert loading.engine is not None and json.dumps(job.order())
