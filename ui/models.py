@@ -79,7 +79,7 @@ class Models:
 
     def spoken(self) -> Updates:
         """What the browser cannot put into its language by itself."""
-        return {self.choice: gr.Radio(choices())}
+        return {self.choice: gr.update(choices=choices())}  # a new Radio would be laid out, where the page is being built
 
     def show(self, values: dict) -> Updates:
         """All of the tab for what is chosen."""
