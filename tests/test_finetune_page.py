@@ -48,7 +48,11 @@ def examples(folder: Path) -> Path:
 
 
 def to_tab(page) -> None:
-    page.click("button[role=tab]:has-text('Fine-tune')")
+    if not page.locator("button[role=tab]:has-text('Fine-tune')").is_visible():
+        page.click(".overflow-menu > button")  # a narrow window keeps the last tabs there
+        page.click(".overflow-dropdown button:has-text('Fine-tune')")
+    else:
+        page.click("button[role=tab]:has-text('Fine-tune')")
     page.wait_for_selector("#finetune-start")
 
 
@@ -112,8 +116,6 @@ def test_the_tab_is_for_everyone(fast, tab, look: str) -> None:  # noqa: F811
     page.wait_for_selector("#talk .example")
     to_tab(page)
     page.click("#finetune-settings button.label-wrap")
-    page.click("#finetune-check")
-    page.wait_for_selector("text=Name a folder or a zip")
     page.wait_for_timeout(500)
     page.screenshot(path=SHOTS / f"finetune-{look.replace(', ', '-')}.png")
     assert faults(page) == [] and sideways(page) <= 0
