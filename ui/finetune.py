@@ -67,7 +67,7 @@ class Finetune:
                 self._lay_out_job()
 
     def _lay_out_steps(self) -> None:
-        gr.Markdown("### 1 · Examples")
+        gr.Markdown("## 1 · Examples", elem_classes="step")
         self.folder = gr.Textbox(
             label="Folder or zip on this machine", placeholder="/home/me/recipes", visible=self.local, elem_id="finetune-folder"
         )
@@ -80,7 +80,7 @@ class Finetune:
         self.tiles = gr.HTML("", elem_id="finetune-tiles")
         with gr.Accordion("What is wrong with some of it", open=False, visible=False, elem_id="finetune-wrong") as self.wrong:
             self.problems = gr.HTML("")
-        gr.Markdown("### 2 · What to teach")
+        gr.Markdown("## 2 · What to teach", elem_classes="step")
         self.what = gr.Radio(choices(WHAT), value="both", label="What", show_label=False, container=False, elem_id="finetune-what")
         self.machine = gr.Dropdown(choices(PRESET_NAMES), value="cpu", label="Where it runs", elem_id="finetune-machine")
         with gr.Accordion("All settings", open=False, elem_id="finetune-settings"):
@@ -88,7 +88,7 @@ class Finetune:
             for path, control in self.settings.items():
                 control.value = _at(FineTune.load("cpu"), path)
         self.needs = gr.HTML("", elem_id="finetune-needs")
-        gr.Markdown("### 3 · Start")
+        gr.Markdown("## 3 · Start", elem_classes="step")
         self.name = gr.Textbox(label="Name of the adapter", value="my-style", max_lines=1, elem_id="finetune-name")
         self.start = gr.Button("Start", variant="primary", elem_id="finetune-start")
 

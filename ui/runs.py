@@ -82,7 +82,7 @@ def shown_strip(samples: list[dict[str, Any]], served: Callable[[str], str]) -> 
             prompt = html.escape(columns[0]["shown"][number]["prompt"][:160])
             cells = "".join(f"<td>{_cell(each['shown'][number], served)}</td>" for each in columns if number < len(each["shown"]))
             rows += f'<tr class="asked"><td colspan="{len(columns)}">{prompt}</td></tr><tr>{cells}</tr>'
-        shown += f'<h4>{sentence(name)}</h4><div class="strip"><table class="{stage}"><tr>{head}</tr>{rows}</table></div>'
+        shown += f'<h3>{sentence(name)}</h3><div class="strip"><table class="{stage}"><tr>{head}</tr>{rows}</table></div>'
     return shown
 
 
