@@ -40,19 +40,26 @@ def test_what_is_shipped_is_small_and_only_safetensors():
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".md", ".png"}
 
 
-def test_a_guide_has_a_picture_for_every_step_and_its_colours(engine):
-    done = answer(engine, "How do I draw a red house with a blue door?")
-    turn = done.conversation.path()[-1]
+WISHES = [
+    ("How do I draw a red house with a blue door?", "house", {"walls": "red", "door": "blue"}),
+    ("How do I draw a blue car with a yellow cabin?", "car", {"body": "blue", "cabin": "yellow"}),
+]
+
+
+@pytest.mark.parametrize(("ask", "kind", "wished"), WISHES)
+def test_a_guide_keeps_its_wish_and_paints_what_it_says(engine, ask, kind, wished):
+    turn = answer(engine, ask).conversation.path()[-1]
     steps = turn.text().count("Step ")
     assert steps >= 3 and len(turn.images()) == steps
     scenes = read_reply([part.text if isinstance(part, Text) else part for part in turn.parts])
     last = scenes[-1].things[0]
-    assert last.kind == "house"
-    assert {part.name: part.colour for part in last.parts}["walls"] == "red"
+    assert last.kind == kind
+    assert {part.name: part.colour for part in last.parts}.items() >= wished.items()
     checks = [check_scene(image.picture, scene) for image, scene in zip(turn.images(), scenes, strict=True)]
-    assert all(check.background for check in checks)
-    # The walls stay as they were painted first; the figures of all parts are `evaluate sketchbook`'s, not a test's.
-    assert all(check.parts[0].colour for check in checks)
+    assert all(check.background and check.parts[0].colour for check in checks)
+    # Pixels differ a little from machine to machine: a part may be missed, the picture as a whole may not.
+    right, every = (sum(counts) for counts in zip(*(check.attributes for check in checks), strict=True))
+    assert right / every >= 0.9
 
 
 @pytest.mark.parametrize("words", ["Hello!", "What is the capital of France?", "thanks"])
