@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import socket
 import time
 import zipfile
@@ -48,14 +47,7 @@ def quiet(words: str) -> None:
     pass
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """The loop takes over the signals that stop it, and accelerate keeps its state for the whole process."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for name, handler in before.items():
-        signal.signal(name, handler)
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 @pytest.fixture(scope="module")

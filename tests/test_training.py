@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -25,18 +24,10 @@ from duogen.train.dit import DiTStage, collate
 from duogen.train.drills import dialogue
 from duogen.train.loop import Recipe, load_weights, train
 from duogen.train.vae import any_scene
-from duogen.train.vision import refit
+from duogen.train.vision import VisionStage
 from tests.tiny import BOV, tiny_pair
 
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """The loop takes over the signals that stop it, and accelerate keeps its precision for the whole process."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for name, handler in before.items():
-        signal.signal(name, handler)
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 class Toy:
@@ -230,7 +221,7 @@ def test_refitting_brings_what_is_seen_among_the_words():
     last = mllm.model.visual.merger.mlp[2]
     with torch.no_grad():
         last.weight.mul_(50)  # features that grew until nobody can read them
-    assert refit(mllm, tokens, pictures=120, seed=1, ridge=1e-3) > 0.2
+    assert VisionStage(recipe(), mllm, tokens).refit(pictures=120, seed=1, ridge=1e-3) > 0.2
     pixels, grids = tokens.pixels([Image(draw(any_scene(random.Random(5)))) for _ in range(4)])
     with torch.no_grad():
         lengths = mllm.model.visual(pixels, grid_thw=grids).pooler_output.norm(dim=-1)

@@ -110,15 +110,10 @@ def _total(judged: str, scores: dict[str, float]) -> float:
 
 
 def _five(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Judgement:
-    words, shown = [], list(task.pictures())
-    for part in answer:
-        if isinstance(part, Path):
-            shown.append(part)
-            words.append(f"[image {len(shown)}]")
-        else:
-            words.append(part)
+    shown = list(task.pictures())
+    words = _numbered(answer, shown)
     asked = task.words() + (f" [images 1 to {len(task.pictures())} are the user's]" if task.pictures() else "")
-    question = fill("judge-five", prompt=asked, answer="\n".join(words), reference=task.about.get("reference") or "(none)")
+    question = fill("judge-five", prompt=asked, answer=words, reference=task.about.get("reference") or "(none)")
     said = ask(reader, question, shown[:MOST_PICTURES], FIVE, 5.0)
     if not said.scores:
         return said
@@ -128,6 +123,16 @@ def _five(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Ju
     if task.about.get("structure"):  # ISG: the order of words and pictures
         extra["structure"] = float([_kind(part) for part in answer] == task.about["structure"])
     return Judgement(said.scores | extra, "", said.raw)
+
+
+def _numbered(answer: Parts, shown: list[Path]) -> str:
+    """An answer as text, its pictures as "[image N]", counted on from those in `shown`, to which they are added."""
+    lines = []
+    for part in answer:
+        if isinstance(part, Path):
+            shown.append(part)
+        lines.append(f"[image {len(shown)}]" if isinstance(part, Path) else part)
+    return "\n".join(lines)
 
 
 def _kind(part: str | Path) -> str:
@@ -164,14 +169,7 @@ def prefers(task: Task, one: Parts, other: Parts, reader: Reader) -> float | Non
     for first, second in ((one, other), (other, one)):
         words, shown = [], []
         for name, answer in (("A", first), ("B", second)):
-            said = []
-            for part in answer:
-                if isinstance(part, Path):
-                    shown.append(part)
-                    said.append(f"[image {len(shown)}]")
-                else:
-                    said.append(part)
-            words.append(f"Answer {name}:\n" + "\n".join(said))
+            words.append(f"Answer {name}:\n{_numbered(answer, shown)}")
         found = parsed(reader.ask(fill("judge-pair", prompt=task.words(), answers="\n\n".join(words)), shown[:MOST_PICTURES]))
         better = str(found.get("better", "")).strip().upper() if isinstance(found, dict) else ""
         if better not in ("A", "B", "TIE"):

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
             export(options.recipe, runs, options.out)
             return 0
         if options.stage == "refit":
-            print(f"The last layer explains {refit_vision(runs):.0%} of what is to be seen.")
+            print(f"The last layer explains {refit_vision(options.recipe, runs):.0%} of what is to be seen.")
             return 0
         for stage in STAGES if options.stage == "all" else [options.stage]:
             recipe = Recipe.load(options.recipe, stage)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.stage == "all" and done < recipe.steps:  # stopped by hand
                 return 130
             if options.stage == "all" and stage == "vision":
-                refit_vision(runs)
+                refit_vision(options.recipe, runs)
         if options.stage == "all":
             export(options.recipe, runs, options.out)
         return 0
@@ -89,15 +89,13 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     return MLLMStage(recipe, mllm, tokens)
 
 
-def refit_vision(runs: Path) -> float:
+def refit_vision(file: Path, runs: Path) -> float:
     """Fit the vision tower's last layer in closed form, after the vision stage; returns the share of variance it explains."""
-    from duogen.train.vision import refit
-
-    mllm, tokens = brain()
-    visual = {"visual": mllm.model.visual}
-    step = load_weights(runs / "vision", visual, ema=False)
-    explained = refit(mllm, tokens, pictures=3200, seed=21)
-    save_state(runs / "vision", step, {f"visual.{name}": p for name, p in mllm.model.visual.named_parameters()}, {}, [])
+    stage = build("vision", Recipe.load(file, "vision"), file, runs)
+    step = load_weights(runs / "vision", stage.modules, ema=False)
+    explained = stage.refit(pictures=3200, seed=21)
+    names = {f"{part}.{name}": p for part, module in stage.modules.items() for name, p in module.named_parameters()}
+    save_state(runs / "vision", step, names, {}, [])
     return explained
 
 

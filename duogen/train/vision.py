@@ -64,8 +64,11 @@ class VisionStage:
         self.modules = {"visual": self.visual, "scale": self.scale}
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rng = random.Random(self.recipe.step_seed(step))
-        scenes = [any_scene(rng, named=0.75) for _ in range(self.recipe.settings["batch"])]
+        return self._drawn(random.Random(self.recipe.step_seed(step)), self.recipe.settings["batch"])
+
+    def _drawn(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Patches and grids of `count` pictures, and which words are true in each of their cells."""
+        scenes = [any_scene(rng, named=0.75) for _ in range(count)]
         pixels, grids = self.tokens.pixels([Image(draw(scene)) for scene in scenes])
         return pixels, grids, torch.cat([labels(scene, self.index) for scene in scenes])
 
@@ -80,38 +83,32 @@ class VisionStage:
         hits = (logits.detach() > 0) == (truth > 0)
         return error, {"recall": float(hits[truth > 0].float().mean()), "precision": float(truth[logits.detach() > 0].mean())}
 
+    @torch.no_grad()
+    def refit(self, pictures: int, seed: int, ridge: float = 1e-6) -> float:
+        """Set the tower's last layer in closed form, by ridge regression from what lies under it to the words that are true of each cell.
 
-@torch.no_grad()
-def refit(mllm: nn.Module, tokens: Tokens, pictures: int, seed: int, ridge: float = 1e-6) -> float:
-    """Set the tower's last layer in closed form, by ridge regression from what lies under it to the words that are true of each cell.
+        Stage 1 with `train_vision` may let the features grow until one direction drowns out all others and nobody can read them; this
+        brings them back among the word embeddings, at their length.
 
-    Stage 1 with `train_vision` may let the features grow until one direction drowns out all others and nobody can read them; this
-    brings them back among the word embeddings, at their length.
-
-    Returns:
-        The share of the targets' variance that the layer explains, on pictures that it was not fitted to.
-    """
-    rng = random.Random(seed)
-    words = vocabulary()
-    index = {word: place for place, word in enumerate(words)}
-    table = mllm.get_input_embeddings().weight.detach().float()
-    rows = F.normalize(torch.stack([table[tokens.text(f" {word}")].mean(0) for word in words]), dim=-1)
-    last = mllm.model.visual.merger.mlp[2]
-    under: list[torch.Tensor] = []
-    hook = last.register_forward_pre_hook(lambda module, given: under.append(given[0].float()))
-    truth = []
-    for _ in range(0, pictures, BATCH):
-        scenes = [any_scene(rng, named=0.75) for _ in range(BATCH)]
-        mllm.model.visual(*tokens.pixels([Image(draw(scene)) for scene in scenes]))
-        truth += [labels(scene, index) for scene in scenes]
-    hook.remove()
-    given = F.pad(torch.cat(under), (0, 1), value=1.0).double()
-    meant = F.normalize(torch.cat(truth) @ rows, dim=-1).double() * table.norm(dim=-1).mean()
-    known = len(given) * 9 // 10
-    square = given[:known].T @ given[:known]
-    square += ridge * square.diagonal().mean() * torch.eye(len(square))
-    solved = torch.linalg.solve(square, given[:known].T @ meant[:known])
-    last.weight.copy_(solved[:-1].T)
-    last.bias.copy_(solved[-1])
-    rest = meant[known:]
-    return float(1 - (given[known:] @ solved - rest).square().sum() / (rest - meant[:known].mean(0)).square().sum())
+        Returns:
+            The share of the targets' variance that the layer explains, on pictures that it was not fitted to.
+        """
+        rng = random.Random(seed)
+        last = self.visual.merger.mlp[2]
+        under, truth = [], []
+        hook = last.register_forward_pre_hook(lambda module, given: under.append(given[0].float()))
+        for _ in range(0, pictures, BATCH):
+            pixels, grids, true = self._drawn(rng, BATCH)
+            self.visual(pixels, grid_thw=grids)
+            truth.append(true)
+        hook.remove()
+        given = F.pad(torch.cat(under), (0, 1), value=1.0).double()
+        meant = F.normalize(torch.cat(truth) @ self.rows, dim=-1).double() * self.size
+        known = len(given) * 9 // 10
+        square = given[:known].T @ given[:known]
+        square += ridge * square.diagonal().mean() * torch.eye(len(square))
+        solved = torch.linalg.solve(square, given[:known].T @ meant[:known])
+        last.weight.copy_(solved[:-1].T)
+        last.bias.copy_(solved[-1])
+        rest = meant[known:]
+        return float(1 - (given[known:] @ solved - rest).square().sum() / (rest - meant[:known].mean(0)).square().sum())
