@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,25 @@ def test_an_answer_goes_on_without_its_tab_and_windows_stay_apart(tab, tmp_path:
         assert questions(second) == 1 and QUESTION not in second.inner_text("#talk")
     finally:
         server.end()
+
+
+@browser_only
+def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
+    page = tab(fast.address)
+    page.wait_for_selector("#talk .example")
+    send(page, f"{QUESTION} Go slowly.")
+    page.wait_for_selector("#talk .bot img.picture")
+    send(page, "And a green one?")
+    page.wait_for_selector("text=The answer is still being made")
+    assert page.locator("#talk .user button.i-edit").count() == 1 and page.input_value("#box textarea") == "And a green one?"
+    pressed = time.monotonic()
+    page.click("#box .stop-button")
+    page.wait_for_selector("#box .submit-button", timeout=10_000)
+    assert time.monotonic() - pressed < 10
+    assert "Stopped" in page.inner_text("#status")
+    words = page.inner_text("#talk .bot")
+    page.wait_for_timeout(1500)
+    assert page.inner_text("#talk .bot") == words and len(words) > 3
 
 
 @browser_only

@@ -186,25 +186,6 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
 
 
 @browser_only
-def test_stop_stops_and_keeps_what_is_there(server: Server, tab) -> None:
-    page = tab(server.address)
-    page.wait_for_selector("#talk .example")
-    send(page, GUIDE)
-    page.wait_for_selector("#talk .bot img.picture")
-    send(page, "And a green one?")
-    page.wait_for_selector("text=The answer is still being made")
-    assert page.locator("#talk .user button.i-edit").count() == 1 and page.input_value("#box textarea") == "And a green one?"
-    pressed = time.monotonic()
-    page.click("#box .stop-button")
-    page.wait_for_selector("#box .submit-button", timeout=10_000)
-    assert time.monotonic() - pressed < 10
-    assert "Stopped" in page.inner_text("#status")
-    words = page.inner_text("#talk .bot")
-    page.wait_for_timeout(1500)
-    assert page.inner_text("#talk .bot") == words and len(words) > 3
-
-
-@browser_only
 def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
     PILImage.new("RGB", (320, 200), "red").save(tmp_path / "red.png")
     PILImage.new("RGBA", (200, 200), (0, 0, 255, 128)).save(tmp_path / "blue.png")

@@ -124,7 +124,7 @@ class Data:
                 command = [sys.executable, "-m", "duogen", "data", "make", str(pages.resolve()), "--out", str(out)]
                 self.begun[out] = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
             yield {self.status: status_line("Starting ...", "busy"), self.timer: gr.Timer(active=True), self.stop: gr.Button(visible=True),
-                   self.chosen: gr.Dropdown(list(dict.fromkeys([name, *self.sets()])), value=name)}  # fmt: skip
+                   self.at: 0, self.chosen: gr.Dropdown(list(dict.fromkeys([name, *self.sets()])), value=name)}  # fmt: skip
 
         yield from kind_words(done(), self.status)
 
@@ -173,7 +173,7 @@ class Data:
             said = "".join(last).removeprefix("duogen: ") or "It ended before it was done."
             yield over | {self.status: status_line(said, "bad")}
             return
-        yield over | self._shown(values | {self.at: 0})
+        yield over | self._shown(values)  # at the page that is looked at: a tick can come after a person has gone on
 
     # Looking through
 
