@@ -124,6 +124,7 @@ class Engine:
         self.adapters: tuple[Wanted, ...] = ()
         self.plan: Plan | None = None
         self.guard: guardrail.Guardrail | None = None
+        self.shrunk = False  # whether memory ran out until pictures had to be smaller
         self.memory = Memory()
 
     @property
@@ -425,7 +426,9 @@ class Engine:
             self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
         condition, segment = self._brief(asked)
         self.pair.turns.paint()
-        retouch = self.painter.retouch(masked.picture, masked.mask) if masked else None
+        if self.shrunk and options.side > max(self.pair.about.image_size):
+            options = replace(options, side=0)
+        retouch = self.painter.retouch(masked.picture, masked.mask, options.side) if masked else None
         seed = reply.rng.randrange(2**31)
         yield ImageStarted(index, seed, options.steps)
         begun = time.monotonic()
@@ -439,7 +442,7 @@ class Engine:
         if masked:
             picture = self.painter.laid_in(picture, masked.picture, masked.mask)
         if picture is not plain:
-            latents = self.painter.encode(picture)
+            latents = self.painter.encode(picture, plain.size)
         image = Image(picture, seed, time.monotonic() - begun, alt=asked.prompt if asked else _last_line(reply))
         yield ImageDone(index, image)
         reply.parts.append(image)
@@ -456,37 +459,42 @@ class Engine:
 
         When memory runs out it is begun again, once, in a way that needs less.
         """
-        options, lighter = reply.options.image, ""
+        (*brief, options, seed, retouch), lighter = given, ""
         while True:
             latents = None
             try:
-                for painted in self.painter.paint(self.memory.frames, *given):
+                for painted in self.painter.paint(self.memory.frames, *brief, options, seed, retouch):
                     latents = painted.latents
                     if reply.stop.is_set():
                         return None
                     yield ImageStep(index, painted.step, options.steps, self._preview(painted.step, latents, options))
                 return latents, self.painter.decode(latents)
             except torch.OutOfMemoryError:
-                if lighter or not (lighter := self._lighter()):
+                if lighter or not (lighter := self._lighter(options.side)):
                     raise
             latents = painted = None
             free()
             yield Notice(lighter)
-            given = (*given[:-1], self.painter.retouch(reply.masked.picture, reply.masked.mask) if given[-1] is not None else None)
+            options = replace(options, side=0) if self.shrunk else options
+            retouch = self.painter.retouch(reply.masked.picture, reply.masked.mask, options.side) if retouch is not None else None
 
-    def _lighter(self) -> str:
-        """Step down: tiles, then turns on the card, then smaller pictures. Returns what was done, in one sentence; "" for nothing more."""
+    def _lighter(self, side: int) -> str:
+        """Step down: tiles, then turns on the card, then pictures smaller than the ones of this `side`.
+
+        Returns:
+            What was done, in one sentence; "" for nothing more.
+        """
         pair, vae = self.pair, getattr(self.pair, "vae", None) or getattr(getattr(self.pair, "pipe", None), "vae", None)
         if hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True):
             vae.enable_tiling()
             return "Memory ran out, so pictures are made in tiles from now on."
         if take_turns(pair):
             return "Memory ran out, so the parts of the pair take turns on the card from now on, which is slower."
-        size = scaled(pair.about.image_size, max(pair.about.image_size) * 3 // 4)
-        if max(size) < SMALLEST_SIDE or self.painter.reads_words is False and self.painter.causal:
+        size = scaled(pair.about.image_size, (side or max(pair.about.image_size)) * 3 // 4)
+        if max(size) < SMALLEST_SIDE or not pair.about.any_size:
             return ""
         pair.about = self.painter.about = replace(pair.about, image_size=size)
-        self.about = asdict(pair.about)
+        self.about, self.shrunk = asdict(pair.about), True
         return f"Memory ran out, so pictures have {size[0]} x {size[1]} pixels from now on."
 
     def _brief(self, asked: Asked | None) -> tuple[Any, int]:

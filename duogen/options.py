@@ -35,6 +35,8 @@ class TextOptions(Checked):
 class ImageOptions(Checked):
     steps: int = option(8, "Denoising steps for each picture; fewer are faster.", 1, 100, 1)
     guidance: float = option(1.0, "How strongly a picture follows the latest words; 1 is off.", 1.0, 10.0, 0.1)
+    picture_guidance: float = option(1.0, "How strongly it keeps to the pictures before it; 1 is off, more takes longer.", 1.0, 10.0, 0.1)
+    side: int = option(0, "Longer side of a picture in pixels; 0 is the pair's own.", 0, 4096, 16)
     max_images: int = option(8, "The most pictures in one answer.", 0, 64, 1)
     preview_every: int = option(2, "Show the picture in the making after every so many steps; 0 never.", 0, 100, 1)
 

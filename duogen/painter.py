@@ -53,6 +53,23 @@ class Retouch:
     inside: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Given:
+    """What stays the same over the denoising steps of a picture, for its B branches.
+
+    Attributes:
+        condition: every block's cross-attention keys and values of the words.
+        reads: as `walk` takes it, which words are read; `None` for all, and all alike.
+        sees: boolean [B, 1, 1, past + own tokens], which pictures are seen; `None` for all.
+        room: the pictures before and room for this one, as `FrameCache.room` lays them out; empty without a cache.
+    """
+
+    condition: list[KeyValue]
+    reads: torch.Tensor | None
+    sees: torch.Tensor | None
+    room: list[KeyValue]
+
+
 class FramePainter:
     """Drives a `CosmosTransformer3DModel`, block-causal with a frame cache, or bidirectional without one.
 
@@ -75,10 +92,10 @@ class FramePainter:
             return torch.device(self.pair.turns.work)
         return (self.pair.vae if self.model is None else self.model).device  # training looks at pictures without the DiT
 
-    def size(self) -> tuple[int, int]:
-        """Latent (h, w) of a picture to be painted."""
+    def size(self, side: int = 0) -> tuple[int, int]:
+        """Latent (h, w) of a picture to be painted, `side` as of `ImageOptions`. Raises ValueError, as `About.picture_size`."""
         ratio = self.pair.vae.spatial_compression_ratio
-        width, height = self.about.image_size
+        width, height = self.about.picture_size(side)
         return height // ratio, width // ratio
 
     @torch.no_grad()
@@ -97,23 +114,24 @@ class FramePainter:
         array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         return PILImage.fromarray(array)
 
-    def retouch(self, picture: PILImage.Image, mask: PILImage.Image) -> Retouch:
+    def retouch(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> Retouch:
         """What `paint` needs to change `picture` only where `mask` ("L", as large) is white; every latent that it touches is painted.
 
         Raises:
-            ValueError: the mask is of another size, or nothing of it is white.
+            ValueError: the mask is of another size, or nothing of it is white; as `About.picture_size`.
         """
         check_mask(picture, mask)
-        left, top, width, height = inner_box(picture.size, self.about.image_size)
-        whole = PILImage.new("L", tuple(self.about.image_size))
+        size = self.about.picture_size(side)
+        left, top, width, height = inner_box(picture.size, size)
+        whole = PILImage.new("L", size)
         whole.paste(mask.resize((width, height), PILImage.Resampling.BOX), (left, top))
-        rows, columns = self.size()
+        rows, columns = self.size(side)
         touched = torch.from_numpy(np.array(whole) > 0).unflatten(0, (rows, -1)).unflatten(2, (columns, -1)).any(3).any(1)
-        return Retouch(self.encode(picture), touched[None, None].to(self.device))
+        return Retouch(self.encode(picture, size), touched[None, None].to(self.device))
 
     def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` in its own size with what was painted where `mask` is white; outside not a pixel changes."""
-        return lay_in(painted, picture, mask, self.about.image_size)
+        return lay_in(painted, picture, mask)
 
     @torch.no_grad()
     def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int) -> None:
@@ -133,7 +151,7 @@ class FramePainter:
         packed = self._embedded(frames.past[:-1], latents, True)
         timesteps = torch.zeros(1, 1, device=latents.device)
         reads = self._reads(condition.shape[1], segment)
-        _, fresh = walk(self.model, packed, timesteps, self._condition(condition), reads, cache=frames.cache)
+        _, fresh = walk(self.model, packed, timesteps, self._condition(condition), reads, room=frames.cache.room(1, packed.lengths[0]))
         frames.cache.append(fresh)
 
     @torch.no_grad()
@@ -153,24 +171,24 @@ class FramePainter:
             A `Painted` after every denoising step.
 
         Raises:
-            ValueError: the conversation has more pictures than the model has positions for.
+            ValueError: the conversation has more pictures than the model has positions for; as `About.picture_size`.
         """
         self._check_room(frames)
-        height, width = self.size()
+        height, width = self.size(options.side)
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        guided = options.guidance > 1.0
-        branches = 2 if guided else 1
-        projected = self._condition(condition, branches)
-        reads = self._reads(condition.shape[1], segment, branches)
+        branches = self._branches(frames, options)
+        given = Given(
+            self._condition(condition, branches), self._reads(condition.shape[1], segment, branches),
+            *self._before(frames, (height, width), branches),
+        )  # fmt: skip
         run = self._cached if self.causal else self._whole
 
         def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             batch = latents.expand(branches, -1, -1, -1)
-            out = run(frames, batch, sigma, projected, reads)
-            flow = to_velocity(out.float(), batch, sigma, self.about.prediction)
-            return guide(flow[:1], flow[1:], options.guidance) if guided else flow
+            out = run(frames, batch, sigma, given)
+            return guide(to_velocity(out.float(), batch, sigma, self.about.prediction), options.guidance, options.picture_guidance)
 
         def settle(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             return torch.where(retouch.inside, latents, noisy(retouch.latents, noise, sigma))
@@ -184,21 +202,43 @@ class FramePainter:
         if len(frames.past) >= most:
             raise ValueError(f"This conversation has {most} pictures, the most that the pair can follow; start a new chat.")
 
+    def _branches(self, frames: Frames, options: ImageOptions) -> int:
+        """How many run side by side: all is read; not the latest words; neither these nor the pictures before."""
+        if options.picture_guidance > 1.0 and frames.past:
+            return 3
+        return 2 if options.guidance > 1.0 else 1
+
+    def _before(self, frames: Frames, size: tuple[int, int], branches: int) -> tuple[torch.Tensor | None, list[KeyValue]]:
+        """What every branch sees of the pictures before: `sees` and `room` of `Given`."""
+        _, p_h, p_w = self.model.config.patch_size
+        tokens = (size[0] // p_h) * (size[1] // p_w)
+        room = frames.cache.room(branches, tokens) if self.causal else []
+        if branches < 3:
+            return None, room
+        past = sum((each.shape[-2] // p_h) * (each.shape[-1] // p_w) for each in frames.past)
+        sees = torch.ones(branches, 1, 1, past + tokens, dtype=torch.bool, device=self.device)
+        sees[2:, ..., :past] = False
+        return sees, room
+
     def _embedded(self, past: list[torch.Tensor], latents: torch.Tensor, clean: bool) -> PackedFrames:
-        """One frame after those of `past`."""
+        """One frame after those of `past`, which a third branch does not see."""
         previous = None
         if self.about.sees_previous:
-            previous = [past[-1].expand(len(latents), -1, -1, -1).to(self.model.dtype) if past else None]
+            before = past[-1].expand(len(latents), -1, -1, -1).to(self.model.dtype) if past else None
+            if before is not None and len(latents) > 2:
+                before = torch.cat([before[:2], torch.zeros_like(before[2:])])
+            previous = [before]
         return embed_frames(self.model, [latents.to(self.model.dtype)], [len(past)], [clean], previous)
 
     def _condition(self, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
         projected = project_condition(self.model, condition.to(self.device, self.model.dtype))
-        return [(key.expand(branches, -1, -1, -1), value.expand(branches, -1, -1, -1)) for key, value in projected]
+        # Once for each branch in memory: an expanded tensor is copied at every step and block by the product of matrices.
+        return [(key.repeat(branches, 1, 1, 1), value.repeat(branches, 1, 1, 1)) for key, value in projected]
 
     def _reads(self, words: int, segment: int, branches: int = 1) -> torch.Tensor | None:
         """[branches, 1, 1, S], which words are read; `None` for all, and all alike.
 
-        A second, negative branch reads nothing of the last text segment (its first word is kept: attention needs one).
+        All branches but the first read nothing of the last text segment (its first word is kept: attention needs one).
         """
         if branches == 1 and not self.about.fresh_bias:
             return None
@@ -208,17 +248,13 @@ class FramePainter:
         reads[1:, ..., max(segment, 1) :] = False
         return word_scores(reads, fresh, self.about.fresh_bias) if self.about.fresh_bias else reads
 
-    def _cached(
-        self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _cached(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
         packed = self._embedded(frames.past, batch, False)
         timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
-        out, _ = walk(self.model, packed, timesteps, condition, reads, cache=frames.cache)
+        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees, given.room)
         return unpatchify(self.model, out, packed.sizes[0])
 
-    def _whole(
-        self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, condition: list[KeyValue], reads: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
         """All frames in one sequence, every frame seeing all, as the checkpoint was trained."""
         latents = [past.expand(len(batch), -1, -1, -1) for past in frames.past] + [batch]
         count = len(latents)
@@ -227,7 +263,7 @@ class FramePainter:
         )
         timesteps = torch.zeros(len(batch), count, device=batch.device)
         timesteps[:, -1] = sigma * self.about.timestep_scale
-        out, _ = walk(self.model, packed, timesteps, condition, reads)
+        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees)
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
 
 
@@ -240,9 +276,9 @@ def check_mask(picture: PILImage.Image, mask: PILImage.Image) -> None:
         raise ValueError("Nothing of the picture is marked; paint over what should change.")
 
 
-def lay_in(painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image, within: tuple[int, int]) -> PILImage.Image:
-    """`picture` in its own size with what was painted, of size `within`, where `mask` is white."""
-    left, top, width, height = inner_box(picture.size, within)
+def lay_in(painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
+    """`picture` in its own size with what was painted where `mask` is white."""
+    left, top, width, height = inner_box(picture.size, painted.size)
     inner = painted.crop((left, top, left + width, top + height)).resize(picture.size, PILImage.Resampling.LANCZOS)
     return PILImage.composite(inner, picture, mask.point(lambda value: 255 if value else 0))
 

@@ -82,6 +82,24 @@ class About:
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size!r}")
 
+    @property
+    def any_size(self) -> bool:
+        """Whether pictures may differ in size: not where a frame must lie upon the one before it."""
+        return not self.sees_previous
+
+    def picture_size(self, side: int) -> tuple[int, int]:
+        """(width, height) of a picture whose longer side shall have `side` pixels, 0 for the pair's own.
+
+        Raises:
+            ValueError: the pair paints its own size only.
+        """
+        if side in (0, max(self.image_size)):
+            return self.image_size
+        if not self.any_size:
+            width, height = self.image_size
+            raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the side of pictures to 0.")
+        return scaled(self.image_size, side)
+
     @staticmethod
     def load(folder: Path) -> About:
         """Read `duogen.json`, or the defaults where there is none.

@@ -212,20 +212,20 @@ class StockPainter:
         self.pair, self.about = pair, pair.about
         self.takes = inspect.signature(type(pair.pipe).__call__).parameters
 
-    def encode(self, picture: PILImage.Image) -> PILImage.Image:
+    def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> PILImage.Image:
         return picture
 
     def decode(self, latents: PILImage.Image | None) -> PILImage.Image | None:
         return latents
 
-    def retouch(self, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
+    def retouch(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> PILImage.Image:
         """The picture as the pipeline shall see it. Raises ValueError, as `FramePainter.retouch`."""
         check_mask(picture, mask)
-        return fit(picture, self.about.image_size)
+        return fit(picture, self.about.picture_size(side))
 
     def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` with what was painted where `mask` is white; outside not a pixel changes."""
-        return lay_in(painted, picture, mask, self.about.image_size)
+        return lay_in(painted, picture, mask, painted.size)
 
     def remember(self, frames: Frames, latents: PILImage.Image, condition: Any, segment: int) -> None:
         """Add a final picture."""
@@ -257,7 +257,7 @@ class StockPainter:
             for step in run.steps():
                 if step < options.steps:
                     yield Painted(step, None)
-            yield Painted(options.steps, fit(run.picture.convert("RGB"), self.about.image_size))
+            yield Painted(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
         finally:
             run.stop()
 
@@ -275,7 +275,7 @@ class StockPainter:
     def _call(self, pipe: Any, asked: Asked, options: ImageOptions, seed: int, sources: list[PILImage.Image]) -> dict[str, Any]:
         """The arguments of the pipeline, as far as it knows them."""
         takes = inspect.signature(type(pipe).__call__).parameters
-        width, height = self.about.image_size
+        width, height = self.about.picture_size(options.side)
         given: dict[str, Any] = {
             "prompt": asked.prompt, "width": width, "height": height, "num_inference_steps": options.steps,
             # Drawn on the CPU: the same seed gives the same picture on every device.
@@ -284,7 +284,7 @@ class StockPainter:
         if "true_cfg_scale" in takes:
             given |= {"true_cfg_scale": options.guidance} | ({"negative_prompt": " "} if options.guidance > 1 else {})
         else:
-            given |= {"guidance_scale": options.guidance}
+            given |= {"guidance_scale": options.guidance, "image_guidance_scale": options.picture_guidance}
         if sources and "image" in takes:
             many = "list" in str(takes["image"].annotation).lower() or "PipelineImageInput" in str(takes["image"].annotation)
             given["image"] = sources if many else sources[0]

@@ -90,10 +90,11 @@ def block_causal(
     timesteps: list[float],
     states: list[torch.Tensor],
     scores: list[torch.Tensor],
+    blind: bool = False,
 ) -> torch.Tensor:
     """The last frame's output where every frame sees itself and those before it, and reads its own `states`: [1, C, h, w].
 
-    `scores` [S] are added to the cross-attention of each frame.
+    `scores` [S] are added to the cross-attention of each frame; the last one sees itself alone if it is `blind`.
 
     `CosmosTransformer3DModel.forward`, but the attentions run once for each frame, over what that frame may see.
     """
@@ -105,7 +106,10 @@ def block_causal(
     with torch.no_grad():
         cos, sin = model.rope(frames)
         extra = model.learnable_pos_embed(frames)
-        channels = [frames, mask, before_each(frames)] if model.config.in_channels > 2 * frames.shape[1] else [frames, mask]
+        before = before_each(frames)
+        if blind:
+            before[:, :, -1] = 0
+        channels = [frames, mask, before] if model.config.in_channels > 2 * frames.shape[1] else [frames, mask]
         hidden = model.patch_embed(torch.cat(channels, 1)).flatten(1, 3)
         temb, embedded = (each.repeat_interleave(size, 0)[None] for each in model.time_embed(hidden, torch.tensor(timesteps)))
         contexts = [model.crossattn_proj(each) for each in states]
@@ -114,8 +118,8 @@ def block_causal(
             normed, gate = block.norm1(hidden, embedded, temb)
             seen = []
             for frame in range(count):
-                until = (frame + 1) * size
-                seen.append(block.attn1(normed[:, :until], image_rotary_emb=(cos[:until], sin[:until]))[:, -size:])
+                start, until = frame * size if blind and frame == count - 1 else 0, (frame + 1) * size
+                seen.append(block.attn1(normed[:, start:until], image_rotary_emb=(cos[start:until], sin[start:until]))[:, -size:])
             hidden = hidden + gate * torch.cat(seen, 1)
             normed, gate = block.norm2(hidden, embedded, temb)
             heard = [
@@ -130,23 +134,26 @@ def block_causal(
 
 
 def velocity(
-    pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, cut: tuple[int, int], latents: torch.Tensor, sigma: float
-) -> torch.Tensor:
+    pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, cut: tuple[int, int], latents: torch.Tensor, sigma: float,
+    blind: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """One branch's velocity, reading as many tokens of `states` as `cut` says first, new from where it says second.
 
-    The other frames read what was before them.
+    The other frames read what was before them; a `blind` branch does not see them.
     """
     words, segment = cut
     frames = [each.latents for each in earlier] + [latents]
     timesteps = [0.0] * len(earlier) + [sigma * pair.about.timestep_scale]
-    if pair.about.frame_attention == "bidirectional":
-        out = bidirectional(pair.transformer, frames, timesteps, states[:, :words])
+    alone = blind and pair.transformer.learnable_pos_embed is None  # positions are rotary then: only distances count
+    if pair.about.frame_attention == "bidirectional" and (alone or not blind):
+        shown = slice(-1, None) if blind else slice(None)
+        out = bidirectional(pair.transformer, frames[shown], timesteps[shown], states[:, :words])
     else:
         reads = [states[:, : each.words] for each in earlier] + [states[:, :words]]
         scores = [torch.zeros(part.shape[1]) for part in reads]
         for each, start in zip(scores, [*(each.segment for each in earlier), segment], strict=True):
             each[max(start, 1) :] = pair.about.fresh_bias
-        out = block_causal(pair.transformer, frames, timesteps, reads, scores)
+        out = block_causal(pair.transformer, frames, timesteps, reads, scores, blind)
     return out if pair.about.prediction == "velocity" else (latents - out) / max(sigma, 0.05)
 
 
@@ -159,9 +166,14 @@ def paint(pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, se
     for index, timestep in enumerate(scheduler.timesteps):
         sigma = float(scheduler.sigmas[index])
         flow = velocity(pair, earlier, states, (states.shape[1], segment), latents, sigma)
-        if options.image.guidance > 1:
-            negative = velocity(pair, earlier, states, (max(segment, 1), max(segment, 1)), latents, sigma)
-            flow = negative + options.image.guidance * (flow - negative)
+        words, pictures = options.image.guidance, options.image.picture_guidance if earlier else 1.0
+        if words > 1 or pictures > 1:
+            cut = (max(segment, 1), max(segment, 1))
+            negative = velocity(pair, earlier, states, cut, latents, sigma)
+            flow = negative + words * (flow - negative)
+        if pictures > 1:
+            nothing = velocity(pair, earlier, states, cut, latents, sigma, blind=True)
+            flow = flow + (pictures - 1) * (negative - nothing)
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
     return latents
 

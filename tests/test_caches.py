@@ -42,10 +42,9 @@ def engine(pair):
     return Engine(pair)
 
 
-def options(seed: int, guidance: float = 1.0, steps: int = 2) -> Options:
-    return Options(
-        seed, TextOptions(temperature=1.0, top_p=1.0, max_tokens=200), ImageOptions(steps=steps, guidance=guidance, max_images=9)
-    )
+def options(seed: int, guidance: float = 1.0, steps: int = 2, pictures: float = 1.0) -> Options:
+    words = TextOptions(temperature=1.0, top_p=1.0, max_tokens=200)
+    return Options(seed, words, ImageOptions(steps=steps, guidance=guidance, picture_guidance=pictures, max_images=9))
 
 
 def noise_picture(seed: int) -> PILImage.Image:
@@ -109,9 +108,9 @@ def test_hidden_states_of_two_turns_are_the_plain_ones(engine, monkeypatch):
     assert (context.logits - logits)[shown].abs().max() < CLOSE
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize(("guidance", "pictures"), [(1.0, 1.0), (2.5, 1.0), (2.5, 1.7), (1.0, 1.7)])
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_picture_after_others_is_the_plain_one(engine, count, guidance):
+def test_a_picture_after_others_is_the_plain_one(engine, count, guidance, pictures):
     """With earlier pictures among words of their own, and for one step alone, which shows the velocity itself."""
     packed = Packed()
     for index in range(count):
@@ -129,7 +128,7 @@ def test_a_picture_after_others_is_the_plain_one(engine, count, guidance):
         assert (latents - each.latents).abs().max() < CLOSE
         engine.painter.remember(frames, latents, states[:, : slot.bov], each.segment)
     for steps in (1, 4):
-        wish = options(0, guidance, steps)
+        wish = options(0, guidance, steps, pictures)
         *_, painted = engine.painter.paint(frames, states, segment, wish.image, 7)
         plain = oracle.paint(engine.pair, earlier, states, segment, wish, 7)
         assert (painted.latents - plain).abs().max() < CLOSE

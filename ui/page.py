@@ -257,6 +257,8 @@ class Page:
 
     def arrive(self, values: dict, request: gr.Request) -> Updates:
         """A browser comes, or comes back: its address names the conversation."""
+        if request.session_hash in self.expected or request.session_hash in self.watching:
+            return {self.status: gr.skip()}  # somebody was quicker than the page and has asked already
         id = request.query_params.get("c")
         try:
             view = View(self.store.open(id).id if id else None)

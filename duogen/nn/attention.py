@@ -22,10 +22,10 @@ def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch
     Args:
         mask: broadcastable to [B, H, L, S]; boolean, or a float that is added to the scores.
 
-    On GPUs the kernel is the one chosen with diffusers' `set_attention_backend`.
+    The kernel is the one chosen with diffusers' `set_attention_backend`.
     """
-    if query.device.type == "cpu":
-        # PyTorch's CPU kernel falls back to a slow path with a mask or in bf16: plain matrix products are 2 to 4 times faster.
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # PyTorch's CPU kernel is slow in bf16: plain matrix products are twice as fast.
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
@@ -109,8 +109,20 @@ class FrameCache:
         self.blocks = fresh
         self.ends = [*self.ends, fresh[0][0].shape[2]]
 
+    def room(self, branches: int, tokens: int) -> list[KeyValue]:
+        """The frames of every block once for each branch, [branches, H, S + tokens, D], the last `tokens` left open for a frame that
+        stands after them: `walk` writes them there, so that what is final is copied once for a picture and not at every step."""
+        return [(_with_room(key, branches, tokens), _with_room(value, branches, tokens)) for key, value in self.blocks]
+
     def keep(self, frames: int) -> None:
         """Forget all but the first `frames` frames."""
         self.ends = self.ends[:frames]
         until = self.ends[-1] if self.ends else 0
         self.blocks = [(key[:, :, :until], value[:, :, :until]) for key, value in self.blocks] if until else []
+
+
+def _with_room(states: torch.Tensor, branches: int, tokens: int) -> torch.Tensor:
+    _, heads, length, width = states.shape
+    room = states.new_empty(branches, heads, length + tokens, width)
+    room[:, :, :length] = states
+    return room

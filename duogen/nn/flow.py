@@ -53,9 +53,22 @@ def to_velocity(output: torch.Tensor, latents: torch.Tensor, sigma: torch.Tensor
     return (latents - output) / sigma.clamp(min=MIN_SIGMA)
 
 
-def guide(conditional: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022)."""
-    return negative + scale * (conditional - negative)
+def guide(branches: torch.Tensor, words: float, pictures: float = 1.0) -> torch.Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022), with a third branch apart for words and pictures (InstructPix2Pix: Brooks et al.
+    2023, equation 3).
+
+    Args:
+        branches: [1 to 3, ...] velocities: reading all; all but the latest words; neither these nor the pictures before.
+        words, pictures: how strongly each of the two is followed; 1 is as the model does by itself.
+
+    Returns:
+        [1, ...].
+    """
+    whole, *lesser = branches.split(1)
+    if not lesser:
+        return whole
+    guided = lesser[0] + words * (whole - lesser[0])
+    return guided + (pictures - 1) * (lesser[0] - lesser[1]) if len(lesser) == 2 else guided
 
 
 def random_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from torch.utils.checkpoint import checkpoint
 
-from duogen.nn.attention import FrameCache, KeyValue, Rotary, attend, project_key_value, project_out, project_query
+from duogen.nn.attention import KeyValue, Rotary, attend, project_key_value, project_out, project_query
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def walk(
     condition: list[KeyValue],
     condition_mask: torch.Tensor | None = None,
     self_mask: torch.Tensor | None = None,
-    cache: FrameCache | None = None,
+    room: list[KeyValue] | None = None,
 ) -> tuple[torch.Tensor, list[KeyValue]]:
     """Run the transformer over `frames`.
 
@@ -100,7 +100,7 @@ def walk(
         condition: what `project_condition` returned.
         condition_mask: broadcastable to [B, 1, L, S]: which words each token reads, boolean or as `word_scores` gives it.
         self_mask: boolean, broadcastable to [B, 1, L, cached + L].
-        cache: final frames that stand before these.
+        room: final frames that stand before these, as `FrameCache.room` lays them out; these are written after them.
 
     Returns:
         [B, L, channels * patch area] outputs, and every block's keys and values of these frames.
@@ -110,8 +110,7 @@ def walk(
     repeats = torch.tensor(frames.lengths, device=hidden.device)
     fresh: list[KeyValue] = []
     for index, block in enumerate(model.transformer_blocks):
-        past = cache.blocks[index] if cache is not None and cache.blocks else None
-        given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, past)
+        given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, room and room[index])
         if model.gradient_checkpointing and torch.is_grad_enabled():
             hidden, made = checkpoint(_block, *given, use_reentrant=False)
         else:
@@ -124,16 +123,18 @@ def walk(
 
 def _block(
     block: torch.nn.Module, frames: Frames, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor,
-    condition: KeyValue, *masks_and_past: torch.Tensor | KeyValue | None,
+    condition: KeyValue, *masks_and_room: torch.Tensor | KeyValue | None,
 ) -> tuple[torch.Tensor, KeyValue]:  # fmt: skip
-    """One block: hidden states [B, L, C], and the keys and values of these frames. The last three are the masks and what is cached."""
-    condition_mask, self_mask, past = masks_and_past
+    """One block: hidden states [B, L, C], and the keys and values of these frames. The last three are the masks and the room."""
+    condition_mask, self_mask, room = masks_and_room
     if frames.extra is not None:
         hidden = hidden + frames.extra
     normed, gate = _modulate(block.norm1, hidden, embedded, shared, repeats)
     made = key, value = project_key_value(block.attn1, normed, frames.rotary)
-    if past is not None:
-        key, value = (torch.cat([old.expand(hidden.shape[0], -1, -1, -1), new], 2) for old, new in zip(past, made, strict=True))
+    if room:
+        for whole, new in zip(room, made, strict=True):
+            whole[:, :, -new.shape[2] :] = new
+        key, value = room
     query = project_query(block.attn1, normed, frames.rotary)
     hidden = hidden + gate * project_out(block.attn1, attend(block.attn1, query, key, value, self_mask))
     normed, gate = _modulate(block.norm2, hidden, embedded, shared, repeats)
