@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +31,9 @@ from duogen.store import data_home
 WRITE_SECONDS = 0.3
 SPEED_SECONDS = 5.0  # over which the speed is measured
 CHUNK = 1 << 22
-PIECE = 1 << 18  # bytes between two looks at the clock; the hub's own 10 MB are minutes on a slow line
+WATCH_SECONDS = 0.2
+CAN_BE_WOKEN = hasattr(signal, "pthread_kill")  # from waiting for bytes that do not come; not on Windows
+PIECE = 1 << 16  # bytes between two looks at the clock; the hub's own 10 MB are minutes on a slow line
 
 
 class Paused(Exception):
@@ -297,7 +300,7 @@ class Fetching:
         size, before = self.progress.files[label(wanted)]
         self.progress.files[label(wanted)] = (size, max(0, before + count))
         self._note(count)
-        if _file(self.pair.id, ".pause").exists():
+        if not CAN_BE_WOKEN and _file(self.pair.id, ".pause").exists():
             raise Paused
 
     def _note(self, count: int, force: bool = False) -> None:
@@ -409,7 +412,8 @@ def work(id: str, preset: str = "") -> int:
     try:
         with _lock(id).acquire(timeout=0):
             try:
-                fetching.run()
+                with _listening(id):
+                    fetching.run()
                 return 0
             except Paused:
                 fetching.progress.state = "paused"
@@ -425,6 +429,25 @@ def work(id: str, preset: str = "") -> int:
         return 0  # another one is at it
     finally:
         _file(id, ".pause").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _listening(id: str) -> Iterator[None]:
+    """A wish to pause reaches the worker while it waits for bytes too, on a line that has gone dead."""
+    over, worker = threading.Event(), threading.get_ident()
+
+    def listen() -> None:
+        while not over.wait(WATCH_SECONDS):
+            if _file(id, ".pause").exists():
+                signal.pthread_kill(worker, signal.SIGTERM)
+                return
+
+    if CAN_BE_WOKEN:
+        threading.Thread(target=listen, name="pause", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def watched(id: str, seconds: float = 0.5) -> Iterator[Progress]:

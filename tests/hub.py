@@ -23,7 +23,9 @@ class Hub:
         repos: folders by repository id. `revisions`: by repository; others are unknown.
         refuse: {path part: (status, X-Error-Code)}; `times` counts down how often, -1 for ever.
         cut: bytes after which a file's connection is closed, once each. `damage`: names of files sent with wrong bytes.
-        pace: seconds for every 64 kB. `asked`: (path, Range) of every file request.
+        pace: seconds for every 64 kB. `stall`: bytes after which a file comes no further, once, until the other side hangs up.
+        left: files that are still sent, before all others wait for a higher number; -1 for all.
+        asked: (path, Range) of every file request. `hosts`: what was asked for in full, as of a proxy.
     """
 
     repos: dict[str, Path]
@@ -33,14 +35,18 @@ class Hub:
     cut: int = 0
     damage: set[str] = field(default_factory=set)
     pace: float = 0.0
+    stall: int = 0
+    left: int = -1
+    hosts: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     address: str = ""
 
     def calm(self) -> None:
         """Forget all moods."""
-        self.refuse, self.times, self.cut, self.damage, self.pace = {}, -1, 0, set(), 0.0
+        self.refuse, self.times, self.cut, self.damage, self.pace, self.stall, self.left = {}, -1, 0, set(), 0.0, 0, -1
         self.asked.clear()
+        self.hosts.clear()
         self.tokens.clear()
 
 
@@ -67,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        self.hub.hosts.add(urlsplit(self.path).netloc)
         self.hub.tokens.add(self.headers.get("Authorization", ""))
         for part, (status, code) in self.hub.refuse.items():
             if part in path and self.hub.times:
@@ -91,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         data = (self.hub.repos[repo] / name).read_bytes()
         asked = self.headers.get("Range", "")
         self.hub.asked.append((name, asked))
+        while self.hub.left == 0:
+            time.sleep(0.02)
+        self.hub.left -= self.hub.left > 0
         if name in self.hub.damage:
             data = data[:-1] + bytes([data[-1] ^ 1])
         start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
@@ -103,12 +113,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         cut, self.hub.cut = (self.hub.cut, 0) if self.hub.cut and len(body) > self.hub.cut and status in (200, 206) else (0, self.hub.cut)
-        sent = body[:cut] if cut else body
+        stall, self.hub.stall = (self.hub.stall, 0) if len(body) > self.hub.stall else (0, self.hub.stall)
+        sent = body[: cut or stall or None]
         for at in range(0, len(sent), 1 << 16):
             self.wfile.write(sent[at : at + (1 << 16)])
             time.sleep(self.hub.pace)
-        if cut:
+        if cut or stall:
             self.close_connection = True
+        if stall:
+            self.wfile.flush()
+            self.connection.recv(1)  # nothing comes but the end
 
     def log_message(self, *_: object) -> None:
         pass

@@ -124,13 +124,48 @@ def test_a_refusal_is_one_sentence(hub, refuse, words, monkeypatch) -> None:
     assert fetched().state == "done"
 
 
-def test_too_many_requests_are_waited_for_and_then_told(hub, monkeypatch) -> None:
+@pytest.mark.parametrize("place", ["/api/", "/resolve/"])
+def test_too_many_requests_are_waited_for_and_then_told(hub, place, monkeypatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.refuse = {place: (429, "")}
+    assert "too many requests" in fetched().message
     hub.refuse, hub.times = {"/resolve/": (429, "")}, 2
     assert fetched().state == "done", "a hub that asks to wait twice is waited for"
-    error = type("E", (Exception,), {})()
-    monkeypatch.setattr("huggingface_hub.errors.HfHubHTTPError", type(error))
-    error.response = type("R", (), {"status_code": 429})()
-    assert "too many requests" in download.said(error, wanted(REPO))
+
+
+def test_a_slow_link_shows_how_far_it_is(hub, monkeypatch) -> None:
+    monkeypatch.setattr(download, "WRITE_SECONDS", 0.0)
+    hub.pace = 0.02  # 3.3 MB/s
+    seen: list[tuple[int, float, str]] = []
+    download.Fetching(wanted(REPO), say=lambda now: seen.append((now.done, now.speed, now.line()))).run()
+    assert len({done for done, _, _ in seen}) > 20, "it jumps"
+    steady = [(speed, line) for done, speed, line in seen if BIG / 2 < done < BIG]
+    assert steady and all(1e5 < speed < 4e6 and "MB/s, " in line and line.endswith(" left.") for speed, line in steady)
+
+
+def test_a_link_that_goes_dead_is_taken_up_again(hub, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    hub.stall = 1_000_000
+    assert fetched().state == "done"
+    starts = [span for name, span in hub.asked if name == "transformer/diffusion_pytorch_model.safetensors"]
+    assert len(starts) == 2 and 0 < int(starts[1].removeprefix("bytes=").rstrip("-")) <= 1_000_000, "the rest only"
+
+
+def test_a_dead_link_can_be_paused(hub) -> None:
+    hub.left = 1
+    download.start(REPO)
+    until(lambda: len(hub.asked) == 2)
+    download.pause(REPO)
+    until(lambda: not download.running(REPO), 5)
+    assert download.status(REPO).state == "paused"
+
+
+def test_a_proxy_is_asked_instead(hub, monkeypatch) -> None:
+    for name, value in (("HF_ENDPOINT", "http://hub.invalid"), ("HTTP_PROXY", hub.address), ("NO_PROXY", "")):
+        monkeypatch.setenv(name, value)
+    download.start(REPO)
+    until(lambda: not download.running(REPO))
+    assert download.status(REPO).state == "done" and hub.hosts == {"hub.invalid"}
 
 
 @pytest.mark.parametrize(
