@@ -42,8 +42,8 @@ class Part:
     pixels: int = 16
 
     @staticmethod
-    def of(config: dict[str, Any], parameters: int, quantisable: int) -> Part:
-        """A part with this configuration (a `config.json`)."""
+    def of(config: dict[str, Any], parameters: int, quantisable: int, compression: int = 8) -> Part:
+        """A part with this configuration (a `config.json`); `compression` is the autoencoder's, of a picture's side."""
         text = config.get("text_config", config)
         heads = text.get("num_attention_heads", 0)
         heads = heads if isinstance(heads, int) else 0
@@ -51,7 +51,7 @@ class Part:
         width = text.get("hidden_size") or heads * size or text.get("base_dim") or (text.get("block_out_channels") or [0])[0]
         layers = text.get("num_hidden_layers") or text.get("num_layers", 0) + text.get("num_single_layers", 0)
         patch = config.get("patch_size")
-        pixels = 8 * patch[-1] if isinstance(patch, list) else 16
+        pixels = compression * patch[-1] if isinstance(patch, list) else 16
         return Part(parameters, quantisable, width, layers, text.get("num_key_value_heads", heads) * size, pixels)
 
 
@@ -66,7 +66,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Preset:
-    """A LoRA that makes a pair paint in few steps; `file` of repository `repo`."""
+    """A LoRA that makes a pair paint in few steps; `file` of repository `repo`.
+
+    `scheduler` is what it was distilled with, where that differs from the pair's own scheduler.
+    """
 
     id: str
     title: str
@@ -76,6 +79,7 @@ class Preset:
     bytes: int
     steps: int
     guidance: float
+    scheduler: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,10 @@ class Entry:
 def entries() -> dict[str, Entry]:
     """The catalogue, by id, in its order."""
     raw = json.loads(FILE.read_text(encoding="utf-8"))
-    parts = {name: Part.of(each["config"], each["parameters"], each["quantisable"]) for name, each in raw["parts"].items()}
+    parts = {
+        name: Part.of(each["config"], each["parameters"], each["quantisable"], each.get("compression", 8))
+        for name, each in raw["parts"].items()
+    }
     return {each["id"]: _entry(each, parts) for each in raw["pairs"]}
 
 
@@ -255,9 +262,14 @@ class Found:
     brain: Path | None = None
     entry: Entry | None = None
 
+    def name(self) -> str:
+        """What tells it from every other pair on this machine."""
+        return self.entry.id if self.entry else str(self.folder.resolve())
+
     def parts(self) -> dict[str, Part]:
-        """What has to fit into memory: from the catalogue, or counted from the files."""
-        return self.entry.parts if self.entry and self.entry.parts else measured(self.folder, self.brain)
+        """What has to fit into memory: counted from the files; where they are not here yet, from the catalogue."""
+        here = (self.folder / "model_index.json").is_file()
+        return measured(self.folder, self.brain) if here or self.entry is None else self.entry.parts
 
 
 def find(pair: str | Path | None = None, brain: str | Path | None = None, progress: Any = None) -> Found:
@@ -313,16 +325,17 @@ def _folder_of(name: str | Path) -> Path:
 
 def measured(folder: Path, brain: Path | None = None) -> dict[str, Part]:
     """Parts of a folder, their parameters counted from the headers of its safetensors files."""
-    parts = {}
+    parts, vae = {}, folder / "vae" / "config.json"
+    compression = (json.loads(vae.read_text(encoding="utf-8")).get("patch_size") if vae.is_file() else None) or 8
     for there in sorted(folder.iterdir()):
         if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
-            parts[there.name] = _measured_part(there)
+            parts[there.name] = _measured_part(there, compression)
     if brain is not None:
         parts["brain"] = _measured_part(brain)
     return parts
 
 
-def _measured_part(folder: Path) -> Part:
+def _measured_part(folder: Path, compression: int = 8) -> Part:
     from duogen.placement import KEPT_WHOLE
 
     whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
@@ -339,4 +352,4 @@ def _measured_part(folder: Path) -> Part:
             shrinks += count if linear else 0
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     vae = "Autoencoder" in str(config.get("_class_name"))
-    return Part.of(config, total, 0 if vae else shrinks)
+    return Part.of(config, total, 0 if vae else shrinks, compression)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
-from duogen import guardrail
+from duogen import guardrail, timings
 from duogen.adapters import Wanted, put_on
 from duogen.catalogue import Found, Preset, find, lora_file
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
@@ -29,7 +29,7 @@ from duogen.options import ImageOptions, LoadOptions, Options
 from duogen.painter import FramePainter, Frames
 from duogen.pipeline import About, DuoGenPipeline, check_parts, open_pair, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
-from duogen.placement import free, scaled, take_turns
+from duogen.placement import attention, free, scaled, take_turns
 from duogen.sequence import Packed, Slot, Tokens
 from duogen.stock import DEFAULTS, StockPainter, StockPair, is_stock, open_stock
 
@@ -37,23 +37,33 @@ SMALLEST_SIDE = 256  # smaller pictures are of no use
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
 
 
-def planned(found: Found, wishes: LoadOptions) -> tuple[Plan, Preset | None]:
-    """How a pair will be opened on this machine, and the few-step LoRA that was wished for.
+def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Plan, Preset | None]:
+    """How a pair will be opened on a machine, by default this one, and the few-step LoRA that was wished for.
 
     Raises:
-        ValueError: the pair has no such preset.
+        ValueError: the pair has no such preset, or this machine no such device or kernel.
     """
     known = found.entry
     about = asdict(About.load(found.folder))
     if not (found.folder / "duogen.json").exists():
-        about |= (DEFAULTS if is_stock(found.folder) else {}) | (known.about if known else {})
+        about |= (DEFAULTS if is_stock(found.folder) else {"most_sources": 0}) | (known.about if known else {})
+    elif not is_stock(found.folder):
+        about["most_sources"] = 0
     presets = known.presets if known else ()
     preset = next((each for each in presets if each.id == wishes.preset), None)
     if wishes.preset and preset is None:
         raise ValueError(f"This pair has no preset {wishes.preset!r}; it has {', '.join(each.id for each in presets) or 'none'}.")
     if preset:
         about |= {"steps": preset.steps, "guidance": preset.guidance}
-    return best_plan(found.parts(), about, Machine.here(wishes.device), wishes, presets[0].title if presets else ""), preset
+    chosen = best_plan(found.parts(), about, machine or Machine.here(wishes.device), wishes, presets[0].title if presets else "")
+    return (chosen if machine else _as_here(chosen, found, about)), preset
+
+
+def _as_here(plan: Plan, found: Found, about: dict[str, Any]) -> Plan:
+    """A plan with what is known of this machine alone: its kernel, and how long pictures took so far."""
+    plan = replace(plan, attention=attention(pick_device(plan.load.device), plan.load.attention))
+    step = timings.known(found.name(), plan.how(about["guidance"] > 1))
+    return replace(plan, seconds=step * about["steps"], measured=True) if step else plan
 
 
 def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:
@@ -62,7 +72,8 @@ def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> Duo
     if preset:
         known |= {"steps": preset.steps, "guidance": preset.guidance}
     if is_stock(found.folder):
-        return open_stock(found.folder, found.brain, load, known, lora_file(preset) if preset else None)
+        few_steps = (lora_file(preset), preset.scheduler) if preset else ()
+        return open_stock(found.folder, found.brain, load, known, *few_steps)
     pair = open_pair(found.folder, load=load)
     if known and not (found.folder / "duogen.json").exists():
         pair.about = replace(pair.about, **{name: value for name, value in known.items() if name != "image_size"})
@@ -123,6 +134,7 @@ class Engine:
         self.about: dict[str, Any] = asdict(pair.about)
         self.adapters: tuple[Wanted, ...] = ()
         self.plan: Plan | None = None
+        self.timed = ""  # the pair's name in `timings`; empty where nothing is noted
         self.guard: guardrail.Guardrail | None = None
         self.shrunk = False  # whether memory ran out until pictures had to be smaller
         self.memory = Memory()
@@ -164,7 +176,7 @@ class Engine:
             raise ValueError(plan.line())
         say(f"Loading the pair: {plan.line()}")
         engine = Engine(opened(found, plan.load, preset))
-        engine.plan = plan
+        engine.plan, engine.timed = replace(plan, attention=engine.pair.attention), found.name()
         engine.wear(adapters)
         bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.wanted(found.folder)
         if bound:
@@ -444,6 +456,7 @@ class Engine:
         if picture is not plain:
             latents = self.painter.encode(picture, plain.size)
         image = Image(picture, seed, time.monotonic() - begun, alt=asked.prompt if asked else _last_line(reply))
+        self._note(image.seconds, options)
         yield ImageDone(index, image)
         reply.parts.append(image)
         self.painter.remember(memory.frames, latents, condition, segment)
@@ -478,12 +491,18 @@ class Engine:
             options = replace(options, side=0) if self.shrunk else options
             retouch = self.painter.retouch(reply.masked.picture, reply.masked.mask, options.side) if retouch is not None else None
 
+    def _note(self, seconds: float, options: ImageOptions) -> None:
+        """Write down what a picture of the pair's own size took, for the next estimate."""
+        if self.timed and self.plan and options.side == 0 and options.picture_guidance <= 1:
+            timings.note(self.timed, self.plan.how(options.guidance > 1), seconds / options.steps)
+
     def _lighter(self, side: int) -> str:
         """Step down: tiles, then turns on the card, then pictures smaller than the ones of this `side`.
 
         Returns:
             What was done, in one sentence; "" for nothing more.
         """
+        self.timed = ""
         pair, vae = self.pair, getattr(self.pair, "vae", None) or getattr(getattr(self.pair, "pipe", None), "vae", None)
         if hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True):
             vae.enable_tiling()

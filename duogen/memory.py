@@ -26,6 +26,11 @@ TILE = 256  # pixels of a tile's side
 HOST_SPARE = 2 * GB  # left to everything else on the machine
 FLOPS_OF_A_CORE = 2.5e10  # of a CPU core in float32, measured for large products; bf16 and NF4 are no faster
 SIDES = (1024, 768, 512)
+EARLIER = 3  # pictures before the one that is painted, where a pipeline does not say how many it takes
+KERNELS = {
+    "native": "Attention kernel: PyTorch's own.",
+    "auto": "Attention kernel: xformers where it is installed and knows the card, else PyTorch's own.",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,9 @@ class Plan:
         card: peak bytes on the card; 0 on a CPU.
         host: peak bytes of host memory.
         fits: whether both are there. `why_not` is the sentence when they are not.
-        seconds: for a picture where it can be told beforehand (on a CPU), else 0.
+        seconds: for a picture where it can be told beforehand (on a CPU, or after the first ones), else 0.
+        measured: whether `seconds` is what pictures took here, not an estimate.
+        attention: name of the painter's kernel; "auto" for a card that is not here.
         faster: what would make it faster, in sentences.
     """
 
@@ -75,6 +82,14 @@ class Plan:
     why_not: str = ""
     seconds: float = 0.0
     faster: tuple[str, ...] = ()
+    measured: bool = False
+    attention: str = "native"
+
+    def how(self, guided: bool) -> str:
+        """All that makes a step of a picture faster or slower on one machine, as a word for `duogen.timings`."""
+        load, where = self.load, "card" if self.card else "cpu"
+        size = f"{self.size[0]}x{self.size[1]}"
+        return " ".join([where, load.painter_precision, load.offload, size, self.attention, load.compile, f"{1 + guided}"])
 
     def sentences(self) -> list[str]:
         """What was chosen, what it costs and what would be faster."""
@@ -90,8 +105,14 @@ class Plan:
             said += [f"It needs {_gb(self.card)} on the card."]
         else:
             said += [f"It needs {_gb(self.card)} on the card and {_gb(self.host)} of host memory."]
-        said += [f"A picture takes about {spoken(self.seconds)}." if self.seconds else "", *self.faster]
+        measured = ", as measured here" if self.measured else ""
+        said += [f"A picture takes about {spoken(self.seconds)}{measured}." if self.seconds else ""]
+        said += [self.kernel(), *self.faster]
         return [each for each in said if each]
+
+    def kernel(self) -> str:
+        """Which attention kernel paints."""
+        return KERNELS.get(self.attention, f"Attention kernel: {self.attention}.")
 
     def line(self) -> str:
         """All of that in one line."""
@@ -109,7 +130,8 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
 
     Args:
         parts: "text_encoder", "transformer", "vae" and, where another model talks, "brain".
-        about: `image_size`, `steps`, `guidance` and, for pipelines with source pictures, `most_sources`.
+        about: `image_size`, `steps`, `guidance`; `frame_attention` of painters of frames, `most_sources` of pipelines with source
+            pictures.
         wishes: what is not "auto" is kept.
         few_steps: title of a few-step LoRA of the pair, to be named where steps are many.
     """
@@ -170,7 +192,8 @@ def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, can
         host, card = (total if load.offload != "none" else 0.3 * max(held.values())), peak
     fits = card <= machine.card and host + HOST_SPARE <= machine.host
     seconds = 0.0 if machine.card else _cpu_seconds(parts["transformer"], about, size, machine.cores)
-    return Plan(load, size, card, host, fits, seconds=seconds)
+    kernel = load.attention if load.attention != "auto" or machine.card else "native"
+    return Plan(load, size, card, host, fits, seconds=seconds, attention=kernel)
 
 
 def _precision_of(name: str, load: LoadOptions) -> str:
@@ -191,7 +214,7 @@ def talking(part: Part) -> float:
 def painting(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
     """Work memory of one denoising step: some 20 activations of 16 bits for every token and channel."""
     branches = 2 if about.get("guidance", 1.0) > 1 and not about.get("most_sources") else 1  # pipelines run theirs one after the other
-    tokens = frame_tokens(part, size) * (1 + about.get("most_sources", 3)) + WORDS
+    tokens = frame_tokens(part, size) * (1 + (about.get("most_sources") or EARLIER)) + WORDS
     return branches * tokens * part.width * 2.0 * 20 + 0.2 * GB
 
 
@@ -204,7 +227,9 @@ def decoding(part: Part, size: tuple[int, int], tiled: bool) -> float:
 def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores: int) -> float:
     """Two operations for every weight and token, in each step and branch."""
     branches = 2 if about.get("guidance", 1.0) > 1 else 1
-    tokens = frame_tokens(part, size) * 2 + WORDS  # with one picture before it
+    frame = frame_tokens(part, size)
+    words = WORDS if about.get("most_sources") else 0  # of painters of frames they do not go through the layers
+    tokens = words + frame * (1 if about.get("frame_attention") == "block_causal" else 2)  # with one picture before it
     return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
 
 
@@ -224,5 +249,5 @@ def _gb(size: float) -> str:
 def spoken(seconds: float) -> str:
     """Seconds in words a person would use."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return f"{max(0.1, seconds):.1f} seconds" if seconds < 9.95 else f"{round(seconds)} seconds"
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from duogen.options import LoadOptions, add_flags, from_flags
@@ -59,7 +58,7 @@ def card(pair: Any) -> str:
 
 def plan(given: argparse.Namespace) -> int:
     """`python -m duogen plan`."""
-    from duogen.catalogue import find
+    from duogen.catalogue import find, installed
     from duogen.memory import GB, Machine
 
     load = from_flags(given, LoadOptions)
@@ -69,15 +68,14 @@ def plan(given: argparse.Namespace) -> int:
         print(table(host if given.ram is not None else 64 * GB))
         return 0
     machine = Machine(here.card, host, here.cores) if given.vram is None else Machine.with_card(given.vram, host, here.cores)
-    known = _known(given.pair)
-    if known is not None and not given.brain:
-        parts, about, few = known.parts, known.about, known.presets
-    else:
-        from duogen.pipeline import About
+    known, this_one = _known(given.pair), given.vram is None and given.ram is None
+    if known is not None and not given.brain and not (this_one and installed(known)):
+        print(planned(known.parts, known.about, machine, load, known.presets).line())
+        return 0
+    from duogen.engine import planned as planned_here
 
-        found = find(given.pair, given.brain)
-        parts, about, few = found.parts(), asdict(About.load(found.folder)), ()
-    print(planned(parts, about, machine, load, few).line())
+    chosen, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
+    print(chosen.line())
     return 0
 
 
@@ -137,7 +135,7 @@ def table(host: float) -> str:
     from duogen.catalogue import entries
     from duogen.memory import CARDS, Machine
 
-    rows = ["| pair | " + " | ".join(f"{card} GB" for card in CARDS) + " |", "|---" * (len(CARDS) + 1) + "|"]
+    rows = ["| pair (planned) | " + " | ".join(f"{card} GB" for card in CARDS) + " |", "|---" * (len(CARDS) + 1) + "|"]
     for each in entries().values():
         plans = [planned(each.parts, each.about, Machine.with_card(card, host), LoadOptions(), each.presets) for card in CARDS]
         rows.append(f"| {each.title} | " + " | ".join(_cell(one) for one in plans) + " |")

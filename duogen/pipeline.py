@@ -155,6 +155,7 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
+        self.attention = "native"
         self.turns = Turns(text_encoder, [], "cpu")
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:

@@ -193,13 +193,15 @@ def set_attention(model: Any, device: str, wish: str) -> str:
     """Choose a painter's kernel; returns its name.
 
     Raises:
-        ValueError: one sentence, when the kernel is not to be had here.
+        ValueError: one sentence, when a kernel that was wished for is not to be had here.
     """
     name = attention(device, wish)
     if name != "native":
         try:
             model.set_attention_backend(name)
         except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+            if wish == "auto":
+                return "native"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"The attention kernel {name!r} cannot be used here ({reason}); choose --attention native.") from error
     return name

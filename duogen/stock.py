@@ -67,13 +67,18 @@ def is_stock(folder: Path) -> bool:
 
 
 def open_stock(
-    folder: Path, brain: Path | None, load: LoadOptions, about: dict[str, Any] | None = None, lora: Path | None = None
+    folder: Path,
+    brain: Path | None,
+    load: LoadOptions,
+    about: dict[str, Any] | None = None,
+    lora: Path | None = None,
+    scheduler: dict[str, Any] | None = None,
 ) -> StockPair:
     """Open a diffusers pipeline and the MLLM that writes its prompts.
 
     Args:
         brain: folder of a Qwen2.5-VL or Qwen3-VL; `None` where the pipeline's own text encoder is one.
-        about: what the catalogue knows of it. `lora`: file of a few-step LoRA.
+        about: what the catalogue knows of it. `lora`: file of a few-step LoRA. `scheduler`: what that wants changed.
 
     Raises:
         ValueError: one sentence for the user.
@@ -91,6 +96,8 @@ def open_stock(
         pipe = _pipeline(folder, load, device, None if brain else mllm, (words, eyes))
         if lora is not None:
             pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+        if scheduler:
+            pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **scheduler})
         pair = StockPair(mllm, words, less_seen(eyes), pipe, known, Turns(mllm, [], device), load)
         _place(pair, load, device, resting)
     return pair
@@ -154,6 +161,7 @@ def _place(pair: StockPair, load: LoadOptions, device: str, resting: bool) -> No
                 part.to(device)
     if any(part is pair.text_encoder for part in pipe.components.values()):
         pair.text_encoder.register_forward_pre_hook(_with_picture_marks, with_kwargs=True)
+    _words_in_float32(pipe)
     if getattr(pipe, "vae", None) is not None:
         tile(pipe.vae, load.tiling)
     pair.attention = set_attention(denoiser, device, load.attention)
@@ -170,6 +178,20 @@ def _place(pair: StockPair, load: LoadOptions, device: str, resting: bool) -> No
 
 def denoiser_of(pipe: Any) -> Any:
     return next(getattr(pipe, name) for name in DENOISERS if getattr(pipe, name, None) is not None)
+
+
+def _words_in_float32(pipe: Any) -> None:
+    """What a text encoder in 16 bits says, for a painter in 32, as on a CPU: pipelines take for granted that both are alike."""
+    if denoiser_of(pipe).dtype != torch.float32 or not hasattr(pipe, "encode_prompt"):
+        return
+    plain = pipe.encode_prompt
+
+    def encode_prompt(*given: Any, **named: Any) -> Any:
+        said = plain(*given, **named)
+        wide = [each.float() if isinstance(each, torch.Tensor) and each.is_floating_point() else each for each in said]
+        return tuple(wide)
+
+    pipe.encode_prompt = encode_prompt
 
 
 def _with_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -225,7 +247,7 @@ class StockPainter:
 
     def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` with what was painted where `mask` is white; outside not a pixel changes."""
-        return lay_in(painted, picture, mask, painted.size)
+        return lay_in(painted, picture, mask)
 
     def remember(self, frames: Frames, latents: PILImage.Image, condition: Any, segment: int) -> None:
         """Add a final picture."""
@@ -269,6 +291,7 @@ class StockPainter:
         if not sources and type(pipe).__name__.startswith("QwenImageEdit"):
             parts = {name: part for name, part in pipe.components.items() if name != "processor"}
             pipe = QwenImagePipeline(**parts)
+            _words_in_float32(pipe)
             pipe.set_progress_bar_config(disable=True)
         return pipe
 

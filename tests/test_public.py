@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 import time
 from dataclasses import replace
@@ -10,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import QwenImageTransformer2DModel
 from PIL import Image as PILImage
+from safetensors.torch import save_file
 
+from duogen.catalogue import entries
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta
 from duogen.mllm import Context
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.placeholders import Asked
-from duogen.placement import Turns, attention, layer_by_layer
+from duogen.placement import Turns, attention, layer_by_layer, set_attention
 from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
@@ -51,12 +56,8 @@ def only_this_cache(cache, monkeypatch):
         monkeypatch.setattr(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus.{name}", SIDE * SIDE)
 
 
-def opened(name: str, precision: str = "fp32", monkeypatch=None, **wishes) -> Engine:
-    """A pair by its name in the catalogue, small: what stands there of sizes is the real one's."""
-    from duogen import catalogue
-
-    known = catalogue.entries()[name]
-    monkeypatch.setitem(catalogue.entries(), name, replace(known, parts={}))  # counted from the tiny files
+def opened(name: str, precision: str = "fp32", **wishes) -> Engine:
+    """A pair by its name in the catalogue, small."""
     load = LoadOptions(device="cpu", precision=precision, painter_precision=precision, picture_side=SIDE, **wishes)
     return Engine.open(name, load=load)
 
@@ -65,7 +66,7 @@ def opened(name: str, precision: str = "fp32", monkeypatch=None, **wishes) -> En
 def klein(cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        return opened("flux2-klein-4b", monkeypatch=patch)
+        return opened("flux2-klein-4b")
 
 
 def options(**image) -> Options:
@@ -79,10 +80,10 @@ def picture(seed: int = 0) -> PILImage.Image:
 SAID = ("Step 1.", "<picture>", "a red house", "</picture>", " Step 2.", '<picture from="2">a blue door', END)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4", "auto"])
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_a_whole_reply(name, precision, monkeypatch) -> None:
-    engine = opened(name, precision, monkeypatch)
+    engine = opened(name, precision)
     script(monkeypatch, engine.tokens, *SAID)
     asked = Conversation().say("user", "Like this:", picture())
     events = list(engine.answer(asked, options(guidance=2.0 if name.startswith("cosmos") else 1.0)))
@@ -235,7 +236,7 @@ def test_a_painter_without_a_talker_is_told_what_to_do(cache, tmp_path) -> None:
 
 
 def test_steps_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
-    engine = opened("qwen-image-edit-2511", monkeypatch=monkeypatch)
+    engine = opened("qwen-image-edit-2511")
     monkeypatch.setattr("duogen.placement.CACHE_THRESHOLD", 1e3)  # random weights change much
     model, counts = engine.pair.pipe.transformer, []
     last = model.transformer_blocks[-1]
@@ -272,13 +273,119 @@ def test_taking_turns_moves_one_out_before_the_other_comes_in() -> None:
 def test_layer_by_layer_paints_the_same(monkeypatch) -> None:
     pictures = []
     for offloaded in (False, True):
-        engine = opened("cosmos-predict2.5-2b", monkeypatch=monkeypatch)
+        engine = opened("cosmos-predict2.5-2b")
         if offloaded:
             layer_by_layer(engine.pair.transformer, "cpu")
         script(monkeypatch, engine.tokens, *SAID)
         done = list(engine.answer(Conversation().say("user", "Draw"), options()))[-1]
         pictures.append([image.picture.tobytes() for image in done.conversation.path()[-1].images()])
     assert pictures[0] == pictures[1]
+
+
+def lightning(snapshot: Path) -> dict[str, torch.Tensor]:
+    """A LoRA in the layout of Qwen-Image-Lightning: kohya's names within diffusers' module names, with alphas."""
+    from duogen.catalogue import Source
+    from duogen.catalogue import snapshot as lying
+
+    config = lying(Source("painter", "Qwen/Qwen-Image-Edit-2511")) / "transformer"
+    model = QwenImageTransformer2DModel.from_config(QwenImageTransformer2DModel.load_config(config))
+    names = r"attn\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)|(img|txt)_mlp\.net\.(0\.proj|2)|(img|txt)_mod\.1"
+    weights, rank = {}, 4
+    generator = torch.Generator().manual_seed(3)
+    for name, module in model.named_modules():
+        if re.fullmatch(rf"transformer_blocks\.\d+\.({names})", name):
+            weights[f"{name}.lora_down.weight"] = torch.randn(rank, module.in_features, generator=generator)
+            weights[f"{name}.lora_up.weight"] = torch.randn(module.out_features, rank, generator=generator)
+            weights[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file({name: each.bfloat16() for name, each in weights.items()}, snapshot / entries()["qwen-image-edit-2511"].presets[0].file)
+    return weights
+
+
+def one_picture(engine: Engine, monkeypatch) -> np.ndarray:
+    script(monkeypatch, engine.tokens, *SAID[1:4], END)
+    done = list(engine.answer(Conversation().say("user", "Draw", picture()), options(steps=4)))[-1]
+    assert isinstance(done, Done), done
+    return np.asarray(done.conversation.path()[-1].images()[0].picture).astype(int)
+
+
+def test_a_few_step_lora_paints_as_if_merged(cache, monkeypatch) -> None:
+    name = "qwen-image-edit-2511"
+    preset = entries()[name].presets[0]
+    with pytest.raises(ValueError, match="not on this machine yet; get it with: python -m duogen pull ID --preset lightning-4"):
+        opened(name, preset=preset.id)
+    snapshot = public.in_cache(cache, preset.repo, preset.revision, lambda folder: None)
+    weights = lightning(snapshot)
+    engine = opened(name, preset=preset.id)
+    assert engine.about["steps"] == 4 and engine.about["guidance"] == 1.0
+    assert engine.plan.load.preset == preset.id
+    kept = engine.pair.pipe.scheduler.config
+    assert kept["shift_terminal"] is None and abs(kept["base_shift"] - math.log(3)) < 1e-9 and kept["use_dynamic_shifting"]
+    plain = opened(name)
+    plain.pair.pipe.scheduler = engine.pair.pipe.scheduler
+    without = one_picture(plain, monkeypatch)
+    with torch.no_grad():
+        for key in [key for key in weights if key.endswith(".alpha")]:
+            down, up = (weights[key.replace("alpha", f"lora_{part}.weight")].bfloat16().float() for part in ("down", "up"))
+            plain.pair.pipe.transformer.get_submodule(key.removesuffix(".alpha")).weight += up @ down * 2.0 / len(down)
+    lora, merged = one_picture(engine, monkeypatch), one_picture(plain, monkeypatch)
+    assert np.abs(lora - merged).max() <= 1 and np.abs(lora - without).max() > 8
+    assert one_picture(opened(name, "nf4", preset=preset.id), monkeypatch).std() > 0
+
+
+def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
+    """xformers would add a boolean mask to the scores, flash would refuse any."""
+    from diffusers.models.attention_processor import Attention
+
+    from duogen.nn.attention import attend
+
+    seen = []
+    monkeypatch.setattr("duogen.nn.attention.dispatch_attention_fn", lambda q, *_, attn_mask, backend: seen.append(str(backend)) or q)
+    attn = Attention(8, heads=2, dim_head=4)
+    attn.processor._attention_backend = "xformers"
+    states = torch.zeros(1, 2, 3, 4)
+    for mask in (None, torch.ones(1, 1, 1, 3, dtype=torch.bool)):
+        attend(attn, states, states, states, mask)
+    assert seen[0] == "xformers" and "NATIVE" in seen[1]
+
+
+def test_what_was_measured_beats_the_estimate(tmp_path, monkeypatch) -> None:
+    from duogen.catalogue import find
+    from duogen.engine import planned
+
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    engine = opened("flux2-klein-4b")
+    found, load = find("flux2-klein-4b"), LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", picture_side=SIDE)
+    before = planned(found, load)[0]
+    assert before.seconds > 0 and not before.measured
+    monkeypatch.setattr(type(engine.painter), "paint", slowly(type(engine.painter).paint))
+    one_picture(engine, monkeypatch)
+    after = planned(found, load)[0]
+    assert after.measured and after.seconds > 0.4 and ", as measured here." in after.line()
+    assert not planned(found, replace(load, picture_side=2 * SIDE))[0].measured
+    (tmp_path / "timings.json").write_text("[")
+    assert not planned(found, load)[0].measured
+
+
+def slowly(paint):
+    def painted(*given):
+        for each in paint(*given):
+            time.sleep(0.1)
+            yield each
+
+    return painted
+
+
+def test_the_kernel_is_said_and_an_unfit_one_is_silent(monkeypatch) -> None:
+    assert "Attention kernel: PyTorch's own." in opened("flux2-klein-4b").plan.line()
+    monkeypatch.setattr("duogen.placement.attention", lambda device, wish: "xformers")
+
+    class Painter:
+        def set_attention_backend(self, name: str) -> None:
+            raise RuntimeError("no such operator")
+
+    assert set_attention(Painter(), "cuda", "auto") == "native"
+    with pytest.raises(ValueError, match="'xformers' cannot be used here \\(no such operator\\); choose --attention native"):
+        set_attention(Painter(), "cuda", "xformers")
 
 
 def test_the_attention_kernel(monkeypatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 
@@ -22,7 +22,8 @@ def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch
     Args:
         mask: broadcastable to [B, H, L, S]; boolean, or a float that is added to the scores.
 
-    The kernel is the one chosen with diffusers' `set_attention_backend`.
+    The kernel is the one chosen with diffusers' `set_attention_backend`; where there is a mask, PyTorch's own: of the others some take
+    none, and xformers takes a boolean one for numbers to be added.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # PyTorch's CPU kernel is slow in bf16: plain matrix products are twice as fast.
@@ -31,7 +32,7 @@ def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
         out = scores.softmax(dim=-1).to(value.dtype) @ value
         return out.transpose(1, 2).flatten(2, 3)
-    backend = getattr(attn.processor, "_attention_backend", None)
+    backend = getattr(attn.processor, "_attention_backend", None) if mask is None else AttentionBackendName.NATIVE
     out = dispatch_attention_fn(*(x.transpose(1, 2) for x in (query, key, value)), attn_mask=mask, backend=backend)
     return out.flatten(2, 3)
 
