@@ -1,27 +1,32 @@
-"""The Models tab: what it says of each pair, what it offers, and another pair opened behind the answers."""
+"""The Models tab: what it says of each pair, and a pair fetched, opened, asked and removed in a browser against a hub on 127.0.0.1."""
 
 from __future__ import annotations
 
 import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image as PILImage
 
 from duogen.__main__ import main
-from duogen.catalogue import entries
+from duogen.catalogue import entries, installed
 from duogen.conversation import Conversation
+from duogen.download import running
 from duogen.engine import Engine
 from duogen.events import Done, Failed
 from duogen.guardrail import Guardrail
 from duogen.options import LoadOptions
 from duogen.store import Store
 from tests import public
-from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+from tests.hub import Hub, served
+from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab  # noqa: F401
+from tests.test_studio import served_pair
 from ui.loading import Loading
 from ui.models import OTHER, card, choices
 from ui.page import Page
-
-REPO = "someone/unseen-cosmos"
 
 
 def test_a_card_says_what_a_pair_costs_and_asks() -> None:
@@ -38,19 +43,22 @@ def test_the_tab_follows_what_is_chosen(tmp_path, monkeypatch) -> None:
     loading.finished.set()
     tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models  # noqa: F811
     values = {tab.choice: "cosmos-predict2.5-14b", tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
-    shown = tab.show(values)
+    window = types.SimpleNamespace(session_hash="window")
+    shown = tab.show(values, window)
     assert "14B" in shown[tab.card] and "On this machine:" in shown[tab.plan]
     assert shown[tab.pull].visible and not shown[tab.use].interactive and not shown[tab.other].visible
     folder = public.cosmos(tmp_path / "unseen")
     values |= {tab.choice: OTHER, tab.name: str(folder), tab.load["picture_side",]: 64}
-    shown = tab.show(values)
+    shown = tab.show(values, window)
+    tab.latest["window"] = "duogen-sketch"  # chosen while the folder was looked up
+    assert tab.card not in tab._unless_late(values, window, shown)
     assert "64 x 32 px" in shown[tab.plan] and shown[tab.use].interactive and not shown[tab.pull].visible
     switched = []
     monkeypatch.setattr(loading, "switch", lambda *given: switched.append(given))
     tab._use(values)
     assert switched[0][0] == str(folder) and switched[0][2].picture_side == 64
     values[tab.name] = "no such thing"
-    assert "neither in the catalogue" in tab.show(values)[tab.card]
+    assert "neither in the catalogue" in tab.show(values, window)[tab.card]
 
 
 def test_another_pair_is_opened_behind_the_answers(tmp_path) -> None:
@@ -97,3 +105,162 @@ def test_a_folder_never_seen_answers_on_the_command_line(tmp_path, capsys) -> No
     assert "[picture 1: 01.png]" in capsys.readouterr().out
     with PILImage.open(out / "01.png") as picture:
         assert max(picture.size) == 64
+
+
+COMMON = {"README.md", "config.json"}  # names that both repositories have
+KLEIN = "#models-choice label:has-text('FLUX.2 klein 4B')"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Iterator[Hub]:
+    """The repositories of a pair of the catalogue, as large as a test can bear."""
+    home, write = tmp_path_factory.mktemp("repositories"), {"painter": public.klein, "brain": public.qwen3_brain}
+    with served({source.repo: write[source.role](home / source.role) for source in entries()["flux2-klein-4b"].sources}) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def home(hub: Hub, tmp_path_factory) -> Iterator[Path]:
+    """Data and hub cache of servers that see no other hub."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"HF_ENDPOINT": hub.address, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "0"}.items():
+            patch.setenv(name, value)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("DUOGEN_HOME", str(home))
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+        patch.delenv("HF_TOKEN", raising=False)
+        yield home
+
+
+def started(home: Path) -> Server:
+    return Server(home, "--device", "cpu", "--pair", str(served_pair(home / "tiny")))
+
+
+def models_of(tab: Callable, server: Server, **look: Any) -> Any:  # noqa: F811
+    page = tab(server.address, **look)
+    page.wait_for_selector("#status:has-text('Ready: Tiny')")
+    page.click("button[role=tab]:has-text('Models')")
+    return page
+
+
+def small_pictures(page) -> None:
+    """What a tiny pair paints is no better when it is large."""
+    page.click("#models-load button.label-wrap")
+    page.locator("#models-load input[type=number]").fill("64")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#models-plan:has-text('64 x ')")
+    page.click("#models-load button.label-wrap")
+
+
+def asked(page, words: str, seed: int, answers: int) -> None:
+    """Ask in the chat, and see words and a picture: with this seed an untrained model says both."""
+    page.click("button[role=tab]:has-text('Chat')")
+    page.click("#drawer")
+    for name, value in (("Temperature", "1"), ("Top p", "1"), ("Max images", "2"), ("Steps", "2")):
+        page.fill(f"#options input[type=number][aria-label$='{name}']", value)
+        page.keyboard.press("Tab")
+    page.fill("#options input[placeholder=random], #options textarea[placeholder=random]", str(seed))
+    page.click("#options .toggle-button")
+    send(page, words)
+    page.wait_for_function(f"document.querySelectorAll('#talk .bot small').length == {answers}")
+    page.wait_for_selector("#box .submit-button")
+    page.wait_for_function("[...document.querySelectorAll('#talk .bot img.picture')].every(img => img.complete)")
+    said, notes = ("".join(page.locator(f"#talk .bot{part}").all_inner_texts()) for part in ("", " small"))
+    assert loaded_pictures(page) >= answers and "<pic" not in said and len(said.strip()) > len(notes)
+
+
+@browser_only
+def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: Callable, tmp_path) -> None:  # noqa: F811
+    server = started(home)
+    try:
+        fetch_a_part(hub, server, tab)
+    finally:
+        server.end()
+    assert len(hub.asked) == 10 and not running("flux2-klein-4b")
+    server = started(home)  # which knows where the one before stopped
+    try:
+        page = fetch_the_rest(hub, server, tab)
+        small_pictures(page)
+        page.screenshot(path=SHOTS / "models-here.png")
+        page.click("#models-use")
+        page.wait_for_selector("#models-status:has-text('Open now: FLUX.2 klein 4B + Qwen3-VL-4B. Attention kernel: ')")
+        asked(page, "Draw a house", 8, 1)
+        page.screenshot(path=SHOTS / "models-answer.png")
+        another_folder(page, public.cosmos(tmp_path / "unseen"))
+        asked(page, "And now?", 2, 2)
+        page.screenshot(path=SHOTS / "models-second-answer.png")
+        remove_it(page)
+        assert not installed(entries()["flux2-klein-4b"]) and not list((home / "hub").glob("models--*"))
+        phone_sized(tab, server)
+    finally:
+        server.end()
+
+
+def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
+    """Look at the card, begin, close the page and pause in another; the hub sends nine files and keeps the tenth back."""
+    hub.left = 9
+    page = models_of(tab, server)
+    page.click(KLEIN)  # while the pair before is still being looked up
+    page.wait_for_selector("#models-card:has-text('Qwen3-VL')")
+    card = page.inner_text("#models-card")
+    assert "Apache-2.0" in card and "24.9 GB" in card and "GB are free on the disk" in card
+    page.wait_for_selector("#models-plan:has-text('GB of')")
+    assert page.is_disabled("#models-use")
+    page.screenshot(path=SHOTS / "models-card.png")
+    page.click("#models-pull")
+    page.wait_for_selector("#models-status:has-text('MB/s')")
+    page.wait_for_selector("#models-files progress")
+    page.screenshot(path=SHOTS / "models-download.png")
+    page.close()
+    page = models_of(tab, server)
+    page.click(KLEIN)
+    page.wait_for_selector("#models-status:has-text('MB/s')")
+    page.click("#models-pause")
+    page.wait_for_selector("#models-status:has-text('Paused at')")
+
+
+def fetch_the_rest(hub: Hub, server: Server, tab: Callable) -> Any:  # noqa: F811
+    hub.left = -1
+    before = [name for name, _ in hub.asked[:9]]
+    page = models_of(tab, server)
+    page.click(KLEIN)
+    page.click("#models-pull:has-text('Go on')")
+    page.wait_for_selector("#models-verify")
+    assert not set(before) & {name for name, _ in hub.asked[10:]} - COMMON, "what was here came once more"
+    page.click("#models-verify")
+    page.wait_for_selector("#models-status:has-text('All files are what the hub has')")
+    return page
+
+
+def remove_it(page) -> None:
+    page.click("button[role=tab]:has-text('Models')")
+    page.click(KLEIN)
+    page.wait_for_selector("#models-plan:has-text('as measured here')")
+    page.click("#models-remove")
+    page.click("#models-sure")
+    page.wait_for_selector("#models-status:has-text('are free again')")
+    page.wait_for_selector(f"{KLEIN}:has-text('25 GB')")
+
+
+def another_folder(page, folder: Path) -> None:
+    """Type one in and open it; the conversation stays."""
+    page.click("button[role=tab]:has-text('Models')")
+    page.click("#models-choice label:has-text('Another folder')")
+    page.fill("#models-name textarea, #models-name input", str(folder))
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#models-card:has-text('A folder.')")
+    page.wait_for_selector("#models-plan:has-text('64 x 32 px')")
+    page.screenshot(path=SHOTS / "models-folder.png")
+    page.click("#models-use")
+    page.wait_for_selector("#models-status:has-text('Open now: unseen.')")
+
+
+def phone_sized(tab: Callable, server: Server) -> None:  # noqa: F811
+    page = tab(server.address, viewport={"width": 390, "height": 844})
+    page.wait_for_selector("#status:has-text('Ready: unseen')")
+    page.click("button[role=tab]:has-text('Models')")
+    page.click("#models-choice label:has-text('Cosmos-Predict2.5-2B')")
+    page.wait_for_selector("#models-card:has-text('NVIDIA Open Model License')")
+    assert sideways(page) <= 0
+    page.screenshot(path=SHOTS / "models-phone.png")

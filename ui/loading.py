@@ -25,6 +25,7 @@ class Loading:
         load: how it is opened, where the two words before do not say all.
         words: what is going on, for the status line.
         line: the queue of all who want to use the engine.
+        ahead: how many switches to other pairs were asked for and are not over.
         worn: the adapters that are on, by folder, and how strongly.
         engine: there once `finished` is set, unless `error` says why not in one sentence.
     """
@@ -40,6 +41,12 @@ class Loading:
     finished: threading.Event = field(default_factory=threading.Event)
     brain: str | None = None
     load: LoadOptions | None = None
+    ahead: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a pair is being opened, or waits for that."""
+        return self.ahead > 0 or not self.finished.is_set()
 
     def wishes(self) -> LoadOptions:
         """How the pair is opened."""
@@ -51,7 +58,15 @@ class Loading:
         Adapters stay on when only the way of opening changes: those of one pair do not fit another.
         """
         self.words = "The other pair is opened when the answers before are done ..."
-        threading.Thread(target=self._switch, args=(pair, brain, load), name="loading", daemon=True).start()
+        self.ahead += 1
+
+        def switched() -> None:
+            try:
+                self._switch(pair, brain, load)
+            finally:
+                self.ahead -= 1
+
+        threading.Thread(target=switched, name="loading", daemon=True).start()
 
     def _switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
         self.finished.wait()  # the pair that is being opened is never left half open
@@ -84,7 +99,6 @@ class Loading:
             self.error = ""
             self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=self.wishes())
             self.put_on()
-            self.words = f"Ready: {self.engine.about['title']}."
         except ValueError as error:
             self.words = self.error = str(error)
         except Exception as error:  # whatever it is, the page must say so instead of waiting for ever

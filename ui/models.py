@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from duogen import download
-from duogen.catalogue import REPOSITORY, Entry, entries, installed, wanted
+from duogen.catalogue import REPOSITORY, Entry, entries, installed, places, wanted
 from duogen.options import LoadOptions
 from ui import controls
 from ui.loading import Loading
@@ -28,6 +29,7 @@ class Models:
     def __init__(self, tab: gr.Tab, loading: Loading, timer: gr.Timer) -> None:
         """`timer` is the page's, which looks up how far the loading of a pair is."""
         self.loading, self.timer = loading, timer
+        self.latest: dict[str, str] = {}  # what a browser chose last, by session
         with tab, gr.Row(elem_id="models"):
             self._lay_out()
         self._wire(tab)
@@ -65,13 +67,14 @@ class Models:
         buttons = [self.pull, self.pause, self.use, self.verify, self.remove, self.sure]
         outputs = [self.choice, self.other, self.card, self.plan, self.status, self.files, self.poll, self.timer, *buttons]
         quick = {"inputs": inputs, "outputs": outputs, **QUICK}
-        gr.on([tab.select, self.choice.input, self.name.submit, self.brain.submit, self.name.blur, self.brain.blur], self.show, **quick)
-        gr.on([each.input for each in self.load.values()], self.show, **quick)
-        self.poll.tick(self.look, **quick)
-        for button, act in ((self.pull, self._pull), (self.pause, self._pause), (self.use, self._use), (self.verify, self._verify)):
+        chosen = [tab.select, self.choice.input, self.name.submit, self.brain.submit, self.name.blur, self.brain.blur]
+        chosen += [each.input for each in self.load.values()]
+        gr.on(chosen, self.show, trigger_mode="multiple", **quick)  # else a choice is dropped while the one before is being looked up
+        self.poll.tick(self.looked, **quick)
+        for button, act in ((self.pull, self._pull), (self.pause, self._pause), (self.use, self._use), (self.sure, self._remove)):
             button.click(kindly(act, self.status), **quick)
+        self.verify.click(self._verify, **quick)
         self.remove.click(self.ask, **quick)
-        self.sure.click(kindly(self._remove, self.status), **quick)
 
     def _id(self, values: dict) -> str:
         """What is chosen: an id of the catalogue, or what was typed in."""
@@ -81,8 +84,24 @@ class Models:
         """What the browser cannot put into its language by itself."""
         return {self.choice: gr.update(choices=choices())}  # a new Radio would be laid out, where the page is being built
 
-    def show(self, values: dict) -> Updates:
-        """All of the tab for what is chosen."""
+    def leave(self, request: gr.Request) -> None:
+        """A browser is gone."""
+        self.latest.pop(request.session_hash, None)
+
+    def show(self, values: dict, request: gr.Request) -> Updates:
+        """All of the tab for what is chosen; nothing where the browser has chosen something else meanwhile."""
+        self.latest[request.session_hash] = self._id(values)
+        return self._unless_late(values, request, self._shown(values))
+
+    def looked(self, values: dict, request: gr.Request) -> Updates:
+        """What changes by itself."""
+        return self._unless_late(values, request, self.look(values))
+
+    def _unless_late(self, values: dict, request: gr.Request, updates: Updates) -> Updates:
+        late = self.latest.get(request.session_hash, self._id(values)) != self._id(values)
+        return {self.status: gr.skip()} if late else updates
+
+    def _shown(self, values: dict) -> Updates:
         id, other = self._id(values), values[self.choice] == OTHER
         known = entries().get(id)
         shown = {
@@ -105,21 +124,29 @@ class Models:
         return {
             self.status: self._status(id, now, here),
             self.files: files(now),
-            self.poll: gr.Timer(active=busy or not self.loading.finished.is_set()),
+            self.poll: gr.Timer(active=busy or self.loading.busy),
             self.pull: gr.Button(go, visible=fetchable and not busy and not here),
             self.pause: gr.Button(visible=busy),
             self.use: gr.Button(interactive=here or Path(id).is_dir()),
-            self.verify: gr.Button(visible=fetchable and here),
+            self.verify: gr.Button(visible=fetchable and here, interactive=True),
             self.remove: gr.Button(visible=fetchable and not busy and now is not None),
         }
 
     def _status(self, id: str, now: download.Progress | None, here: bool) -> str:
-        if not self.loading.finished.is_set():
+        if self.loading.busy:
             return status_line(self.loading.words, "busy")
         if now is None or now.state == "done":
-            return status_line(self.loading.words, "bad" if self.loading.error else "")
+            return self._open_now()
         share = now.done / now.total if now.total else 0.0
         return status_line(now.line(), {"failed": "bad", "paused": ""}.get(now.state, "busy"), share=share)
+
+    def _open_now(self) -> str:
+        """Which pair answers, and with which kernel it paints; or why none does, or not the one that was wanted."""
+        loading = self.loading
+        plan = getattr(loading.engine, "plan", None)
+        if loading.engine is None or loading.words != f"Ready: {loading.engine.about['title']}." or plan is None:
+            return status_line(loading.words, "bad" if loading.error else "")
+        return status_line(" ".join([say(f"Open now: {loading.engine.about['title']}."), say(plan.kernel())]))
 
     def _load(self, values: dict) -> LoadOptions:
         return controls.read(LoadOptions, self.load, values)
@@ -153,17 +180,26 @@ class Models:
         download.pause(self._id(values))
         return self.look(values)
 
-    def _verify(self, values: dict) -> Updates:
-        bad = download.verify(self._id(values))
-        said = say(f"{len(bad)} files were damaged and thrown away; press Download." if bad else "All files are what the hub has.")
-        return self.show(values) | {self.status: status_line(said, "bad" if bad else "")}
+    def _verify(self, values: dict, request: gr.Request) -> Iterator[Updates]:
+        """Read all files anew, which takes minutes for a large pair."""
+        yield {self.status: status_line("Reading all files ...", "busy"), self.verify: gr.Button(interactive=False)}
+        try:
+            bad = download.verify(self._id(values))
+            said = f"{len(bad)} files were damaged and thrown away; press Download." if bad else "All files are what the hub has."
+        except ValueError as error:
+            bad, said = [], str(error)
+        after = self._shown(values) | {self.status: status_line(said, "bad" if bad else "")}
+        yield {self.verify: gr.Button(interactive=True)} | self._unless_late(values, request, after)
 
     def ask(self, values: dict) -> Updates:
         return {self.sure: gr.Button(visible=True), self.remove: gr.Button(visible=False)}
 
     def _remove(self, values: dict) -> Updates:
-        freed = download.remove(self._id(values))
-        return self.show(values) | {self.status: status_line(f"{freed / 1e9:.2f} GB are free again.")}
+        id = self._id(values)
+        if self.loading.pair == id:
+            raise ValueError("This pair is open; open another one first.")
+        freed = download.remove(id)
+        return self._shown(values) | {self.status: status_line(f"{freed / 1e9:.2f} GB are free again.")}
 
     def _use(self, values: dict) -> Updates:
         """Open it instead of the pair that is open; conversations stay."""
@@ -228,7 +264,9 @@ def card(pair: Entry) -> str:
     for source in pair.sources:
         page = f"https://huggingface.co/{source.repo}"
         rows.append((source.role.capitalize(), f'<a href="{page}" target="_blank" rel="noreferrer">{source.repo}</a>, {source.revision}'))
-    if pair.sources:
+    if pair.sources and installed(pair):
+        rows.append(("On the disk", sentence(f"{size_of(pair) / 1e9:.2f} GB")))
+    elif pair.sources:
         cache = Path(constants.HF_HUB_CACHE)
         there = next(folder for folder in (cache, *cache.parents) if folder.exists())
         left = shutil.disk_usage(there).free
@@ -237,6 +275,11 @@ def card(pair: Entry) -> str:
     rows += [("Preset", sentence(f"{preset.id}: {preset.title}, {preset.bytes / 1e9:.2f} GB more")) for preset in pair.presets]
     facts = "".join(f"<dt>{sentence(name)}</dt><dd>{value}</dd>" for name, value in rows)
     return f"<h2>{sentence(pair.title)}</h2><p>{sentence(pair.summary)}</p><dl class='facts'>{facts}</dl>"
+
+
+def size_of(pair: Entry) -> int:
+    """Bytes of a pair that is here."""
+    return sum(file.stat().st_size for folder in places(pair).values() for file in folder.rglob("*") if file.is_file())
 
 
 def guarded(package: str) -> str:
@@ -261,13 +304,13 @@ def own_card(id: str) -> str:
 
 
 def files(now: download.Progress | None) -> str:
-    """Every file with its share, those under way first."""
+    """Every file with its share: those under way, then those to come, the largest first."""
     if now is None or not now.files or now.state == "done":
         return ""
-    waiting = sorted(now.files.items(), key=lambda each: (each[1][1] >= each[1][0], -each[1][0]))[:FILES_SHOWN]
+    waiting = sorted(now.files.items(), key=lambda each: (each[1][1] >= each[1][0], not each[1][1], -each[1][0]))[:FILES_SHOWN]
     bar = "<progress max='{}' value='{}' aria-label='{}'></progress>"
     rows = [
         f"<tr><td>{sentence(name)}</td><td>{bar.format(max(size, 1), have, sentence('Progress'))}</td><td>{size / 1e6:.1f} MB</td></tr>"
         for name, (size, have) in waiting
     ]
-    return f"<table class='files'>{''.join(rows)}</table>"
+    return f"<div class='files'><table>{''.join(rows)}</table></div>"

@@ -234,7 +234,7 @@ class Page:
     def look_up(self) -> Updates:
         """How far the loading is; once it is over, the welcome of the pair, its examples, and what it paints best with."""
         loading = self.loading
-        if not loading.finished.is_set():
+        if loading.busy:
             return {self.status: status_line(loading.words, "busy")}
         over = {self.timer: gr.Timer(active=False)}
         if loading.engine is None:
@@ -411,6 +411,7 @@ class Page:
         self.watching.pop(request.session_hash, None)
         self.expected.pop(request.session_hash, None)
         self.over.discard(request.session_hash)
+        self.models.leave(request)
 
     # The small buttons
 
