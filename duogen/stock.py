@@ -225,7 +225,7 @@ class StockPainter:
 
     def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` with what was painted where `mask` is white; outside not a pixel changes."""
-        return lay_in(painted, picture, mask, painted.size)
+        return lay_in(painted, picture, mask)
 
     def remember(self, frames: Frames, latents: PILImage.Image, condition: Any, segment: int) -> None:
         """Add a final picture."""
