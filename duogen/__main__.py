@@ -21,7 +21,7 @@ from duogen import pairs
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.data import command as data_command
 from duogen.evaluate import command as evaluate_command
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 from duogen.train import command as train_command
 
@@ -100,6 +100,11 @@ def _add_options(command: argparse.ArgumentParser) -> None:
             if each.name in NOT_HERE:
                 continue
             about = each.metadata
+            if hints[each.name] is bool:
+                command.add_argument(
+                    f"--{each.name.replace('_', '-')}", action="store_true", default=argparse.SUPPRESS, help=about["help"]
+                )
+                continue
             default = "the pair's own" if each.name in PAIR_CHOOSES else each.default
             command.add_argument(
                 f"--{each.name.replace('_', '-')}",
@@ -353,6 +358,8 @@ def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
             if not answer.parts or isinstance(answer.parts[-1], Image):
                 answer.parts.append(Text(""))
             answer.parts[-1] = Text(answer.parts[-1].text + text)
+        case Thought(text):
+            print(text, end="", file=sys.stderr, flush=True)
         case ImageStarted(index, _, _):
             _hint(f"\nPainting picture {index + 1} ...")
         case ImageStep():

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
-from duogen import guardrail, timings
+from duogen import guardrail, thinking, timings
 from duogen.adapters import Wanted, put_on
 from duogen.catalogue import Found, Preset, find, lora_file
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.memory import Machine, Plan
 from duogen.memory import plan as best_plan
 from duogen.mllm import MLLM, Context
@@ -258,6 +258,7 @@ class Engine:
                 opened = len(prompt.ids)
                 self.tokens.add_parts(prompt, begun, True)
                 encoded = self._follow(prompt)
+                yield from self._think(reply)
                 stopped = yield from self._speak(reply)
         except torch.OutOfMemoryError:
             yield self._failed(conversation, reply, "Memory ran out; make the pictures smaller, or close other programs, and try again.")
@@ -346,6 +347,30 @@ class Engine:
             self.pair.turns.talk()
         return encoded
 
+    def _think(self, reply: Reply) -> Iterator[Event]:
+        """Thoughts before the answer, if they are wanted."""
+        if not reply.options.text.think or reply.begun:
+            return
+        if not self.pair.about.thinks:
+            raise ValueError("This pair was never taught to think before it answers; switch Think off.")
+        context, thoughts, stream = self.memory.context, thinking.Thoughts(), DecodeStream(skip_special_tokens=True)
+        self._put(thinking.OPENING)
+        for count, token in enumerate(self.mllm.talk(context, reply.options.text, reply.generator)):
+            if token in (self.tokens.bov, self.tokens.end) or count >= thinking.MOST_TOKENS or reply.stop.is_set():
+                break
+            text = stream.step(self.pair.tokenizer.backend_tokenizer, token)
+            if said := thoughts.feed(text or ""):
+                yield Thought(said)
+            if thoughts.over:
+                self.mllm.append(context, token)
+                break
+        self._put("\n\n" if thoughts.over else f"{thinking.CLOSING}\n\n")
+
+    def _put(self, words: str) -> None:
+        """Words into the MLLM's mouth, which it goes on from."""
+        for token in self.tokens.text(words):
+            self.mllm.append(self.memory.context, token)
+
     def _speak(self, reply: Reply) -> Iterator[Event]:
         """Words and pictures in turn; returns why it ended."""
         reply.marks = None if self.tuned else Placeholders()
@@ -407,8 +432,7 @@ class Engine:
         """An untuned MLLM writes the words of the picture that comes next."""
         context, marks, stream = self.memory.context, Placeholders(), DecodeStream(skip_special_tokens=True)
         marks.feed(OPENING)
-        for token in self.tokens.text(OPENING):
-            self.mllm.append(context, token)
+        self._put(OPENING)
         for count, token in enumerate(self.mllm.talk(context, reply.options.text, reply.generator)):
             if token == self.tokens.end or count >= PROMPT_TOKENS or reply.stop.is_set():
                 break

@@ -17,6 +17,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """The next words of what is thought before the answer, which are no part of it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class ImageStarted:
     """A picture is about to be painted. `index` counts the pictures of this answer from 0."""
 
@@ -89,4 +96,4 @@ class Failed:
     conversation: Conversation
 
 
-Event = TextDelta | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
+Event = TextDelta | Thought | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed

@@ -29,6 +29,7 @@ class TextOptions(Checked):
     temperature: float = option(0.4, "How freely words are chosen; 0 always takes the likeliest.", 0.0, 2.0, 0.05)
     top_p: float = option(0.9, "Only the likeliest words that make up this share are considered.", 0.05, 1.0, 0.05)
     max_tokens: int = option(512, "The longest answer, in tokens.", 1, 8192, 1)
+    think: bool = option(False, "Think before the answer; the thoughts can be unfolded.")
 
 
 @dataclass(frozen=True)

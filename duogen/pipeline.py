@@ -48,6 +48,7 @@ class About:
         sees_previous: the DiT has channels for the latents of the frame before; block-causal pairs only.
         image_size: (width, height) of painted pictures.
         steps, guidance: what the pair paints best with.
+        thinks: the MLLM can think before it answers.
         tuned: the MLLM was taught to say `bov` itself; else it is told to write placeholders (`duogen.placeholders`).
         most_sources: of pipelines that take source pictures, how many at once.
     """
@@ -67,6 +68,7 @@ class About:
     image_size: tuple[int, int] = (1280, 704)
     steps: int = 36
     guidance: float = 7.0
+    thinks: bool = True
     tuned: bool = True
     most_sources: int = 3
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the servers and commands that tests start, which run side by side
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.engine import Engine
-from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta
+from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta, Thought
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.painter import Frames, Retouch
 from duogen.pipeline import open_pair
@@ -50,6 +51,42 @@ def last(events) -> Done:
     *_, done = events
     assert isinstance(done, Done), done
     return done
+
+
+def thinking(seed: int = 1) -> Options:
+    return Options(seed, TextOptions(temperature=1.0, top_p=1.0, think=True), ImageOptions(steps=2, preview_every=0))
+
+
+THOUGHTS = [("a door < a house", "</think>"), ("two ", "steps</thi", "nk> and"), ("a house", BOV), ("a house", END)]
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS)
+def test_thoughts_come_before_the_answer_and_are_no_part_of_it(engine, monkeypatch, thoughts):
+    script(monkeypatch, engine.tokens, *thoughts, "Step 1.", BOV, "Done", END)
+    events = list(engine.answer(asked(), thinking()))
+    kinds = [type(event) for event in events if type(event) in (Thought, TextDelta)]
+    assert kinds == sorted(kinds, key=[Thought, TextDelta].index)
+    assert "".join(event.text for event in events if isinstance(event, Thought)) in ("a door < a house", "two steps", "a house")
+    assert [words for words in parts(events[-1]) if isinstance(words, str)][0].endswith("Step 1.") and events[-1].stats.images == 1
+    read = engine.pair.tokenizer.decode(engine.memory.context.packed.ids)
+    assert read.count("<think>") == read.count("</think>") == 1, "what was thought stands in the context, and is closed"
+    script(monkeypatch, engine.tokens, "Fine.", END)
+    known = len(engine.memory.context.packed.ids)
+    more = last(engine.answer(events[-1].conversation.say("user", "And now?"), options()))
+    assert more.stats.encoded_tokens == more.stats.prompt_tokens - known
+
+
+def test_a_pair_that_cannot_think_or_paint_in_other_sizes_says_so(engine, monkeypatch):
+    for wish, about, words in (
+        (thinking(), {"thinks": False}, "switch Think off"),
+        (options(side=4 * SIDE), {"sees_previous": True}, f"{SIDE} x {SIDE}"),
+    ):
+        monkeypatch.setattr(engine.pair, "about", replace(engine.pair.about, **about))
+        monkeypatch.setattr(engine.painter, "about", engine.pair.about)
+        script(monkeypatch, engine.tokens, "Step 1.", BOV, "Done", END)
+        *_, failed = engine.answer(asked(), wish)
+        assert isinstance(failed, Failed) and words in failed.message
+        assert [turn.text() for turn in failed.conversation.path()] == ["Draw a red house."]
 
 
 def test_events_come_in_order(engine, monkeypatch):

@@ -37,7 +37,7 @@ ROOMS = [
         "duogen.prompts", "duogen.teaching", "duogen.jobs", "duogen.timings",
     },
     {"duogen.nn"},
-    {"duogen.sequence", "duogen.placeholders"},
+    {"duogen.sequence", "duogen.placeholders", "duogen.thinking"},
     {
         "duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail", "duogen.adapters",
     },

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Text
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
 from duogen.options import Options
 from duogen.store import Store
 from ui import controls
@@ -249,7 +249,7 @@ def test_a_pair_that_does_not_open_gets_a_sentence(tab, tmp_path: Path) -> None:
 class Scripted:
     """An engine that does what it is told, for what a sound one never does."""
 
-    about = {"title": "Scripted", "summary": "", "examples": (), "image_size": (8, 8), "steps": 5}
+    about = {"title": "Scripted", "summary": "", "examples": (), "image_size": (8, 8), "steps": 5, "thinks": False}
 
     def __init__(self, script: Callable[[Conversation], Iterator[Event]]) -> None:
         self.script = script
@@ -315,6 +315,19 @@ def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
     assert "1 picture · 2.0 s · seed 7" in page._messages(kept)[-1]["content"][-1]["text"]
 
 
+def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
+    def script(said: Conversation) -> Iterator[Event]:
+        yield Thought("First the <b>walls")
+        yield Thought("</b>, then the roof.")
+        yield TextDelta("Step 1.")
+        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page, job, kept = answered(script, tmp_path)
+    folded, words, _ = page._messages(kept)[-1]["content"]
+    assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
+    assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
+
+
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:
     seen = []
 
@@ -337,6 +350,7 @@ def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None
     page.loading.finished.set()
     updates = page.look_up()
     assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
+    assert updates[page.controls["image", "side"]]["visible"] and not updates[page.controls["text", "think"]]["visible"]
     quick = page.set_preset("quick")
     assert quick[page.controls["image", "steps"]]["value"] == 4 and page.controls["seed",] not in quick
     assert page.set_preset("balanced")[page.controls["image", "steps"]]["value"] == 5

@@ -101,6 +101,16 @@ def test_a_whole_reply(name, precision, monkeypatch) -> None:
     assert again.stats.encoded_tokens < again.stats.prompt_tokens / 4, "the second turn reads what is new only"
 
 
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_pictures_of_another_size_and_closer_to_those_before(name, monkeypatch) -> None:
+    engine, asked = opened(name), Conversation().say("user", "Like this:", picture())
+    for side, guidance in ((2 * SIDE, 1.0), (0, 2.0)):
+        script(monkeypatch, engine.tokens, *SAID)
+        done = list(engine.answer(asked, options(side=side, picture_guidance=guidance)))[-1]
+        assert [max(image.picture.size) for image in done.conversation.path()[-1].images()] == [side or SIDE] * 2
+        asked = done.conversation.say("user", "Again.")
+
+
 def test_the_same_seed_paints_the_same_picture(klein, monkeypatch) -> None:
     made = []
     for _ in range(2):

@@ -23,7 +23,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from duogen.conversation import Conversation, Image, Piece, Text
-from duogen.events import Done, Event, Failed, ImageDone, TextDelta
+from duogen.events import Done, Event, Failed, ImageDone, TextDelta, Thought
 from duogen.options import Options
 from ui.asking import MOST_PICTURES, Work, Wrong, answering, data_url, in_turn, options_of, painting, picture_of
 from ui.auth import Users
@@ -227,12 +227,19 @@ class Completion:
         choice = {"index": 0, "message": message, "finish_reason": self._reason(), "logprobs": None}
         return {**self.head, "object": "chat.completion", "choices": [choice], "usage": self._usage()}
 
+    def _delta(self, event: Event) -> dict[str, str]:
+        """What an event adds to a stream; thoughts go where other servers put them."""
+        if isinstance(event, Thought):
+            return {"reasoning_content": event.text}
+        added = self.take(event)
+        return {"content": added} if added else {}
+
     async def stream(self, events: AsyncIterator[Event], usage: bool) -> AsyncIterator[str]:
         """Server-sent events, as OpenAI writes them."""
         yield self._chunk({"role": "assistant", "content": ""})
         async for event in events:
-            if added := await asyncio.to_thread(self.take, event):
-                yield self._chunk({"content": added})
+            if delta := await asyncio.to_thread(self._delta, event):
+                yield self._chunk(delta)
         if self.failed:
             yield f"data: {refusal(Wrong(self.failed, 500)).body.decode()}\n\n"
             return

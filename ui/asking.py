@@ -109,10 +109,10 @@ def options_of(asked: dict[str, Any], about: dict[str, Any]) -> Options:
     given = {"preview_every": 0, **about, **given}
 
     def chosen(kind: type) -> Any:
-        return kind(**{each.name: _number(each.name, given[each.name], each.type) for each in fields(kind) if each.name in given})
+        return kind(**{each.name: _checked(each.name, given[each.name], each.type) for each in fields(kind) if each.name in given})
 
     try:
-        seed = _number("seed", given["seed"], "int") if "seed" in given else None
+        seed = _checked("seed", given["seed"], "int") if "seed" in given else None
         if seed is not None and not -(2**63) <= seed < 2**63:
             raise ValueError("seed must fit into 64 bits.")
         return Options(seed, chosen(TextOptions), chosen(ImageOptions))
@@ -120,7 +120,11 @@ def options_of(asked: dict[str, Any], about: dict[str, Any]) -> Options:
         raise Wrong(str(error)) from error
 
 
-def _number(name: str, value: Any, kind: str) -> float | int:
+def _checked(name: str, value: Any, kind: str) -> float | int | bool:
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, not {value!r}.")
+        return value
     right = isinstance(value, int | float) and not isinstance(value, bool) and (kind != "int" or value == value // 1)
     if not right:
         raise ValueError(f"{name} must be {'a whole number' if kind == 'int' else 'a number'}, not {value!r}.")

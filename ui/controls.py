@@ -50,6 +50,13 @@ def preset(name: str, controls: dict[Path, Component], about: dict[str, Any]) ->
     return {controls[path]: gr.update(value=value) for path, value in values.items()}
 
 
+def of_pair(controls: dict[Path, Component], about: dict[str, Any]) -> dict[Component, Any]:
+    """What sets the controls as the open pair paints best, and hides those that mean nothing to it."""
+    best = {control: gr.update(value=about[path[-1]]) for path, control in controls.items() if path[-1] in about}
+    known = {("text", "think"): about.get("thinks", True), ("image", "side"): not about.get("sees_previous", False)}
+    return best | {controls[path]: gr.update(visible=shown) for path, shown in known.items() if path in controls}
+
+
 def _label(name: str) -> str:
     return name.replace("_", " ").capitalize()
 

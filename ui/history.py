@@ -17,7 +17,7 @@ from urllib.parse import quote
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta
+from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from ui.pictures import PictureFolder
 from ui.speech import say
 
@@ -47,6 +47,12 @@ def text_part(words: str) -> Message:
     """Words as Markdown that can neither become HTML nor fetch a picture from somewhere."""
     safe = re.sub(r"(`+[^`]*`+)|<|!\[", lambda found: found[1] or {"<": "&lt;", "![": "!\\["}[found[0]], words)
     return {"type": "text", "text": safe.strip()}
+
+
+def thoughts_part(thoughts: str) -> Message:
+    """What was thought before the answer, folded; nothing for no thoughts."""
+    name, words = html.escape(say("Thoughts")), html.escape(thoughts.strip()).replace("\n", "<br>")
+    return {"type": "text", "text": f'<details class="thoughts"><summary>{name}</summary>{words}</details>' if words else ""}
 
 
 def address(path: str | Path) -> str:
@@ -112,7 +118,7 @@ def _content(conversation: Conversation, turn: Turn, about: dict, pictures: Pict
     line = f"<small>{html.escape(noted)}</small>" if turn.role == "assistant" else ""
     if said.endswith(UNFINISHED) and parts:
         line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
-    shown = [part for part in parts if part.get("text") != ""]
+    shown = [part for part in [thoughts_part(str(about.get("thoughts", ""))), *parts] if part.get("text") != ""]
     return [*shown, {"type": "text", "text": f'<div class="acts">{_turn_acts(conversation, turn)}{line}</div>'}]
 
 
@@ -220,7 +226,7 @@ class Answer:
         self.parts: list[Piece | Pending] = list(parts)
         self.rest = rest
         self.status = "Thinking ..."
-        self.notice = ""
+        self.notice = self.thoughts = ""
 
     def take(self, event: Event) -> None:
         match event:
@@ -228,6 +234,8 @@ class Answer:
                 said = self.parts.pop().text if self.parts and isinstance(self.parts[-1], Text) else ""
                 self.parts.append(Text(said + text))
                 self.status = "Writing ..."
+            case Thought(text):
+                self.thoughts += text
             case ImageStarted(index, _, steps):
                 usual = next((part.seconds or 0.0 for part in reversed(self.parts) if isinstance(part, Image)), 0.0)
                 self.parts.append(Pending(index, steps, usual))
@@ -256,7 +264,7 @@ class Answer:
                 shown.append(self._card(part, plain(words.strip().rpartition("\n")[2])))
             else:
                 shown.append(picture_part(self.pictures.keep(part.picture, SHOWN_PIXELS), alt_words(part, words)))
-        shown = [part for part in shown if part.get("text") != ""]
+        shown = [part for part in [thoughts_part(self.thoughts), *shown] if part.get("text") != ""]
         return {"role": "assistant", "content": shown or [{"type": "text", "text": "…"}]}
 
     def _card(self, pending: Pending, words: str) -> Message:

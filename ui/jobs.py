@@ -182,7 +182,8 @@ class Jobs:
 
     def _remember(self, job: Job, turn: str, line: str) -> None:
         options = job.options()
-        self.store.note(job.task.chat, turn, {"line": line, "seed": options.seed, "options": asdict(options)})
+        about = {"line": line, "seed": options.seed, "options": asdict(options)}
+        self.store.note(job.task.chat, turn, about | ({"thoughts": job.answer.thoughts} if job.answer.thoughts else {}))
 
     def _settle(self, job: Job) -> None:
         """Where the conversation stands when it is over."""

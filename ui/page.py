@@ -241,7 +241,7 @@ class Page:
             return over | {self.status: status_line(loading.words, "bad")}
         about = loading.engine.about
         examples = [{"text": words} for words in about["examples"]]
-        best = {control: gr.update(value=about[path[-1]]) for path, control in self.controls.items() if path[-1] in about}
+        best = controls.of_pair(self.controls, about)
         return over | best | {self.status: status_line(loading.words), self.talk: gr.Chatbot(placeholder=welcome(about), examples=examples)}
 
     def greet(self) -> Updates:
