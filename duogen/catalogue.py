@@ -138,6 +138,11 @@ def _entry(raw: dict[str, Any], parts: dict[str, Part]) -> Entry:
     )
 
 
+def bundled() -> str:
+    """The id of the pair that comes with this program."""
+    return next(each.id for each in entries().values() if not each.sources)
+
+
 def entry(id: str) -> Entry:
     """Raises ValueError, one sentence, when the catalogue has no such pair."""
     if id not in entries():

@@ -243,3 +243,15 @@ def write_beside(file: Path, data: bytes) -> None:
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def append_line(file: Path, data: dict) -> None:
+    """Add a line of JSON to a file, for good; a line that an earlier end cut off is closed first."""
+    with file.open("ab+") as out:
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            if out.read(1) != b"\n":
+                out.write(b"\n")
+        out.write(json.dumps(data, ensure_ascii=False).encode() + b"\n")
+        out.flush()
+        os.fsync(out.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -99,9 +100,19 @@ def from_flags(given: argparse.Namespace, kind: type) -> Any:
     return kind(**{each.name: value for each in fields(kind) if (value := vars(given).get(each.name)) is not None})
 
 
+GROUPS = {"text": TextOptions, "image": ImageOptions}  # the fields of `Options` that are groups
+
 # By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.
 PRESETS: dict[str, dict[tuple[str, ...], Any]] = {
     "quick": {("image", "steps"): 4, ("image", "max_images"): 4, ("image", "preview_every"): 0, ("text", "max_tokens"): 256},
     "balanced": {},
     "fine": {("image", "steps"): 16, ("image", "max_images"): 12, ("text", "max_tokens"): 1024},
 }
+
+
+def preset_options(name: str, about: Mapping[str, Any], seed: int | None = None) -> Options:
+    """The options of a preset for a pair: what `about` says the pair does best with, and on top of it what the preset names."""
+    given = {kind: {each.name: about[each.name] for each in fields(group) if each.name in about} for kind, group in GROUPS.items()}
+    for (kind, field_name), value in PRESETS[name].items():
+        given[kind][field_name] = value
+    return Options(seed, **{kind: group(**given[kind]) for kind, group in GROUPS.items()})

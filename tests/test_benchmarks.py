@@ -11,14 +11,19 @@ import pytest
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from duogen.__main__ import main
 from duogen.conversation import Conversation, Image, Text
 from duogen.evaluate.benchmark import Scorer, score_all
+from duogen.evaluate.drawings import Drawings
 from duogen.evaluate.geneval import COLOURS, Seen, box_of, colour_of, right
 from duogen.evaluate.judge import FIVE, judge, prefers, read_scores, yes_or_no
 from duogen.evaluate.side import System, win_rates, write_side_by_side
 from duogen.evaluate.stored import SCORES, add_score, answer_all, scores, store, stored
 from duogen.evaluate.tasks import BENCHMARKS, Task, tasks_of
 from duogen.events import Done, ImageDone, Stats, TextDelta
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.world import make_thing, random_thing
 
 PAINT = {
     "red": (220, 30, 30),
@@ -64,7 +69,7 @@ def drawn(about: dict, classes: list[str]) -> PILImage.Image:
 class Reads:
     """Finds the marked rectangles."""
 
-    name = "reads marks"
+    name, knows = "reads marks", None
 
     def __init__(self, classes: list[str]) -> None:
         self.classes = classes
@@ -144,6 +149,36 @@ def test_a_real_segmenter_class_finds_in_its_layout(tmp_path: Path):
     assert all(each.mask.shape == (60, 80) and each.score >= 0.3 for each in found)
     with pytest.raises(ValueError, match="--detector"):
         Mask2Former(str(tmp_path / "none"))
+
+
+def test_without_a_detector_drawings_are_read_and_that_is_said(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    def nowhere(*given, **more):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr("transformers.Mask2FormerForUniversalSegmentation.from_pretrained", nowhere)
+    car = {part: "red" for part in ("body", "cabin", "window", "wheels")}
+    painted = {
+        "a photo of a car": (draw(Scene("meadow", (random_thing(random.Random(1), ["car"]),))), True),
+        "a photo of a boat": (draw(Scene("sea", (random_thing(random.Random(1), ["truck"]),))), False),
+        "a photo of a red car": (draw(Scene("meadow", (make_thing("car", car, side="left", scale="small"),))), True),
+        "a photo of a bench": (draw(Scene("meadow", (random_thing(random.Random(1), ["car"]),))), False),
+        "a photo of a cat": (None, False),
+    }
+    tasks = {task.words(): task for task in tasks_of(BENCHMARKS["geneval"], None)}
+    for words, (picture, _) in painted.items():
+        store(tmp_path, tasks[words].id, [Text("Here."), *([Image(picture)] if picture else [])])
+    argv = ["evaluate", "geneval", "--score-only", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "detector is missing" in said and "10 of the 80 objects" in said and "counts as wrong: 1 of 5" in said, said
+    rows = {row["id"]: row for row in scores(tmp_path, f"{Drawings.name}, colours by rules").values()}
+    found = {words: bool(rows[tasks[words].id]["scores"]["score"]) for words in painted}
+    assert found == {words: good for words, (_, good) in painted.items()}
+    assert rows[tasks["a photo of a bench"].id]["failed"] == "the detector does not know: bench"
+    assert json.loads((tmp_path / "results.json").read_text())["judge"].startswith("sketchbook reader")
+    assert main([*argv, "--detector", str(tmp_path / "none")]) == 2 and "--detector" in capsys.readouterr().err
+    tool = Drawings().find(draw(Scene("meadow", (make_thing("car", car, side="left", scale="small"),))).resize((512, 512)))
+    assert [each.name for each in tool] == ["car"] and tool[0].mask.shape == (512, 512) and tool[0].box[2] < 300
 
 
 # Readers

@@ -1,4 +1,4 @@
-"""The tab Data in a real browser, with a stand-in for the engine: pages become a set, and a person looks through it and overrules."""
+"""The tab Data in a real browser, with a tiny pair: pages become a set, a person looks through it, overrules, and teaches with it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pytest
 
 from tests.test_data import site  # noqa: F401
 from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+from tests.tiny import tiny_pair
 
 
 @pytest.fixture(scope="module")
-def standing_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("home"), "--seconds", "0.1", program="tests/stand_in.py")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("home"), "--pair", str(tiny_pair(tmp_path_factory.mktemp("pair"))), "--device", "cpu")
     yield server
     server.end()
 
 
 @browser_only
-def test_pages_become_a_set_that_a_person_overrules(standing_in: Server, tab: Callable, site: Path) -> None:  # noqa: F811
-    page = tab(standing_in.address)
+def test_pages_become_a_set_that_a_person_overrules(tiny: Server, tab: Callable, site: Path) -> None:  # noqa: F811
+    page = tab(tiny.address)
     page.click("button[role=tab]:has-text('Data')")
     page.fill("#data-pages textarea, #data-pages input", str(site / "nowhere"))
     page.click("#data-make")
@@ -48,9 +49,16 @@ def test_pages_become_a_set_that_a_person_overrules(standing_in: Server, tab: Ca
     page.screenshot(path=SHOTS / "data-dropped.png")
     page.click("#data-overrule")
     page.wait_for_selector("#data-status:has-text('2 dialogues from 6 pages.')")
-    written = (standing_in.log.parent / "sets" / "recipes" / "conversations.jsonl").read_text(encoding="utf-8")
+    written = (tiny.log.parent / "sets" / "recipes" / "conversations.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line)["source"]["title"] for line in written.splitlines()] == ["Apple strudel", "My strudel"]
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(300)
     assert sideways(page) <= 0
     page.screenshot(path=SHOTS / "data-phone.png")
+    page.click("#data-send")
+    page.wait_for_selector("#finetune-report li:has-text('Read as conversations: 2 examples')")
+    page.wait_for_selector("#finetune-tiles img >> nth=2")
+    page.wait_for_selector("#finetune-needs p")
+    assert page.input_value("#finetune-name input, #finetune-name textarea") == "recipes"
+    assert page.input_value("#finetune-folder input, #finetune-folder textarea").endswith("/sets/recipes") and sideways(page) <= 0
+    page.screenshot(path=SHOTS / "data-sent.png")

@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from duogen.adapters import PARTS, Wanted, put_on
+from duogen.conversation import Conversation
 from duogen.data import card
 from duogen.engine import Engine
+from duogen.events import Done
 from duogen.jobs import Job, device_lock
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.pipeline import About, open_pair, open_parts
@@ -33,9 +35,10 @@ from duogen.train.cache import Seeing, bucket
 from duogen.train.finetune import Order, failure, finetune, loop_recipe
 from duogen.train.loop import Diverged, rate_at, train
 from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
+from tests.test_data import site  # noqa: F401
 from tests.test_examples import conversations, picture
 from tests.test_training import Toy, equal, recipe
-from tests.tiny import tiny_pair
+from tests.tiny import BOV, END, script, tiny_pair
 
 RECIPE = {
     "sample_every": 2, "save_minutes": 0.0, "max_tokens": 300, "talk": {"steps": 4, "batch": 2, "rank": 4, "warmup": 1},
@@ -429,3 +432,29 @@ def test_examples_without_pictures_to_paint_are_for_stage_1_only(place, tmp_path
     with pytest.raises(ValueError, match="choose --stage 1"):
         work.prepared(wish, quiet)
     assert len(work.prepared(replace(wish, stage="1"), quiet).train) == 3
+
+
+def test_saved_pages_become_an_adapter_that_answers(place, site, tmp_path, monkeypatch):  # noqa: F811
+    from duogen.__main__ import main
+
+    raw = RECIPE | {"max_tokens": 700, "sample_every": 9, "talk": RECIPE["talk"] | {"steps": 2}, "paint": RECIPE["paint"] | {"steps": 2}}
+    (tmp_path / "recipe.json").write_text(json.dumps(raw))
+    recipe, out = str(tmp_path / "recipe.json"), tmp_path / "adapter"
+    assert main(["data", "make", str(site), "--out", str(tmp_path / "set"), "--jobs", "1"]) == 0
+    pair = ["--pair", str(place / "pair"), "--device", "cpu"]
+    assert main(["finetune", *pair, "--data", str(tmp_path / "set"), "--out", str(out), "--recipe", recipe]) == 0
+    for part in PARTS:
+        written = load_file(out / part / "adapter_model.safetensors")
+        assert any(weight.abs().max() > 0 for name, weight in written.items() if "lora_B" in name), f"{part} has learnt nothing"
+    engine = Engine.open(place / "pair", "cpu", "fp32")
+    asked, options = Conversation().say("user", "How do I make apple strudel?"), Options(3, image=ImageOptions(steps=2))
+    pictures = []
+    for worn in ([Wanted(out)], []):
+        engine.wear(worn)
+        script(monkeypatch, engine.tokens, "Peel two apples.", BOV, "Done.", END)
+        *_, last = engine.answer(asked, options)
+        assert isinstance(last, Done), last
+        answer = last.conversation.path()[-1]
+        assert answer.text() == "Peel two apples.Done."
+        pictures += [image.picture.tobytes() for image in answer.images()]
+    assert len(pictures) == 2 and pictures[0] != pictures[1], "the adapter changes nothing of what is painted"

@@ -64,6 +64,8 @@ class Data:
             with gr.Column(scale=2, min_width=300):
                 self.funnel = gr.HTML("", elem_id="data-funnel")
                 self.where = gr.HTML("", elem_id="data-where")
+                with gr.Row(elem_classes="buttons"):
+                    self.send = gr.Button("Send to Fine-tune", size="sm", variant="primary", visible=False, elem_id="data-send")
             with gr.Column(scale=3, min_width=320, visible=False, elem_id="data-look") as self.look:
                 with gr.Row(elem_id="data-filter"):
                     self.which = gr.Radio(choices(SETS), value=KEPT, label="Which", show_label=False, container=False, elem_id="data-which")
@@ -77,8 +79,8 @@ class Data:
     def _wire(self, tab: gr.Tab) -> None:
         inputs = {self.pages, self.name, self.chosen, self.which, self.why, self.at}
         outputs = [
-            self.status, self.funnel, self.where, self.look, self.page, self.at, self.chosen, self.stop, self.timer, self.overrule,
-            self.earlier, self.later,
+            self.status, self.funnel, self.where, self.send, self.look, self.page, self.at, self.chosen, self.stop, self.timer,
+            self.overrule, self.earlier, self.later,
         ]  # fmt: skip
         tab.select(self.refresh, inputs, outputs, **QUICK)
         self.make.click(self.begin, inputs, outputs, **QUICK)
@@ -102,7 +104,7 @@ class Data:
         found = [file.parent for file in (data_home() / "sets").glob("*/state.sqlite")]
         return [folder.name for folder in sorted(found, key=lambda folder: -folder.stat().st_mtime)]
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         return data_home() / "sets" / name
 
     def begin(self, values: dict, request: gr.Request) -> Iterator[Updates]:
@@ -116,7 +118,7 @@ class Data:
             if not named or not pages.exists():
                 raise Refused(f"There is no folder {pages}; name one with saved pages in it." if named else FIRST)
             name = re.sub(r"[^\w-]+", "-", (values[self.name] or pages.resolve().name).strip()).strip("-") or "set"
-            out = self._folder(name)
+            out = self.folder(name)
             if self._runs(out):
                 raise Refused("This set is being made already.")
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,7 @@ class Data:
 
     def end(self, values: dict) -> Iterator[Updates]:
         """What is finished stays; Make a set with the same folder and name goes on from there."""
-        process = self.begun.get(self._folder(values[self.chosen] or ""))
+        process = self.begun.get(self.folder(values[self.chosen] or ""))
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
         yield {self.status: status_line("Stopping ...", "busy")}
@@ -155,7 +157,7 @@ class Data:
 
     def follow(self, values: dict) -> Iterator[Updates]:
         """While the process works: the funnel and how far it is; in the end everything."""
-        folder = self._folder(values[self.chosen] or "")
+        folder = self.folder(values[self.chosen] or "")
         if self._runs(folder):
             with contextlib.suppress(ValueError):
                 state = State(folder, writes=False)
@@ -198,7 +200,7 @@ class Data:
 
     def _shown(self, values: dict) -> Updates:
         """Everything about the chosen set."""
-        folder = self._folder(values[self.chosen] or "")
+        folder = self.folder(values[self.chosen] or "")
         if self._runs(folder):
             return {self.timer: gr.Timer(active=True), self.stop: gr.Button(visible=folder in self.begun)}
         state = State(folder, writes=False)
@@ -212,6 +214,7 @@ class Data:
             self.status: status_line(said),
             self.funnel: funnel_html(funnel(state)),
             self.where: f"<p>{sentence('The set is in this folder:')}<br><code>{html.escape(str(folder))}</code></p>",
+            self.send: gr.Button(visible=kept > 0),
             self.look: gr.Column(visible=True),
             self.at: at,
             self.page: self._page(folder, row, at, count),
@@ -224,7 +227,7 @@ class Data:
         """A person overrules the filters, in a process, since making a dialogue takes the whole engine."""
 
         def done() -> Iterator[Updates]:
-            folder = self._folder(values[self.chosen] or "")
+            folder = self.folder(values[self.chosen] or "")
             row, _, _ = self._rows(State(folder, writes=False), values)
             if row is None:
                 raise Refused("There is no page to decide about.")

@@ -120,18 +120,20 @@ class Finetune:
             self.log = gr.Code("", language=None, show_label=False, interactive=False, lines=8, max_lines=16)
 
     def _wire(self, tab: gr.Tab) -> None:
-        looked = [self.source, self.report, self.describe, self.tiles, self.wrong, self.problems, self.name, self.needs]
+        self.looked = [
+            self.folder, self.source, self.report, self.describe, self.tiles, self.wrong, self.problems, self.name, self.needs
+        ]  # fmt: skip
         job = [
             self.chosen, self.told, self.timer, self.progress, *self.buttons.values(), self.resume, self.lower, self.facts, self.plot,
             self.strip, self.after, self.log, self.download,
         ]  # fmt: skip
         recipe = {self.source, self.what, *self.settings.values()}
-        cost = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
-        self.check.click(self.look, [self.folder], looked, **QUICK).success(**cost)
-        self.folder.submit(self.look, [self.folder], looked, **QUICK).success(**cost)
-        self.upload.upload(self.look, [self.upload], looked, **QUICK).success(**cost)
-        self.mine.click(self.look_at_mine, None, looked, **QUICK).success(**cost)
-        self.describe.click(self.caption, [self.source], looked, **QUICK)
+        self.cost = cost = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
+        self.check.click(self.look, [self.folder], self.looked, **QUICK).success(**cost)
+        self.folder.submit(self.look, [self.folder], self.looked, **QUICK).success(**cost)
+        self.upload.upload(self.look, [self.upload], self.looked, **QUICK).success(**cost)
+        self.mine.click(self.look_at_mine, None, self.looked, **QUICK).success(**cost)
+        self.describe.click(self.caption, [self.source], self.looked, **QUICK)
         self.machine.input(self.set_preset, [self.machine], list(self.settings.values()), **QUICK).success(**cost)
         touched = [self.what.input, *(each.input for each in self.settings.values())]
         gr.on(touched, trigger_mode="always_last", **cost)
@@ -417,4 +419,3 @@ def _at(recipe: Any, path: controls.Path) -> Any:
     for name in path:
         recipe = getattr(recipe, name)
     return str(recipe) if path == ("seed",) else recipe
-

@@ -18,6 +18,7 @@ from duogen.options import Options
 from duogen.picture_file import About
 from duogen.store import Store
 from ui.history import BROKEN_OFF, Answer, Message, note
+from ui.line import waiting
 from ui.loading import Loading
 from ui.pictures import PictureFolder
 
@@ -113,7 +114,7 @@ class Jobs:
 
     def _run(self, job: Job) -> None:
         try:
-            with self.loading.line.place(lambda before: job.say(_waiting(before)), job.stop) as mine:
+            with self.loading.line.place(lambda before: job.say(waiting(before)), job.stop) as mine:
                 while mine and not job.stop.is_set() and not self.loading.finished.wait(0.3):
                     job.say(f"{self.loading.words} The answer begins as soon as that is done.")
                 if mine and not job.stop.is_set():
@@ -193,10 +194,6 @@ class Jobs:
             job.status = self.loading.words
         if not job.kept and job.partial not in self.store.open(job.task.chat).turns:
             self.store.change(job.task.chat, lambda now: now.at(job.task.back if job.task.back in now.turns else job.task.at), quiet=True)
-
-
-def _waiting(before: int) -> str:
-    return f"Waiting: {before} {'answer is' if before == 1 else 'answers are'} before yours ..."
 
 
 def _without(conversation: Conversation, turn: str) -> Conversation:

@@ -46,3 +46,8 @@ class Line:
                 if self._waiting.index(me) == before:
                     self._moved.wait(0.3)  # `stop` does not wake it
         return False
+
+
+def waiting(before: int) -> str:
+    """What someone in the line reads."""
+    return f"Waiting: {before} {'answer is' if before == 1 else 'answers are'} before yours ..."

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen.catalogue import bundled
 from duogen.options import LoadOptions
 from ui.line import Line
 
 if TYPE_CHECKING:
+    from duogen.adapters import Wanted
     from duogen.engine import Engine
+
+Lend = Callable[[str, str, Mapping[Path, float]], "Engine"]  # pair, brain, adapters
 
 
 @dataclass
@@ -107,12 +113,51 @@ class Loading:
         finally:
             self.finished.set()
 
-    def put_on(self) -> None:
-        """Make the engine wear what is on. Raises ValueError when an adapter does not fit; then none is on."""
-        from duogen.adapters import Wanted
-
+    def put_on(self, worn: Mapping[Path, float] | None = None) -> None:
+        """Make the engine wear what is on, or `worn` for a while. Raises ValueError when an adapter does not fit; then none is on."""
         if self.engine is not None and hasattr(self.engine, "wear"):
-            self.engine.wear([Wanted(folder, weight) for folder, weight in self.worn.items()])
+            self.engine.wear(_wanted(self.worn if worn is None else worn))
+
+    @contextmanager
+    def lending(self, words: str) -> Iterator[Lend]:
+        """For who holds the line: engines of any pair and adapters, one after the other; what was open before is open again in the end.
+
+        Only one is in memory: whoever asks for the next one has let go of the one before. `words` say to all others why the pair is
+        away. What is lent raises ValueError, one sentence, when a pair cannot be opened or an adapter does not fit it.
+        """
+        try:
+            yield lambda pair, brain, worn: self._lend(pair, brain, worn, words)
+        finally:
+            self._come_back()
+            try:
+                self.put_on()
+            except ValueError:  # thrown away meanwhile
+                self.worn = {}
+
+    def _lend(self, pair: str, brain: str, worn: Mapping[Path, float], words: str) -> Engine:
+        from duogen.engine import Engine
+
+        if (pair, brain) == (self.pair_id(), self.brain or ""):
+            self._come_back()
+            if self.engine is None:
+                raise ValueError(self.error)
+            self.put_on(worn)
+            return self.engine
+        self.rest(words)
+        load = replace(self.wishes(), preset="")  # the few-step LoRA is of the pair that was open
+        return Engine.open(pair, brain=brain or None, load=load, adapters=_wanted(worn))
+
+    def _come_back(self) -> None:
+        """After `rest`: open the pair again, here and now."""
+        if not self.finished.is_set():
+            from duogen.placement import free
+
+            free()
+            self._open()
+
+    def pair_id(self) -> str:
+        """The id, repository or folder of the pair, of the bundled one too."""
+        return self.pair or bundled()
 
     def rest(self, words: str) -> None:
         """Give up the engine and its memory, so that something else can have the device; `start` brings it back."""
@@ -124,3 +169,9 @@ class Loading:
 
     def _say(self, words: str) -> None:
         self.words = words
+
+
+def _wanted(worn: Mapping[Path, float]) -> list[Wanted]:
+    from duogen.adapters import Wanted
+
+    return [Wanted(folder, weight) for folder, weight in worn.items()]

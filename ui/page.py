@@ -8,7 +8,7 @@ import contextlib
 import functools
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from duogen.options import PRESETS, Options
 from duogen.picture_file import About
 from duogen.store import Store, title_of
 from ui import controls
+from ui.arena import Arena
 from ui.asking import PICTURE_SIDE
 from ui.data import Data
 from ui.finetune import Finetune, keep_example
@@ -31,7 +32,7 @@ from ui.library import Library, Ways
 from ui.loading import Loading
 from ui.models import Models
 from ui.pictures import PictureFolder
-from ui.shared import Refused, Shared, Updates, sentence, status_line
+from ui.shared import QUICK, Refused, Shared, Updates, sentence, status_line
 from ui.sidebar import chat_list
 from ui.space import Space
 from ui.speech import mark, say
@@ -151,7 +152,7 @@ class Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             with gr.Tab("Chat", id="chat", elem_id="chat"):
                 self._lay_out_talk()
-            names = ("Studio", "Library", "Models", "Data", "Fine-tune")
+            names = ("Studio", "Library", "Models", "Data", "Fine-tune", "Arena")
             tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in names]
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
             with gr.Row(elem_id="presets"):
@@ -162,7 +163,7 @@ class Page:
         self._lay_out_tabs(*tabs)
         self.wishes = gr.HTML("", visible="hidden", js_on_load=ACTS.read_text(encoding="utf-8"), server_functions=[self._packed()])
 
-    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab) -> None:
+    def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab, arena: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
         chat = [self.box, self.view, self.talk, self.status, self.again, self.list, self.place]
@@ -171,8 +172,11 @@ class Page:
         )
         self.library = Library(library, self.shared, ways)
         self.models = Models(models, self.loading, self.timer)
-        self.data = Data(data, self.shared)
         self.finetune = Finetune(finetune, self.shared, self.pictures, self.local)
+        self.data = Data(data, self.shared, self.local)
+        sent = self.data.send.click(self._to_finetune, [self.data.chosen], [self.tabs, *self.finetune.looked], **QUICK)
+        sent.success(**self.finetune.cost)
+        self.arena = Arena(arena, self.shared, self.pictures)
 
     def _lay_out_talk(self) -> None:
         self.talk = gr.Chatbot(
@@ -247,7 +251,7 @@ class Page:
     def greet(self) -> Updates:
         """What a browser cannot put into its language by itself."""
         welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome(WAITING))
-        parts = (self.studio, self.library, self.models, self.data, self.finetune, self.worn)
+        parts = (self.studio, self.library, self.models, self.data, self.finetune, self.arena, self.worn)
         return {self.talk: welcomed} | functools.reduce(dict.__or__, [each.spoken() for each in parts])
 
     def set_preset(self, name: str) -> Updates:
@@ -588,6 +592,12 @@ class Page:
 
     def _to_studio(self, id: str) -> Updates:
         return self.studio.showing(id) | {self.tabs: gr.Tabs(selected="studio")}
+
+    def _to_finetune(self, name: str) -> Iterator[Updates]:
+        """A set of the Data tab as what is learnt from: the tab shows at once, and what is in the set when that is read."""
+        folder = str(self.data.folder(name))
+        yield {self.tabs: gr.Tabs(selected="fine-tune"), self.finetune.folder: folder}
+        yield from self.finetune.look(folder)
 
     def _to_conversation(self, id: str, turn: str, request: gr.Request) -> Updates:
         """The conversation of a picture, at the branch in which the picture is."""

@@ -25,17 +25,12 @@ class Worn:
 
             @gr.render(triggers=[blocks.load, self.look.click], queue=False)
             def listed() -> None:
-                for folder in self.folders():
+                for folder in adapters(self.loading):
                     self._row(folder)
 
     def spoken(self) -> Updates:
         """What the browser cannot put into its language by itself."""
         return {self.status: status_line(HINT)}
-
-    def folders(self) -> list[Path]:
-        """Those that fine-tuning made here, and those that the server was started with."""
-        made = sorted(file.parent for file in home().glob("*/adapter.json"))
-        return [*(each for each in self.loading.worn if each not in made), *made]
 
     def _row(self, folder: Path) -> None:
         weight = self.loading.worn.get(folder)
@@ -64,3 +59,9 @@ class Worn:
             return status_line(f"{error} All adapters are off now.", "bad")
         on = ", ".join(f"{sentence(each.name)} ({how:g})" for each, how in self.loading.worn.items())
         return status_line(f"On: {on}." if on else "No adapter is on.")
+
+
+def adapters(loading: Loading) -> list[Path]:
+    """Folders of those that fine-tuning made here, and of those that the server was started with."""
+    made = sorted(file.parent for file in home().glob("*/adapter.json"))
+    return [*(each for each in loading.worn if each not in made), *made]

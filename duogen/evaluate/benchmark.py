@@ -17,6 +17,7 @@ from duogen.evaluate.tasks import ASSETS, Benchmark, Task
 from duogen.reader import Reader
 
 RESULTS = "results.json"
+NO_PICTURE = "there is no picture in the answer"
 Say = Callable[[str], None]
 CAUTION = "Scores by another judge than the published ones are not comparable with published figures."
 
@@ -69,7 +70,7 @@ def _scored(benchmark: Benchmark, task: Task, answer: list[str | Path], scorer: 
         return {"scores": said.scores, "failed": said.failed} | ({"raw": said.raw} if said.failed else {})
     pictures = [part for part in answer if isinstance(part, Path)]
     if not pictures:
-        return {"scores": {"score": 0.0}, "failed": "there is no picture in the answer"}
+        return {"scores": {"score": 0.0}, "failed": NO_PICTURE}
     good, why = right(task.about, task.group, open_picture(pictures[-1]), scorer.detector)
     return {"scores": {"score": float(good)}, "failed": why}
 
@@ -93,6 +94,7 @@ def summary(benchmark: Benchmark, rows: list[dict[str, Any]], asked: int, judged
         "tasks": asked,
         "answered": len(rows),
         "unreadable": len(rows) - len(read),
+        "without_picture": sum(row["failed"] == NO_PICTURE for row in rows),
         "score": whole.data(),
         "scores": {name: figure(row["scores"][name] for row in read if name in row["scores"]).data() for name in names},
         "groups": {group: each.data() for group, each in by_group.items()},
@@ -119,6 +121,8 @@ def table(results: dict[str, Any]) -> list[str]:
     lines = [f"{results['benchmark']}: {results['answered']} of {results['tasks']} answered, judged by {results['judge']}"]
     if results["unreadable"]:
         lines.append(f"{results['unreadable']} answers of the judge could not be read and count in no figure")
+    if results["without_picture"]:
+        lines.append(f"without a picture, which counts as wrong: {results['without_picture']} of {results['answered']}")
     rows = {"score": results["score"], **{f"  {name or 'all'}": each for name, each in results["groups"].items()}}
     rows |= {f"  {name}": each for name, each in results["scores"].items() if name != "score"}
     lines += [f"{name:32} {Figure(**each).words(percent=False)}" for name, each in rows.items()]

@@ -11,7 +11,9 @@ from duogen.options import LoadOptions, from_flags
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
+    from duogen.evaluate.geneval import Detector
 
+SKETCHBOOK = "sketchbook"
 NAMES = ("geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie")
 
 
@@ -40,7 +42,8 @@ def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> No
 def _add_scoring(each: argparse.ArgumentParser) -> None:
     each.add_argument("--data", type=Path, metavar="DIR", help="the benchmark as its authors publish it; GenEval and DPG come with DuoGen")
     each.add_argument("--judge", metavar="J", help="a pair or Qwen2.5-VL checkpoint, as a folder or by its name on the hub")
-    each.add_argument("--detector", metavar="D", help="of GenEval: a Mask2Former checkpoint, as a folder or by its name on the hub")
+    about = f"of GenEval: a Mask2Former checkpoint, as a folder or by its name on the hub, or {SKETCHBOOK!r} for drawings"
+    each.add_argument("--detector", metavar="D", help=about)
 
 
 def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], Engine]) -> int:
@@ -84,15 +87,33 @@ def _scorer(given: argparse.Namespace, kind: str) -> Any:
 
     load = from_flags(given, LoadOptions)
     if kind == "detected":
-        from duogen.evaluate.geneval import DETECTOR, Mask2Former
-        from duogen.pipeline import pick_device
-
-        return Scorer(detector=Mask2Former(given.detector or DETECTOR, pick_device(load.device)))
+        return Scorer(detector=_detector(given.detector, load.device))
     if not given.judge:
         raise ValueError("Name a judge with --judge, or answer now and score later: --answer-only.")
     from duogen.reader import open_reader
 
     return Scorer(reader=open_reader(given.judge, load.device, load.precision))
+
+
+def _detector(name: str | None, device: str) -> Detector:
+    """The one that was named; else the usual one; else, where that is not to be had, what reads the pictures of the sketchbook world."""
+    from duogen.evaluate.geneval import DETECTOR, Mask2Former
+    from duogen.pipeline import pick_device
+
+    if name != SKETCHBOOK:
+        try:
+            return Mask2Former(name or DETECTOR, pick_device(device))
+        except ValueError:
+            if name:
+                raise
+    from duogen.evaluate.drawings import ALL, Drawings
+
+    if name is None:
+        _say(
+            f"GenEval's detector is missing ({DETECTOR}; name its folder with --detector), so the pictures are read as drawings of the"
+            f" sketchbook world, which has {len(Drawings.knows)} of the {ALL} objects: every prompt with another object counts as wrong."
+        )
+    return Drawings()
 
 
 def _compare(given: argparse.Namespace) -> int:

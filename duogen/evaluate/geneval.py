@@ -31,9 +31,14 @@ class Seen:
 
 
 class Detector(Protocol):
-    """Whoever finds objects of the COCO classes; `name` goes into the results."""
+    """Whoever finds objects of the COCO classes; `name` goes into the results.
+
+    Attributes:
+        knows: names of the objects that it can find, `None` for all of them.
+    """
 
     name: str
+    knows: frozenset[str] | None
 
     def find(self, picture: PILImage.Image) -> list[Seen]:
         """All objects with a score of at least `LEAST`."""
@@ -41,6 +46,8 @@ class Detector(Protocol):
 
 class Mask2Former:
     """An instance segmenter of transformers' Mask2Former class, from a folder or the hub."""
+
+    knows = None
 
     def __init__(self, name: str = DETECTOR, device: str = "cpu") -> None:
         """Raises ValueError when it cannot be opened."""
@@ -86,6 +93,8 @@ def right(about: dict[str, Any], tag: str, picture: PILImage.Image, detector: De
     Args:
         about: "include" and "exclude" of the prompt's line.
     """
+    if unknown := sorted({each["class"] for each in about["include"]} - detector.knows) if detector.knows is not None else []:
+        return False, f"the detector does not know: {', '.join(unknown)}"
     least = LEAST_TO_COUNT if tag == "counting" else LEAST
     objects: dict[str, list[Seen]] = {}
     for each in sorted(detector.find(picture), key=lambda each: -each.score):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import Conversation, Image, Text, open_picture
+from duogen.conversation import Conversation, Image, Text, append_line, open_picture
 from duogen.engine import Engine
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import Done, Failed, ImageDone, TextDelta
@@ -114,16 +114,7 @@ def scores(root: Path, judge: str) -> dict[str, dict[str, Any]]:
 
 
 def add_score(root: Path, raw: dict[str, Any]) -> None:
-    """Append a score; a line that an earlier end cut off is closed first."""
-    file = root / SCORES
-    with file.open("ab+") as out:
-        if out.tell():
-            out.seek(-1, os.SEEK_END)
-            if out.read(1) != b"\n":
-                out.write(b"\n")
-        out.write(json.dumps(raw, ensure_ascii=False).encode() + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
+    append_line(root / SCORES, raw)
 
 
 def answered(root: Path) -> Iterator[str]:

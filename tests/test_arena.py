@@ -1,0 +1,220 @@
+"""The Arena: votes and their table, rounds through one engine at a time, and the tab in a real browser."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from duogen.conversation import Conversation
+from duogen.engine import Engine
+from duogen.evaluate.arena import Contestant, Vote, cast, table, votes
+from duogen.gallery import Gallery, Wanted
+from duogen.options import LoadOptions, preset_options
+from tests.test_chat import fast  # noqa: F401
+from tests.test_everyone import LOOKS, faults
+from tests.test_languages import english_on
+from tests.test_page import SHOTS, browser, browser_only, sideways, tab  # noqa: F401
+from tests.tiny import tiny_pair
+from ui.arena import contestants, elo_table, named
+from ui.loading import Loading
+from ui.pictures import PictureFolder
+from ui.rounds import Round, Rounds
+
+ONE, OTHER = Contestant("Sketch", "one"), Contestant("Sketch", "one", adapters=(("/a/boats", 0.8),), preset="quick")
+
+
+def vote(a: Contestant, b: Contestant, said: str) -> Vote:
+    return Vote("Draw a boat.", 3, a, b, said)
+
+
+def test_the_table_is_elo_over_the_votes() -> None:
+    rows = {row.contestant: row for row in table([vote(ONE, OTHER, "a"), vote(OTHER, ONE, "a"), vote(OTHER, ONE, "bad")])}
+    up, down = rows[OTHER], rows[ONE]
+    expected = 1 / (1 + 10 ** (-32 / 400))  # of who leads 1016 to 984
+    second = 16 + 32 * (0 - expected)
+    third = second + 32 * (0.5 - 1 / (1 + 10 ** (-2 * second / 400)))
+    assert down.rating == pytest.approx(1000 + third) and up.rating == pytest.approx(1000 - third)
+    assert (up.votes, up.won, up.tied, up.lost, up.bad) == (3, 1, 1, 1, 1)
+    assert [row.contestant for row in table([vote(ONE, OTHER, "b")])] == [OTHER, ONE]
+    assert table([vote(ONE, OTHER, "tie")])[0].rating == 1000 and table([]) == []
+    third_one = replace(OTHER, adapters=(("/a/boats", 1.0),))
+    assert len(table([vote(ONE, OTHER, "a"), vote(ONE, third_one, "a")])) == 3, "another weight is another contestant"
+
+
+def test_votes_stay_and_broken_lines_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "arena" / "votes.jsonl"
+    assert votes(file) == ([], [])
+    first, second = vote(ONE, OTHER, "a"), vote(ONE, OTHER, "tie")
+    cast(file, first)
+    wrong = [{**asdict(first), "vote": "c"}, {**asdict(first), "more": 1}, {**asdict(first), "a": 5}]
+    with file.open("a") as out:
+        out.write("".join(json.dumps(each) + "\n" for each in wrong) + '{"words": "Draw')  # cut off by a power cut
+    cast(file, second)
+    assert votes(file) == ([first, second], [2, 3, 4, 5])
+    file.write_bytes(b"\xff\n" + file.read_bytes())
+    assert votes(file) == ([first, second], [1, 3, 4, 5, 6])
+
+
+def test_a_preset_is_on_top_of_what_a_pair_does_best() -> None:
+    about = {"steps": 30, "guidance": 4.0, "title": "x"}
+    balanced, quick = preset_options("balanced", about, 7), preset_options("quick", about)
+    assert (balanced.seed, balanced.image.steps, balanced.image.guidance) == (7, 30, 4.0)
+    assert (quick.image.steps, quick.image.guidance, quick.text.max_tokens) == (4, 4.0, 256)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("pairs")
+    return str(tiny_pair(folder / "one")), str(tiny_pair(folder / "other"))
+
+
+def rounds_of(pair: str, home: Path) -> Rounds:
+    loading = Loading(pair, load=LoadOptions(device="cpu", precision="fp32"))
+    loading._open()
+    assert loading.engine is not None, loading.error
+    folders = PictureFolder(home / "shown" / "pictures", 99), PictureFolder(home / "shown" / "previews", 9)
+    return Rounds(loading, Gallery(home), folders, home / "votes.jsonl")
+
+
+def ended(made: Round) -> Round:
+    for thread in threading.enumerate():
+        if thread.name == "arena":
+            thread.join(60)
+    return made
+
+
+def ask(rounds: Rounds, *who: Contestant) -> Round:
+    return rounds.start(Conversation().say("user", "Draw a boat."), who)
+
+
+def test_two_pairs_answer_and_only_one_is_in_memory(pairs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = rounds_of(pairs[0], tmp_path)
+    alive, most = weakref.WeakSet(), []
+
+    def opened(self: Engine, *given, init=Engine.__init__) -> None:
+        gc.collect()
+        most.append(len(alive))
+        alive.add(self)
+        init(self, *given)
+
+    alive.add(rounds.loading.engine)
+    monkeypatch.setattr(Engine, "__init__", opened)
+    made = ended(ask(rounds, Contestant("One", pairs[0]), Contestant("Other", pairs[1])))
+    assert made.phase == "ready", made.status
+    assert most and set(most) == {0}, "a pair was opened while another one was there"
+    assert rounds.loading.engine is not None and rounds.loading.finished.is_set() and rounds.loading.pair == pairs[0]
+    assert {side.contestant.title for side in made.sides.values()} == {"One", "Other"} and not rounds.gallery.find(Wanted())[1]
+    one, other = (made.sides[name].turn for name in "ab")
+    assert one.text() == other.text() and one.parts, "the same weights with the same seed say the same"
+    rounds.vote(made, "bad")
+    with pytest.raises(ValueError, match="ask something first"):
+        rounds.vote(made, "a")
+    assert [(each.words, each.seed, each.vote) for each in votes(rounds.file)[0]] == [("Draw a boat.", made.seed, "bad")]
+    assert rounds.gallery.find(Wanted())[1] == len({image.picture.tobytes() for image in (*one.images(), *other.images())})
+
+
+def test_what_cannot_be_opened_ends_the_round_and_the_pair_is_back(pairs: tuple[str, str], tmp_path: Path) -> None:
+    rounds = rounds_of(pairs[0], tmp_path)
+    made = ended(ask(rounds, Contestant("Gone", str(tmp_path / "gone")), Contestant("Gone", str(tmp_path / "gone2"))))
+    assert (made.phase, made.bad) == ("over", True) and "A could not answer" in made.status and "is not a pair" in made.status
+    assert rounds.loading.engine is not None
+    bare = ended(ask(rounds, Contestant("One", pairs[0]), Contestant("One", pairs[0], adapters=((str(tmp_path), 1.0),))))
+    assert bare.phase == "over" and "is no adapter" in bare.status and rounds.loading.engine.adapters == ()
+    with pytest.raises(ValueError, match="ask something first"):
+        rounds.vote(made, "a")
+    with rounds.loading.line.place(lambda before: None, threading.Event()):
+        waits = ask(rounds, Contestant("One", pairs[0]), Contestant("One", pairs[0], preset="quick"))
+        waits.stop.set()
+        ended(waits)
+    assert (waits.phase, waits.bad) == ("over", False) and "does not count" in waits.status
+
+
+def test_who_can_take_part(pairs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    for name, base in (("boats", pairs[0]), ("others", "somewhere/else"), ("sketches", "duogen-sketch")):
+        (tmp_path / "finetune" / name).mkdir(parents=True)
+        (tmp_path / "finetune" / name / "adapter.json").write_text(json.dumps({"base": base}))
+    (tmp_path / "finetune" / "boats2").mkdir()
+    (tmp_path / "finetune" / "boats2" / "adapter.json").write_text("{")
+    names = [named(each) for each in contestants(Loading(pairs[0])).values()]
+    assert names[:2] == ["one", "one + boats"] and {"DuoGen Sketch", "DuoGen Sketch + sketches", "one · Quick"} <= set(names)
+    assert not any("others" in name or "boats2" in name or "Sketch + boats" in name for name in names) and len(set(names)) == len(names)
+    assert "no votes" in elo_table([]) and "<td>984</td>" in elo_table(table([vote(ONE, OTHER, "a")]))
+
+
+def to_arena(page) -> None:
+    if page.viewport_size["width"] > 640:
+        page.click("#tab-arena-button")
+    else:
+        page.click(".overflow-menu > button")  # a narrow window keeps the last tabs there
+        page.locator(".overflow-dropdown button").last.click()
+    page.wait_for_selector("#arena-who .token >> nth=1")
+
+
+def request(page, words: str) -> None:
+    page.fill("#arena-box textarea", words)
+    page.keyboard.press("Enter")
+
+
+@browser_only
+def test_a_blind_vote_in_the_browser(fast, tab: Callable) -> None:  # noqa: F811
+    page = tab(fast.address)
+    page.wait_for_selector("#status:has-text('Ready')")
+    to_arena(page)
+    request(page, "How do I draw a boat, slowly?")
+    page.wait_for_selector("#arena-a progress")
+    page.screenshot(path=SHOTS / "arena-painting.png")
+    page.reload()
+    to_arena(page)
+    page.wait_for_selector("#arena-a progress")
+    page.click("#arena-box .stop-button")
+    page.wait_for_selector("#arena-status:has-text('does not count')")
+    assert not page.is_visible("#arena-vote")
+    request(page, "How do I draw a boat?")
+    page.wait_for_selector("#arena-status:has-text('Which answer is better?')")
+    shown = page.inner_text("#arena-sides") + page.inner_text("#arena-asked")
+    assert shown.count("All done!") == 2 and "How do I draw a boat?" in shown and "Sketch" not in shown
+    pictures = "[...document.querySelectorAll('#arena-sides img')].filter(each => each.complete && each.naturalWidth > 0).length == 6"
+    page.wait_for_function(pictures)
+    page.screenshot(path=SHOTS / "arena-vote.png")
+    page.click("#arena-is-b")
+    page.wait_for_selector("#arena-b .chosen")
+    heads = [page.inner_text(f"#arena-{name} h2") for name in "ab"]
+    assert "B was better" in page.inner_text("#arena-status") and sorted(head[1:].strip() for head in heads) == [
+        "DuoGen Sketch", "DuoGen Sketch · Quick",
+    ]  # fmt: skip
+    assert not page.is_visible("#arena-vote")
+    first = page.inner_text("#arena-table tr:nth-child(2)")
+    assert heads[1][1:].strip() in first and "1016" in first
+    with (fast.log.parent / "arena" / "votes.jsonl").open("a") as out:
+        out.write("{broken\n")
+    page.reload()
+    to_arena(page)
+    page.wait_for_selector("#arena-table .bad")
+    assert "1016" in page.inner_text("#arena-table") and "line 2 of" in page.inner_text("#arena-table .bad")
+    assert heads == [page.inner_text(f"#arena-{name} h2") for name in "ab"], "the round is there after a reload"
+
+
+@browser_only
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_tab_is_for_everyone(fast, tab: Callable, look: str) -> None:  # noqa: F811
+    german = look != "light"
+    page = tab(fast.address, **LOOKS[look], locale="de-DE" if german else "en-GB")
+    page.wait_for_selector(f"#status:has-text('{'Bereit' if german else 'Ready'}')")
+    to_arena(page)
+    request(page, "Boot")
+    page.wait_for_selector("#arena-vote", state="visible")
+    found = faults(page)
+    page.click("#arena-is-tie")
+    page.wait_for_selector("#arena-table td")
+    assert found + faults(page) == [] and sideways(page) <= 0
+    page.screenshot(path=SHOTS / f"arena-{look.replace(', ', '-')}.png")
+    if german:
+        assert [words for words in english_on(page) if "Step" not in words] == []
