@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
+
+# A thread that waits for another shall sleep: on a machine that has other work, those that spin make a picture take twenty times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported
 
 # Both announce at import what a CPU lacks, in words that would frighten a user; where they matter, opening a pair says so.
 for _name in ("xformers", "bitsandbytes.backends.cpu.ops"):
