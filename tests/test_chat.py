@@ -71,13 +71,13 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
     try:
         back = tab(f"{again.address}?c={chat}")
         back.wait_for_selector("text=broken off")
-        assert loaded_pictures(back) == 2 and "Put a mast on it" in said(back)
+        assert loaded_pictures(back, 2) == 2 and "Put a mast on it" in said(back)
         assert QUESTION in said(back, "user")
         old = shown_pictures(back)
         back.click("#talk .bot button:has-text('Go on')")
         back.wait_for_selector("text=All done!")
         back.wait_for_selector("#box .submit-button")
-        assert loaded_pictures(back) == 3 and shown_pictures(back)[:2] == old
+        assert loaded_pictures(back, 3) == 3 and shown_pictures(back)[:2] == old
     finally:
         again.end()
 
@@ -223,7 +223,7 @@ def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Serv
     assert "conversation.json" in zipfile.ZipFile(tmp_path / "raft.zip").namelist()
     page.set_input_files("#bring input[type=file], input#bring, #side input[type=file]", tmp_path / "raft.zip")
     page.wait_for_selector("#status:has-text('The conversation is here')")
-    assert loaded_pictures(page) == 3
+    assert loaded_pictures(page, 3) == 3
 
 
 @browser_only

@@ -167,7 +167,7 @@ def asked(page, words: str, seed: int, answers: int) -> None:
     page.wait_for_selector("#box .submit-button")
     page.wait_for_function("[...document.querySelectorAll('#talk .bot img.picture')].every(img => img.complete)")
     said, notes = ("".join(page.locator(f"#talk .bot{part}").all_inner_texts()) for part in ("", " small"))
-    assert loaded_pictures(page) >= answers and "<pic" not in said and len(said.strip()) > len(notes)
+    assert loaded_pictures(page, answers) >= answers and "<pic" not in said and len(said.strip()) > len(notes)
 
 
 @browser_only

@@ -120,10 +120,12 @@ def wait_until_answered(page) -> None:
     page.wait_for_selector("#box .submit-button")
 
 
-def loaded_pictures(page, inside: str = ".bot") -> int:
-    """How many painted or brought pictures the browser has really decoded."""
-    found = "imgs => imgs.filter(img => img.complete && img.naturalWidth > 0 && !img.src.endsWith('.svg')).length"
-    return page.eval_on_selector_all(f"#talk {inside} img.picture", found)
+def loaded_pictures(page, least: int, inside: str = ".bot") -> int:
+    """How many painted or brought pictures the browser has really decoded, once there are at least so many."""
+    shown = f"[...document.querySelectorAll('#talk {inside} img.picture')]"
+    count = f"{shown}.filter(img => img.naturalWidth > 0 && !img.src.endsWith('.svg')).length"
+    page.wait_for_function(f"{count} >= {least}")
+    return page.evaluate(count)
 
 
 def sideways(page) -> int:
@@ -167,7 +169,7 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
     )
     wait_until_answered(page)
     page.wait_for_timeout(300)
-    assert loaded_pictures(page) >= 2
+    assert loaded_pictures(page, 2) >= 2
     assert all(words.strip() for words in page.eval_on_selector_all("#talk .bot img.picture", "imgs => imgs.map(img => img.alt)"))
     assert "seed" in page.inner_text("#talk .bot small")
     page.screenshot(path=SHOTS / "guide-light.png")
@@ -204,7 +206,7 @@ def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
     send(page, "Which colour do you see in the first picture?")
     page.wait_for_selector("#talk .user img.picture")
     wait_until_answered(page)
-    assert loaded_pictures(page, ".user") == 2 and page.locator("#talk .user .number").all_inner_texts() == ["1", "2"]
+    assert loaded_pictures(page, 2, ".user") == 2 and page.locator("#talk .user .number").all_inner_texts() == ["1", "2"]
     page.screenshot(path=SHOTS / "upload.png")
 
 

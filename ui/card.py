@@ -43,7 +43,8 @@ class Card:
             if self._wanted(where):
                 self._rest()
                 lock.release()
-                time.sleep(2 * LOOK_SECONDS)  # the job takes it
+                while self._wanted(where):  # until the job has taken it, or is gone
+                    time.sleep(LOOK_SECONDS)
                 self._come_back(lock)
 
     def _device(self) -> str | None:
