@@ -44,7 +44,7 @@ GOALS = {
 def options(engine: Engine, seed: int, max_images: int = PICTURES) -> Options:
     """What a user gets who changes nothing."""
     about = engine.about
-    return Options(seed, TextOptions(), ImageOptions(about["steps"], about["guidance"], max_images, preview_every=0))
+    return Options(seed, TextOptions(), ImageOptions(about["steps"], about["guidance"], max_images=max_images, preview_every=0))
 
 
 def answer(engine: Engine, conversation: Conversation, asked: Options) -> tuple[Done, list[float]]:
