@@ -44,11 +44,11 @@ def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -
         ValueError: the pair has no such preset, or this machine no such device or kernel.
     """
     known = found.entry
-    about = asdict(About.load(found.folder))
-    if not (found.folder / "duogen.json").exists():
-        about |= (DEFAULTS if is_stock(found.folder) else {"most_sources": 0}) | (known.about if known else {})
-    elif not is_stock(found.folder):
+    about, stock = asdict(About.load(found.folder)), is_stock(found.folder)
+    if not stock:
         about["most_sources"] = 0
+    if not (found.folder / "duogen.json").exists():
+        about |= (DEFAULTS if stock else {}) | (known.about if known else {})
     presets = known.presets if known else ()
     preset = next((each for each in presets if each.id == wishes.preset), None)
     if wishes.preset and preset is None:

@@ -110,9 +110,14 @@ PRESETS: dict[str, dict[tuple[str, ...], Any]] = {
 }
 
 
+def preset_values(name: str, about: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """All that a preset sets, by field: what `about` says the pair does best with, and on top of it what the preset names."""
+    own = {(kind, each.name): about.get(each.name, each.default) for kind, group in GROUPS.items() for each in fields(group)}
+    return own | PRESETS[name]
+
+
 def preset_options(name: str, about: Mapping[str, Any], seed: int | None = None) -> Options:
-    """The options of a preset for a pair: what `about` says the pair does best with, and on top of it what the preset names."""
-    given = {kind: {each.name: about[each.name] for each in fields(group) if each.name in about} for kind, group in GROUPS.items()}
-    for (kind, field_name), value in PRESETS[name].items():
-        given[kind][field_name] = value
-    return Options(seed, **{kind: group(**given[kind]) for kind, group in GROUPS.items()})
+    """The options of a preset for a pair."""
+    values = preset_values(name, about)
+    groups = {kind: group(**{each.name: values[kind, each.name] for each in fields(group)}) for kind, group in GROUPS.items()}
+    return Options(seed, **groups)

@@ -11,24 +11,20 @@ import gradio as gr
 from markdown_it import MarkdownIt
 
 from duogen.catalogue import entries, installed
-from duogen.conversation import Conversation, Image, Text, open_picture
+from duogen.conversation import Conversation, Text
 from duogen.evaluate.arena import Contestant, Row, table, votes
 from duogen.options import PRESETS
-from duogen.picture_file import About
 from duogen.store import data_home
-from ui.asking import PICTURE_SIDE
 from ui.history import SHOWN_PIXELS, Pending, address, alt_words
 from ui.loading import Loading
 from ui.pictures import PictureFolder
 from ui.rounds import Round, Rounds, Side
-from ui.shared import QUICK, Refused, Shared, Updates, kind_words, sentence, status_line
+from ui.shared import EMPTY_BOX, QUICK, Refused, Shared, Updates, check_uploads, kind_words, sentence, status_line
 from ui.speech import say
 from ui.worn import adapters
 
 POLL_SECONDS = 0.4
-UPLOADS = 8
 HINT = "Two answer the same request, and nobody says who. Choose the better answer, then you see who they were."
-EMPTY_BOX = {"text": "", "files": []}
 VOTES = {"a": "A is better", "tie": "Equally good", "bad": "Both are bad", "b": "B is better"}
 VERDICTS = {"a": "A was better.", "tie": "Both were equally good.", "bad": "Both were bad.", "b": "B was better."}
 # No pictures in the words of an answer: they would be fetched from wherever they point to.
@@ -100,19 +96,12 @@ class Arena:
                 raise Refused("Choose two or more who take part.")
             if not words:
                 raise Refused("Type what both of them shall answer.")
-            if len(files) > UPLOADS:
-                raise Refused(f"Bring at most {UPLOADS} pictures with a message; these are {len(files)}.")
-            asked = Conversation().say("user", *(self._brought(Path(file)) for file in files), words)
+            check_uploads(files)
+            asked = Conversation().say("user", *(self.shared.brought(Path(file)) for file in files), words)
             started = self._shown(self.rounds.start(asked, chosen))
             yield started | {self.box: gr.MultimodalTextbox(value=EMPTY_BOX, submit_btn=False, stop_btn=True)}
 
         yield from kind_words(done(), self.status)
-
-    def _brought(self, file: Path) -> Image:
-        picture = open_picture(file)
-        self.shared.gallery.add(picture, About(painted=False))
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        return Image(picture)
 
     def end(self, id: str) -> None:
         if found := self.rounds.of(id):

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import gradio as gr
 from gradio.components import Component
 
-from duogen.options import PRESETS
+from duogen.options import preset_values
 
 Path = tuple[str, ...]
 
@@ -46,8 +46,7 @@ def read(options: type, controls: dict[Path, Component], values: dict[Component,
 
 def preset(name: str, controls: dict[Path, Component], about: dict[str, Any]) -> dict[Component, Any]:
     """What sets the controls as a preset wants them, on top of what the pair paints best with; the seed stays."""
-    values = {path: about.get(path[-1], control.value) for path, control in controls.items() if path != ("seed",)} | PRESETS[name]
-    return {controls[path]: gr.update(value=value) for path, value in values.items()}
+    return {controls[path]: gr.update(value=value) for path, value in preset_values(name, about).items()}
 
 
 def of_pair(controls: dict[Path, Component], about: dict[str, Any]) -> dict[Component, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from duogen.conversation import Conversation, Image, Text, Turn, open_picture
+from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.export import as_html, as_pdf, as_zip
 from duogen.gallery import Gallery
 from duogen.options import PRESETS, Options
@@ -23,7 +23,6 @@ from duogen.picture_file import About
 from duogen.store import Store, title_of
 from ui import controls
 from ui.arena import Arena
-from ui.asking import PICTURE_SIDE
 from ui.data import Data
 from ui.finetune import Finetune, keep_example
 from ui.history import PAINTING, Message, button, messages
@@ -32,14 +31,13 @@ from ui.library import Library, Ways
 from ui.loading import Loading
 from ui.models import Models
 from ui.pictures import PictureFolder
-from ui.shared import QUICK, Refused, Shared, Updates, sentence, status_line
+from ui.shared import EMPTY_BOX, QUICK, UPLOADS, Refused, Shared, Updates, check_uploads, sentence, status_line
 from ui.sidebar import chat_list
 from ui.space import Space
 from ui.speech import mark, say
 from ui.studio import Studio
 from ui.worn import Worn
 
-UPLOADS = 8
 VARIANTS = 4
 KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
 REDRAW_SECONDS = 0.08
@@ -53,7 +51,6 @@ REMEMBERED = """() => {
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', id ? '?c=' + id : location.pathname) }"
 ACTS = Path(__file__).with_name("acts.js")
-EMPTY_BOX = {"text": "", "files": []}
 
 
 @dataclass(frozen=True)
@@ -349,8 +346,7 @@ class Page:
         self._check_open()
         if not words:
             raise Refused("Type what you would like to know or see.")
-        if len(files) > UPLOADS:
-            raise Refused(f"Bring at most {UPLOADS} pictures with a message; these are {len(files)}.")
+        check_uploads(files)
         options, view = self._options(values), values[self.view]
         conversation = self.store.open(view.id) if view.id else Conversation(title=title_of(words))
         old = conversation.turns[view.editing.turn] if view.editing else None
@@ -365,10 +361,7 @@ class Page:
         for image in old.images() if old else []:
             if Path(self.pictures.keep(image.picture)).name == file.name:
                 return image
-        picture = open_picture(file)
-        self.gallery.add(picture, About(painted=False))
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        return Image(picture)
+        return self.shared.brought(file)
 
     @kindly
     def say_again(self, values: dict, request: gr.Request) -> Updates:

@@ -6,21 +6,26 @@ import html
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from duogen.conversation import Image, open_picture
 from duogen.gallery import Gallery
 from duogen.options import Options
 from duogen.picture_file import About
 from ui import controls
+from ui.asking import PICTURE_SIDE
 from ui.loading import Loading
 from ui.pictures import PictureFolder
 from ui.space import Space
 from ui.speech import say
 
 Updates = dict[Any, Any]
+UPLOADS = 8
+EMPTY_BOX = {"text": "", "files": []}
 QUICK = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
@@ -56,6 +61,13 @@ class Shared:
             raise Refused(str(error)) from error
         return options if options.seed is not None else replace(options, seed=secrets.randbelow(1_000_000))
 
+    def brought(self, file: Path) -> Image:
+        """A picture that came with a message, in the library too. Raises ValueError: it cannot be read as a picture."""
+        picture = open_picture(file)
+        self.gallery.add(picture, About(painted=False))
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        return Image(picture)
+
     def restored(self, about: About) -> Updates:
         """The drawer as it stood for a picture, as far as that is known."""
         updates = {}
@@ -67,6 +79,12 @@ class Shared:
             if isinstance(value, int | float) and (low is None or low <= value <= high):
                 updates[control] = value
         return updates | {self.drawer["seed",]: "" if about.seed is None else str(about.seed)}
+
+
+def check_uploads(files: list[str]) -> None:
+    """Raises Refused: these are too many for one message."""
+    if len(files) > UPLOADS:
+        raise Refused(f"Bring at most {UPLOADS} pictures with a message; these are {len(files)}.")
 
 
 def sentence(message: str) -> str:
