@@ -22,7 +22,7 @@ from duogen.options import LoadOptions
 from duogen.store import Store
 from tests import public
 from tests.hub import Hub, served
-from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab  # noqa: F401
+from tests.test_page import SHOTS, Server, browser, browser_only, fix_seed, loaded_pictures, send, sideways, tab  # noqa: F401
 from tests.test_studio import served_pair
 from ui.loading import Loading
 from ui.models import OTHER, card, choices
@@ -160,7 +160,7 @@ def asked(page, words: str, seed: int, answers: int) -> None:
     for name, value in (("Temperature", "1"), ("Top p", "1"), ("Max images", "2"), ("Steps", "2")):
         page.fill(f"#options input[type=number][aria-label$='{name}']", value)
         page.keyboard.press("Tab")
-    page.fill("#options input[placeholder=random], #options textarea[placeholder=random]", str(seed))
+    fix_seed(page, seed)
     page.click("#options .toggle-button")
     send(page, words)
     page.wait_for_function(f"document.querySelectorAll('#talk .bot small').length == {answers}")

@@ -110,6 +110,11 @@ def tab(browser) -> Iterator[Callable]:
     assert not errors
 
 
+def fix_seed(page, seed: int) -> None:
+    """In the drawer, which is open."""
+    page.fill("#options input[placeholder=random], #options textarea[placeholder=random]", str(seed))
+
+
 def send(page, words: str) -> None:
     page.fill("#box textarea", words)
     page.keyboard.press("Enter")
