@@ -93,6 +93,7 @@ def test_an_answer_goes_on_without_its_tab_and_windows_stay_apart(tab, tmp_path:
         first.wait_for_selector("#talk .pending")
         send(second, "And a ship?")
         second.wait_for_selector("#status:has-text('1 answer is before yours')")
+        first.wait_for_url("**/?c=*")
         address = first.url
         first.close()
         back = tab(address)

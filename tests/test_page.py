@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import gradio as gr
@@ -333,6 +336,35 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
     folded, words, _ = page._messages(kept)[-1]["content"]
     assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
     assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
+
+
+def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield TextDelta("Step 1.")
+        gate.wait(10)
+        yield Done(said.say("assistant", "Step 1. That is all."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
+    job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), asked.head))
+    request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
+    arrived = page.arrive({page.search: ""}, request)
+    gate.set()
+    until = time.monotonic() + 10
+    while not job.done and time.monotonic() < until:
+        time.sleep(0.01)
+    values = {page.view: arrived[page.view], page.search: ""}
+
+    async def followed() -> list:
+        return [update async for update in page.follow(values, request)]
+
+    with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
+        drawn = pool.submit(asyncio.run, followed()).result()
+    assert "That is all." not in str(arrived[page.talk]) and "That is all." in str(drawn[-1][page.talk])
+    assert page.settle(values, request)[page.box].submit_btn, "nobody could ask again"
 
 
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:

@@ -266,7 +266,14 @@ class Page:
         except ValueError as error:
             gr.Warning(sentence(str(error)))
             view = View()
-        return self._shown(values, view, None)
+        return self._looking(values, request, view, None)
+
+    def _looking(self, values: dict, request: gr.Request, view: View, words: str | None) -> Updates:
+        """The window for a view that it comes to; an answer under way is drawn to its end even if that comes before `follow` does."""
+        self.watching.pop(request.session_hash, None)
+        if job := self.jobs.of(view.id):
+            self.expected[request.session_hash] = job
+        return self._shown(values, view, words)
 
     async def follow(self, values: dict, request: gr.Request) -> AsyncIterator[Updates]:
         """Draw the answer that is under way in what the browser looks at, until it is done or the browser looks elsewhere."""
@@ -428,9 +435,8 @@ class Page:
 
     def _open(self, values: dict, request: gr.Request, id: str) -> Updates:
         self.store.open(id)
-        self.watching.pop(request.session_hash, None)
         box = {} if values[self.view].editing is None else {self.box: self._box(EMPTY_BOX)}
-        return self._shown(values, View(id), self.loading.words) | box
+        return self._looking(values, request, View(id), self.loading.words) | box
 
     def _rename(self, values: dict, request: gr.Request, id: str) -> Updates:
         return self._kept(values, renaming=id)
