@@ -1,7 +1,8 @@
-"""What fine-tuning gains: `python -m bench.finetune ratio` and `python -m bench.finetune lighthouse --out DIR`.
+"""What fine-tuning gains: `python -m bench.finetune ratio`, `... lighthouse --out DIR` and `... manner --out DIR`.
 
 `ratio`: a step of stage 2 with cached states and latents against the same step without, measured in turn in one run. `lighthouse`:
 thirty examples of a thing that the bundled pair has never seen; held-out requests before and after, and what the old kinds lost.
+`manner`: thirty guides said in another manner, stage 1 alone; what is said before and after, and what the same words paint.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import statistics
 import tempfile
 import time
@@ -21,122 +21,126 @@ from typing import Any
 
 import torch
 
+from bench import lessons
 from duogen.adapters import Wanted
-from duogen.conversation import Conversation, write_beside
-from duogen.data.format import CONVERSATIONS, Example, Line, Picture, write
+from duogen.conversation import Conversation, Text, Turn, write_beside
+from duogen.data.format import Example, Line, write
 from duogen.data.readers import read
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
 from duogen.evaluate.figures import share
+from duogen.evaluate.scores import Asked, TurnScore, failed_turn, score_turn
 from duogen.events import Done
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.sketchbook.draw import draw
-from duogen.sketchbook.scene import Part, Scene, Thing
+from duogen.pipeline import open_parts
+from duogen.sketchbook.tasks import Dialogue
 from duogen.sketchbook.verify import check_scene
-from duogen.sketchbook.words import BACKGROUND_WORDS
 from duogen.teaching import FineTune
-from duogen.train import finetune as work
+from duogen.train import lessons as lessons_of
+from duogen.train.finetune import finetune
 from duogen.train.loop import Recipe
-from duogen.train.taught import PaintStage, gathered
+from duogen.train.taught import PaintStage, gathered, paint_config
 
-COLOURS = ("red", "blue", "green", "yellow", "purple", "brown")
-ASKS = (
-    "How do I draw a {wish}?", "Show me how to draw a {wish}.", "Teach me to draw a {wish}, please.", "I'd like to draw a {wish}.",
-    "Can you show me how a {wish} is drawn?",
-)  # fmt: skip
-HELD_ASKS = ("Please show me how to draw a {wish}", "how do you draw a {wish}", "Let's draw a {wish} together!")
+FIGURES = ("guide_steps_words", "guide_steps_pictures", "it_co", "it_co_attributes", "questions_right", "talk_right")
 
 
-def lighthouse(tower: str, roof: str, steps: int = 3) -> Scene:
-    """Its first `steps` parts, by the sea."""
-    parts = (
-        Part("rectangle", "tall", tower, "tower", stand="on the ground"),
-        Part("square", "small", "yellow", "lamp", "on top of", 0),
-        Part("triangle", "small", roof, "roof", "on top of", 1),
-    )
-    return Scene("sea", (Thing(None, parts[:steps]),))
+def answered(engine: Engine, ask: str, seed: int) -> Turn | None:
+    """What the pair answers, at temperature 0 as the words are measured; `None` if it fails."""
+    image = ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0)
+    options = Options(seed, TextOptions(temperature=0.0, max_tokens=200), image)
+    *_, last = engine.answer(Conversation().say("user", ask), options)
+    return last.conversation.path()[-1] if isinstance(last, Done) else None
 
 
-def words(tower: str, roof: str) -> list[str]:
-    """What each step says, in the manner of the bundled pair's guides."""
-    place = BACKGROUND_WORDS["sea"].capitalize()
-    opening = f"Let's draw a {tower} lighthouse with a {roof} roof.\n"
-    return [
-        f"{opening}Step 1. {place}, draw a tall {tower} rectangle on the ground for the tower.\n",
-        "Step 2. Add a small yellow square on top of the tower for the lamp.\n",
-        f"Step 3. Put a small {roof} triangle on top of the lamp for the roof.\n",
-    ]
+def right(engine: Engine, requests: list[lessons.Request]) -> tuple[list[bool], list[str]]:
+    """Which requests end in a picture of the whole thing as asked for, and what was said."""
+    marks, said = [], []
+    for number, request in enumerate(requests):
+        turn = answered(engine, request.ask, number)
+        pictures = turn.images() if turn else []
+        marks.append(bool(pictures) and check_scene(pictures[-1].picture, request.scene).right)
+        said.append(turn.text() if turn else "")
+        print(f"{number + 1}/{len(requests)} {'right' if marks[-1] else 'wrong'}: {said[-1]!r}", flush=True)
+    return marks, said
 
 
-def combinations() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Colours of tower and roof: thirty less six to learn from, six that are held out."""
-    every = [(tower, roof) for tower in COLOURS for roof in COLOURS if tower != roof]
-    random.Random(1).shuffle(every)
-    return every[6:], every[:6]
-
-
-def examples(folder: Path, count: int = 30) -> Path:
-    """Write the lessons: one of each combination that is not held out, some asked for in two ways."""
-    learnt, _ = combinations()
-    rng, made = random.Random(2), []
-    for number in range(count):
-        tower, roof = learnt[number % len(learnt)]
-        parts: list[str | Picture] = []
-        for step, said in enumerate(words(tower, roof), 1):
-            file = folder / "drawn" / f"{tower}-{roof}-{step}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draw(lighthouse(tower, roof, step)).save(file)
-            parts += [said, Picture(file)]
-        asked = rng.choice(ASKS).format(wish=f"{tower} lighthouse with a {roof} roof")
-        made.append(Example(f"lighthouse-{number}", (Line("user", (asked,)), Line("assistant", tuple(parts)))))
-    write(made, folder)
-    assert (folder / CONVERSATIONS).exists()
-    return folder
-
-
-def right(engine: Engine, count: int) -> tuple[int, int, list[str]]:
-    """How many of `count` held-out requests end in a picture of the whole lighthouse as asked for, and what was said."""
-    _, held = combinations()
-    about, good, said = engine.about, 0, []
-    for number in range(count):
-        tower, roof = held[number % len(held)]
-        asked = HELD_ASKS[number // len(held) % len(HELD_ASKS)].format(wish=f"{tower} lighthouse with a {roof} roof")
-        image = ImageOptions(steps=about["steps"], guidance=about["guidance"], max_images=4, preview_every=0)
-        options = Options(number, TextOptions(temperature=0.0, max_tokens=160), image)
-        *_, last = engine.answer(Conversation().say("user", asked), options)
-        pictures = last.conversation.path()[-1].images() if isinstance(last, Done) else []
-        good += bool(pictures) and check_scene(pictures[-1].picture, lighthouse(tower, roof)).right
-        said.append(last.conversation.path()[-1].text())
-    return good, count, said
-
-
-def prove(given: argparse.Namespace) -> dict[str, Any]:
-    """Before, teaching, after."""
-    data = examples(given.out / "data")
-    recipe = FineTune.load(given.recipe)
-    order = work.Order(data, given.out / "adapter", None, "both", recipe, given.device)
-    before = right(Engine.open(device=given.device), given.n)
-    old = old_kinds(Engine.open(device=given.device), given.old)
+def taught(given: argparse.Namespace, data: Path, stage: str) -> tuple[Engine, float]:
+    """The pair with what `python -m duogen finetune` makes of the lessons, and the minutes that took."""
+    order = lessons_of.Order(data, given.out / "adapter", None, stage, FineTune.load(given.recipe), given.device)
     began = time.monotonic()
-    known = work.finetune(order)
+    known = finetune(order)
     if known["phase"] != "done":
         raise SystemExit(known["words"])
-    minutes = (time.monotonic() - began) / 60
-    worn = Engine.open(device=given.device, adapters=[Wanted(order.out)])
-    after = right(worn, given.n)
-    kept = old_kinds(worn, given.old)
-    for name, (good, count, said) in {"before": before, "after": after}.items():
-        print(f"{name}: {share([True] * good + [False] * (count - good)).words()} right, such as: {said[0][:160]!r}")
-    print(f"taught in {minutes:.1f} minutes; old kinds right before {old}, after {kept}")
-    return {"before": before[:2], "after": after[:2], "minutes": minutes, "old_before": old, "old_after": kept, "recipe": recipe.as_json()}
+    return Engine.open(device=given.device, adapters=[Wanted(order.out)]), (time.monotonic() - began) / 60
 
 
-def old_kinds(engine: Engine, count: int) -> Any:
-    """The share of right pictures on what the pair could do already."""
+def lighthouse(given: argparse.Namespace) -> dict[str, Any]:
+    """A thing that the pair has never seen, before and after, and what the old kinds lost."""
+    figures: dict[str, Any] = described(given)
+    base = Engine.open(device=given.device)
+    with lessons.known():
+        data, requests = lessons.lighthouses(given.out / "data"), lessons.held_lighthouses(given.n)
+        before, _ = right(base, requests)
+    figures |= {"before": share(before).data(), "old_before": old_kinds(base, given.old)}
+    worn, figures["minutes"] = taught(given, data, "both")
+    with lessons.known():
+        after, figures["said"] = right(worn, requests)
+    figures |= {"after": share(after).data(), "old_after": old_kinds(worn, given.old)}
+    print(f"right before {share(before).words()}, after {share(after).words()}; taught in {figures['minutes']:.1f} minutes")
+    for name, value in (figures["old_before"] or {}).items():
+        print(f"old kinds, {name}: {value['value']:.3f} before, {figures['old_after'][name]['value']:.3f} after (n = {value['n']})")
+    return figures
+
+
+def manner(given: argparse.Namespace) -> dict[str, Any]:
+    """A manner of speech, taught with stage 1 alone: how often it is spoken, and what the same words paint, before and after."""
+    figures: dict[str, Any] = described(given)
+    base, asked = Engine.open(device=given.device), lessons.known_things(given.n)
+    data = lessons.sailors(given.out / "data")
+    worn, figures["minutes"] = taught(given, data, "1")
+    for name, engine in (("before", base), ("after", worn)):
+        turns = [answered(engine, lessons.asked(dialogue), number) for number, dialogue in enumerate(asked)]
+        scores = [guide_score(dialogue, turn) for dialogue, turn in zip(asked, turns, strict=True)]
+        painted = [picture.right for score in scores for picture in score.pictures]
+        spoken = share(turn is not None and lessons.is_sailor(turn.text()) for turn in turns)
+        words, pictures = share(step for score in scores for step in score.steps), share(painted)
+        figures[name] = {"spoken": spoken.data(), "words_right": words.data(), "pictures_right": pictures.data()}
+        print(f"{name}: spoken {spoken.words()}, words right {words.words()}, pictures right {pictures.words()}: {turns[0].text()!r}")
+    equal = [pixels(base, dialogue) == pixels(worn, dialogue) for dialogue in asked]
+    figures["same_words_same_picture"] = share(equal).data()
+    print(f"the same words paint the same picture, bit for bit: {share(equal).words()}; taught in {figures['minutes']:.1f} minutes")
+    return figures
+
+
+def guide_score(dialogue: Dialogue, turn: Turn | None) -> TurnScore:
+    """The answer's score, the sailor's hello and goodbye aside."""
+    meant = dialogue.lines[1].parts
+    asked = Asked("guide", lessons.asked(dialogue).lower(), meant, opening=str(meant[0]).partition("\n")[0])
+    if turn is None:
+        return failed_turn(asked, "no answer")
+    plain = [Text(lessons.without_manner(part.text)) if isinstance(part, Text) else part for part in turn.parts]
+    return score_turn(asked, plain)
+
+
+def pixels(engine: Engine, dialogue: Dialogue) -> bytes:
+    """The first picture of a guide whose words are said for the pair."""
+    conversation = Conversation().say("user", lessons.asked(dialogue)).say("assistant", dialogue.lines[1].parts[0])
+    image = ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0)
+    return engine.paint_after(conversation, Options(0, image=image)).picture.tobytes()
+
+
+def described(given: argparse.Namespace) -> dict[str, Any]:
+    """The machine, the versions and the settings."""
+    machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "threads": given.threads, "system": platform.platform()}
+    return {"machine": machine, "torch": torch.__version__, "pair": "duogen-sketch", "recipe": FineTune.load(given.recipe).as_json()}
+
+
+def old_kinds(engine: Engine, count: int) -> dict[str, Any] | None:
+    """The main figures of `python -m duogen evaluate sketchbook` on what the pair could do already."""
     if not count:
         return None
-    figures = sketchbook.evaluate(engine, "held-out", count, 0, kinds=["house", "tree", "snowman"], say=lambda words: None)
-    return {name: value for name, value in figures.items() if isinstance(value, dict) and "value" in value}
+    figures = sketchbook.evaluate(engine, "held-out", count, 0, kinds=list(lessons.CORE))
+    return {name: figures["scores"][name] for name in FIGURES}
 
 
 def ratio(given: argparse.Namespace) -> dict[str, Any]:
@@ -144,16 +148,16 @@ def ratio(given: argparse.Namespace) -> dict[str, Any]:
 
     On a CPU these are seconds of computing, so that a busy machine says the same as an idle one.
     """
-    about = {"cores": os.cpu_count(), "threads": given.threads, "system": platform.platform(), "torch": torch.__version__}
-    figures: dict[str, Any] = {"machine": about, "pair": given.pair or "duogen-sketch", "steps": given.steps, "batch": given.batch}
+    figures: dict[str, Any] = described(given) | {"pair": given.pair or "duogen-sketch", "steps": given.steps, "batch": given.batch}
     with tempfile.TemporaryDirectory() as room:
         for name, copies in (("guides", 2), ("single", 1)):
-            data = examples(Path(room) / name, 12)
+            with lessons.known():
+                data = lessons.lighthouses(Path(room) / name, 12)
             if name == "single":
                 write([_first_picture(each) for each in read(data).examples], data)
             recipe = FineTune.load("cpu")
             recipe = replace(recipe, paint=replace(recipe.paint, batch=given.batch, copies=copies))
-            middle = _compared(given, work.Order(data, Path(room) / "out", given.pair, "2", recipe, given.device))
+            middle = _compared(given, lessons_of.Order(data, Path(room) / "out", given.pair, "2", recipe, given.device))
             figures[name] = {**middle, "ratio": middle["uncached"] / middle["cached"]}
             cached, uncached = middle["cached"], middle["uncached"]
             print(f"{name}: a step with caches {cached:.2f} s, without {uncached:.2f} s: {uncached / cached:.1f} times as fast", flush=True)
@@ -165,13 +169,13 @@ def _first_picture(example: Example) -> Example:
     return replace(example, lines=(asked, Line("assistant", answer.parts[:2])))
 
 
-def _compared(given: argparse.Namespace, order: work.Order) -> dict[str, float]:
-    ready, own = work.prepared(order), order.recipe.paint
-    files = {example.where: file for example, file in work._seen(ready, None)}
-    see = work._seeing(ready.pair, ready, None)
-    parts = work.open_parts(ready.pair, ("transformer", "vae"), ready.device)
-    work._taught(parts.transformer, work.paint_config(parts.transformer, own), 0)
-    loop: Recipe = work.loop_recipe(own, order.recipe)
+def _compared(given: argparse.Namespace, order: lessons_of.Order) -> dict[str, float]:
+    ready, own = lessons_of.prepared(order), order.recipe.paint
+    files = dict(zip((each.where for each in ready.data.examples), lessons_of.seen(ready, ready.data.examples, None), strict=True))
+    see = lessons_of.seeing(ready.pair, ready, None)
+    parts = open_parts(ready.pair, ("transformer", "vae"), ready.device)
+    lessons_of.taught(parts.transformer, paint_config(parts.transformer, own), 0)
+    loop: Recipe = lessons_of.loop_recipe(own, order.recipe)
     stage = PaintStage(loop, parts.transformer, parts.about, parts.vae, [files[each.where] for each in ready.train], own)
 
     def uncached(step: int) -> Any:
@@ -200,24 +204,27 @@ def _timed(stage: PaintStage, batch: Callable[[int], Any], step: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    fast, proof = commands.add_parser("ratio"), commands.add_parser("lighthouse")
+    fast, *proofs = (commands.add_parser(name) for name in BENCHES)
     fast.add_argument("--steps", type=int, default=8)
     fast.add_argument("--batch", type=int, default=4)
     fast.add_argument("--pair", help="folder of a pair (default: the bundled one)")
-    proof.add_argument("--out", type=Path, required=True, help="a new folder for data and adapter")
-    proof.add_argument("--recipe", default="cpu", help="a preset or a recipe file")
-    proof.add_argument("--n", type=int, default=30, help="held-out requests")
-    proof.add_argument("--old", type=int, default=24, help="conversations about the old kinds; 0 leaves that out")
-    for each in (fast, proof):
+    for each in proofs:
+        each.add_argument("--out", type=Path, required=True, help="a new folder for data and adapter")
+        each.add_argument("--n", type=int, default=36, help="held-out requests")
+        each.add_argument("--old", type=int, default=60, help="conversations about the old kinds; 0 leaves that out")
+    for each in (fast, *proofs):
+        each.add_argument("--recipe", default="cpu", help="a preset or a recipe file")
         each.add_argument("--device", default="auto")
         each.add_argument("--threads", type=int, default=1)
         each.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    figures = (ratio if given.what == "ratio" else prove)(given)
+    figures = BENCHES[given.what](given)
     if given.json:
         write_beside(given.json, json.dumps(figures, indent=1).encode())
 
+
+BENCHES = {"ratio": ratio, "lighthouse": lighthouse, "manner": manner}
 
 if __name__ == "__main__":
     main()

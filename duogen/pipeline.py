@@ -51,6 +51,7 @@ class About:
         thinks: the MLLM can think before it answers.
         tuned: the MLLM was taught to say `bov` itself; else it is told to write placeholders (`duogen.placeholders`).
         most_sources: of pipelines that take source pictures, how many at once.
+        practised: the recipe in `assets/recipes` whose dialogues the pair learnt from, for what teaches it more.
     """
 
     title: str = "A pair without a name"
@@ -71,6 +72,7 @@ class About:
     thinks: bool = True
     tuned: bool = True
     most_sources: int = 3
+    practised: str = ""
 
     def __post_init__(self) -> None:
         if self.frame_attention not in ("bidirectional", "block_causal"):

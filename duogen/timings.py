@@ -1,4 +1,4 @@
-"""How long pictures took on this machine, by pair and by how it was opened: what was measured beats every estimate."""
+"""How long pictures and training took on this machine, by pair and by how it was done: what was measured beats every estimate."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def _all() -> dict[str, dict[str, list[float]]]:
 
 
 def note(pair: str, how: str, seconds: float) -> None:
-    """Write down what a denoising step of a picture took, decoding included; a disk that is full is no reason to fail.
+    """Write down what something took, such as a denoising step of a picture, decoding included; a full disk is no reason to fail.
 
     Args:
-        pair: id or folder. `how`: all that makes it faster or slower (`duogen.memory.Plan.how`).
+        pair: id or folder. `how`: what it was, and all that makes it faster or slower (as `duogen.memory.Plan.how`).
     """
     with _writing:
         known = _all()
@@ -40,6 +40,6 @@ def note(pair: str, how: str, seconds: float) -> None:
 
 
 def known(pair: str, how: str) -> float:
-    """Seconds of a denoising step as they were last, 0 where nothing was painted so."""
+    """Seconds as they were last, 0 where nothing was done so."""
     seconds = _all().get(pair, {}).get(how)
     return statistics.median(seconds) if seconds else 0.0

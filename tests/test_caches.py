@@ -203,7 +203,7 @@ def test_teacher_forcing_is_what_serving_does(tmp_path):
     new = words & torch.stack([torch.arange(12) >= fresh[time] for time, _ in order])
     scores = word_scores(words, new, 1.5)[None, None].repeat_interleave(size, 2)
     alone_scores = [torch.where(torch.arange(until) >= since, 1.5, 0.0) for until, since in zip(reads, fresh, strict=True)]
-    sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
+    sees = frame_mask(order, order)
     with torch.no_grad():
         before = [clean[time - 1] if time else None for time, _ in order]
         frames = embed_frames(model, [*clean, *copies], [time for time, _ in order], [True, True] + [False] * 4, before)

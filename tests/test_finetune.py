@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -20,20 +22,32 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from bench import lessons as proof
 from duogen.adapters import PARTS, Wanted, put_on
 from duogen.conversation import Conversation
 from duogen.data import card
+from duogen.data.cost import START_SECONDS, cost, note
+from duogen.data.format import Picture
+from duogen.data.readers import read as read_data
 from duogen.engine import Engine
 from duogen.events import Done
 from duogen.jobs import Job, device_lock
 from duogen.options import ImageOptions, Options, TextOptions
+from duogen.painter import FramePainter
 from duogen.pipeline import About, open_pair, open_parts
-from duogen.teaching import PRESETS, FineTune, PaintRecipe
-from duogen.train import command
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.verify import check_scene
+from duogen.sketchbook.words import asked_words
+from duogen.sketchbook.world import things
+from duogen.teaching import PRESETS, REHEARSED, FineTune, PaintRecipe
+from duogen.train import command, lessons
 from duogen.train import finetune as work
 from duogen.train.cache import Seeing, bucket
-from duogen.train.finetune import Order, failure, finetune, loop_recipe
+from duogen.train.cache import read as read_seen
+from duogen.train.finetune import failure, finetune
+from duogen.train.lessons import LESSONS, Order, loop_recipe, measured, prepared, seen
 from duogen.train.loop import Diverged, rate_at, train
+from duogen.train.rehearsal import rehearsals
 from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
 from tests.test_data import site  # noqa: F401
 from tests.test_examples import conversations, picture
@@ -76,7 +90,7 @@ def place(tmp_path_factory) -> Path:
 def processes(place):
     """Starts processes that have imported everything already, and used nothing of it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["duogen.train.finetune"])
+    context.set_forkserver_preload(["duogen.train.finetune", __name__])
     return context
 
 
@@ -156,18 +170,19 @@ def test_after_a_kill_it_ends_with_the_same_bits(place, adapter, processes, tmp_
 def test_the_caches_hold_what_serving_reads_and_serve_again(place, adapter, monkeypatch):
     caches = list((place / "home" / "finetune" / "cache").iterdir())
     assert len(caches) == 1 and len(list(caches[0].iterdir())) == 6
-    monkeypatch.setattr(work, "_seeing", lambda *_: pytest.fail("what was seen already is looked at again"))
-    ready = work.prepared(order(place, "whole"), quiet)
-    (example, file), *_ = work._seen(ready, None)
-    seen = work.read_seen(file)
+    monkeypatch.setattr(lessons, "seeing", lambda *_: pytest.fail("what was seen already is looked at again"))
+    ready = prepared(order(place, "whole"), quiet)
+    example = ready.data.examples[0]
+    (file,) = seen(ready, [example], None)
+    kept = read_seen(file)
     engine = Engine(open_pair(place / "pair", "cpu", "bf16"))
     engine.wear([Wanted(adapter)])
     packed = engine.tokens.pack(example.turns())
     engine._follow(packed)
     until = packed.slots[1].bov
-    assert len(seen.states) == until and [cut[0] for cut in seen.cuts] == [slot.bov for slot in packed.slots]
-    assert (seen.states.float() - engine.memory.context.condition(until)[0]).abs().max() < 0.05
-    assert all(torch.equal(mine, past[0]) for mine, past in zip(seen.latents, engine.memory.frames.past, strict=True))
+    assert len(kept.states) == until and [cut[0] for cut in kept.cuts] == [slot.bov for slot in packed.slots]
+    assert (kept.states.float() - engine.memory.context.condition(until)[0]).abs().max() < 0.05
+    assert all(torch.equal(mine, past[0]) for mine, past in zip(kept.latents, engine.memory.frames.past, strict=True))
 
 
 def test_adapters_come_and_go_without_opening_the_pair_anew(place, adapter):
@@ -248,8 +263,8 @@ def test_the_plain_cosmos_layout_learns_too(place, tmp_path):
 
 
 def test_recomputation_changes_nothing(place, adapter):
-    ready = work.prepared(order(place, "whole"), quiet)
-    files = [file for _, file in work._seen(ready, None)]
+    ready = prepared(order(place, "whole"), quiet)
+    files = seen(ready, ready.data.examples, None)
     gradients = []
     for again in (False, True):
         parts = open_parts(place / "pair", ("transformer", "vae"), "cpu")
@@ -264,16 +279,69 @@ def test_recomputation_changes_nothing(place, adapter):
 
 
 def test_a_batch_reads_words_and_frames_as_serving_does(place, adapter):
-    ready = work.prepared(order(place, "whole"), quiet)
-    files = [file for _, file in work._seen(ready, None)]
-    seen = [work.read_seen(file) for file in files[:2]]
-    batch = gathered(seen, [0, 1])
-    assert batch.words[0, 1].sum() == seen[0].cuts[1][0] and batch.fewer[0, 1].sum() == seen[0].cuts[1][1]
+    ready = prepared(order(place, "whole"), quiet)
+    files = seen(ready, ready.data.examples, None)
+    kept = [read_seen(file) for file in files[:2]]
+    batch = gathered(kept, [0, 1])
+    assert batch.words[0, 1].sum() == kept[0].cuts[1][0] and batch.fewer[0, 1].sum() == kept[0].cuts[1][1]
     assert batch.fewer[0, 0].sum() == 1 and batch.painted.all() and batch.latents[1].shape == (2, 8, 4, 4)
     rounds = Rounds([0, 0, 1, 0, 1], 2, 5)
     assert sorted(index for number in range(3) for index in rounds[number]) == [0, 1, 2, 3, 4]
     assert all(len({(0, 0, 1, 0, 1)[index] for index in rounds[number]}) == 1 for number in range(9))
     assert rounds[4] == Rounds([0, 0, 1, 0, 1], 2, 5)[4]
+
+
+def test_what_the_pair_could_do_before_is_practised_again(place, tmp_path, monkeypatch):
+    old, plain = Rounds([0, 0, 1], 2, 5, [7, 7, 7, 7], 0.5), Rounds([0, 0, 1], 2, 5)
+    assert [old[number] for number in (0, 2, 4)] == [plain[number] for number in range(3)]
+    assert sorted(index for number in (1, 3) for index in old[number]) == [3, 4, 5, 6]
+    about = open_parts(place / "pair", (), "cpu").about
+    monkeypatch.setitem(REHEARSED, "talk", 8)
+    monkeypatch.setitem(REHEARSED, "paint", 6)
+    named = replace(about, practised="duogen-sketch")
+    made = {stage: rehearsals(None, named, stage, 0, tmp_path / stage) for stage in ("talk", "paint")}
+    assert len(made["talk"]) == 8 and len({example.key() for example in made["talk"]}) == 8
+    assert {len(example.pictures()) for example in made["paint"]} <= {1, 4, 5} and len(made["paint"]) == 6
+    assert all(isinstance(example.lines[-1].parts[-1], Picture) for example in made["paint"])
+    again = rehearsals(None, named, "talk", 0, tmp_path / "again")
+    assert [example.key() for example in again] == [example.key() for example in made["talk"]]
+    assert rehearsals(None, about, "talk", 0, tmp_path / "none") == []
+    wish = replace(order(place, "x"), out=tmp_path / "out", rehearse=tmp_path / "paint")
+    Job(wish.out).write_order(wish.as_json())
+    assert Order.of(wish.out) == replace(wish, out=wish.out, rehearse=tmp_path / "paint")
+    ready = prepared(wish, quiet)
+    for name, lesson in LESSONS.items():
+        stage = lesson(ready, None).stage
+        assert len(stage.examples if name == "talk" else stage.files) == len(ready.train) + 6
+        assert max(stage.rounds[1]) >= len(ready.train) > max(stage.rounds[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert stage.loss(stage.batch(1), torch.Generator())[0] > 0
+
+
+def test_the_lessons_of_the_proof_are_new_and_leave_the_world_as_it_was(tmp_path):
+    with proof.known():
+        data, requests = read_data(proof.lighthouses(tmp_path / "lighthouses")), proof.held_lighthouses(12)
+        assert all(check_scene(draw(request.scene), request.scene).right for request in requests)
+        named = [asked_words(request.scene.things[0], (0, 2)) for request in requests]
+    assert proof.KIND not in things() and len(data.examples) == proof.COUNT and not data.problems
+    learnt = " ".join(example.lines[0].words() for example in data.examples)
+    assert all(name in request.ask and name not in learnt for name, request in zip(named, requests, strict=True))
+    sailors = read_data(proof.sailors(tmp_path / "sailors")).examples
+    answers = [example.lines[1].words() for example in sailors]
+    assert all(map(proof.is_sailor, answers)) and not any(proof.is_sailor(proof.without_manner(each)) for each in answers)
+
+
+def test_the_estimate_is_measured(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    ready = prepared(order(place, "x"), quiet)
+    assert all(each.guessed and "guess" in each.sentence() for each in ready.costs)
+    assert not any(each.guessed or "guess" in each.sentence() for each in measured(ready, quiet))
+    for each in ready.costs:
+        for _ in range(5):
+            note(each, ready.pair, "cpu", 100.0, 7.0)  # a hundred seconds a step, seven a look
+        steps = getattr(ready.order.recipe, each.stage).steps
+        told = cost(ready.pair, ready.order.recipe, each.stage, ready.report, "cpu")
+        assert -0.01 <= told.seconds - 100 * steps - 7 * 3 - START_SECONDS < 60  # before, at step 2 and at step 4; and what is cached
 
 
 def test_the_painters_reading_is_left_alone_where_it_can_be(place):
@@ -285,7 +353,7 @@ def test_the_painters_reading_is_left_alone_where_it_can_be(place):
 
 def test_pictures_keep_their_shape_in_buckets(place):
     parts = open_parts(place / "pair", ("vae",), "cpu")
-    seeing = Seeing(None, work.FramePainter(parts), True)
+    seeing = Seeing(None, FramePainter(parts), True)
     for size, meant in (((100, 100), (64, 64)), ((400, 100), (128, 32)), ((100, 390), (32, 128))):
         assert bucket(size, seeing.painter) == meant
 
@@ -394,6 +462,48 @@ def test_two_processes_do_what_one_does_that_accumulates_twice(processes, tmp_pa
     assert len(curves[1]) == 6 and curves[0] == pytest.approx(curves[1], abs=2e-5)
 
 
+class Signalled(Toy):
+    """The whole process group gets SIGTERM in its third step, as from a service manager, and the worker time to die of it."""
+
+    def loss(self, batch, generator):
+        if self.losses == 2:
+            os.killpg(0, signal.SIGTERM)
+            for worker in multiprocessing.active_children():
+                worker.join(0.3)
+        return super().loss(batch, generator)
+
+
+def grouped(folder: Path) -> None:
+    os.setpgrp()
+    assert train(Signalled(), recipe(workers=1), folder, say=quiet) == 3
+
+
+class Forsaken(Toy):
+    """Killed in its first step; its worker's number stays behind."""
+
+    def loss(self, batch, generator):
+        (worker,) = multiprocessing.active_children()
+        Path("worker").write_text(str(worker.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forsaken(folder: Path) -> None:
+    os.chdir(folder)
+    train(Forsaken(), recipe(workers=1), folder, say=quiet)
+
+
+def test_the_worker_outlives_a_signal_to_the_group_but_not_the_loop(processes, tmp_path):
+    for target, code in ((grouped, 0), (forsaken, -signal.SIGKILL)):
+        child = processes.Process(target=target, args=(tmp_path,))
+        child.start()
+        child.join()
+        assert child.exitcode == code
+    assert torch.load(tmp_path / "state.pt")["step"] == 3
+    worker = int((tmp_path / "worker").read_text())
+    while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+
+
 def test_the_newest_states_stay(tmp_path):
     train(Toy(), recipe(keep=2, save_minutes=0.0), tmp_path, say=quiet)
     assert sorted(file.name for file in tmp_path.glob("*.pt")) == ["state-0000005.pt", "state-0000006.pt", "state.pt"]
@@ -430,8 +540,8 @@ def test_examples_without_pictures_to_paint_are_for_stage_1_only(place, tmp_path
     data = conversations(tmp_path / "d", *[[("user", ["Hi"]), ("assistant", [f"Ho {at}."])] for at in range(3)])
     wish = replace(order(place, "x"), data=data)
     with pytest.raises(ValueError, match="choose --stage 1"):
-        work.prepared(wish, quiet)
-    assert len(work.prepared(replace(wish, stage="1"), quiet).train) == 3
+        prepared(wish, quiet)
+    assert len(prepared(replace(wish, stage="1"), quiet).train) == 3
 
 
 def test_saved_pages_become_an_adapter_that_answers(place, site, tmp_path, monkeypatch):  # noqa: F811

@@ -87,6 +87,23 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, optimizer, k
     assert not equal(whole["weights"], halves["weights"]) and not equal(whole["weights"], whole["ema"])
 
 
+def test_what_learns_no_longer_stays_in_the_state(tmp_path):
+    train(Toy(), recipe(), tmp_path, until=2, say=quiet)
+    before, toy = torch.load(tmp_path / "state.pt"), Toy()
+    toy.net[0].requires_grad_(False)
+    train(toy, recipe(), tmp_path, until=4, say=quiet)
+    assert torch.equal(toy.net[0].weight, before["ema"]["blocks.0.weight"])  # and is what the rest goes on learning with
+    train(toy, recipe(), tmp_path, until=5, say=quiet)  # goes on once more: nothing is lost the second time either
+    state, taken = torch.load(tmp_path / "state.pt"), Toy()
+    assert state["weights"].keys() == before["weights"].keys() and len(state["optimizers"][0]["state"]) == 2
+    load_weights(tmp_path, {"blocks": taken.net})
+    assert torch.equal(taken.net[0].weight, before["ema"]["blocks.0.weight"])
+    assert torch.equal(taken.net[2].weight, state["ema"]["blocks.2.weight"])
+    train(Toy(), recipe(), tmp_path, say=quiet)  # all of it learns again, from there
+    after = torch.load(tmp_path / "state.pt")
+    assert not torch.equal(after["weights"]["blocks.0.weight"], state["weights"]["blocks.0.weight"])
+
+
 def test_a_killed_save_leaves_the_old_state(tmp_path, monkeypatch):
     train(Toy(), recipe(), tmp_path, until=2, say=quiet)
     before = (tmp_path / "state.pt").read_bytes()

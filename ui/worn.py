@@ -19,21 +19,27 @@ class Worn:
 
     def __init__(self, loading: Loading, blocks: gr.Blocks) -> None:
         self.loading = loading
-        with gr.Accordion("Adapters", open=False, elem_id="worn"):
+        with gr.Accordion("Adapters", open=False, elem_id="worn") as drawer:
             self.status = gr.HTML(status_line(HINT), elem_id="worn-status")
             self.look = gr.Button("Look for new ones", size="sm", elem_id="worn-look")
+            # Rows are made anew only when there is something new: a click on a row that is just being replaced would be lost.
+            known = gr.State(None)
+            gr.on([blocks.load, drawer.expand, self.look.click], self.listed, None, [known], **QUICK)
 
-            @gr.render(triggers=[blocks.load, self.look.click], queue=False)
-            def listed() -> None:
-                for folder in adapters(self.loading):
-                    self._row(folder)
+            @gr.render(inputs=[known], triggers=[known.change], queue=False)
+            def rows(listed: list[tuple[str, float]] | None) -> None:
+                for folder, weight in listed or ():
+                    self._row(Path(folder), weight)
 
     def spoken(self) -> Updates:
         """What the browser cannot put into its language by itself."""
         return {self.status: status_line(HINT)}
 
-    def _row(self, folder: Path) -> None:
-        weight = self.loading.worn.get(folder)
+    def listed(self) -> list[tuple[str, float]]:
+        """All adapters with how strongly they are on, 0 for off."""
+        return [(str(folder), self.loading.worn.get(folder, 0.0)) for folder in adapters(self.loading)]
+
+    def _row(self, folder: Path, weight: float) -> None:
         with gr.Row(elem_classes="worn"):
             on = gr.Checkbox(value=bool(weight), label=folder.name, container=False, min_width=90, elem_id=f"worn-{folder.name}")
             strength = gr.Slider(

@@ -1,7 +1,8 @@
 """What fine-tuning will need, before it starts: memory, disk and time.
 
-A rough sum over the shapes in the weight files' headers. Where `duogen.memory` plans what fits for answering, this is what it would
-ask about training.
+A rough sum over the shapes in the weight files' headers; the time from what training reached on this machine before, or from steps that
+`python -m duogen finetune --estimate` makes, and where nothing is known from the speed of a matrix product. Where `duogen.memory` plans
+what fits for answering, this is what it would ask about training.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Any
 
 import torch
 
+from duogen import timings
 from duogen.data.describe import Report
 from duogen.pipeline import About
-from duogen.teaching import FineTune, Pace
+from duogen.teaching import REHEARSED, FineTune, Pace
 
 GB = 1024**3
+START_SECONDS = 5.0
+UNIT = 1e13  # operations; what they take is a handy number of seconds on every machine
 NF4_BYTES = 0.56  # a weight with its share of the scales
 BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
 REACHED = 0.35  # share of a matrix product's speed that a training step reaches
@@ -27,16 +31,21 @@ FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and to
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage. `memory` and `disk` in bytes, `seconds` for all its steps, caching included."""
+    """Of one stage. `memory` and `disk` in bytes, `seconds` for all its steps, caching and looks at samples included; `work` is the
+    operations of a step. `guessed` where the time has no measure behind it.
+    """
 
     stage: str
     memory: float
     disk: float
     seconds: float
+    work: float = 0.0
+    guessed: bool = False
 
     def sentence(self) -> str:
         disk = f" and {self.disk / GB:.1f} GB of disk" if self.disk > 0.05 * GB else ""
-        rest = f"about {self.memory / GB:.1f} GB of memory{disk}, and some {spoken(self.seconds)}"
+        rest = f"about {self.memory / GB:.1f} GB of memory{disk}, and {'perhaps' if self.guessed else 'some'} {spoken(self.seconds)}"
+        rest += ", a guess until something was trained here" if self.guessed else ""
         return f"Stage 1 (what to say) needs {rest}." if self.stage == "talk" else f"Stage 2 (how to paint it) needs {rest}."
 
 
@@ -106,8 +115,8 @@ def _talk(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # of what the assistant says
     active = _activations(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
     memory = BASE_BYTES[_kind(device)] + base + _learning(shapes, own) + active + logits
-    work = tokens * own.accumulate * own.steps * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
-    return Cost("talk", memory, 0.0, 5 + work / speed(device))
+    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
+    return Cost("talk", memory, 0.0, *_time("talk", pair, recipe, work, 0.0, device))
 
 
 def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
@@ -124,11 +133,36 @@ def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     base = shapes.weights * (4 if _kind(device) == "cpu" else 2) if own.rank else 0.0
     active = _activations(shapes.linears, tokens, own.checkpointing, config["num_layers"])
     training = base + _learning(shapes, own) + active
-    words = report.examples * _usual(report)
+    old = REHEARSED["paint"] if recipe.rehearse and about.practised else 0
+    words = (report.examples + old) * _usual(report)
     states = config.get("crossattn_proj_in_channels", 0) if config.get("use_crossattn_projection") else config["text_embed_dim"]
-    work = tokens * own.accumulate * own.steps * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
-    seconds = 5 + (work + 2 * words * brain.weights) / speed(device)
-    return Cost("paint", BASE_BYTES[_kind(device)] + max(training, seeing), words * states * 2.0, seconds)
+    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
+    time_ = _time("paint", pair, recipe, work, 2 * words * brain.weights, device)
+    return Cost("paint", BASE_BYTES[_kind(device)] + max(training, seeing), words * states * 2.0, *time_)
+
+
+def _time(stage: str, pair: Path, recipe: FineTune, work: float, before: float, device: str) -> tuple[float, float, bool]:
+    """Seconds of a stage, the operations of its step, and whether that is a guess. `before`: operations before the first step."""
+    own, guess = getattr(recipe, stage), speed(device)
+    measured = timings.known(pair.name, _step(stage, device)) / UNIT
+    look = timings.known(pair.name, _look(stage, device))
+    looks = 2 + (own.steps - 1) // recipe.sample_every if recipe.sample_every else 2
+    return START_SECONDS + before / guess + work * own.steps * (measured or 1 / guess) + looks * look, work, not measured
+
+
+def note(cost: Cost, pair: Path, device: str, step: float, look: float = 0.0) -> None:
+    """Remember what a step of a stage, and a look at its samples, really took in seconds, for the next estimate."""
+    timings.note(pair.name, _step(cost.stage, device), step / cost.work * UNIT)
+    if look:
+        timings.note(pair.name, _look(cost.stage, device), look)
+
+
+def _step(stage: str, device: str) -> str:
+    return f"{UNIT:.0e} operations of training {stage} on {device}"
+
+
+def _look(stage: str, device: str) -> str:
+    return f"samples of {stage} on {device}"
 
 
 def _usual(report: Report) -> float:

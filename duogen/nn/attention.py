@@ -25,8 +25,8 @@ def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch
     The kernel is the one chosen with diffusers' `set_attention_backend`; where there is a mask, PyTorch's own: of the others some take
     none, and xformers takes a boolean one for numbers to be added.
     """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # PyTorch's CPU kernel is slow in bf16: plain matrix products are twice as fast.
+    if query.device.type == "cpu" and (query.dtype == torch.bfloat16 or torch.is_grad_enabled()):
+        # PyTorch's CPU kernel is slow in bf16 and on the way back: plain matrix products are twice as fast.
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
@@ -35,6 +35,21 @@ def attend(attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch
     backend = getattr(attn.processor, "_attention_backend", None) if mask is None else AttentionBackendName.NATIVE
     out = dispatch_attention_fn(*(x.transpose(1, 2) for x in (query, key, value)), attn_mask=mask, backend=backend)
     return out.flatten(2, 3)
+
+
+def attend_frames(
+    attn: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sees: torch.Tensor, lengths: list[int]
+) -> torch.Tensor:
+    """As `attend`, for whole frames of `lengths` tokens: each looks at those that `sees`, boolean [F, F], gives it.
+
+    Frame by frame, where one product with a mask would compute four times as many scores as a frame and its copies need.
+    """
+    keys, values = key.split(lengths, 2), value.split(lengths, 2)
+    made = []
+    for own, seen in zip(query.split(lengths, 2), sees.tolist(), strict=True):
+        chosen = [index for index, yes in enumerate(seen) if yes]
+        made.append(attend(attn, own, *(torch.cat([each[index] for index in chosen], 2) for each in (keys, values)), None))
+    return torch.cat(made, 1)
 
 
 def project_query(attn: Attention, hidden: torch.Tensor, rotary: Rotary | None = None) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from torch.utils.checkpoint import checkpoint
 
-from duogen.nn.attention import KeyValue, Rotary, attend, project_key_value, project_out, project_query
+from duogen.nn.attention import KeyValue, Rotary, attend, attend_frames, project_key_value, project_out, project_query
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def walk(
         timesteps: [B, F].
         condition: what `project_condition` returned.
         condition_mask: broadcastable to [B, 1, L, S]: which words each token reads, boolean or as `word_scores` gives it.
-        self_mask: boolean, broadcastable to [B, 1, L, cached + L].
+        self_mask: boolean, broadcastable to [B, 1, L, cached + L]; or without a room [F, F], which frame sees which (`frame_mask`).
         room: final frames that stand before these, as `FrameCache.room` lays them out; these are written after them.
 
     Returns:
@@ -136,7 +136,11 @@ def _block(
             whole[:, :, -new.shape[2] :] = new
         key, value = room
     query = project_query(block.attn1, normed, frames.rotary)
-    hidden = hidden + gate * project_out(block.attn1, attend(block.attn1, query, key, value, self_mask))
+    if self_mask is not None and self_mask.ndim == 2:
+        looked = attend_frames(block.attn1, query, key, value, self_mask, frames.lengths)
+    else:
+        looked = attend(block.attn1, query, key, value, self_mask)
+    hidden = hidden + gate * project_out(block.attn1, looked)
     normed, gate = _modulate(block.norm2, hidden, embedded, shared, repeats)
     query = project_query(block.attn2, normed)
     hidden = hidden + gate * project_out(block.attn2, attend(block.attn2, query, *condition, condition_mask))

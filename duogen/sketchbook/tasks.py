@@ -176,6 +176,13 @@ def _guide(rng: random.Random, pool: Pool) -> list[Line]:
     return lines + _follow_ups(rng, pool, request.scene, 0.35)
 
 
+def guide_to(rng: random.Random, scene: Scene, named: Sequence[int]) -> Line:
+    """The answer that draws a scene's one thing part by part, to a wish that names the colours of the parts `named`."""
+    thing = scene.things[0]
+    steps = _steps(rng, scene, list(range(1, len(thing.parts) + 1)), words.opening_sentence(thing, named))
+    return _assistant(*steps, _closing(rng, thing))
+
+
 def _guide_ask(rng: random.Random, request: Request) -> str:
     """The user's wish for a guide."""
     thing, data = request.thing, phrases("guide")

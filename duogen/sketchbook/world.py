@@ -71,10 +71,11 @@ class Entry:
 def things() -> dict[str, Entry]:
     """All entries of `things.json` by kind, in the file's order."""
     raw = json.loads(THINGS_FILE.read_text(encoding="utf-8"))
-    return {kind: _entry(kind, fields) for kind, fields in raw.items()}
+    return {kind: entry(kind, fields) for kind, fields in raw.items()}
 
 
-def _entry(kind: str, fields: dict) -> Entry:
+def entry(kind: str, fields: dict) -> Entry:
+    """One entry of `things.json`."""
     names = [part["name"] for part in fields["parts"]]
     parts = []
     for part in fields["parts"]:

@@ -28,22 +28,26 @@ def _add_finetune(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="a folder or zip of examples; needed, but with --resume")
     command.add_argument("--out", type=Path, metavar="DIR", help="the adapter's folder; needed, but with --estimate")
     command.add_argument("--recipe", metavar="FILE", help=f"a JSON file, or a preset: {', '.join(PRESETS)} (default: by the machine)")
+    command.add_argument("--rehearse", type=Path, metavar="DIR", help="what the pair should not forget; the bundled one knows it by itself")
     command.add_argument("--resume", action="store_true", help="go on with what was begun in --out")
-    command.add_argument("--estimate", action="store_true", help="look at the data, say what memory and time it takes, and end")
+    command.add_argument("--estimate", action="store_true", help="look at the data, make a step or two, say memory and time, and end")
     command.add_argument("--caption", action="store_true", help="first have the pair describe pictures that have no words, into .txt files")
 
 
 def finetune(given: argparse.Namespace) -> int:
     """Raises ValueError, one sentence, for what is wrong before anything begins."""
     from duogen.train import finetune as work
+    from duogen.train.lessons import measured
 
     order = _resumed(given) if given.resume else _ordered(given)
     if given.caption:
         _caption(given)
     if given.estimate:
         ready = work.prepared(order)
-        for words in [*ready.report.sentences(), *(cost.sentence() for cost in ready.costs)]:
+        for words in ready.report.sentences():
             print(words)
+        for cost in measured(ready):
+            print(cost.sentence())
         for problem in ready.data.problems:
             print(f"- {problem.where}: {problem.what}" + (f" ({problem.fix})" if problem.fix else " (left out)"))
         return 0
@@ -56,7 +60,7 @@ def finetune(given: argparse.Namespace) -> int:
 
 
 def _ordered(given: argparse.Namespace):
-    from duogen.train.finetune import Order
+    from duogen.train.lessons import Order
 
     if given.data is None:
         raise ValueError("Say what to learn from: --data DIR")
@@ -66,7 +70,7 @@ def _ordered(given: argparse.Namespace):
     if not given.estimate and out.exists() and (not out.is_dir() or any(each.name != "run" for each in out.iterdir()) or _begun(out)):
         raise ValueError(f"{out} is there already; choose a new folder, or go on with it: --resume.")
     recipe = FineTune.load(given.recipe or fitting_preset(given.device))
-    return Order(given.data, out, given.pair, given.stage, recipe, given.device)
+    return Order(given.data, out, given.pair, given.stage, recipe, given.device, given.rehearse)
 
 
 def _begun(out: Path) -> bool:
@@ -74,7 +78,7 @@ def _begun(out: Path) -> bool:
 
 
 def _resumed(given: argparse.Namespace):
-    from duogen.train.finetune import Order
+    from duogen.train.lessons import Order
 
     if given.out is None:
         raise ValueError("Say what to go on with: --out DIR")

@@ -201,7 +201,7 @@ class DiTStage:
         before = [packed[:, time - 1] if time else None for time, _ in order]  # the clean frames come first, in order
         frames = embed_frames(self.transformer, list(packed.unbind(1)), times, [index < given for index in range(len(order))], before)
         size = frames.lengths[0]
-        sees = frame_mask(order, order).repeat_interleave(size, 0).repeat_interleave(size, 1)
+        sees = frame_mask(order, order)
         reads = data.words[:, [time for time, _ in order]]
         dropped = torch.rand(reads.shape[:2], generator=generator) < self.settings["dropout"]
         dropped[:, :given] = False

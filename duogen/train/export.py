@@ -77,6 +77,6 @@ def _about(recipe_file: Path, dit: Recipe) -> dict:
     about = About(
         layers=tuple(dit.settings["layers"]), frame_attention="block_causal", prediction="sample",
         timestep_scale=dit.settings["timestep_scale"], fresh_bias=dit.settings["fresh_bias"], sees_previous=True,
-        image_size=(256, 256), **shown,
+        image_size=(256, 256), practised=recipe_file.stem, **shown,
     )  # fmt: skip
     return asdict(about)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -148,7 +149,7 @@ def train(
     parameters = list(names.values())
     optimizers = [accelerator.prepare(each) for each in _optimizers(names, recipe)]
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
-    start = load_state(folder, names, averaged, optimizers)
+    start, rested = load_state(folder, stage.modules, names, averaged, optimizers)
     last = min(recipe.steps, until or recipe.steps)
     whole = accelerator.prepare(_Whole(stage)) if accelerator.num_processes > 1 else None
     shares = _Shares(recipe, accelerator, whole or stage.loss)
@@ -171,7 +172,7 @@ def train(
         asked = watch.after(done, figures) if watch else ""
         ends = shares.agreed(pause.asked or asked == "pause" or done == last)
         if shares.agreed(log.due() or asked == "save") or ends:
-            shares.save(folder, done, names, averaged, optimizers)
+            shares.save(folder, done, names, averaged, optimizers, rested)
         if ends:
             break
     return done
@@ -246,9 +247,17 @@ class _Shares:
 
 
 def _stay(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal: the loop needs its workers until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Ctrl-C and a service manager reach every process of the group: the loop needs its workers until it has saved, and no longer."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Pause:
@@ -264,8 +273,12 @@ class Pause:
         self.asked = True
 
 
+def _named(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {f"{part}.{name}": parameter for part, module in modules.items() for name, parameter in module.named_parameters()}
+
+
 def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
-    return {f"{part}.{name}": p for part, module in stage.modules.items() for name, p in module.named_parameters() if p.requires_grad}
+    return {name: parameter for name, parameter in _named(stage.modules).items() if parameter.requires_grad}
 
 
 def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -303,12 +316,21 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
 
 
 def save_state(
-    folder: Path, step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any], keep: int = 1
+    folder: Path,
+    step: int,
+    names: dict[str, nn.Parameter],
+    averaged: dict[str, torch.Tensor],
+    optimizers: list[Any],
+    rested: dict[str, torch.Tensor] | None = None,
+    keep: int = 1,
 ) -> None:
-    """Write the whole state beside the old one, then rename: a killed save leaves the old state. Of the last `keep` states each stays."""
+    """Write the whole state beside the old one, then rename: a killed save leaves the old state. Of the last `keep` states each stays.
+
+    `rested` are weights that learnt in earlier runs of the same training and no longer do.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"step": step, "weights": {k: v.detach() for k, v in names.items()}, "ema": averaged}
-    state["optimizers"] = [each.state_dict() for each in optimizers]
+    state = {"step": step, "weights": (rested or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
+    state |= {"learning": list(names), "optimizers": [each.state_dict() for each in optimizers]}
     for left in folder.glob(".state.*.part"):  # of a process that was killed
         left.unlink(missing_ok=True)
     beside = folder / f".state.{os.getpid()}.part"
@@ -325,23 +347,30 @@ def save_state(
     beside.replace(folder / "state.pt")
 
 
-def load_state(folder: Path, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]) -> int:
-    """Restore what `save_state` wrote; returns the next step, 0 when there is nothing.
+def load_state(
+    folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Restore what `save_state` wrote, also what learns no longer.
 
     Parameters that the earlier run did not train stay as they are; with those or another optimizer, the moments start anew.
+
+    Returns:
+        The next step, 0 when there is no state, and the weights that learn no longer, by name.
     """
     file = folder / "state.pt"
     if not file.exists():
-        return 0
+        return 0, {}
     state = torch.load(file, map_location="cpu", weights_only=True)
+    rested = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
+    every = _named(modules)
     with torch.no_grad():
-        for known, saved in ((names, state["weights"]), (averaged, state["ema"])):
+        for known, saved in ((every, state["weights"]), (averaged, state["weights"] | state["ema"]), (every, rested)):
             for name in known.keys() & saved.keys():
                 known[name].copy_(saved[name])
-    if len(state["optimizers"]) == len(optimizers) and state["weights"].keys() == names.keys():
+    if len(state["optimizers"]) == len(optimizers) and state.get("learning", list(state["weights"])) == list(names):
         for each, saved in zip(optimizers, state["optimizers"], strict=True):
             each.load_state_dict(saved)
-    return state["step"]
+    return state["step"], rested
 
 
 @torch.no_grad()
@@ -355,11 +384,10 @@ def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) 
     if not file.exists():
         raise ValueError(f"There is no training state in {folder}.")
     state = torch.load(file, map_location="cpu", weights_only=True)
-    weights = state["ema"] if ema and state["ema"] else state["weights"]
-    for part, module in modules.items():
-        for name, parameter in module.named_parameters():
-            if f"{part}.{name}" in weights:
-                parameter.copy_(weights[f"{part}.{name}"])
+    weights = state["weights"] | (state["ema"] if ema else {})
+    for name, parameter in _named(modules).items():
+        if name in weights:
+            parameter.copy_(weights[name])
     return state["step"]
 
 

@@ -39,14 +39,23 @@ CONNECTOR = "crossattn_proj.0"
 
 
 class Rounds:
-    """Which examples make up batch number n: round after round through all, shuffled anew each time, those of a kind together."""
+    """Which examples make up batch number n: round after round through all, shuffled anew each time, those of a kind together.
 
-    def __init__(self, kinds: Sequence[Hashable], batch: int, seed: int) -> None:
-        self.kinds, self.batch, self.seed = kinds, batch, seed
+    With `rehearsed`, the kinds of further examples, a share of the batches is of those alone; their indices come after the others.
+    """
+
+    def __init__(self, kinds: Sequence[Hashable], batch: int, seed: int, rehearsed: Sequence[Hashable] = (), share: float = 0.0) -> None:
+        self.kinds, self.batch, self.seed, self.share = kinds, batch, seed, share
         self._round = lru_cache(maxsize=2)(self._shuffled)
         self.batches = len(self._shuffled(0))
+        self.old = Rounds(rehearsed, batch, seed) if rehearsed and share else None
 
     def __getitem__(self, number: int) -> list[int]:
+        if self.old is not None:
+            before, after = int(number * self.share), int((number + 1) * self.share)
+            if after > before:
+                return [len(self.kinds) + index for index in self.old[before]]
+            number -= before
         turn, place = divmod(number, self.batches)
         return self._round(turn)[place]
 
@@ -58,6 +67,14 @@ class Rounds:
         batches = [group[at : at + self.batch] for group in groups.values() for at in range(0, len(group), self.batch)]
         rng.shuffle(batches)
         return batches
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What the pair practised before, and the share of the batches that are of it: examples for stage 1, their cached files for stage 2."""
+
+    examples: Sequence[Any] = ()
+    share: float = 0.0
 
 
 def talk_config(mllm: nn.Module, recipe: TalkRecipe, first_layer: int) -> LoraConfig:
@@ -90,12 +107,15 @@ class TalkStage(MLLMStage):
     Another loss, of preferences or rewards, would take the place of `loss` and nothing else.
     """
 
-    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, examples: list[Example], batch: int) -> None:
-        self.recipe, self.mllm, self.tokens, self.examples = recipe, mllm, tokens, examples
+    def __init__(
+        self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, examples: list[Example], batch: int, old: Rehearsed | None = None,
+    ) -> None:  # fmt: skip
+        old = old or Rehearsed()
+        self.recipe, self.mllm, self.tokens, self.examples = recipe, mllm, tokens, [*examples, *old.examples]
         self.settings = recipe.settings or {}
         self.modules = {"mllm": mllm}
-        self.rounds = Rounds([0] * len(examples), batch, recipe.seed)
-        self.packed = lru_cache(maxsize=256)(self._packed)
+        self.rounds = Rounds([0] * len(examples), batch, recipe.seed, [0] * len(old.examples), old.share)
+        self.packed = lru_cache(maxsize=512)(self._packed)
 
     def _packed(self, index: int) -> Packed:
         return self.tokens.pack(self.examples[index].turns())
@@ -155,11 +175,16 @@ class PaintStage:
     those before it, every frame seeing all, as it paints.
     """
 
-    def __init__(self, recipe: Recipe, transformer: nn.Module, about: About, vae: Any, files: list[Path], settings: PaintRecipe) -> None:
-        self.recipe, self.transformer, self.about, self.own, self.files = recipe, transformer, about, settings, files
+    def __init__(
+        self, recipe: Recipe, transformer: nn.Module, about: About, vae: Any, files: list[Path], settings: PaintRecipe,
+        old: Rehearsed | None = None,
+    ) -> None:  # fmt: skip
+        old = old or Rehearsed()
+        self.recipe, self.transformer, self.about, self.own, self.files = recipe, transformer, about, settings, [*files, *old.examples]
         self.modules = {"transformer": transformer}
         self.causal = about.frame_attention == "block_causal"
-        self.rounds = Rounds([read(file).sizes() for file in files], settings.batch, recipe.seed)
+        sizes = [read(file).sizes() for file in self.files]
+        self.rounds = Rounds(sizes[: len(files)], settings.batch, recipe.seed, sizes[len(files) :], old.share)
         self.see = lru_cache(maxsize=64)(read)
         self.weight = torch.ones(1)
         if isinstance(vae, PatchVAE):  # its axes are orthonormal: so the error is that of pixels
@@ -221,9 +246,7 @@ class PaintStage:
         packed = embed_frames(model, cast, times, [index < given for index in range(len(order))], before)
         lengths = torch.tensor(packed.lengths, device=sigma.device)
         reads = self._reads(batch, times, given, generator).repeat_interleave(lengths, 1)[:, None]
-        sees = None
-        if self.causal:
-            sees = frame_mask(order, order).to(sigma.device).repeat_interleave(lengths, 0).repeat_interleave(lengths, 1)
+        sees = frame_mask(order, order) if self.causal else None
         timesteps = torch.cat([sigma.new_zeros(len(sigma), given), sigma], 1) * self.about.timestep_scale
         out, _ = walk(model, packed, timesteps, project_condition(model, batch.states.to(dtype)), reads, sees)
         made = out.float().split(packed.lengths, 1)[given:]

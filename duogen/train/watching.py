@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from duogen.conversation import Text, Turn, write_beside
 from duogen.data.cost import spoken
@@ -32,6 +36,24 @@ class Sampler(Protocol):
     def __call__(self, folder: Path, prefix: str) -> list[Shown]: ...
 
 
+def cast_inputs(model: nn.Module, wished: bool) -> None:
+    """Whether adapters bring their input to their own precision. Autocast brings it back at once, twice for every layer and step."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = wished
+
+
+@contextlib.contextmanager
+def serving(model: nn.Module) -> Iterator[None]:
+    """A model that learns, used for a while as it will be used later."""
+    training = model.training
+    cast_inputs(model.eval(), True)
+    try:
+        yield
+    finally:
+        cast_inputs(model.train(training), False)
+
+
 class TalkSampler:
     """What the MLLM answers to the first question of some examples: its words; where it wants to draw, the example's own picture stands."""
 
@@ -40,11 +62,8 @@ class TalkSampler:
 
     @torch.no_grad()
     def __call__(self, folder: Path, prefix: str) -> list[Shown]:
-        training = self.mllm.model.training
-        self.mllm.model.eval()
-        shown = [self._answer(example, index) for index, example in enumerate(self.examples)]
-        self.mllm.model.train(training)
-        return shown
+        with serving(self.mllm.model):
+            return [self._answer(example, index) for index, example in enumerate(self.examples)]
 
     def _answer(self, example: Example, seed: int) -> Shown:
         tokens, context = self.mllm.tokens, Context()
@@ -88,7 +107,8 @@ class PaintSampler:
     def __call__(self, folder: Path, prefix: str) -> list[Shown]:
         shown = []
         for index, (example, seen) in enumerate(self.seen):
-            picture = self._paint(seen, index)
+            with serving(self.painter.model):
+                picture = self._paint(seen, index)
             name = f"{prefix}-{index}.png"
             picture.save(folder / f".{name}.part", "PNG")
             (folder / f".{name}.part").replace(folder / name)
@@ -121,7 +141,7 @@ class Watcher:
         self.job, self.name, self.recipe, self.every = job, name, recipe, every
         self.sampler, self.held = sampler, held
         self.ending = ""
-        self.told, self.last, self.pace = 0.0, time.monotonic(), 0.0
+        self.told, self.last, self.pace, self.look_seconds = 0.0, time.monotonic(), 0.0, 0.0
         self.known: dict[str, Any] = {}
 
     def begin(self) -> None:
@@ -135,7 +155,8 @@ class Watcher:
         self.pace = now - self.last if not self.pace else 0.9 * self.pace + 0.1 * (now - self.last)
         wishes = self.job.asked()
         self.ending = next((wish for wish in wishes if wish in ("pause", "stop")), self.ending)
-        left = self.pace * (self.recipe.steps - step)
+        looks = self.recipe.steps // self.every - step // self.every if self.every else 1
+        left = self.pace * (self.recipe.steps - step) + self.look_seconds * looks
         self.known = {
             "stage": self.name, "step": step, "steps": self.recipe.steps, "loss": figures["loss"], "seconds_left": left,
             "learning_rate": self.recipe.learning_rate * rate_at(step, self.recipe), "memory": memory(),
@@ -152,7 +173,7 @@ class Watcher:
     def look(self, step: int) -> None:
         """Samples and the validation loss. Both use generators of their own, so that training goes on as without them."""
         self.job.tell(phase="sampling", words=f"Looking at samples of step {step} ...", **self.known)
-        folder = self.job.run / "samples"
+        began, folder = time.monotonic(), self.job.run / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         shown = self.sampler(folder, f"{self.name}-{step:07d}")
         entry = {"stage": self.name, "step": step, "shown": shown}
@@ -163,6 +184,7 @@ class Watcher:
                 file.write(json.dumps({"step": step, "validation": entry["validation"]}) + "\n")
             self.job.tell(validation=entry["validation"])
         write_beside(folder / f"{self.name}-{step:07d}.json", json.dumps(entry, ensure_ascii=False).encode())
+        self.look_seconds = time.monotonic() - began
 
 
 @torch.no_grad()
