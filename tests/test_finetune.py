@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import time
 import zipfile
 from dataclasses import replace
@@ -432,34 +431,6 @@ def test_the_command_line_says_what_is_wrong(place, adapter, capsys):
     assert main(["finetune", *pair, "--data", str(place / "data"), "--estimate"]) == 0
     said = capsys.readouterr().out
     assert "6 examples" in said and "Stage 1" in said and "GB of memory" in said and "Stage 2" in said
-
-
-def half(rank: int, port: int, folder: Path) -> None:
-    """One of two processes, as `accelerate launch` starts them; stopped and gone on with in the middle."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()} | {"ACCELERATE_USE_CPU": "true"})
-    wish = recipe(precision="fp32", accumulate=2, log_every=1)
-    assert train(Toy(), wish, folder, until=3, say=quiet) == 3
-    assert train(Toy(), wish, folder, say=quiet) == 6
-
-
-def test_two_processes_do_what_one_does_that_accumulates_twice(processes, tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    children = [processes.Process(target=half, args=(rank, port, tmp_path / "two")) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0]
-    wish = recipe(precision="fp32", log_every=1)
-    train(Toy(), replace(wish, accumulate=4), tmp_path / "one", say=quiet)
-    two, one = (torch.load(tmp_path / name / "state.pt") for name in ("two", "one"))
-    assert two["step"] == one["step"] == 6
-    assert all(torch.allclose(two["weights"][name], one["weights"][name], atol=1e-6) for name in one["weights"])
-    curves = [[json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("two", "one")]
-    assert len(curves[1]) == 6 and curves[0] == pytest.approx(curves[1], abs=2e-5)
 
 
 class Signalled(Toy):

@@ -27,7 +27,8 @@ from duogen.data.cost import note
 from duogen.jobs import Job, device_lock, serving_lock
 from duogen.pipeline import About
 from duogen.teaching import STAGES
-from duogen.train.lessons import LESSONS, NAME, Asked, Lesson, Order, Ready, Say, clear, new_pair, prepared
+from duogen.train import shards
+from duogen.train.lessons import LESSONS, NAME, Asked, Lesson, Order, Ready, Say, clear, learner, new_pair, prepared
 from duogen.train.loop import Diverged, load_weights, train
 from duogen.train.watching import Watcher
 
@@ -50,6 +51,8 @@ def finetune(order: Order, say: Say = print) -> dict[str, Any]:
         ValueError: another process works on it.
     """
     job = Job(order.out)
+    if shards.wished():
+        shards.read_whole()
     if not PartialState(cpu=not torch.cuda.is_available()).is_main_process:
         _follow(order)
         return {}
@@ -162,8 +165,10 @@ def _learn(lesson: Lesson, ready: Ready, job: Job | None) -> str:
         estimate = next(each for each in ready.costs if each.stage == name)
         note(estimate, ready.pair, ready.device, watch.pace, watch.look_seconds)
     if ending != "pause" and job is not None and (folder / "state.pt").exists():
-        load_weights(folder, stage.modules)
-        (module,) = stage.modules.values()
+        part, (module,) = next(iter(stage.modules)), stage.modules.values()
+        if shards.wished():  # this process has only its share of the weights
+            module = learner(ready, name, "cpu")[1]
+        load_weights(folder, {part: module})
         _export(name, module, lesson.config, ready)
     return ending
 

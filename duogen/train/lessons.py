@@ -31,6 +31,7 @@ from duogen.pipeline import About, open_parts, pick_device
 from duogen.placement import free
 from duogen.sequence import Tokens
 from duogen.teaching import STAGES, FineTune, Pace
+from duogen.train import shards
 from duogen.train.cache import Cache, Seeing, fingerprint
 from duogen.train.cache import read as read_seen
 from duogen.train.dit import truncated
@@ -137,13 +138,37 @@ def taught(module: nn.Module, config: LoraConfig | None, seed: int) -> None:
 
 @dataclass
 class Lesson:
-    """A stage that is ready to be learnt, what is kept back to check it, who makes samples, and the adapter's shape."""
+    """A stage that is ready to be learnt, what is kept back to check it, who makes samples (`None` where the weights are shared out, which
+    only all processes together can use), and the adapter's shape.
+    """
 
     name: str
     stage: Any
     held: Any
-    sampler: Sampler
+    sampler: Sampler | None
     config: LoraConfig | None
+
+
+def learner(ready: Ready, stage: str, device: str) -> tuple[Any, nn.Module, LoraConfig | None]:
+    """The parts that a stage needs, the one that learns, ready to learn, and its adapter's shape."""
+    if stage == "talk":
+        own = ready.order.recipe.talk
+        parts = open_parts(ready.pair, ("text_encoder",), device, own.precision)
+        module = parts.text_encoder
+        first = lowest_layer(own, parts.about, module.config.text_config.num_hidden_layers)
+        config = talk_config(module, own, first) if own.rank else None
+    else:
+        own = ready.order.recipe.paint
+        parts = open_parts(ready.pair, ("transformer", "vae"), device)
+        module = parts.transformer
+        config = paint_config(module, own) if own.rank else None
+    taught(module, config, ready.order.recipe.seed)
+    return parts, module, config
+
+
+def _place(ready: Ready) -> str:
+    """Where weights are read to: what is shared out goes from the CPU's memory to the cards."""
+    return "cpu" if shards.wished() else ready.device
 
 
 def talk_lesson(ready: Ready, job: Job | None) -> Lesson:
@@ -151,11 +176,8 @@ def talk_lesson(ready: Ready, job: Job | None) -> Lesson:
     order, own = ready.order, ready.order.recipe.talk
     if job is not None:
         job.tell(phase="starting", words="Opening the language model ...")
-    parts = open_parts(ready.pair, ("text_encoder",), ready.device, own.precision)
-    mllm, tokens = parts.text_encoder, Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
-    first = lowest_layer(own, parts.about, mllm.config.text_config.num_hidden_layers)
-    config = talk_config(mllm, own, first) if own.rank else None
-    taught(mllm, config, order.recipe.seed)
+    parts, mllm, config = learner(ready, "talk", _place(ready))
+    tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
     mllm.train()
     if ready.device == "cpu":  # plain matrix products: PyTorch's fused attention is slow there with a mask
         mllm.set_attn_implementation({"text_config": "eager"})
@@ -167,7 +189,7 @@ def talk_lesson(ready: Ready, job: Job | None) -> Lesson:
     stage = TalkStage(recipe, mllm, tokens, ready.train, own.batch, Rehearsed(old, order.recipe.rehearse))
     held = TalkStage(recipe, mllm, tokens, ready.held, own.batch) if ready.held else None
     sampler = TalkSampler(MLLM(mllm, tokens, list(parts.about.layers or [1])), ready.held or ready.train)
-    return Lesson("talk", stage, held, sampler, config)
+    return Lesson("talk", stage, held, None if shards.wished() else sampler, config)
 
 
 def paint_lesson(ready: Ready, job: Job | None) -> Lesson:
@@ -180,10 +202,7 @@ def paint_lesson(ready: Ready, job: Job | None) -> Lesson:
     clear()
     if job is not None:
         job.tell(phase="starting", words="Opening the painter ...")
-    parts = open_parts(ready.pair, ("transformer", "vae"), ready.device)
-    transformer = parts.transformer
-    config = paint_config(transformer, own) if own.rank else None
-    taught(transformer, config, order.recipe.seed)
+    parts, transformer, config = learner(ready, "paint", _place(ready))
     if own.checkpointing:
         transformer.enable_gradient_checkpointing()
     recipe = loop_recipe(own, order.recipe)
@@ -195,7 +214,7 @@ def paint_lesson(ready: Ready, job: Job | None) -> Lesson:
     held = PaintStage(recipe, transformer, parts.about, parts.vae, held_files, own) if held_files else None
     shown = [example for example in (ready.held or ready.train) if example in painters] or painters
     sampler = PaintSampler(FramePainter(parts), [(example, read_seen(kept[example.where])) for example in shown[:4]])
-    return Lesson("paint", stage, held, sampler, config)
+    return Lesson("paint", stage, held, None if shards.wished() else sampler, config)
 
 
 LESSONS: dict[str, Callable[[Ready, Job | None], Lesson]] = {"talk": talk_lesson, "paint": paint_lesson}

@@ -25,6 +25,8 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from duogen.train import shards
+
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 
 
@@ -134,24 +136,25 @@ def train(
     """Train `stage`, going on from the state in `folder` if there is one; stop after step `until` (default: all).
 
     Under `accelerate launch` every process takes its share of a step's batches: P processes that accumulate A batches do what one
-    does that accumulates P * A.
+    does that accumulates P * A; with FSDP each also keeps its share of the weights only.
 
     Returns:
         The steps done in all.
 
     Raises:
         Diverged: the loss is not finite; the saved state is from before.
+        ValueError: the optimizer needs whole weights, and they are to be shared out.
     """
     precision = recipe.precision if recipe.precision != "fp32" else "no"
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+    whole = _together(stage, recipe, accelerator)
     names = _trainable(stage)
     parameters = list(names.values())
-    optimizers = [accelerator.prepare(each) for each in _optimizers(names, recipe)]
+    optimizers = _optimizers(names, recipe)
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
     start, rested = load_state(folder, stage.modules, names, averaged, optimizers)
     last = min(recipe.steps, until or recipe.steps)
-    whole = accelerator.prepare(_Whole(stage)) if accelerator.num_processes > 1 else None
     shares = _Shares(recipe, accelerator, whole or stage.loss)
     log = Log(folder, recipe, say)
     pause = Pause()
@@ -160,7 +163,7 @@ def train(
         for group in [group for each in optimizers for group in each.param_groups]:
             group["lr"] = recipe.learning_rate * rate_at(step, recipe)
         figures = shares.gradients(step, batches)
-        norm = accelerator.clip_grad_norm_(parameters, recipe.clip)
+        norm = shards.gathered(nn.utils.clip_grad_norm_(parameters, recipe.clip))
         for each in optimizers:
             each.step()
             each.zero_grad(set_to_none=True)
@@ -193,7 +196,19 @@ class _Whole(nn.Module):
         self.compute = stage.loss
 
     def forward(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        return self.compute(batch, generator)
+        loss, figures = self.compute(batch, generator)
+        return shards.touched(loss, self.parameters()) if shards.wished() else loss, figures
+
+
+def _together(stage: Stage, recipe: Recipe, accelerator: Accelerator) -> nn.Module | None:
+    """The stage as what several processes compute together; `None` for one alone."""
+    if accelerator.num_processes == 1:
+        return None
+    if not shards.wished():
+        return accelerator.prepare(_Whole(stage))
+    if recipe.optimizer != "adamw":
+        raise ValueError(f"The optimizer {recipe.optimizer} needs whole weights; choose adamw, or launch without FSDP.")
+    return shards.shard(_Whole(stage), accelerator.device.type, accelerator.num_processes)
 
 
 class _Shares:
@@ -240,9 +255,10 @@ class _Shares:
             return wish
         return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum"))
 
-    def save(self, folder: Path, step: int, *state: Any) -> None:
+    def save(self, folder: Path, step: int, *parts: Any) -> None:
+        state = shards.gathered(whole_state(step, *parts))
         if self.accelerator.is_main_process:
-            save_state(folder, step, *state, keep=self.recipe.keep)
+            save_state(folder, state, self.recipe.keep)
         self.accelerator.wait_for_everyone()
 
 
@@ -315,28 +331,24 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
         value.lerp_(names[name].detach(), 1 - decay)
 
 
-def save_state(
-    folder: Path,
-    step: int,
-    names: dict[str, nn.Parameter],
-    averaged: dict[str, torch.Tensor],
-    optimizers: list[Any],
+def whole_state(
+    step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any],
     rested: dict[str, torch.Tensor] | None = None,
-    keep: int = 1,
-) -> None:
-    """Write the whole state beside the old one, then rename: a killed save leaves the old state. Of the last `keep` states each stays.
-
-    `rested` are weights that learnt in earlier runs of the same training and no longer do.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+) -> dict[str, Any]:  # fmt: skip
+    """All that a run needs to go on. `rested` are weights that learnt in earlier runs of the same training and no longer do."""
     state = {"step": step, "weights": (rested or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
-    state |= {"learning": list(names), "optimizers": [each.state_dict() for each in optimizers]}
+    return state | {"learning": list(names), "optimizers": [each.state_dict() for each in optimizers]}
+
+
+def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
+    """Write a `whole_state` beside the old one, then rename: a killed save leaves the old. Of the last `keep` states each stays."""
+    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".state.*.part"):  # of a process that was killed
         left.unlink(missing_ok=True)
     beside = folder / f".state.{os.getpid()}.part"
     torch.save(state, beside)
     if keep > 1:
-        kept = folder / f"state-{step:07d}.pt"
+        kept = folder / f"state-{state['step']:07d}.pt"
         kept.unlink(missing_ok=True)
         try:
             kept.hardlink_to(beside)
@@ -366,10 +378,10 @@ def load_state(
     with torch.no_grad():
         for known, saved in ((every, state["weights"]), (averaged, state["weights"] | state["ema"]), (every, rested)):
             for name in known.keys() & saved.keys():
-                known[name].copy_(saved[name])
+                shards.put(known[name], saved[name])
     if len(state["optimizers"]) == len(optimizers) and state.get("learning", list(state["weights"])) == list(names):
         for each, saved in zip(optimizers, state["optimizers"], strict=True):
-            each.load_state_dict(saved)
+            each.load_state_dict(shards.spread_moments(saved, each))
     return state["step"], rested
 
 

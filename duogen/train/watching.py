@@ -135,9 +135,9 @@ def last_words(turns: list[Turn]) -> str:
 
 
 class Watcher:
-    """Looks on after every step; `ending` is "pause" or "stop" once somebody wished that."""
+    """Looks on after every step; `ending` is "pause" or "stop" once somebody wished that. Without a sampler it looks at no samples."""
 
-    def __init__(self, job: Job, name: str, recipe: Recipe, every: int, sampler: Sampler, held: Stage | None) -> None:
+    def __init__(self, job: Job, name: str, recipe: Recipe, every: int, sampler: Sampler | None, held: Stage | None) -> None:
         self.job, self.name, self.recipe, self.every = job, name, recipe, every
         self.sampler, self.held = sampler, held
         self.ending = ""
@@ -172,6 +172,8 @@ class Watcher:
 
     def look(self, step: int) -> None:
         """Samples and the validation loss. Both use generators of their own, so that training goes on as without them."""
+        if self.sampler is None:
+            return
         self.job.tell(phase="sampling", words=f"Looking at samples of step {step} ...", **self.known)
         began, folder = time.monotonic(), self.job.run / "samples"
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,5 +207,3 @@ def memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
-
-
