@@ -12,7 +12,7 @@ from duogen.options import Checked, option
 
 RECIPES = Path(__file__).parents[1] / "assets" / "recipes"
 PRESETS = ("cpu", "8gb", "12gb", "16gb", "24gb")
-REHEARSED = {"talk": 240, "paint": 160}  # examples of what the pair practised before
+REHEARSED = {"talk": 480, "paint": 240}  # examples of what the pair practised before
 STAGES = {"1": ("talk",), "2": ("paint",), "both": ("talk", "paint")}
 
 
@@ -66,7 +66,7 @@ class FineTune(Checked):
     max_tokens: int = option(2048, "Longer examples are cut after an answer, or left out.", 16, 131_072, 1)
     sample_every: int = option(50, "Steps between samples; 0 for the first and the last only.", 0, 1_000_000, 1)
     save_minutes: float = option(2.0, "Minutes between saved states.", 0.0, 600.0, 0.1)
-    rehearse: float = option(0.5, "Share of the practice on what the pair could do before, where that is known; 0 forgets.", 0.0, 0.9, 0.05)
+    rehearse: float = option(0.6, "Share of the practice on what the pair could do before, where that is known; 0 forgets.", 0.0, 0.9, 0.05)
     keep: int = option(2, "Saved states that stay.", 1, 100, 1)
     talk: TalkRecipe = field(default_factory=TalkRecipe, metadata={"low": None, "high": None})
     paint: PaintRecipe = field(
