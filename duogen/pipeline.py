@@ -201,7 +201,7 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
 
 
 def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
-    resting = load.offload not in ("auto", "none") and device != "cpu"
+    resting = load.offload not in ("auto", "none")
     dtype = dtype_of(load.painter_precision, device)
     brain = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
     put_aside(brain, resting)
@@ -226,10 +226,10 @@ def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     pair.attention = set_attention(pair.transformer, device, load.attention)
     compiled(pair.transformer, load)
     painter, rest = [pair.transformer, pair.vae], None
-    if device != "cpu" and load.offload == "group":
+    if load.offload == "group":
         layer_by_layer(pair.transformer, device)
         painter, rest = [pair.vae], "cpu"
-    elif device != "cpu" and load.offload == "model":
+    elif load.offload == "model":
         rest = "cpu"
     pair.turns = Turns(pair.text_encoder, painter, device, rest)
 

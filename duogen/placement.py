@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,9 +80,10 @@ def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
 
 def put_aside(module: Any, resting: bool) -> Any:
     """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
-    if resting and getattr(module, "is_loaded_in_4bit", False):
+    if resting and quantised(module):
         module.to("cpu")
-        free()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return module
 
 
@@ -151,6 +152,30 @@ def layer_by_layer(module: Any, device: str) -> None:
     )  # fmt: skip
 
 
+def come_when_called(modules: list[Any], painter: Any, device: str) -> Callable[[], None]:
+    """A pipeline's other parts beside a `painter` that comes layer by layer, where diffusers' own hooks cannot be: each is on the card
+    only while it computes, and none while the painter does.
+
+    Returns:
+        What sends them all away.
+    """
+    from accelerate import cpu_offload_with_hook
+
+    hooks: list[Any] = []
+    for module in modules:
+        hooks.append(cpu_offload_with_hook(module, torch.device(device), hooks[-1] if hooks else None)[1])
+
+    def away(*_: Any) -> None:
+        staying = [hook for hook in hooks if next(hook.model.parameters()).device.type != "cpu"]
+        for hook in staying:
+            hook.offload()
+        if staying and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    painter.register_forward_pre_hook(away)
+    return away
+
+
 def tile(vae: Any, wish: str) -> None:
     if wish == "on" and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
@@ -196,14 +221,14 @@ def set_attention(model: Any, device: str, wish: str) -> str:
         ValueError: one sentence, when a kernel that was wished for is not to be had here.
     """
     name = attention(device, wish)
-    if name != "native":
-        try:
-            model.set_attention_backend(name)
-        except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
-            if wish == "auto":
-                return "native"
+    try:
+        model.set_attention_backend(name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
+    except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+        if wish != "auto":
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"The attention kernel {name!r} cannot be used here ({reason}); choose --attention native.") from error
+        if name != "native":
+            return set_attention(model, device, "native")
     return name
 
 

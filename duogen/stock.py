@@ -6,7 +6,7 @@ import inspect
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from duogen.pipeline import About, bnb_options, image_processor, less_seen, one_
 from duogen.placeholders import Asked
 from duogen.placement import (
     Turns,
+    come_when_called,
     compiled,
     dtype_of,
     layer_by_layer,
@@ -45,6 +46,7 @@ class StockPair:
         text_encoder: the MLLM, named as in `DuoGenPipeline`; it may be the pipeline's own text encoder too.
         turns: who is on the card.
         attention: name of the painter's kernel.
+        away: sends from the card what a finished picture left there.
     """
 
     text_encoder: Any
@@ -55,6 +57,7 @@ class StockPair:
     turns: Turns
     load: LoadOptions = field(default_factory=LoadOptions)
     attention: str = "native"
+    away: Callable[[], None] = lambda: None
 
 
 def is_stock(folder: Path) -> bool:
@@ -88,7 +91,7 @@ def open_stock(
         raise ValueError(f"The text encoder of {folder} cannot talk; name a Qwen2.5-VL or Qwen3-VL folder with --brain DIR.")
     known = _about(folder, about or {}, load)
     with one_sentence(folder):
-        resting = load.offload not in ("auto", "none") and device != "cpu"
+        resting = load.offload not in ("auto", "none")
         home = brain or folder / "text_encoder"
         mllm = open_mllm(home, device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
         put_aside(mllm, resting)
@@ -99,7 +102,7 @@ def open_stock(
         if scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **scheduler})
         pair = StockPair(mllm, words, less_seen(eyes), pipe, known, Turns(mllm, [], device), load)
-        _place(pair, load, device, resting)
+        place(pair, load, device)
     return pair
 
 
@@ -139,7 +142,7 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
         elif name.startswith("text_encoder") and library == "transformers":
             options = bnb_options("cpu" if load.precision not in ("nf4", "int8") else device, load.precision)
             reader = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
-            given[name] = put_aside(reader, load.offload not in ("auto", "none") and device != "cpu")
+            given[name] = put_aside(reader, load.offload not in ("auto", "none"))
         elif name == "processor" and "VLProcessor" in str(cls):
             given[name] = None  # set below
         elif name in ("safety_checker", "feature_extractor", "image_encoder") and library:
@@ -151,8 +154,9 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
     return pipe
 
 
-def _place(pair: StockPair, load: LoadOptions, device: str, resting: bool) -> None:
-    pipe = pair.pipe
+def place(pair: StockPair, load: LoadOptions, device: str) -> None:
+    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
+    pipe, resting = pair.pipe, load.offload not in ("auto", "none")
     denoiser = denoiser_of(pipe)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
@@ -171,8 +175,10 @@ def _place(pair: StockPair, load: LoadOptions, device: str, resting: bool) -> No
         return
     if load.offload == "group":
         layer_by_layer(denoiser, device)
-        pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *(name for name in DENOISERS if hasattr(pipe, name))]
-    pipe.enable_model_cpu_offload(device=device)
+        others = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module) and part is not denoiser]
+        pair.away = come_when_called(others, denoiser, device)
+    else:
+        pipe.enable_model_cpu_offload(device=device)
     pair.turns = Turns(pair.text_encoder, [], device, "cpu")
 
 
@@ -282,6 +288,7 @@ class StockPainter:
             yield Painted(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
         finally:
             run.stop()
+            self.pair.away()
 
     def _pipe_for(self, sources: list[PILImage.Image]) -> Any:
         """Without a source picture an editing pipeline has nothing to edit: its relative that paints from words takes its parts."""

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Noti
 from duogen.mllm import Context
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.placeholders import Asked
-from duogen.placement import Turns, attention, layer_by_layer, set_attention
+from duogen.placement import Turns, attention, come_when_called, set_attention
 from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
@@ -80,10 +81,13 @@ def picture(seed: int = 0) -> PILImage.Image:
 SAID = ("Step 1.", "<picture>", "a red house", "</picture>", " Step 2.", '<picture from="2">a blue door', END)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4", "auto"])
+WAYS = [("bf16", "none"), ("nf4", "none"), ("auto", "none"), ("nf4", "model"), ("bf16", "group"), ("int8", "model")]
+
+
+@pytest.mark.parametrize(("precision", "offload"), WAYS)
 @pytest.mark.parametrize("name", REPOSITORIES)
-def test_a_whole_reply(name, precision, monkeypatch) -> None:
-    engine = opened(name, precision)
+def test_a_whole_reply(name, precision, offload, monkeypatch) -> None:
+    engine = opened(name, precision, offload=offload)
     script(monkeypatch, engine.tokens, *SAID)
     asked = Conversation().say("user", "Like this:", picture())
     events = list(engine.answer(asked, options(guidance=2.0 if name.startswith("cosmos") else 1.0)))
@@ -280,16 +284,41 @@ def test_taking_turns_moves_one_out_before_the_other_comes_in() -> None:
     assert moves[3:] == [("dit", "cpu"), ("vae", "cpu"), ("brain", "cuda")]
 
 
-def test_layer_by_layer_paints_the_same(monkeypatch) -> None:
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_offloaded_parts_paint_the_same(name, monkeypatch) -> None:
+    """And twice in a row: what leaves the card after a picture comes back for the next."""
     pictures = []
-    for offloaded in (False, True):
-        engine = opened("cosmos-predict2.5-2b")
-        if offloaded:
-            layer_by_layer(engine.pair.transformer, "cpu")
+    for offload in ("none", "model", "group"):
+        engine = opened(name, offload=offload)
         script(monkeypatch, engine.tokens, *SAID)
         done = list(engine.answer(Conversation().say("user", "Draw"), options()))[-1]
+        assert isinstance(done, Done), done
         pictures.append([image.picture.tobytes() for image in done.conversation.path()[-1].images()])
-    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 2 and pictures[0] == pictures[1] == pictures[2]
+
+
+def test_beside_a_painter_that_comes_layer_by_layer_only_one_is_on_the_card() -> None:
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.where = torch.device("cpu")
+
+        def parameters(self, recurse: bool = True):
+            return iter([SimpleNamespace(device=self.where)])
+
+        def to(self, where):
+            self.where = torch.device(where)
+            return self
+
+        def forward(self, tensor: torch.Tensor) -> str:
+            return "".join(each.where.type[1] for each in (words, vae))
+
+    words, vae, painter = Part(), Part(), Part()
+    away = come_when_called([words, vae], painter, "meta")
+    nothing = torch.zeros(1)
+    assert [each(nothing) for each in (words, vae, painter, words, painter, vae)] == ["ep", "pe", "pp", "ep", "pp", "pe"]
+    away()
+    assert vae.where.type == "cpu"
 
 
 def lightning(snapshot: Path) -> dict[str, torch.Tensor]:
@@ -387,13 +416,22 @@ def slowly(paint):
 
 def test_the_kernel_is_said_and_an_unfit_one_is_silent(monkeypatch) -> None:
     assert "Attention kernel: PyTorch's own." in opened("flux2-klein-4b").plan.line()
-    monkeypatch.setattr("duogen.placement.attention", lambda device, wish: "xformers")
+    monkeypatch.setattr("duogen.placement.attention", lambda device, wish: "native" if wish == "native" else "xformers")
 
     class Painter:
         def set_attention_backend(self, name: str) -> None:
             raise RuntimeError("no such operator")
 
-    assert set_attention(Painter(), "cuda", "auto") == "native"
+    class Choosy(Painter):
+        chosen = ""
+
+        def set_attention_backend(self, name: str) -> None:
+            if name == "xformers":
+                super().set_attention_backend(name)
+            self.chosen = name
+
+    painter = Choosy()
+    assert set_attention(painter, "cuda", "auto") == "native" == painter.chosen, "diffusers takes the kernel chosen last"
     with pytest.raises(ValueError, match="'xformers' cannot be used here \\(no such operator\\); choose --attention native"):
         set_attention(Painter(), "cuda", "xformers")
 
