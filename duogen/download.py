@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 from duogen.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, entries, missing, snapshot, wanted
 from duogen.conversation import write_beside
 from duogen.store import data_home
+from duogen.timings import spoken
 
 WRITE_SECONDS = 0.3
 SPEED_SECONDS = 5.0  # over which the speed is measured
@@ -91,8 +92,6 @@ class Progress:
             return f"All {self.total / 1e9:.2f} GB are here."
         if self.state == "paused":
             return f"Paused at {share}."
-        from duogen.memory import spoken
-
         if not self.speed:
             return f"{share}, 0.0 MB/s."
         return f"{share}, {self.speed / 1e6:.1f} MB/s, {spoken(self.seconds_left)} left."

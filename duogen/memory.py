@@ -13,6 +13,7 @@ from typing import Any
 from duogen.catalogue import Part
 from duogen.options import LoadOptions
 from duogen.placement import scaled
+from duogen.timings import spoken
 
 GB = 2**30
 CARDS = (8, 12, 16, 24)
@@ -140,7 +141,7 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
     chosen = next((each for each in tried if each.fits), None)
     if chosen is None:
         least = min(tried, key=lambda each: max(each.card - machine.card, 0) + max(each.host - machine.host + HOST_SPARE, 0))
-        return replace(least, why_not=_refusal(least, machine))
+        return replace(least, why_not=f"It does not fit: it would need {_lacking(least, machine)}.")
     faster = []
     if chosen.load.offload != "none" or chosen.load.tiling == "on":
         whole = _costed(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
@@ -150,6 +151,13 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
     elif not machine.card and chosen.seconds > 120:
         faster.append("Any card of 8 GB would be far faster.")
     return replace(chosen, faster=tuple(faster))
+
+
+def another_size(chosen: Plan, parts: dict[str, Part], about: dict[str, Any], machine: Machine, size: tuple[int, int]) -> Plan:
+    """What a picture of another size than was planned for costs, everything else being as it is opened."""
+    costed = replace(_costed(parts, about, machine, (chosen.load, size)), attention=chosen.attention)
+    what = f"A picture of {size[0]} x {size[1]} px does not fit: it would need {_lacking(costed, machine)}; choose a smaller side."
+    return costed if costed.fits else replace(costed, why_not=what)
 
 
 def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:
@@ -233,21 +241,14 @@ def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores
     return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
 
 
-def _refusal(least: Plan, machine: Machine) -> str:
+def _lacking(least: Plan, machine: Machine) -> str:
     lacking = []
     if least.card > machine.card:
         lacking.append(f"{_gb(least.card)} on the card, where {_gb(machine.card)} are free")
     if least.host + HOST_SPARE > machine.host:
         lacking.append(f"{_gb(least.host + HOST_SPARE)} of free host memory, where {_gb(machine.host)} are (the machine would swap)")
-    return f"It does not fit: it would need {' and '.join(lacking)}."
+    return " and ".join(lacking)
 
 
 def _gb(size: float) -> str:
     return f"{size / GB:.1f} GB"
-
-
-def spoken(seconds: float) -> str:
-    """Seconds in words a person would use."""
-    if seconds < 90:
-        return f"{max(0.1, seconds):.1f} seconds" if seconds < 9.95 else f"{round(seconds)} seconds"
-    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

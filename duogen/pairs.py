@@ -72,10 +72,10 @@ def plan(given: argparse.Namespace) -> int:
     if known is not None and not given.brain and not (this_one and installed(known)):
         print(planned(known.parts, known.about, machine, load, known.presets).line())
         return 0
-    from duogen.engine import planned as planned_here
+    from duogen.opening import planned as planned_here
 
-    chosen, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
-    print(chosen.line())
+    costs, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
+    print(costs.plan.line())
     return 0
 
 

@@ -220,7 +220,10 @@ def set_attention(model: Any, device: str, wish: str) -> str:
     Raises:
         ValueError: one sentence, when a kernel that was wished for is not to be had here.
     """
-    name = attention(device, wish)
+    from diffusers.utils import logging
+
+    name, spoken = attention(device, wish), logging.get_verbosity()
+    logging.set_verbosity_error()  # that kernels are experimental is nothing a user can act on
     try:
         model.set_attention_backend(name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
@@ -229,6 +232,8 @@ def set_attention(model: Any, device: str, wish: str) -> str:
             raise ValueError(f"The attention kernel {name!r} cannot be used here ({reason}); choose --attention native.") from error
         if name != "native":
             return set_attention(model, device, "native")
+    finally:
+        logging.set_verbosity(spoken)
     return name
 
 

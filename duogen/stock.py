@@ -60,6 +60,15 @@ class StockPair:
     away: Callable[[], None] = lambda: None
 
 
+def own_defaults(folder: Path) -> dict[str, Any]:
+    """What a pipeline paints best with, as far as its folder tells: distilled ones want few steps, and no guidance."""
+    try:
+        distilled = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("is_distilled")
+    except (OSError, ValueError, AttributeError):
+        distilled = False
+    return DEFAULTS | ({"steps": 4, "guidance": 1.0} if distilled else {})
+
+
 def is_stock(folder: Path) -> bool:
     """Whether a folder's pipeline is painted with as it is, not frame by frame."""
     try:
@@ -109,7 +118,7 @@ def open_stock(
 def _about(folder: Path, known: dict[str, Any], load: LoadOptions) -> About:
     about = replace(About.load(folder), tuned=False)
     if not (folder / "duogen.json").exists():
-        about = replace(about, **{"title": folder.name, **DEFAULTS, **known})
+        about = replace(about, **{"title": folder.name, **own_defaults(folder), **known})
     return replace(about, image_size=scaled(about.image_size, load.picture_side)) if load.picture_side else about
 
 

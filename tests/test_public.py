@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +22,11 @@ from duogen.catalogue import entries
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta
+from duogen.memory import HOST_SPARE, Machine
 from duogen.mllm import Context
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.placeholders import Asked
-from duogen.placement import Turns, attention, come_when_called, set_attention
+from duogen.placement import Turns, attention, come_when_called, free, set_attention, take_turns
 from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
@@ -190,6 +192,61 @@ def test_out_of_memory_steps_down_once_and_goes_on(klein, monkeypatch) -> None:
     script(monkeypatch, klein.tokens, *SAID)
     failed = list(klein.answer(Conversation().say("user", "Draw"), options()))[-1]
     assert isinstance(failed, Failed) and "Memory ran out" in failed.message
+
+
+@pytest.mark.parametrize("name", ["cosmos-predict2.5-2b", "flux2-klein-4b"])
+def test_out_of_memory_in_a_step_keeps_nothing(name, monkeypatch) -> None:
+    """What the failed step held is gone before the picture is begun again: the next try needs all of the card."""
+    engine, held, gone = opened(name), [], []
+    parts = getattr(engine.pair, "pipe", engine.pair)
+
+    def full(module, given, named) -> None:
+        held.append([weakref.ref(each) for each in [*given, *named.values()] if isinstance(each, torch.Tensor)])
+        if len(held) == 2:
+            raise torch.OutOfMemoryError("no memory")
+
+    parts.transformer.transformer_blocks[0].ff.register_forward_pre_hook(full, with_kwargs=True)
+    plain = free
+    monkeypatch.setattr("duogen.engine.free", lambda: gone.append((plain(), [each() for each in held[1] if each() is not None])))
+    parts.vae.use_tiling = False
+    script(monkeypatch, engine.tokens, *SAID[1:4], END)
+    events = list(engine.answer(Conversation().say("user", "Draw"), options()))
+    assert isinstance(events[-1], Done) and parts.vae.use_tiling and [type(event) for event in events].count(Notice) == 1
+    assert held[1] and gone == [(None, [])]
+
+
+def test_step_by_step_down_to_smaller_pictures(monkeypatch) -> None:
+    """Tiles, then smaller again and again, as long as a picture is of use."""
+    engine = opened("cosmos-predict2.5-2b")
+    engine.pair.about = engine.painter.about = replace(engine.pair.about, image_size=(448, 256))
+    monkeypatch.setattr(engine.painter, "paint", lambda *given: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
+    engine.pair.vae.use_tiling, told = False, []
+    for _ in range(4):
+        script(monkeypatch, engine.tokens, *SAID[1:4], END)
+        *_, notice, failed = engine.answer(Conversation().say("user", "Draw"), options())
+        assert isinstance(failed, Failed) and "Memory ran out" in failed.message and not engine.memory.frames.past
+        told.append(notice.message if isinstance(notice, Notice) else "")
+    assert "in tiles" in told[0] and "336 x 192 pixels" in told[1] and "256 x 144 pixels" in told[2] and not told[3]
+    assert engine.about["image_size"] == (256, 144) and engine.costs is None
+
+
+def test_out_of_memory_makes_parts_take_turns_on_a_card() -> None:
+    moves: list = []
+
+    class Part(SimpleNamespace):
+        device = torch.device("cuda")
+
+        def to(self, where: str) -> None:
+            moves.append((self.name, where))
+            self.device = torch.device(where)
+
+    brain, painter = Part(name="brain"), Part(name="dit")
+    pair = SimpleNamespace(text_encoder=brain, turns=Turns(brain, [painter], "cuda:0"))
+    assert take_turns(pair) and moves == [("brain", "cpu")] and not take_turns(pair)
+    stock = SimpleNamespace(text_encoder=brain, turns=Turns(brain, [], "cuda"), pipe=SimpleNamespace())
+    stock.pipe.enable_model_cpu_offload = lambda device: moves.append(("pipe", device))
+    assert take_turns(stock) and moves[1:] == [("pipe", "cuda")] and stock.turns.rest == "cpu"
+    assert not take_turns(SimpleNamespace(turns=Turns(brain, [], "cpu")))
 
 
 def test_a_picture_painted_anew_gets_words_of_its_own(klein, monkeypatch) -> None:
@@ -389,20 +446,36 @@ def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
 
 def test_what_was_measured_beats_the_estimate(tmp_path, monkeypatch) -> None:
     from duogen.catalogue import find
-    from duogen.engine import planned
+    from duogen.opening import planned
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
     engine = opened("flux2-klein-4b")
     found, load = find("flux2-klein-4b"), LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", picture_side=SIDE)
-    before = planned(found, load)[0]
+    before = planned(found, load)[0].plan
     assert before.seconds > 0 and not before.measured
     monkeypatch.setattr(type(engine.painter), "paint", slowly(type(engine.painter).paint))
     one_picture(engine, monkeypatch)
-    after = planned(found, load)[0]
+    after = planned(found, load)[0].plan
     assert after.measured and after.seconds > 0.4 and ", as measured here." in after.line()
-    assert not planned(found, replace(load, picture_side=2 * SIDE))[0].measured
+    assert not planned(found, replace(load, picture_side=2 * SIDE))[0].plan.measured
     (tmp_path / "timings.json").write_text("[")
-    assert not planned(found, load)[0].measured
+    assert not planned(found, load)[0].plan.measured
+
+
+def test_a_picture_is_estimated_before_it_is_painted_and_refused_when_too_large(klein, monkeypatch) -> None:
+    begun = []
+    for wish in (options(), options(steps=4), options(side=2 * SIDE)):
+        script(monkeypatch, klein.tokens, *SAID[1:4], END)
+        begun += [event.seconds for event in klein.answer(Conversation().say("user", "Draw"), wish) if isinstance(event, ImageStarted)]
+    assert 0 < begun[0] < begun[1] and begun[0] < begun[2]
+    small = Machine(0, klein.plan.host + HOST_SPARE + 2**20)
+    monkeypatch.setattr(klein.costs, "machine", small)
+    script(monkeypatch, klein.tokens, *SAID[1:4], END)
+    assert isinstance(list(klein.answer(Conversation().say("user", "Draw"), options()))[-1], Done), "what was planned for is never refused"
+    script(monkeypatch, klein.tokens, *SAID[1:4], END)
+    events = list(klein.answer(Conversation().say("user", "Draw"), options(side=2048)))
+    refused = "A picture of 2048 x 2048 px does not fit: it would need .* GB of free host memory, .* would swap.*choose a smaller side"
+    assert re.match(refused, events[-1].message) and not [event for event in events if isinstance(event, ImageStarted)]
 
 
 def slowly(paint):

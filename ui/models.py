@@ -154,7 +154,7 @@ class Models:
     def _planned(self, values: dict) -> str:
         """How it would be opened here, and what that costs."""
         from duogen.catalogue import Found, find
-        from duogen.engine import planned
+        from duogen.opening import planned
 
         id = self._id(values)
         try:
@@ -165,7 +165,7 @@ class Models:
                 found = find(id, values[self.brain] or None)
             else:
                 return ""
-            return " ".join([say("On this machine:"), *map(say, planned(found, load)[0].sentences())])
+            return " ".join([say("On this machine:"), *map(say, planned(found, load)[0].plan.sentences())])
         except ValueError as error:
             return str(error)
 
