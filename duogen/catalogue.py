@@ -20,6 +20,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # What a folder's parts need to be opened. Pickles (.bin, .pt, .ckpt) and code (.py) are never fetched.
 WANTED_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.md", "LICENSE*")
 UNWANTED_FILES = ("*.fp16.*", "*.fp8*", "*.non_ema.*", "*.onnx*", "assets/*", "*.py")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -205,15 +206,18 @@ def missing(folder: Path) -> list[str]:
     return found
 
 
-def _missing_of_part(folder: Path, needs: str, name: str, weights: bool = True) -> list[str]:
+def _missing_of_part(folder: Path, needs: str, name: str, weighs: bool = True) -> list[str]:
     there = folder / name
     if not (there / needs).exists():
         return [str(Path(name, needs))]
-    if not weights:
+    if not weighs:
         return []
-    indices = list(there.glob("*.safetensors.index.json"))
+    indices, weights = list(there.glob("*.safetensors.index.json")), list(there.glob("*.safetensors"))
     if not indices:
-        return [] if any(there.glob("*.safetensors")) else [str(Path(name, "*.safetensors"))]
+        shards = [file for file in weights if SHARD.search(file.name)]
+        if shards and len(shards) == len(weights):  # parts of an index that did not come
+            return [str(Path(name, SHARD.sub(".safetensors.index.json", shards[0].name)))]
+        return [] if weights else [str(Path(name, "*.safetensors"))]
     try:
         shards = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError):
