@@ -21,6 +21,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.md", "LICENSE*")
 UNWANTED_FILES = ("*.fp16.*", "*.fp8*", "*.non_ema.*", "*.onnx*", "assets/*", "*.py")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+ROLES = {"unet": "transformer", "movq": "vae"}  # folders of older pipelines
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -49,6 +50,7 @@ class Part:
         heads = text.get("num_attention_heads", 0)
         heads = heads if isinstance(heads, int) else 0
         size = text.get("attention_head_dim") or text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0)
+        size = size if isinstance(size, int) else 0  # of a UNet they may differ from block to block
         width = text.get("hidden_size") or heads * size or text.get("base_dim") or (text.get("block_out_channels") or [0])[0]
         layers = text.get("num_hidden_layers") or text.get("num_layers", 0) + text.get("num_single_layers", 0)
         patch = config.get("patch_size")
@@ -175,6 +177,13 @@ def snapshot(source: Source) -> Path | None:
         return Path(snapshot_download(source.repo, revision=source.revision, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, FileNotFoundError, ValueError):
         return None
+
+
+def has_lora(preset: Preset) -> bool:
+    """Whether a preset's LoRA is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(preset.repo, preset.file, revision=preset.revision), str)
 
 
 def lora_file(preset: Preset) -> Path:
@@ -338,7 +347,7 @@ def measured(folder: Path, brain: Path | None = None) -> dict[str, Part]:
     compression = (json.loads(vae.read_text(encoding="utf-8")).get("patch_size") if vae.is_file() else None) or 8
     for there in sorted(folder.iterdir()):
         if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
-            parts[there.name] = _measured_part(there, compression)
+            parts[ROLES.get(there.name, there.name)] = _measured_part(there, compression)
     if brain is not None:
         parts["brain"] = _measured_part(brain)
     return parts

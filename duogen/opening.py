@@ -73,6 +73,8 @@ def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -
     if preset:
         about |= {"steps": preset.steps, "guidance": preset.guidance}
     parts, there = found.parts(), machine or Machine.here(wishes.device)
+    if "transformer" not in parts:
+        raise ValueError(f"The pipeline in {found.folder} has no transformer and no unet that could paint; choose another one.")
     costs = Costs(found.name(), best_plan(parts, about, there, wishes, presets[0].title if presets else ""), parts, about, there)
     if machine is None:
         costs.plan = _as_here(costs)

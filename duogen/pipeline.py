@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
+from duogen.nn.frames import compile_blocks
 from duogen.options import LoadOptions
 from duogen.placement import (
     Turns,
-    compiled,
     dtype_of,
     layer_by_layer,
     open_painter,
@@ -224,10 +224,11 @@ def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
     tile(pair.vae, load.tiling)
     pair.attention = set_attention(pair.transformer, device, load.attention)
-    compiled(pair.transformer, load)
+    if load.compile == "on":
+        compile_blocks(pair.transformer)
     painter, rest = [pair.transformer, pair.vae], None
     if load.offload == "group":
-        layer_by_layer(pair.transformer, device)
+        layer_by_layer(pair.transformer, device, walked=True)
         painter, rest = [pair.vae], "cpu"
     elif load.offload == "model":
         rest = "cpu"

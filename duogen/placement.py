@@ -141,14 +141,15 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def layer_by_layer(module: Any, device: str) -> None:
-    """Group offload: a layer is on the card only while it computes."""
+def layer_by_layer(module: Any, device: str, walked: bool = False) -> None:
+    """Group offload: a block is on the card only while it computes; where its parts are `walked` one by one, each of them."""
     from diffusers.hooks import apply_group_offloading
 
-    streams = device.startswith("cuda")
+    # Beside a stream diffusers fetches ahead, which it learns from the model's own forward; without that, nobody waits for the weights.
+    streams, kind = device.startswith("cuda") and not walked, "leaf_level" if walked else "block_level"
     apply_group_offloading(
-        module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="block_level",
-        num_blocks_per_group=1, use_stream=streams, low_cpu_mem_usage=streams,
+        module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type=kind,
+        num_blocks_per_group=None if walked else 1, use_stream=streams, low_cpu_mem_usage=streams,
     )  # fmt: skip
 
 
@@ -250,5 +251,6 @@ def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
 
 
 def compiled(model: Any, load: LoadOptions) -> None:
+    """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.nn.frames.compile_blocks`."""
     if load.compile == "on":
         model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

@@ -197,16 +197,24 @@ def denoiser_of(pipe: Any) -> Any:
 
 def _words_in_float32(pipe: Any) -> None:
     """What a text encoder in 16 bits says, for a painter in 32, as on a CPU: pipelines take for granted that both are alike."""
-    if denoiser_of(pipe).dtype != torch.float32 or not hasattr(pipe, "encode_prompt"):
+    if denoiser_of(pipe).dtype != torch.float32:
         return
-    plain = pipe.encode_prompt
+    for name in ("encode_prompt", "_encode_prompt"):
+        if hasattr(pipe, name):
+            setattr(pipe, name, _wide(getattr(pipe, name)))
 
-    def encode_prompt(*given: Any, **named: Any) -> Any:
-        said = plain(*given, **named)
-        wide = [each.float() if isinstance(each, torch.Tensor) and each.is_floating_point() else each for each in said]
-        return tuple(wide)
 
-    pipe.encode_prompt = encode_prompt
+def _wide(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """A prompt's encoder whose tensors are in 32 bits."""
+
+    def wide(said: Any) -> Any:
+        return said.float() if isinstance(said, torch.Tensor) and said.is_floating_point() else said
+
+    def encoded(*given: Any, **named: Any) -> Any:
+        said = encode(*given, **named)
+        return tuple(map(wide, said)) if isinstance(said, tuple | list) else wide(said)
+
+    return encoded
 
 
 def _with_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -286,8 +294,9 @@ class StockPainter:
         Raises:
             ValueError, RuntimeError, torch.OutOfMemoryError: as the pipeline.
         """
-        pipe = self._pipe_for(self.sources(frames, condition, retouch))
-        given = self._call(pipe, condition, options, seed, self.sources(frames, condition, retouch))
+        sources = self.sources(frames, condition, retouch)
+        pipe = self._pipe_for(sources)
+        given = self._call(pipe, condition, options, seed, sources)
         skip_small_changes(denoiser_of(pipe), options.steps, self.pair.load.caching)
         run = _Run(pipe, given)
         try:
@@ -295,6 +304,10 @@ class StockPainter:
                 if step < options.steps:
                     yield Painted(step, None)
             yield Painted(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
+        except (ValueError, TypeError) as error:
+            if sources or "image" not in str(error):
+                raise
+            raise ValueError("This pair's painter can only change pictures; bring one to begin with.") from error
         finally:
             run.stop()
             self.pair.away()
@@ -325,9 +338,14 @@ class StockPainter:
         else:
             given |= {"guidance_scale": options.guidance, "image_guidance_scale": options.picture_guidance}
         if sources and "image" in takes:
-            many = "list" in str(takes["image"].annotation).lower() or "PipelineImageInput" in str(takes["image"].annotation)
-            given["image"] = sources if many else sources[0]
+            given["image"] = sources if _takes_many(pipe) else sources[0]
         return {name: value for name, value in given.items() if name in takes}
+
+
+def _takes_many(pipe: Any) -> bool:
+    """Whether a list of pictures is several sources of one picture; to most pipelines it is a batch."""
+    wanted = str(inspect.signature(type(pipe).__call__).parameters["image"].annotation)
+    return type(pipe).__name__.startswith("QwenImageEditPlus") or ("list[" in wanted.lower() and "ndarray" not in wanted)
 
 
 class _Run:

@@ -306,6 +306,100 @@ def test_a_painter_without_a_talker_is_told_what_to_do(cache, tmp_path) -> None:
         Engine.open(painter, brain=tmp_path, load=LoadOptions(device="cpu", picture_side=SIDE))
 
 
+@pytest.fixture(scope="module")
+def typed_in(tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of a painter and a language model that nothing here was written for."""
+    home = tmp_path_factory.mktemp("typed-in")
+    return public.pix2pix(home / "painter"), public.qwen2_brain(home / "brain")
+
+
+@pytest.mark.parametrize(("precision", "offload"), [("fp32", "none"), ("nf4", "model"), ("bf16", "group")])
+def test_any_pipeline_with_any_language_model_from_folders(typed_in, precision, offload, monkeypatch) -> None:
+    load = LoadOptions(device="cpu", precision=precision, painter_precision=precision, picture_side=SIDE, offload=offload)
+    engine = Engine.open(typed_in[0], brain=typed_in[1], load=load)
+    script(monkeypatch, engine.tokens, *SAID)
+    done = list(engine.answer(Conversation().say("user", "Like this:", picture()), options(guidance=2.0)))[-1]
+    assert isinstance(done, Done) and len(done.conversation.path()[-1].images()) == 2, done
+    script(monkeypatch, engine.tokens, *SAID)
+    failed = list(engine.answer(Conversation().say("user", "Draw"), options()))[-1]
+    assert failed.message == "This pair's painter can only change pictures; bring one to begin with."
+
+
+def test_folders_typed_in_answer_on_the_command_line_and_behind_the_page(typed_in, tmp_path, capsys, monkeypatch) -> None:
+    from duogen.__main__ import main
+    from ui.loading import Loading
+
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("duogen.mllm.choose", lambda logits, options, generator: next(ids))
+    painter, brain, out = *map(str, typed_in), tmp_path / "out"
+    picture().save(tmp_path / "red.png")
+    words = Engine.open(painter, brain=brain, load=LoadOptions(device="cpu", picture_side=SIDE)).tokens
+    ids = iter([token for piece in SAID for token in (words.text(piece) if isinstance(piece, str) else [piece])])
+    asked = ["ask", "Draw", "--image", str(tmp_path / "red.png"), "--pair", painter, "--brain", brain, "--picture-side", str(SIDE)]
+    assert main([*asked, "--device", "cpu", "--steps", "2", "--out", str(out)]) == 0
+    assert "Step 1." in capsys.readouterr().out and (out / "02.png").exists()
+    assert main(["plan", "--pair", painter, "--brain", brain, "--vram", "8"]) == 0 and "GB on the card" in capsys.readouterr().out
+    loading = Loading()
+    loading.finished.set()
+    loading._switch(painter, brain, LoadOptions(device="cpu", picture_side=SIDE))
+    assert loading.words == "Ready: painter.", loading.words
+    first = weakref.ref(loading.engine)
+    there: list = []
+    monkeypatch.setattr("duogen.engine.Engine.open", lambda *given, **named: there.append(first()))
+    loading._switch(painter, brain, LoadOptions(device="cpu", picture_side=2 * SIDE))
+    assert there[0] is None, "the pair before is let go of first"
+
+
+def test_distilled_pipelines_take_few_steps_and_no_guidance(klein, cache) -> None:
+    from duogen.stock import own_defaults
+
+    painter = next(cache.glob("models--black-forest-labs*/snapshots/*"))
+    assert own_defaults(painter)["steps"] == 4 and own_defaults(painter)["guidance"] == 1.0
+    assert own_defaults(painter / "nothing")["steps"] == 28
+    assert klein.pair.pipe.config.is_distilled
+
+
+def test_a_compiled_painter_is_asked_for(monkeypatch) -> None:
+    """What `torch.compile` makes of it is PyTorch's matter, and takes minutes on a CPU."""
+    compiled: list = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *given, **named: compiled.append(type(self).__name__))
+    opened("flux2-klein-4b")
+    assert not compiled
+    opened("flux2-klein-4b", compile="on")
+    assert set(compiled) == {"Flux2TransformerBlock", "Flux2SingleTransformerBlock"}
+
+
+def test_compiled_frames_are_painted_the_same(monkeypatch) -> None:
+    """Traced by PyTorch, but not made into machine code."""
+    plain, seen, pictures = torch.compile, [], []
+    monkeypatch.setattr(torch, "compile", lambda run, **how: seen.append(run) or plain(run, backend="eager"))
+    for wish in ("off", "on"):
+        engine = opened("cosmos-predict2.5-2b", compile=wish)
+        script(monkeypatch, engine.tokens, *SAID[1:4], END)
+        done = list(engine.answer(Conversation().say("user", "Draw", picture()), options(guidance=2.0)))[-1]
+        assert isinstance(done, Done), done
+        pictures.append(np.asarray(done.conversation.path()[-1].images()[0].picture).astype(int))
+    assert len(seen) == 1 and np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_layer_by_layer_brings_every_weight_of_the_frame_painter(monkeypatch) -> None:
+    """It is walked, not called: a layer whose own forward is what brings it would stay away from the card."""
+    from diffusers.hooks.group_offloading import ModuleGroup
+
+    came, plain = set(), ModuleGroup.onload_
+
+    def onload(self):
+        came.update(id(weight) for module in self.modules for weight in module.parameters())
+        came.update(id(weight) for weight in self.parameters)
+        return plain(self)
+
+    monkeypatch.setattr(ModuleGroup, "onload_", onload)
+    engine = opened("cosmos-predict2.5-2b", offload="group")
+    script(monkeypatch, engine.tokens, *SAID[1:4], END)
+    assert isinstance(list(engine.answer(Conversation().say("user", "Draw", picture()), options()))[-1], Done)
+    assert [name for name, weight in engine.pair.transformer.named_parameters() if id(weight) not in came] == []
+
+
 def test_steps_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
     engine = opened("qwen-image-edit-2511")
     monkeypatch.setattr("duogen.placement.CACHE_THRESHOLD", 1e3)  # random weights change much

@@ -109,16 +109,22 @@ def walk(
     embedded, shared = _time(model, timesteps, hidden)
     repeats = torch.tensor(frames.lengths, device=hidden.device)
     fresh: list[KeyValue] = []
+    through = getattr(model, "compiled_block", _block)
     for index, block in enumerate(model.transformer_blocks):
         given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, room and room[index])
         if model.gradient_checkpointing and torch.is_grad_enabled():
             hidden, made = checkpoint(_block, *given, use_reentrant=False)
         else:
-            hidden, made = _block(*given)
+            hidden, made = through(*given)
         fresh.append(made)
     shift, scale = _final_modulation(model.norm_out, embedded, shared)
     hidden = model.norm_out.norm(hidden) * (1 + scale.repeat_interleave(repeats, 1)) + shift.repeat_interleave(repeats, 1)
     return model.proj_out(hidden), fresh
+
+
+def compile_blocks(model: CosmosTransformer3DModel, **how: str) -> None:
+    """Let `walk` go through compiled blocks; `how` as of `torch.compile`. The first picture of each size takes long then."""
+    model.compiled_block = torch.compile(_block, **how)
 
 
 def _block(
