@@ -159,7 +159,7 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
-        self.attention = "native"
+        self.attention, self.caching = "native", "off"
         self.turns = Turns(text_encoder, [], "cpu")
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -223,6 +223,7 @@ def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
 def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
     tile(pair.vae, load.tiling)
+    pair.caching = load.caching
     pair.attention = set_attention(pair.transformer, device, load.attention)
     if load.compile == "on":
         compile_blocks(pair.transformer)

@@ -238,9 +238,14 @@ def set_attention(model: Any, device: str, wish: str) -> str:
     return name
 
 
+def wants_skipping(steps: int, wish: str) -> bool:
+    """Whether steps that change little are skipped: off below 9 steps."""
+    return wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+
+
 def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
-    """First-block caching (ParaAttention): off below 9 steps; returns whether it is on."""
-    wanted = wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+    """First-block caching (ParaAttention) by diffusers, for a model that is called whole; returns whether it is on."""
+    wanted = wants_skipping(steps, wish)
     # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
     fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
     if fit and wanted != model.is_cache_enabled:

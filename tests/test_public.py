@@ -400,6 +400,23 @@ def test_layer_by_layer_brings_every_weight_of_the_frame_painter(monkeypatch) ->
     assert [name for name, weight in engine.pair.transformer.named_parameters() if id(weight) not in came] == []
 
 
+def test_frames_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
+    counts, pictures = {}, {}
+    for wish, threshold in (("off", 0.08), ("auto", 1e-9), ("auto", 1e3), ("on", 1e3)):
+        monkeypatch.setattr("duogen.painter.CACHE_THRESHOLD", threshold)
+        engine = opened("cosmos-predict2.5-2b", caching=wish)
+        for steps in (4, 9):
+            calls: list = []
+            engine.pair.transformer.transformer_blocks[-1].ff.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+            script(monkeypatch, engine.tokens, *SAID[1:4], END)
+            done = list(engine.answer(Conversation().say("user", "Draw", picture()), options(steps=steps, guidance=2.0)))[-1]
+            counts[wish, threshold, steps] = len(calls)
+            pictures[wish, threshold, steps] = done.conversation.path()[-1].images()[0].picture.tobytes()
+    assert [count for (_, _, steps), count in counts.items() if steps == 4] == [4, 4, 4, 1]
+    assert [count for (_, _, steps), count in counts.items() if steps == 9] == [9, 9, 1, 1]
+    assert pictures["off", 0.08, 9] == pictures["auto", 1e-9, 9], "what is never skipped is the same"
+
+
 def test_steps_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
     engine = opened("qwen-image-edit-2511")
     monkeypatch.setattr("duogen.placement.CACHE_THRESHOLD", 1e3)  # random weights change much
