@@ -539,6 +539,7 @@ def test_a_few_step_lora_paints_as_if_merged(cache, monkeypatch) -> None:
     assert one_picture(opened(name, "nf4", preset=preset.id), monkeypatch).std() > 0
 
 
+@torch.no_grad()
 def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
     """xformers would add a boolean mask to the scores, flash would refuse any."""
     from diffusers.models.attention_processor import Attention
