@@ -2,43 +2,97 @@
 
 Nothing is downloaded: the models are built from the public configurations in `assets/catalogue.json`, layer by layer on the card. In one
 run, for NF4 and bf16 and each attention kernel: peak memory, tokens a second, seconds a step and a picture of 1024 px with 0, 4 and 8
-earlier ones; then each pair under caps of 8, 12, 16 and 24 GB, opened as the memory plan says.
+earlier ones; then each pair under caps of 8, 12, 16 and 24 GB, opened as the memory plan says. Every row is written down as soon as it is
+there, as JSON and as a table beside it; the same command goes on after the last one. `--tiny` is the same run with toy models, on a CPU
+too: it shows in a minute that nothing is broken, and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import os
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import diffusers
 import torch
 import transformers
+from accelerate import init_empty_weights
 from PIL import Image as PILImage
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from duogen.catalogue import FILE, entries
-from duogen.engine import Engine
-from duogen.memory import CARDS, GB, Machine, plan
-from duogen.mllm import Context
-from duogen.options import ImageOptions, LoadOptions, TextOptions
+from duogen.conversation import Conversation, Image, write_beside
+from duogen.engine import Engine, Memory
+from duogen.events import ImageStarted, ImageStep, Notice
+from duogen.memory import CARDS, CUDA, GB, Machine, Plan, plan
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.pipeline import About, DuoGenPipeline
-from duogen.placeholders import Asked
-from duogen.placement import KEPT_WHOLE, Turns, layer_by_layer, set_attention, tile
-from duogen.sequence import Packed
-from duogen.stock import StockPair
+from duogen.pipeline import place as place_frames
+from duogen.placement import KEPT_WHOLE, Turns, free, scaled, set_attention
+from duogen.stock import StockPair, WordsAndPictures
+from duogen.stock import place as place_stock
 
 RESULTS = Path(__file__).parent / "results"
-SIDE, WORDS, TOKENS, STEPS = 1024, 400, 64, 4
-EARLIER = (0, 4, 8)
+SOURCE_SIZES = ("VAE_IMAGE_SIZE", "CONDITION_IMAGE_SIZE")  # to which the pipeline scales its source pictures
 KERNELS = ("native", "xformers", "flash")
-CUDA = 0.6 * GB  # of a card's size that no program gets
+HOST = 100 * GB  # of the machine that a plan for a smaller card is made for
+HEADS = (
+    "pair", "card", "precisions", "offload", "size", "kernel", "earlier pictures", "tokens/s", "s/step", "s/picture", "peak GB",
+    "planned GB (* it ran out and stepped down)",
+)  # fmt: skip
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 WHOLE = {*KEPT_WHOLE, "visual", "lm_head"}
+RAW = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done: pixels of a picture's side, letters of the question, tokens said, steps, numbers of earlier pictures."""
+
+    side: int = 1024
+    words: int = 400
+    tokens: int = 64
+    steps: int = 4
+    earlier: tuple[int, ...] = (0, 4, 8)
+
+
+TINY = Scale(64, 20, 4, 2)
+_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "head_dim": 16}
+_EYES = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+_ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+_DIT = {"num_attention_heads": 4, "attention_head_dim": 16}
+_COSMOS = _DIT | {
+    "num_layers": 2, "text_embed_dim": 64, "adaln_lora_dim": 64, "crossattn_proj_in_channels": 128,
+    "encoder_hidden_states_channels": 64,
+}
+_WAN = {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+TOYS: dict[str, dict[str, Any]] = {  # what `--tiny` changes of the public configurations
+    "qwen2.5-vl-7b": {
+        "text_config": _TEXT | {"num_hidden_layers": 2, "rope_parameters": _ROPE}, "vision_config": _EYES | {"fullatt_block_indexes": [1]},
+    },
+    "qwen3-vl-4b": {
+        "text_config": _TEXT | {"num_hidden_layers": 3, "rope_parameters": _ROPE | {"mrope_interleaved": True}},
+        "vision_config": _EYES | {"deepstack_visual_indexes": [0, 1]},
+    },
+    "qwen3-4b": _TEXT | {"num_hidden_layers": 28},  # the pipeline reads its 27th layer
+    "cosmos-predict2.5-2b": _COSMOS,
+    "cosmos-predict2.5-14b": _COSMOS,
+    "qwen-image-20b": _DIT | {"num_layers": 2, "joint_attention_dim": 64, "axes_dims_rope": (8, 4, 4)},
+    "flux2-klein-4b": _DIT | {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 192, "axes_dims_rope": (4, 4, 4, 4)},
+    "wan-vae": _WAN,
+    "qwen-image-vae": _WAN,
+    "flux2-vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
+}  # fmt: skip
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -51,113 +105,121 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=MARKS[0], unk_token=MARKS[0], chat_template=chat)
 
 
-def built(name: str, precision: str, device: str, **changes: Any) -> Any:
-    """A part of the catalogue with random weights on `device`, its large layers quantised as `duogen` does."""
-    raw = json.loads(FILE.read_text(encoding="utf-8"))["parts"][name]
-    kind = getattr({"transformers": transformers, "diffusers": diffusers}[raw["library"]], raw["class"])
-    config = raw["config"] | changes
-    with torch.device("meta"):
-        model = kind(kind.config_class(**config)) if raw["library"] == "transformers" else kind(**config)
-    for path, module in list(model.named_modules()):
-        filled(module, device)
-        if precision == "nf4" and isinstance(module, torch.nn.Linear) and not set(path.split(".")) & WHOLE and "vae" not in name:
-            parent = model.get_submodule(path.rpartition(".")[0])
-            setattr(parent, path.rpartition(".")[2], as_nf4(module, device))
-    return model.eval().requires_grad_(False)
+@dataclass(frozen=True)
+class Workshop:
+    """Builds parts of the catalogue with random weights.
+
+    Attributes:
+        work: where they are made and quantised. `home`: where they lie then.
+    """
+
+    work: str
+    home: str
+    tiny: bool
+
+    def built(self, name: str, precision: str, **changes: Any) -> Any:
+        """A part with random weights, its large layers quantised as `duogen` does."""
+        raw = next(each for key, each in RAW["parts"].items() if key == name)
+        kind = getattr({"transformers": transformers, "diffusers": diffusers}[raw["library"]], raw["class"])
+        config = merged(raw["config"] | changes, TOYS[name] if self.tiny else {})
+        with init_empty_weights():
+            model = kind(kind.config_class(**config)) if raw["library"] == "transformers" else kind(**config)
+        tied = raw["library"] == "transformers" and config.get("tie_word_embeddings")
+        for path, module in list(model.named_modules()):
+            self._fill(module)
+            if precision == "nf4" and isinstance(module, torch.nn.Linear) and not set(path.split(".")) & WHOLE and "vae" not in name:
+                parent = model.get_submodule(path.rpartition(".")[0])
+                setattr(parent, path.rpartition(".")[2], self._as_nf4(module))
+        if tied:
+            model.tie_weights()
+        model.is_quantized = precision == "nf4"
+        return model.eval().requires_grad_(False)
+
+    def _fill(self, module: torch.nn.Module) -> None:
+        for name, weight in list(module._parameters.items()):
+            if weight is not None and weight.is_meta:
+                fresh = torch.empty(weight.shape, dtype=torch.bfloat16, device=self.work).normal_(std=0.02)
+                module._parameters[name] = torch.nn.Parameter(fresh.to(self.home), requires_grad=False)
+        for name, buffer in list(module._buffers.items()):
+            module._buffers[name] = None if buffer is None else buffer.to(self.home)
+
+    def _as_nf4(self, linear: torch.nn.Linear) -> torch.nn.Module:
+        import bitsandbytes as bnb
+
+        sizes = linear.in_features, linear.out_features, linear.bias is not None, torch.bfloat16
+        small = bnb.nn.Linear4bit(*sizes, quant_type="nf4", device="meta")
+        whole = linear.weight.data.to(self.work)
+        small.weight = bnb.nn.Params4bit(whole, requires_grad=False, quant_type="nf4").to(self.work).to(self.home)
+        small.bias = linear.bias
+        return small
 
 
-def filled(module: torch.nn.Module, device: str) -> None:
-    for name, weight in list(module._parameters.items()):
-        if weight is not None and weight.is_meta:
-            fresh = torch.empty(weight.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
-            module._parameters[name] = torch.nn.Parameter(fresh, requires_grad=False)
-    for name, buffer in list(module._buffers.items()):
-        if buffer is not None and buffer.is_meta:
-            module._buffers[name] = torch.ones(buffer.shape, dtype=buffer.dtype, device=device)
-    if hasattr(module, "inv_freq"):  # rotary frequencies: any will do for a measurement
-        module.inv_freq = torch.linspace(1.0, 1e-4, len(module.inv_freq), device=device)
+def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with some values changed, those of its parts too."""
+    inner = {name: merged(config[name], value) for name, value in changes.items() if isinstance(config.get(name), dict)}
+    return config | changes | inner
 
 
-def as_nf4(linear: torch.nn.Linear, device: str) -> torch.nn.Module:
-    import bitsandbytes as bnb
-
-    small = bnb.nn.Linear4bit(
-        linear.in_features, linear.out_features, linear.bias is not None, torch.bfloat16, quant_type="nf4", device="meta"
-    )
-    small.weight = bnb.nn.Params4bit(linear.weight.data.cpu(), requires_grad=False, quant_type="nf4").to(device)
-    small.bias = linear.bias
-    return small
-
-
-def opened(id: str, load: LoadOptions, device: str) -> DuoGenPipeline | StockPair:
-    """A pair of the catalogue, built instead of loaded."""
-    raw = next(each for each in json.loads(FILE.read_text(encoding="utf-8"))["pairs"] if each["id"] == id)
-    names, words = raw["parts"], tokenizer()
+def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[int, int] | None = None) -> DuoGenPipeline | StockPair:
+    """A pair of the catalogue, built instead of loaded, and placed as a loaded one is."""
+    raw, words = next(each for each in RAW["pairs"] if each["id"] == id), tokenizer()
+    names, about = raw["parts"], raw["about"]
+    workshop = Workshop(device, device if load.offload == "none" else "cpu", scale == TINY)
     marks = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{mark}|>") for name, mark in (
         ("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}  # fmt: skip
-    home = device if load.offload == "none" else "cpu"
-    talker = built(names.get("brain") or names["text_encoder"], load.precision, home, **marks)
-    painter, vae = built(names["transformer"], load.painter_precision, home), built(names["vae"], "bf16", home)
-    eyes = transformers.Qwen2VLImageProcessorPil(
-        patch_size=talker.config.vision_config.patch_size, merge_size=2, temporal_patch_size=2, min_pixels=SIDE * 64, max_pixels=640 * 640
-    )
-    size = tuple(raw["about"]["image_size"])
-    most = raw["about"].get("most_sources", 3)
-    about = About(title=raw["title"], tuned=False, image_size=size, steps=STEPS, guidance=1.0, most_sources=most)
-    tile(vae, load.tiling)
-    if load.offload == "group":
-        layer_by_layer(painter, device)
+    talker = workshop.built(names.get("brain") or names["text_encoder"], load.precision, **marks)
+    painter, vae = workshop.built(names["transformer"], load.painter_precision), workshop.built(names["vae"], "bf16")
+    patch, most = talker.config.vision_config.patch_size, min(640, scale.side) ** 2
+    eyes = transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=2, min_pixels=4096, max_pixels=most)
+    size = scaled(size or tuple(about["image_size"]), scale.side) if scale == TINY else size or tuple(about["image_size"])
+    known = About(
+        title=raw["title"], tuned=False, image_size=size, steps=scale.steps, guidance=about["guidance"],
+        most_sources=about.get("most_sources", 3),
+    )  # fmt: skip
     if "cosmos" in id:
         solver = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
-        pair: Any = DuoGenPipeline(talker, words, painter, vae, solver, image_processor=eyes)
-        moved = [vae] if load.offload == "group" else [painter, vae]
-    else:
-        pair, moved = StockPair(talker, words, eyes, stock(names, talker, painter, vae, words, eyes, home), about, None, load), []
-        if home != device:
-            pair.pipe.enable_model_cpu_offload(device=device)
-    pair.about = about
-    pair.turns = Turns(talker, moved, device, None if home == device else "cpu")
-    return pair
-
-
-def stock(names: dict[str, str], talker: Any, painter: Any, vae: Any, words: Any, eyes: Any, home: str) -> Any:
-    from duogen.stock import WordsAndPictures, _with_picture_marks
-
-    solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        pair = DuoGenPipeline(talker, words, painter, vae, solver, image_processor=eyes)
+        pair.about = known
+        place_frames(pair, load, device)
+        return pair
     if "brain" in names:
-        return diffusers.Flux2KleinPipeline(solver, vae, built(names["text_encoder"], "nf4", home), words, painter, is_distilled=True)
-    pipe = diffusers.QwenImageEditPlusPipeline.__new__(diffusers.QwenImageEditPlusPipeline)
-    talker.register_forward_pre_hook(_with_picture_marks, with_kwargs=True)
-    diffusers.QwenImageEditPlusPipeline.__init__(pipe, solver, vae, talker, words, WordsAndPictures(words, eyes), painter)
+        solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        reader = workshop.built(names["text_encoder"], load.precision)
+        pipe: Any = diffusers.Flux2KleinPipeline(solver, vae, reader, words, painter, is_distilled=True)
+    else:
+        pipe = qwen_edit(talker, painter, vae, words, eyes)
+    stock = StockPair(talker, words, eyes, pipe, known, Turns(talker, [], device), load)
+    place_stock(stock, load, device)
+    return stock
+
+
+def qwen_edit(talker: Any, painter: Any, vae: Any, words: Any, eyes: Any) -> Any:
+    """Its constructor checks the processor's class; what stands in for that is put there afterwards, as in `duogen.stock`."""
+    solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipe = diffusers.QwenImageEditPlusPipeline(solver, vae, talker, words, None, painter)
+    pipe.register_modules(processor=WordsAndPictures(words, eyes))
     return pipe
 
 
-def measured(engine: Engine, device: str, earlier: int) -> dict[str, float]:
-    """Tokens a second, seconds a step and a picture after `earlier` ones, and the peak of it all in GB."""
-    engine.memory = type(engine.memory)()
-    context, frames = Context(), engine.memory.frames
-    packed = Packed()
-    packed.add(engine.tokens.text("a" * WORDS), False)
+def measured(engine: Engine, device: str, scale: Scale, earlier: int) -> dict[str, Any]:
+    """A whole step of an answer: the question and `earlier` pictures are read, a picture's words written, the picture painted."""
+    engine.memory = Memory()
+    pictures = [Image(PILImage.new("RGB", engine.about["image_size"], (shade * 20, 90, 90))) for shade in range(earlier)]
+    asked = Conversation().say("user", *pictures, "a" * scale.words).say("assistant", "A red house with a blue door.")
+    wished = Options(1, TextOptions(temperature=1.0), ImageOptions(scale.steps, engine.about["guidance"], preview_every=0))
+    began, times, told = now(device), [], []
+    for event in engine.painting(asked, wished):
+        if isinstance(event, ImageStarted | ImageStep):
+            times.append(now(device))
+        elif isinstance(event, Notice):
+            told.append(event.message)
+    whole, steps = now(device) - times[0], [after - before for before, after in zip(times[1:], times[2:], strict=False)]
     engine.pair.turns.talk()
-    engine.mllm.prefill(context, packed)
-    began = now(device)
-    for _, _token in zip(range(TOKENS), engine.mllm.talk(context, TextOptions(temperature=1.0), torch.Generator()), strict=False):
-        pass
-    rate = TOKENS / (now(device) - began)
-    asked = Asked("A red house with a blue door, photographed in the evening.")
-    condition, segment = engine._brief(asked)
-    engine.pair.turns.paint()
-    for shade in range(earlier):
-        engine.painter.remember(frames, engine.painter.encode(PILImage.new("RGB", (SIDE, SIDE), (shade * 20, 90, 90))), None, 0)
-    began = now(device)
-    times, latents = [], None
-    for painted in engine.painter.paint(frames, condition, segment, ImageOptions(STEPS, 1.0, preview_every=0), 1):
-        times.append(now(device))
-        latents = painted.latents
-    engine.painter.decode(latents)
-    whole, steps = now(device) - began, [after - before for before, after in zip(times, times[1:], strict=False)]
+    talking = now(device)
+    said = sum(1 for _ in zip(range(scale.tokens), engine.mllm.talk(engine.memory.context, wished.text, torch.Generator()), strict=False))
     peak = torch.cuda.max_memory_allocated() / GB if device.startswith("cuda") else 0.0
-    return {"tokens_per_second": rate, "step_seconds": min(steps or [whole]), "picture_seconds": whole, "peak_gb": peak}
+    found = {"tokens_per_second": said / (now(device) - talking), "read_seconds": times[0] - began, "step_seconds": min(steps)}
+    return found | {"picture_seconds": whole, "peak_gb": peak} | ({"stepped_down": " ".join(told)} if told else {})
 
 
 def now(device: str) -> float:
@@ -166,56 +228,136 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def tried(id: str, load: LoadOptions, device: str, kernels: tuple[str, ...], earlier: tuple[int, ...], size: Any = None) -> list[dict]:
-    """One row for each kernel and number of earlier pictures; what fails is a row with the reason."""
-    rows = []
-    engine = Engine(opened(id, load, device))
-    if size:
-        engine.pair.about = engine.painter.about = replace(engine.pair.about, image_size=size)
-    for kernel in kernels:
-        for count in earlier:
-            row = {"pair": id, "precision": load.precision, "painter": load.painter_precision, "offload": load.offload, "kernel": kernel}
-            try:
-                model = engine.pair.pipe.transformer if isinstance(engine.pair, StockPair) else engine.pair.transformer
-                set_attention(model, device, kernel) if kernel != "native" else model.reset_attention_backend()
-                if device.startswith("cuda"):
-                    torch.cuda.reset_peak_memory_stats()
-                rows.append(row | {"earlier": count} | measured(engine, device, count))
-            except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
-                rows.append(row | {"earlier": count, "failed": str(error).splitlines()[0][:200]})
-            print(json.dumps(rows[-1]), flush=True)
-    del engine
-    gc.collect()
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", default="cosmos-predict2.5-2b,flux2-klein-4b,qwen-image-edit-2511")
-    parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
-    given = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.exit(2, "There is no CUDA device here; this measures GPUs.\n")
-    rows, device = [], "cuda"
+@contextmanager
+def capped(device: str, card: float) -> Iterator[None]:
+    """Let a card have `card` GB, as far as PyTorch obeys; 0 for all of it."""
+    if not device.startswith("cuda") or not card:
+        yield
+        return
     total = torch.cuda.get_device_properties(0).total_memory
-    for id in given.pairs.split(","):
-        for precision in ("nf4", "bf16"):
-            load = LoadOptions(device=device, precision=precision, painter_precision=precision, offload="none", tiling="off")
-            rows += tried(id, load, device, KERNELS, EARLIER)
+    free()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (card * GB - CUDA) / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+class Table:
+    """The rows so far, on disk after each."""
+
+    def __init__(self, file: Path, about: dict[str, Any]) -> None:
+        self.file, self.about, self.rows = file, about, []
+        if file.exists():
+            known = json.loads(file.read_text(encoding="utf-8"))
+            if known["about"] != about:
+                raise ValueError(f"{file} holds figures of another machine or run; move it away, or choose another file with --out.")
+            self.rows = known["rows"]
+
+    def lacks(self, asked: dict[str, Any]) -> bool:
+        return not any(asked.items() <= row.items() for row in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+        write_beside(self.file, json.dumps({"about": self.about, "rows": self.rows}, indent=1).encode())
+        write_beside(self.file.with_suffix(".md"), self.as_markdown().encode())
+
+    def as_markdown(self) -> str:
+        about = ", ".join(f"{name} {value}" for name, value in self.about.items())
+        lines = [f"`python -m bench.gpu`: {about}.", "", "| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+        return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in self.rows)]) + "\n"
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    given = [row["pair"], f"{row['card']} GB" if row["card"] else "whole", f"{row['precision']} + {row['painter']}", row["offload"]]
+    given += [row["size"], row["kernel"], str(row["earlier"])]
+    if "failed" in row:
+        return [*given, row["failed"].replace("|", "/"), *[""] * 4]
+    numbers = [row["tokens_per_second"], row["step_seconds"], row["picture_seconds"], row["peak_gb"], row["planned_gb"]]
+    return [*given, *(f"{number:.3g}" for number in numbers[:-1]), f"{numbers[-1]:.3g}" + (" *" if "stepped_down" in row else "")]
+
+
+def tried(table: Table, id: str, chosen: Plan, device: str, scale: Scale, kernels: tuple[str, ...], card: int = 0) -> None:
+    """A row for each kernel and number of earlier pictures; what fails is a row with the reason."""
+    size, load = chosen.size, replace(chosen.load, device=device)
+    common = {"pair": id, "card": card, "precision": load.precision, "painter": load.painter_precision, "offload": load.offload}
+    common |= {"size": f"{size[0]}x{size[1]}"}
+    asked = [common | {"kernel": kernel, "earlier": count} for kernel in kernels for count in scale.earlier]
+    asked = [row for row in asked if table.lacks(row)]
+    if not asked:
+        return
+    free()
+    with capped(device, card):
+        try:
+            engine = Engine(opened(id, load, device, scale, size))
+        except (ValueError, RuntimeError) as error:  # out of memory is a RuntimeError
+            table.add(asked[0] | {"failed": reason(error)})
+            return
+        for row in asked:
+            table.add(row | {"planned_gb": chosen.card / GB} | attempt(engine, device, scale, row))
+        del engine  # before the next pair is built
+
+
+def attempt(engine: Engine, device: str, scale: Scale, row: dict[str, Any]) -> dict[str, Any]:
+    free()
+    pair = engine.pair
+    model = pair.pipe.transformer if isinstance(pair, StockPair) else pair.transformer
+    try:
+        set_attention(model, device, row["kernel"])
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
+        return measured(engine, device, scale, row["earlier"])
+    except (ValueError, RuntimeError) as error:
+        return {"failed": reason(error)}
+
+
+def reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def run(ids: list[str], table: Table, device: str, scale: Scale) -> None:
+    """All rows, the most wanted first."""
+    for id in ids:
         pair = entries()[id]
         for card in CARDS:
-            chosen = plan(pair.parts, pair.about, Machine.with_card(card, 100 * GB))
-            if not chosen.fits:
-                continue
-            torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, (card * GB - CUDA) / total))
-            found = tried(id, chosen.load, device, ("native",), EARLIER, chosen.size)
-            rows += [{**row, "card": card, "planned_gb": chosen.card / GB} for row in found]
-            torch.cuda.set_per_process_memory_fraction(1.0)
-    about = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "side": SIDE, "steps": STEPS}
-    given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1), encoding="utf-8")
-    print(given.out)
+            chosen = plan(pair.parts, pair.about, Machine.with_card(card, HOST))
+            if chosen.fits:
+                tried(table, id, chosen, device, scale, ("native",), card)
+    for precision in ("nf4", "bf16"):
+        for id in ids:
+            wish = LoadOptions(precision=precision, painter_precision=precision, offload="none", tiling="off")
+            chosen = plan(entries()[id].parts, entries()[id].about, Machine(1000 * GB, 1000 * GB), wish)
+            tried(table, id, chosen, device, scale, KERNELS)
+
+
+def main(argv: list[str] | None = None) -> int:
+    top = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
+    top.add_argument("--pairs", default="cosmos-predict2.5-2b,flux2-klein-4b,qwen-image-edit-2511", metavar="ID,ID")
+    where = "JSON file, the table is written beside it (default: bench/results/gpu-CARD.json)"
+    top.add_argument("--out", type=Path, metavar="FILE", help=where)
+    top.add_argument("--tiny", action="store_true", help="the same with toy models, on a CPU too: measures nothing, finds what is broken")
+    given = top.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not given.tiny:
+        print("bench.gpu: There is no CUDA device here; this measures GPUs. Try --tiny to see that it would run.", file=sys.stderr)
+        return 2
+    scale, card = TINY if given.tiny else Scale(), torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
+    about = {"device": card, **versions, "side": scale.side, "steps": scale.steps, "weights": "toys" if given.tiny else "random"}
+    try:
+        table = Table(given.out or RESULTS / f"gpu-{'-'.join(card.split())}.json", about)
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch("duogen.engine.PROMPT_TOKENS", scale.tokens))  # there a picture's words end
+            for name in SOURCE_SIZES if given.tiny else ():
+                stack.enter_context(mock.patch(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus.{name}", scale.side**2))
+            run(given.pairs.split(","), table, device, scale)
+    except ValueError as error:
+        print(f"bench.gpu: {error}", file=sys.stderr)
+        return 2
+    print(table.file.with_suffix(".md"))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,6 +23,7 @@ from duogen.data import command as data_command
 from duogen.evaluate import command as evaluate_command
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+from duogen.timings import spoken
 from duogen.train import command as train_command
 
 if TYPE_CHECKING:
@@ -360,8 +361,8 @@ def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
             answer.parts[-1] = Text(answer.parts[-1].text + text)
         case Thought(text):
             print(text, end="", file=sys.stderr, flush=True)
-        case ImageStarted(index, _, _):
-            _hint(f"\nPainting picture {index + 1} ...")
+        case ImageStarted(index, _, _, seconds):
+            _hint(f"\nPainting picture {index + 1}{f', which takes about {spoken(seconds)}' if seconds else ''} ...")
         case ImageStep():
             pass
         case Notice(message):

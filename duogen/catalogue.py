@@ -20,6 +20,8 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # What a folder's parts need to be opened. Pickles (.bin, .pt, .ckpt) and code (.py) are never fetched.
 WANTED_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.md", "LICENSE*")
 UNWANTED_FILES = ("*.fp16.*", "*.fp8*", "*.non_ema.*", "*.onnx*", "assets/*", "*.py")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+ROLES = {"unet": "transformer", "movq": "vae"}  # folders of older pipelines
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -48,6 +50,7 @@ class Part:
         heads = text.get("num_attention_heads", 0)
         heads = heads if isinstance(heads, int) else 0
         size = text.get("attention_head_dim") or text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0)
+        size = size if isinstance(size, int) else 0  # of a UNet they may differ from block to block
         width = text.get("hidden_size") or heads * size or text.get("base_dim") or (text.get("block_out_channels") or [0])[0]
         layers = text.get("num_hidden_layers") or text.get("num_layers", 0) + text.get("num_single_layers", 0)
         patch = config.get("patch_size")
@@ -176,6 +179,13 @@ def snapshot(source: Source) -> Path | None:
         return None
 
 
+def has_lora(preset: Preset) -> bool:
+    """Whether a preset's LoRA is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(preset.repo, preset.file, revision=preset.revision), str)
+
+
 def lora_file(preset: Preset) -> Path:
     """Raises ValueError when a preset's LoRA is not on this machine."""
     from huggingface_hub import try_to_load_from_cache
@@ -205,15 +215,18 @@ def missing(folder: Path) -> list[str]:
     return found
 
 
-def _missing_of_part(folder: Path, needs: str, name: str, weights: bool = True) -> list[str]:
+def _missing_of_part(folder: Path, needs: str, name: str, weighs: bool = True) -> list[str]:
     there = folder / name
     if not (there / needs).exists():
         return [str(Path(name, needs))]
-    if not weights:
+    if not weighs:
         return []
-    indices = list(there.glob("*.safetensors.index.json"))
+    indices, weights = list(there.glob("*.safetensors.index.json")), list(there.glob("*.safetensors"))
     if not indices:
-        return [] if any(there.glob("*.safetensors")) else [str(Path(name, "*.safetensors"))]
+        shards = [file for file in weights if SHARD.search(file.name)]
+        if shards and len(shards) == len(weights):  # parts of an index that did not come
+            return [str(Path(name, SHARD.sub(".safetensors.index.json", shards[0].name)))]
+        return [] if weights else [str(Path(name, "*.safetensors"))]
     try:
         shards = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError):
@@ -334,7 +347,7 @@ def measured(folder: Path, brain: Path | None = None) -> dict[str, Part]:
     compression = (json.loads(vae.read_text(encoding="utf-8")).get("patch_size") if vae.is_file() else None) or 8
     for there in sorted(folder.iterdir()):
         if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
-            parts[there.name] = _measured_part(there, compression)
+            parts[ROLES.get(there.name, there.name)] = _measured_part(there, compression)
     if brain is not None:
         parts["brain"] = _measured_part(brain)
     return parts

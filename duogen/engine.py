@@ -17,67 +17,24 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
-from duogen import guardrail, thinking, timings
+from duogen import guardrail, thinking
 from duogen.adapters import Wanted, put_on
-from duogen.catalogue import Found, Preset, find, lora_file
+from duogen.catalogue import find
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
-from duogen.memory import Machine, Plan
-from duogen.memory import plan as best_plan
+from duogen.memory import Plan
 from duogen.mllm import MLLM, Context
+from duogen.opening import Costs, opened, planned
 from duogen.options import ImageOptions, LoadOptions, Options
 from duogen.painter import FramePainter, Frames
-from duogen.pipeline import About, DuoGenPipeline, check_parts, open_pair, pick_device
+from duogen.pipeline import DuoGenPipeline, check_parts, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
-from duogen.placement import attention, free, scaled, take_turns
+from duogen.placement import free, scaled, take_turns
 from duogen.sequence import Packed, Slot, Tokens
-from duogen.stock import DEFAULTS, StockPainter, StockPair, is_stock, open_stock
+from duogen.stock import StockPainter, StockPair, is_stock
 
 SMALLEST_SIDE = 256  # smaller pictures are of no use
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
-
-
-def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Plan, Preset | None]:
-    """How a pair will be opened on a machine, by default this one, and the few-step LoRA that was wished for.
-
-    Raises:
-        ValueError: the pair has no such preset, or this machine no such device or kernel.
-    """
-    known = found.entry
-    about, stock = asdict(About.load(found.folder)), is_stock(found.folder)
-    if not stock:
-        about["most_sources"] = 0
-    if not (found.folder / "duogen.json").exists():
-        about |= (DEFAULTS if stock else {}) | (known.about if known else {})
-    presets = known.presets if known else ()
-    preset = next((each for each in presets if each.id == wishes.preset), None)
-    if wishes.preset and preset is None:
-        raise ValueError(f"This pair has no preset {wishes.preset!r}; it has {', '.join(each.id for each in presets) or 'none'}.")
-    if preset:
-        about |= {"steps": preset.steps, "guidance": preset.guidance}
-    chosen = best_plan(found.parts(), about, machine or Machine.here(wishes.device), wishes, presets[0].title if presets else "")
-    return (chosen if machine else _as_here(chosen, found, about)), preset
-
-
-def _as_here(plan: Plan, found: Found, about: dict[str, Any]) -> Plan:
-    """A plan with what is known of this machine alone: its kernel, and how long pictures took so far."""
-    plan = replace(plan, attention=attention(pick_device(plan.load.device), plan.load.attention))
-    step = timings.known(found.name(), plan.how(about["guidance"] > 1))
-    return replace(plan, seconds=step * about["steps"], measured=True) if step else plan
-
-
-def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:
-    """Open a pair as planned. Raises ValueError, one sentence for the user."""
-    known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
-    if preset:
-        known |= {"steps": preset.steps, "guidance": preset.guidance}
-    if is_stock(found.folder):
-        few_steps = (lora_file(preset), preset.scheduler) if preset else ()
-        return open_stock(found.folder, found.brain, load, known, *few_steps)
-    pair = open_pair(found.folder, load=load)
-    if known and not (found.folder / "duogen.json").exists():
-        pair.about = replace(pair.about, **{name: value for name, value in known.items() if name != "image_size"})
-    return pair
 
 
 @dataclass
@@ -134,7 +91,7 @@ class Engine:
         self.about: dict[str, Any] = asdict(pair.about)
         self.adapters: tuple[Wanted, ...] = ()
         self.plan: Plan | None = None
-        self.timed = ""  # the pair's name in `timings`; empty where nothing is noted
+        self.costs: Costs | None = None  # of a picture; nothing is told or noted without
         self.guard: guardrail.Guardrail | None = None
         self.shrunk = False  # whether memory ran out until pictures had to be smaller
         self.memory = Memory()
@@ -171,12 +128,13 @@ class Engine:
         pick_device(wishes.device)
         if not is_stock(found.folder):
             check_parts(found.folder)  # what is missing cannot be planned for
-        plan, preset = planned(found, wishes)
-        if not plan.fits:
-            raise ValueError(plan.line())
-        say(f"Loading the pair: {plan.line()}")
-        engine = Engine(opened(found, plan.load, preset))
-        engine.plan, engine.timed = replace(plan, attention=engine.pair.attention), found.name()
+        costs, preset = planned(found, wishes)
+        if not costs.plan.fits:
+            raise ValueError(costs.plan.line())
+        say(f"Loading the pair: {costs.plan.line()}")
+        engine = Engine(opened(found, costs.plan.load, preset))
+        engine.plan = costs.plan = replace(costs.plan, attention=engine.pair.attention)
+        engine.costs = costs
         engine.wear(adapters)
         bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.wanted(found.folder)
         if bound:
@@ -466,7 +424,7 @@ class Engine:
             options = replace(options, side=0)
         retouch = self.painter.retouch(masked.picture, masked.mask, options.side) if masked else None
         seed = reply.rng.randrange(2**31)
-        yield ImageStarted(index, seed, options.steps)
+        yield ImageStarted(index, seed, options.steps, self._expected(options))
         begun = time.monotonic()
         made = yield from self._painted(reply, index, (condition, segment, options, seed, retouch))
         if made is None:
@@ -480,7 +438,8 @@ class Engine:
         if picture is not plain:
             latents = self.painter.encode(picture, plain.size)
         image = Image(picture, seed, time.monotonic() - begun, alt=asked.prompt if asked else _last_line(reply))
-        self._note(image.seconds, options)
+        if self.costs:
+            self.costs.note(image.seconds, options)
         yield ImageDone(index, image)
         reply.parts.append(image)
         self.painter.remember(memory.frames, latents, condition, segment)
@@ -515,10 +474,13 @@ class Engine:
             options = replace(options, side=0) if self.shrunk else options
             retouch = self.painter.retouch(reply.masked.picture, reply.masked.mask, options.side) if retouch is not None else None
 
-    def _note(self, seconds: float, options: ImageOptions) -> None:
-        """Write down what a picture of the pair's own size took, for the next estimate."""
-        if self.timed and self.plan and options.side == 0 and options.picture_guidance <= 1:
-            timings.note(self.timed, self.plan.how(options.guidance > 1), seconds / options.steps)
+    def _expected(self, options: ImageOptions) -> float:
+        """Seconds that a picture will take, 0 where nobody knows. Raises ValueError, before it is begun, when it would not fit."""
+        if self.costs is None:
+            return 0.0
+        size = self.pair.about.picture_size(options.side)
+        self.costs.check(options, size)
+        return self.costs.seconds(options, size)
 
     def _lighter(self, side: int) -> str:
         """Step down: tiles, then turns on the card, then pictures smaller than the ones of this `side`.
@@ -526,7 +488,7 @@ class Engine:
         Returns:
             What was done, in one sentence; "" for nothing more.
         """
-        self.timed = ""
+        self.costs = None
         pair, vae = self.pair, getattr(self.pair, "vae", None) or getattr(getattr(self.pair, "pipe", None), "vae", None)
         if hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True):
             vae.enable_tiling()

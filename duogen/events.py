@@ -25,11 +25,12 @@ class Thought:
 
 @dataclass(frozen=True)
 class ImageStarted:
-    """A picture is about to be painted. `index` counts the pictures of this answer from 0."""
+    """A picture is about to be painted. `index` counts the pictures of this answer from 0; `seconds` is what it will take, 0 if unknown."""
 
     index: int
     seed: int
     steps: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from typing import Any
 from duogen.catalogue import Part
 from duogen.options import LoadOptions
 from duogen.placement import scaled
+from duogen.timings import spoken
 
 GB = 2**30
+NOTHING = Part(0, 0)  # for what a pipeline has not
 CARDS = (8, 12, 16, 24)
 # NF4 stores 4 bits and, for every 64 weights, a scale of 32 bits; int8 a scale for every row.
 BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.01, "nf4": 0.5625}
@@ -97,7 +99,8 @@ class Plan:
             return [self.why_not]
         load, (width, height) = self.load, self.size
         said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
-        said += [{"model": "The parts take turns on the card.", "group": "The painter comes layer by layer."}.get(load.offload, "")]
+        how = {"model": "The parts take turns on the card.", "group": "The painter comes layer by layer."}
+        said += [how.get(load.offload, "") if self.card else ""]
         said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
         if not self.card:
             said += [f"It needs {_gb(self.host)} of memory."]
@@ -125,6 +128,11 @@ def weights(part: Part, precision: str) -> float:
     return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision] if precision == "fp32" else 2.0)
 
 
+def in_every_precision(parts: dict[str, Part]) -> dict[str, float]:
+    """GB that the weights of a pair take, by precision."""
+    return {precision: sum(weights(part, precision) for part in parts.values()) / GB for precision in BYTES}
+
+
 def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes: LoadOptions | None = None, few_steps: str = "") -> Plan:
     """The best way to open a pair, or why there is none.
 
@@ -140,9 +148,9 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
     chosen = next((each for each in tried if each.fits), None)
     if chosen is None:
         least = min(tried, key=lambda each: max(each.card - machine.card, 0) + max(each.host - machine.host + HOST_SPARE, 0))
-        return replace(least, why_not=_refusal(least, machine))
+        return replace(least, why_not=f"It does not fit: it would need {_lacking(least, machine)}.")
     faster = []
-    if chosen.load.offload != "none" or chosen.load.tiling == "on":
+    if machine.card and (chosen.load.offload != "none" or chosen.load.tiling == "on"):
         whole = _costed(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
         faster.append(f"A card with {_gb(whole.card + CUDA)} would hold all of it at once.")
     if few_steps and about.get("steps", 0) > 8 and not wishes.preset:
@@ -150,6 +158,13 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
     elif not machine.card and chosen.seconds > 120:
         faster.append("Any card of 8 GB would be far faster.")
     return replace(chosen, faster=tuple(faster))
+
+
+def another_size(chosen: Plan, parts: dict[str, Part], about: dict[str, Any], machine: Machine, size: tuple[int, int]) -> Plan:
+    """What a picture of another size than was planned for costs, everything else being as it is opened."""
+    costed = replace(_costed(parts, about, machine, (chosen.load, size)), attention=chosen.attention)
+    what = f"A picture of {size[0]} x {size[1]} px does not fit: it would need {_lacking(costed, machine)}; choose a smaller side."
+    return costed if costed.fits else replace(costed, why_not=what)
 
 
 def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:
@@ -174,9 +189,10 @@ def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) ->
 
 def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, candidate: tuple[LoadOptions, tuple[int, int]]) -> Plan:
     load, size = candidate
-    talker = parts.get("brain") or parts["text_encoder"]
+    talker = parts.get("brain") or parts.get("text_encoder") or NOTHING
     held = {name: weights(part, _precision_of(name, load)) for name, part in parts.items()}
-    talk, paint, decode = talking(talker), painting(parts["transformer"], about, size), decoding(parts["vae"], size, load.tiling == "on")
+    talk, paint = talking(talker), painting(parts["transformer"], about, size)
+    decode = decoding(parts.get("vae", NOTHING), size, load.tiling == "on")
     total = sum(held.values())
     memory = talker.layers * 2 * talker.cached * CONTEXT * 2.0  # keys and values stay on the card, whatever else leaves it
     if load.offload == "none":
@@ -184,8 +200,8 @@ def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, can
     else:
         block = held["transformer"] / max(parts["transformer"].layers, 1)
         painter = 3 * block if load.offload == "group" else held["transformer"]
-        others = [size for name, size in held.items() if name != "transformer"]
-        peak = memory + max(max(others) + talk, painter + paint, held["vae"] + decode)
+        others = [size for name, size in held.items() if name != "transformer"] or [0.0]
+        peak = memory + max(max(others) + talk, painter + paint, held.get("vae", 0.0) + decode)
     if not machine.card:
         host, card = peak, 0.0
     else:
@@ -233,21 +249,14 @@ def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores
     return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
 
 
-def _refusal(least: Plan, machine: Machine) -> str:
+def _lacking(least: Plan, machine: Machine) -> str:
     lacking = []
     if least.card > machine.card:
         lacking.append(f"{_gb(least.card)} on the card, where {_gb(machine.card)} are free")
     if least.host + HOST_SPARE > machine.host:
         lacking.append(f"{_gb(least.host + HOST_SPARE)} of free host memory, where {_gb(machine.host)} are (the machine would swap)")
-    return f"It does not fit: it would need {' and '.join(lacking)}."
+    return " and ".join(lacking)
 
 
 def _gb(size: float) -> str:
     return f"{size / GB:.1f} GB"
-
-
-def spoken(seconds: float) -> str:
-    """Seconds in words a person would use."""
-    if seconds < 90:
-        return f"{max(0.1, seconds):.1f} seconds" if seconds < 9.95 else f"{round(seconds)} seconds"
-    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

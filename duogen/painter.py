@@ -15,9 +15,10 @@ from PIL import Image as PILImage
 from duogen.nn.attention import FrameCache, KeyValue, word_scores
 from duogen.nn.flow import guide, noisy, sample, to_velocity
 from duogen.nn.frames import Frames as PackedFrames
-from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
+from duogen.nn.frames import Skipping, embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions
 from duogen.pipeline import DuoGenPipeline
+from duogen.placement import CACHE_THRESHOLD, wants_skipping
 
 
 @dataclass
@@ -62,12 +63,14 @@ class Given:
         reads: as `walk` takes it, which words are read; `None` for all, and all alike.
         sees: boolean [B, 1, 1, past + own tokens], which pictures are seen; `None` for all.
         room: the pictures before and room for this one, as `FrameCache.room` lays them out; empty without a cache.
+        skipping: of the blocks that change little from step to step; `None` for none.
     """
 
     condition: list[KeyValue]
     reads: torch.Tensor | None
     sees: torch.Tensor | None
     room: list[KeyValue]
+    skipping: Skipping | None
 
 
 class FramePainter:
@@ -182,6 +185,7 @@ class FramePainter:
         given = Given(
             self._condition(condition, branches), self._reads(condition.shape[1], segment, branches),
             *self._before(frames, (height, width), branches),
+            Skipping(CACHE_THRESHOLD) if wants_skipping(options.steps, self.pair.caching) else None,
         )  # fmt: skip
         run = self._cached if self.causal else self._whole
 
@@ -251,7 +255,7 @@ class FramePainter:
     def _cached(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
         packed = self._embedded(frames.past, batch, False)
         timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
-        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees, given.room)
+        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees, given.room, skipping=given.skipping)
         return unpatchify(self.model, out, packed.sizes[0])
 
     def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
@@ -263,7 +267,7 @@ class FramePainter:
         )
         timesteps = torch.zeros(len(batch), count, device=batch.device)
         timesteps[:, -1] = sigma * self.about.timestep_scale
-        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees)
+        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees, skipping=given.skipping)
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
 
 

@@ -43,7 +43,7 @@ def pairs(given: argparse.Namespace) -> int:
 def card(pair: Any) -> str:
     """A pair's model card as plain text."""
     from duogen.catalogue import installed
-    from duogen.memory import BYTES, GB, weights
+    from duogen.memory import in_every_precision
 
     state = "on this machine" if installed(pair) else f"to fetch: {pair.download_bytes / 1e9:.1f} GB"
     lines = [pair.title, pair.summary, f"It paints {pair.paints}.", "", f"id         {pair.id} ({state})"]
@@ -51,8 +51,7 @@ def card(pair: Any) -> str:
     lines += [f"licence    {pair.licence.name}, {pair.licence.url}"]
     lines += [f"           {pair.licence.conditions}"] if pair.licence.conditions else []
     lines += [f"preset     {preset.id}: {preset.title}, from {preset.repo}" for preset in pair.presets]
-    sizes = {precision: sum(weights(part, precision) for part in pair.parts.values()) / GB for precision in BYTES}
-    lines += ["weights    " + ", ".join(f"{size:.1f} GB in {precision}" for precision, size in sizes.items())]
+    lines += ["weights    " + ", ".join(f"{size:.1f} GB in {precision}" for precision, size in in_every_precision(pair.parts).items())]
     return "\n".join(lines)
 
 
@@ -72,10 +71,10 @@ def plan(given: argparse.Namespace) -> int:
     if known is not None and not given.brain and not (this_one and installed(known)):
         print(planned(known.parts, known.about, machine, load, known.presets).line())
         return 0
-    from duogen.engine import planned as planned_here
+    from duogen.opening import planned as planned_here
 
-    chosen, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
-    print(chosen.line())
+    costs, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
+    print(costs.plan.line())
     return 0
 
 

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
+from duogen.nn.frames import compile_blocks
 from duogen.options import LoadOptions
 from duogen.placement import (
     Turns,
-    compiled,
     dtype_of,
     layer_by_layer,
     open_painter,
@@ -159,7 +159,7 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
-        self.attention = "native"
+        self.attention, self.caching = "native", "off"
         self.turns = Turns(text_encoder, [], "cpu")
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -201,7 +201,7 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
 
 
 def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
-    resting = load.offload not in ("auto", "none") and device != "cpu"
+    resting = load.offload not in ("auto", "none")
     dtype = dtype_of(load.painter_precision, device)
     brain = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
     put_aside(brain, resting)
@@ -223,13 +223,15 @@ def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
 def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
     tile(pair.vae, load.tiling)
+    pair.caching = load.caching
     pair.attention = set_attention(pair.transformer, device, load.attention)
-    compiled(pair.transformer, load)
+    if load.compile == "on":
+        compile_blocks(pair.transformer)
     painter, rest = [pair.transformer, pair.vae], None
-    if device != "cpu" and load.offload == "group":
-        layer_by_layer(pair.transformer, device)
+    if load.offload == "group":
+        layer_by_layer(pair.transformer, device, walked=True)
         painter, rest = [pair.vae], "cpu"
-    elif device != "cpu" and load.offload == "model":
+    elif load.offload == "model":
         rest = "cpu"
     pair.turns = Turns(pair.text_encoder, painter, device, rest)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,9 +80,10 @@ def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
 
 def put_aside(module: Any, resting: bool) -> Any:
     """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
-    if resting and getattr(module, "is_loaded_in_4bit", False):
+    if resting and quantised(module):
         module.to("cpu")
-        free()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return module
 
 
@@ -140,15 +141,40 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def layer_by_layer(module: Any, device: str) -> None:
-    """Group offload: a layer is on the card only while it computes."""
+def layer_by_layer(module: Any, device: str, walked: bool = False) -> None:
+    """Group offload: a block is on the card only while it computes; where its parts are `walked` one by one, each of them."""
     from diffusers.hooks import apply_group_offloading
 
-    streams = device.startswith("cuda")
+    # Beside a stream diffusers fetches ahead, which it learns from the model's own forward; without that, nobody waits for the weights.
+    streams, kind = device.startswith("cuda") and not walked, "leaf_level" if walked else "block_level"
     apply_group_offloading(
-        module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="block_level",
-        num_blocks_per_group=1, use_stream=streams, low_cpu_mem_usage=streams,
+        module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type=kind,
+        num_blocks_per_group=None if walked else 1, use_stream=streams, low_cpu_mem_usage=streams,
     )  # fmt: skip
+
+
+def come_when_called(modules: list[Any], painter: Any, device: str) -> Callable[[], None]:
+    """A pipeline's other parts beside a `painter` that comes layer by layer, where diffusers' own hooks cannot be: each is on the card
+    only while it computes, and none while the painter does.
+
+    Returns:
+        What sends them all away.
+    """
+    from accelerate import cpu_offload_with_hook
+
+    hooks: list[Any] = []
+    for module in modules:
+        hooks.append(cpu_offload_with_hook(module, torch.device(device), hooks[-1] if hooks else None)[1])
+
+    def away(*_: Any) -> None:
+        staying = [hook for hook in hooks if next(hook.model.parameters()).device.type != "cpu"]
+        for hook in staying:
+            hook.offload()
+        if staying and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    painter.register_forward_pre_hook(away)
+    return away
 
 
 def tile(vae: Any, wish: str) -> None:
@@ -195,21 +221,31 @@ def set_attention(model: Any, device: str, wish: str) -> str:
     Raises:
         ValueError: one sentence, when a kernel that was wished for is not to be had here.
     """
-    name = attention(device, wish)
-    if name != "native":
-        try:
-            model.set_attention_backend(name)
-        except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
-            if wish == "auto":
-                return "native"
+    from diffusers.utils import logging
+
+    name, spoken = attention(device, wish), logging.get_verbosity()
+    logging.set_verbosity_error()  # that kernels are experimental is nothing a user can act on
+    try:
+        model.set_attention_backend(name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
+    except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+        if wish != "auto":
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"The attention kernel {name!r} cannot be used here ({reason}); choose --attention native.") from error
+        if name != "native":
+            return set_attention(model, device, "native")
+    finally:
+        logging.set_verbosity(spoken)
     return name
 
 
+def wants_skipping(steps: int, wish: str) -> bool:
+    """Whether steps that change little are skipped: off below 9 steps."""
+    return wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+
+
 def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
-    """First-block caching (ParaAttention): off below 9 steps; returns whether it is on."""
-    wanted = wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+    """First-block caching (ParaAttention) by diffusers, for a model that is called whole; returns whether it is on."""
+    wanted = wants_skipping(steps, wish)
     # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
     fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
     if fit and wanted != model.is_cache_enabled:
@@ -220,5 +256,6 @@ def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
 
 
 def compiled(model: Any, load: LoadOptions) -> None:
+    """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.nn.frames.compile_blocks`."""
     if load.compile == "on":
         model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

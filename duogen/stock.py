@@ -6,7 +6,7 @@ import inspect
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from duogen.pipeline import About, bnb_options, image_processor, less_seen, one_
 from duogen.placeholders import Asked
 from duogen.placement import (
     Turns,
+    come_when_called,
     compiled,
     dtype_of,
     layer_by_layer,
@@ -45,6 +46,7 @@ class StockPair:
         text_encoder: the MLLM, named as in `DuoGenPipeline`; it may be the pipeline's own text encoder too.
         turns: who is on the card.
         attention: name of the painter's kernel.
+        away: sends from the card what a finished picture left there.
     """
 
     text_encoder: Any
@@ -55,6 +57,16 @@ class StockPair:
     turns: Turns
     load: LoadOptions = field(default_factory=LoadOptions)
     attention: str = "native"
+    away: Callable[[], None] = lambda: None
+
+
+def own_defaults(folder: Path) -> dict[str, Any]:
+    """What a pipeline paints best with, as far as its folder tells: distilled ones want few steps, and no guidance."""
+    try:
+        distilled = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("is_distilled")
+    except (OSError, ValueError, AttributeError):
+        distilled = False
+    return DEFAULTS | ({"steps": 4, "guidance": 1.0} if distilled else {})
 
 
 def is_stock(folder: Path) -> bool:
@@ -88,7 +100,7 @@ def open_stock(
         raise ValueError(f"The text encoder of {folder} cannot talk; name a Qwen2.5-VL or Qwen3-VL folder with --brain DIR.")
     known = _about(folder, about or {}, load)
     with one_sentence(folder):
-        resting = load.offload not in ("auto", "none") and device != "cpu"
+        resting = load.offload not in ("auto", "none")
         home = brain or folder / "text_encoder"
         mllm = open_mllm(home, device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
         put_aside(mllm, resting)
@@ -99,14 +111,14 @@ def open_stock(
         if scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **scheduler})
         pair = StockPair(mllm, words, less_seen(eyes), pipe, known, Turns(mllm, [], device), load)
-        _place(pair, load, device, resting)
+        place(pair, load, device)
     return pair
 
 
 def _about(folder: Path, known: dict[str, Any], load: LoadOptions) -> About:
     about = replace(About.load(folder), tuned=False)
     if not (folder / "duogen.json").exists():
-        about = replace(about, **{"title": folder.name, **DEFAULTS, **known})
+        about = replace(about, **{"title": folder.name, **own_defaults(folder), **known})
     return replace(about, image_size=scaled(about.image_size, load.picture_side)) if load.picture_side else about
 
 
@@ -139,7 +151,7 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
         elif name.startswith("text_encoder") and library == "transformers":
             options = bnb_options("cpu" if load.precision not in ("nf4", "int8") else device, load.precision)
             reader = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
-            given[name] = put_aside(reader, load.offload not in ("auto", "none") and device != "cpu")
+            given[name] = put_aside(reader, load.offload not in ("auto", "none"))
         elif name == "processor" and "VLProcessor" in str(cls):
             given[name] = None  # set below
         elif name in ("safety_checker", "feature_extractor", "image_encoder") and library:
@@ -151,8 +163,9 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
     return pipe
 
 
-def _place(pair: StockPair, load: LoadOptions, device: str, resting: bool) -> None:
-    pipe = pair.pipe
+def place(pair: StockPair, load: LoadOptions, device: str) -> None:
+    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
+    pipe, resting = pair.pipe, load.offload not in ("auto", "none")
     denoiser = denoiser_of(pipe)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
@@ -171,8 +184,10 @@ def _place(pair: StockPair, load: LoadOptions, device: str, resting: bool) -> No
         return
     if load.offload == "group":
         layer_by_layer(denoiser, device)
-        pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *(name for name in DENOISERS if hasattr(pipe, name))]
-    pipe.enable_model_cpu_offload(device=device)
+        others = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module) and part is not denoiser]
+        pair.away = come_when_called(others, denoiser, device)
+    else:
+        pipe.enable_model_cpu_offload(device=device)
     pair.turns = Turns(pair.text_encoder, [], device, "cpu")
 
 
@@ -182,16 +197,24 @@ def denoiser_of(pipe: Any) -> Any:
 
 def _words_in_float32(pipe: Any) -> None:
     """What a text encoder in 16 bits says, for a painter in 32, as on a CPU: pipelines take for granted that both are alike."""
-    if denoiser_of(pipe).dtype != torch.float32 or not hasattr(pipe, "encode_prompt"):
+    if denoiser_of(pipe).dtype != torch.float32:
         return
-    plain = pipe.encode_prompt
+    for name in ("encode_prompt", "_encode_prompt"):
+        if hasattr(pipe, name):
+            setattr(pipe, name, _wide(getattr(pipe, name)))
 
-    def encode_prompt(*given: Any, **named: Any) -> Any:
-        said = plain(*given, **named)
-        wide = [each.float() if isinstance(each, torch.Tensor) and each.is_floating_point() else each for each in said]
-        return tuple(wide)
 
-    pipe.encode_prompt = encode_prompt
+def _wide(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """A prompt's encoder whose tensors are in 32 bits."""
+
+    def wide(said: Any) -> Any:
+        return said.float() if isinstance(said, torch.Tensor) and said.is_floating_point() else said
+
+    def encoded(*given: Any, **named: Any) -> Any:
+        said = encode(*given, **named)
+        return tuple(map(wide, said)) if isinstance(said, tuple | list) else wide(said)
+
+    return encoded
 
 
 def _with_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -271,8 +294,9 @@ class StockPainter:
         Raises:
             ValueError, RuntimeError, torch.OutOfMemoryError: as the pipeline.
         """
-        pipe = self._pipe_for(self.sources(frames, condition, retouch))
-        given = self._call(pipe, condition, options, seed, self.sources(frames, condition, retouch))
+        sources = self.sources(frames, condition, retouch)
+        pipe = self._pipe_for(sources)
+        given = self._call(pipe, condition, options, seed, sources)
         skip_small_changes(denoiser_of(pipe), options.steps, self.pair.load.caching)
         run = _Run(pipe, given)
         try:
@@ -280,8 +304,13 @@ class StockPainter:
                 if step < options.steps:
                     yield Painted(step, None)
             yield Painted(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
+        except (ValueError, TypeError) as error:
+            if sources or "image" not in str(error):
+                raise
+            raise ValueError("This pair's painter can only change pictures; bring one to begin with.") from error
         finally:
             run.stop()
+            self.pair.away()
 
     def _pipe_for(self, sources: list[PILImage.Image]) -> Any:
         """Without a source picture an editing pipeline has nothing to edit: its relative that paints from words takes its parts."""
@@ -309,9 +338,14 @@ class StockPainter:
         else:
             given |= {"guidance_scale": options.guidance, "image_guidance_scale": options.picture_guidance}
         if sources and "image" in takes:
-            many = "list" in str(takes["image"].annotation).lower() or "PipelineImageInput" in str(takes["image"].annotation)
-            given["image"] = sources if many else sources[0]
+            given["image"] = sources if _takes_many(pipe) else sources[0]
         return {name: value for name, value in given.items() if name in takes}
+
+
+def _takes_many(pipe: Any) -> bool:
+    """Whether a list of pictures is several sources of one picture; to most pipelines it is a batch."""
+    wanted = str(inspect.signature(type(pipe).__call__).parameters["image"].annotation)
+    return type(pipe).__name__.startswith("QwenImageEditPlus") or ("list[" in wanted.lower() and "ndarray" not in wanted)
 
 
 class _Run:

@@ -43,3 +43,10 @@ def known(pair: str, how: str) -> float:
     """Seconds as they were last, 0 where nothing was done so."""
     seconds = _all().get(pair, {}).get(how)
     return statistics.median(seconds) if seconds else 0.0
+
+
+def spoken(seconds: float) -> str:
+    """Seconds in words a person would use."""
+    if seconds < 90:
+        return f"{max(0.1, seconds):.1f} seconds" if seconds < 9.95 else f"{round(seconds)} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -95,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def file(self, path: str) -> None:
         repo, _, name = path.removeprefix("/").partition(f"/resolve/{COMMIT}/")
+        if repo not in self.hub.repos:
+            return self.answer(404, b"{}", {})
         data = (self.hub.repos[repo] / name).read_bytes()
         asked = self.headers.get("Range", "")
         self.hub.asked.append((name, asked))

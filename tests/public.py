@@ -7,16 +7,22 @@ from pathlib import Path
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     CosmosTransformer3DModel,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     QwenImageTransformer2DModel,
+    StableDiffusionInstructPix2PixPipeline,
+    UNet2DConditionModel,
 )  # fmt: skip
 from tokenizers import AddedToken
 from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessorPil,
     Qwen3Config,
@@ -114,6 +120,39 @@ def klein(folder: Path) -> Path:
     )  # fmt: skip
     pipe = Flux2KleinPipeline(FlowMatchEulerDiscreteScheduler(), vae, reader, tokenizer, transformer, is_distilled=True)
     pipe.save_pretrained(folder, max_shard_size=SHARD)
+    return folder
+
+
+def qwen2_brain(folder: Path) -> Path:
+    """A Qwen2.5-VL by itself."""
+    torch.manual_seed(0)
+    brain, tokenizer = qwen_brain()
+    brain.save_pretrained(folder, max_shard_size=SHARD)
+    tokenizer.save_pretrained(folder)
+    eyes().save_pretrained(folder)
+    return folder
+
+
+def pix2pix(folder: Path) -> Path:
+    """A pipeline that nothing here was written for: a UNet that changes pictures after words, with a CLIP that reads them."""
+    torch.manual_seed(0)
+    tokenizer = talking_tokenizer()
+    tokenizer.model_max_length = 77
+    reader = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, eos_token_id=END,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        block_out_channels=(64, 64), layers_per_block=1, in_channels=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=64,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4
+    )
+    solver = EulerDiscreteScheduler()
+    pipe = StableDiffusionInstructPix2PixPipeline(vae, reader, tokenizer, unet, solver, None, None, requires_safety_checker=False)
+    pipe.save_pretrained(folder)
     return folder
 
 

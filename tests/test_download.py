@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import signal
@@ -9,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from duogen import download
+from duogen import download, fetching
 from duogen.__main__ import main
-from duogen.catalogue import entries, find, installed, missing, places, wanted
+from duogen.catalogue import entries, find, installed, lora_file, missing, places, wanted
 from tests.hub import COMMIT, Hub, served
 
 BIG = 3_000_000
@@ -22,8 +25,6 @@ REPO = "someone/painter"
 
 def pipeline(folder: Path) -> Path:
     """The shape of a pipeline's repository; the weights are noise, and some files are not wanted."""
-    import torch
-
     for name in ("transformer", "vae"):
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text("{}")
@@ -76,7 +77,7 @@ def fetched(id: str = REPO) -> download.Progress:
 
 def test_everything_needed_comes_and_nothing_else(hub) -> None:
     seen: list[float] = []
-    download.Fetching(wanted(REPO), say=lambda now: seen.append(now.done)).run()
+    fetching.Fetching(wanted(REPO), say=lambda now: seen.append(now.done)).run()
     there = find(REPO).folder
     names = sorted(file.relative_to(there).as_posix() for file in there.rglob("*") if file.is_file())
     model = "diffusion_pytorch_model.safetensors"
@@ -134,10 +135,10 @@ def test_too_many_requests_are_waited_for_and_then_told(hub, place, monkeypatch)
 
 
 def test_a_slow_link_shows_how_far_it_is(hub, monkeypatch) -> None:
-    monkeypatch.setattr(download, "WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "WRITE_SECONDS", 0.0)
     hub.pace = 0.02  # 3.3 MB/s
     seen: list[tuple[int, float, str]] = []
-    download.Fetching(wanted(REPO), say=lambda now: seen.append((now.done, now.speed, now.line()))).run()
+    fetching.Fetching(wanted(REPO), say=lambda now: seen.append((now.done, now.speed, now.line()))).run()
     assert len({done for done, _, _ in seen}) > 20, "it jumps"
     steady = [(speed, line) for done, speed, line in seen if BIG / 2 < done < BIG]
     assert steady and all(1e5 < speed < 4e6 and "MB/s, " in line and line.endswith(" left.") for speed, line in steady)
@@ -188,7 +189,60 @@ def test_a_full_disk_is_told_before_anything_comes(hub, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10, 9, 1))
     assert "GB are free" in fetched().message and hub.asked == []
     monkeypatch.undo()
-    assert "disk is full" in download.said(OSError(28, "No space left"), wanted(REPO))
+    assert "disk is full" in fetching.said(OSError(28, "No space left"), wanted(REPO))
+
+
+def test_a_disk_that_fills_up_on_the_way_keeps_what_came(hub, monkeypatch) -> None:
+    name, plain = "transformer/diffusion_pytorch_model.safetensors", fetching.Fetching._came
+
+    def came(self, wanted, count):
+        plain(self, wanted, count)
+        if wanted.name == name and self.progress.files[fetching.label(wanted)][1] > BIG / 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetching.Fetching, "_came", came)
+    now = fetched()
+    assert now.state == "failed" and "The disk is full" in now.message and BIG / 2 < now.done < BIG
+    monkeypatch.setattr(fetching.Fetching, "_came", plain)
+    hub.asked.clear()
+    assert fetched().state == "done"
+    (start,) = [span for asked, span in hub.asked if asked == name]
+    assert int(start.removeprefix("bytes=").rstrip("-")) > BIG / 3, "the rest only"
+
+
+def test_a_few_step_lora_is_fetched_checked_and_removed_with_its_pair(hub, tmp_path, capsys) -> None:
+    pair = entries()["qwen-image-edit-2511"]
+    preset = pair.presets[0]
+    (tmp_path / "lora").mkdir()
+    save_file({"a": torch.rand(1000)}, tmp_path / "lora" / preset.file)
+    (tmp_path / "lora" / "another.safetensors").write_bytes(b"not wanted")
+    repos = {pair.sources[0].repo: hub.repos[REPO], preset.repo: tmp_path / "lora"}
+    hub.repos.update(repos)
+    assert main(["pull", pair.id]) == 0 and installed(pair)
+    assert main(["pull", pair.id, "--preset", "sideways"]) == 2 and "lightning-4" in capsys.readouterr().err
+    assert main(["pull", pair.id, "--preset", preset.id]) == 0
+    file = lora_file(preset)
+    assert not (file.parent / "another.safetensors").exists()
+    file.resolve().write_bytes(b"x")
+    assert download.verify(pair.id) == [preset.file]
+    assert main(["pull", pair.id, "--preset", preset.id]) == 0 and lora_file(preset).stat().st_size > 4000
+    assert main(["remove", pair.id]) == 0
+    with pytest.raises(ValueError, match="not on this machine yet"):
+        lora_file(preset)
+    for repo in repos:
+        del hub.repos[repo]
+
+
+def test_weights_in_parts_are_not_here_before_all_are(tmp_path) -> None:
+    """Whoever looks while the first part has come must not open it."""
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": torch.rand(2)}, tmp_path / "model-00001-of-00002.safetensors")
+    assert missing(tmp_path) == ["model.safetensors.index.json"]
+    parts = {name: f"model-0000{name}-of-00002.safetensors" for name in "12"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    assert missing(tmp_path) == [parts["2"]]
+    save_file({"b": torch.rand(2)}, tmp_path / parts["2"])
+    assert missing(tmp_path) == []
 
 
 def until(condition, seconds: float = 60) -> None:

@@ -41,7 +41,10 @@ ROOMS = [
     {
         "duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail", "duogen.adapters",
     },
-    {"duogen.engine", "duogen.catalogue", "duogen.download", "duogen.memory", "duogen.assemble", "duogen.reader"},
+    {
+        "duogen.engine", "duogen.opening", "duogen.catalogue", "duogen.download", "duogen.fetching", "duogen.memory", "duogen.assemble",
+        "duogen.reader",
+    },
     {"duogen.sketchbook", "duogen.data", "duogen.train", "duogen.evaluate"},
     {"duogen.__main__", "duogen.pairs", "ui", "bench"},
     {"app"},

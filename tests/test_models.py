@@ -31,7 +31,8 @@ from ui.page import Page
 
 def test_a_card_says_what_a_pair_costs_and_asks() -> None:
     text = card(entries()["cosmos-predict2.5-2b"])
-    for words in ("NVIDIA Open Model License", "cosmos_guardrail is not installed", "GB are free on", "diffusers/base/post-trained"):
+    conditions = ("NVIDIA Open Model License", "cosmos_guardrail is not installed")
+    for words in (*conditions, "GB in bf16", "GB in nf4", "GB are free on", "diffusers/base/post-trained"):
         assert words in text
     assert ("DuoGen Sketch · bundled", "duogen-sketch") in choices()
 
@@ -59,6 +60,40 @@ def test_the_tab_follows_what_is_chosen(tmp_path, monkeypatch) -> None:
     assert switched[0][0] == str(folder) and switched[0][2].picture_side == 64
     values[tab.name] = "no such thing"
     assert "neither in the catalogue" in tab.show(values, window)[tab.card]
+
+
+def test_what_lacks_of_a_choice_can_be_fetched(tmp_path, monkeypatch) -> None:
+    """A few-step LoRA of a pair that is here, and a language model for a painter's folder."""
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    loading, pair = Loading(), entries()["qwen-image-edit-2511"]
+    loading.finished.set()
+    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models  # noqa: F811
+    values = {tab.choice: pair.id, tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
+    started: list = []
+    monkeypatch.setattr("duogen.download.start", lambda *given: started.append(given))
+    public.in_cache(tmp_path / "hub", pair.sources[0].repo, "main", public.qwen_edit)
+    shown = tab.look(values)
+    assert shown[tab.use].interactive and shown[tab.remove].visible and not shown[tab.pull].visible
+    values[tab.load["preset",]] = pair.presets[0].id
+    shown = tab.look(values)
+    assert not shown[tab.use].interactive and shown[tab.pull].visible
+    tab._pull(values)
+    assert started == [(pair.id, pair.presets[0].id)]
+    public.in_cache(tmp_path / "hub", pair.presets[0].repo, "main", lambda there: (there / pair.presets[0].file).write_bytes(b"x"))
+    assert tab.look(values)[tab.use].interactive
+    painter, brain = public.klein(tmp_path / "painter"), "someone/brain"
+    values |= {tab.choice: OTHER, tab.name: str(painter), tab.brain: brain, tab.load["preset",]: ""}
+    assert tab.look(values)[tab.pull].visible and not tab.look(values)[tab.use].interactive
+    tab._pull(values)
+    assert started[1:] == [(brain, "")]
+    public.in_cache(tmp_path / "hub", brain, "main", public.qwen3_brain)
+    shown = tab.look(values)
+    assert shown[tab.use].interactive and not shown[tab.pull].visible
+    switched: list = []
+    monkeypatch.setattr(loading, "switch", lambda *given: switched.append(given))
+    tab._use(values)
+    assert switched[0][:2] == (str(painter), brain)
 
 
 def test_another_pair_is_opened_behind_the_answers(tmp_path) -> None:

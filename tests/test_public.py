@@ -6,8 +6,10 @@ import math
 import re
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,10 +22,11 @@ from duogen.catalogue import entries
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta
+from duogen.memory import HOST_SPARE, Machine
 from duogen.mllm import Context
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.placeholders import Asked
-from duogen.placement import Turns, attention, layer_by_layer, set_attention
+from duogen.placement import Turns, attention, come_when_called, free, set_attention, take_turns
 from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
@@ -80,10 +83,13 @@ def picture(seed: int = 0) -> PILImage.Image:
 SAID = ("Step 1.", "<picture>", "a red house", "</picture>", " Step 2.", '<picture from="2">a blue door', END)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4", "auto"])
+WAYS = [("bf16", "none"), ("nf4", "none"), ("auto", "none"), ("nf4", "model"), ("bf16", "group"), ("int8", "model")]
+
+
+@pytest.mark.parametrize(("precision", "offload"), WAYS)
 @pytest.mark.parametrize("name", REPOSITORIES)
-def test_a_whole_reply(name, precision, monkeypatch) -> None:
-    engine = opened(name, precision)
+def test_a_whole_reply(name, precision, offload, monkeypatch) -> None:
+    engine = opened(name, precision, offload=offload)
     script(monkeypatch, engine.tokens, *SAID)
     asked = Conversation().say("user", "Like this:", picture())
     events = list(engine.answer(asked, options(guidance=2.0 if name.startswith("cosmos") else 1.0)))
@@ -188,6 +194,61 @@ def test_out_of_memory_steps_down_once_and_goes_on(klein, monkeypatch) -> None:
     assert isinstance(failed, Failed) and "Memory ran out" in failed.message
 
 
+@pytest.mark.parametrize("name", ["cosmos-predict2.5-2b", "flux2-klein-4b"])
+def test_out_of_memory_in_a_step_keeps_nothing(name, monkeypatch) -> None:
+    """What the failed step held is gone before the picture is begun again: the next try needs all of the card."""
+    engine, held, gone = opened(name), [], []
+    parts = getattr(engine.pair, "pipe", engine.pair)
+
+    def full(module, given, named) -> None:
+        held.append([weakref.ref(each) for each in [*given, *named.values()] if isinstance(each, torch.Tensor)])
+        if len(held) == 2:
+            raise torch.OutOfMemoryError("no memory")
+
+    parts.transformer.transformer_blocks[0].ff.register_forward_pre_hook(full, with_kwargs=True)
+    plain = free
+    monkeypatch.setattr("duogen.engine.free", lambda: gone.append((plain(), [each() for each in held[1] if each() is not None])))
+    parts.vae.use_tiling = False
+    script(monkeypatch, engine.tokens, *SAID[1:4], END)
+    events = list(engine.answer(Conversation().say("user", "Draw"), options()))
+    assert isinstance(events[-1], Done) and parts.vae.use_tiling and [type(event) for event in events].count(Notice) == 1
+    assert held[1] and gone == [(None, [])]
+
+
+def test_step_by_step_down_to_smaller_pictures(monkeypatch) -> None:
+    """Tiles, then smaller again and again, as long as a picture is of use."""
+    engine = opened("cosmos-predict2.5-2b")
+    engine.pair.about = engine.painter.about = replace(engine.pair.about, image_size=(448, 256))
+    monkeypatch.setattr(engine.painter, "paint", lambda *given: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory")))
+    engine.pair.vae.use_tiling, told = False, []
+    for _ in range(4):
+        script(monkeypatch, engine.tokens, *SAID[1:4], END)
+        *_, notice, failed = engine.answer(Conversation().say("user", "Draw"), options())
+        assert isinstance(failed, Failed) and "Memory ran out" in failed.message and not engine.memory.frames.past
+        told.append(notice.message if isinstance(notice, Notice) else "")
+    assert "in tiles" in told[0] and "336 x 192 pixels" in told[1] and "256 x 144 pixels" in told[2] and not told[3]
+    assert engine.about["image_size"] == (256, 144) and engine.costs is None
+
+
+def test_out_of_memory_makes_parts_take_turns_on_a_card() -> None:
+    moves: list = []
+
+    class Part(SimpleNamespace):
+        device = torch.device("cuda")
+
+        def to(self, where: str) -> None:
+            moves.append((self.name, where))
+            self.device = torch.device(where)
+
+    brain, painter = Part(name="brain"), Part(name="dit")
+    pair = SimpleNamespace(text_encoder=brain, turns=Turns(brain, [painter], "cuda:0"))
+    assert take_turns(pair) and moves == [("brain", "cpu")] and not take_turns(pair)
+    stock = SimpleNamespace(text_encoder=brain, turns=Turns(brain, [], "cuda"), pipe=SimpleNamespace())
+    stock.pipe.enable_model_cpu_offload = lambda device: moves.append(("pipe", device))
+    assert take_turns(stock) and moves[1:] == [("pipe", "cuda")] and stock.turns.rest == "cpu"
+    assert not take_turns(SimpleNamespace(turns=Turns(brain, [], "cpu")))
+
+
 def test_a_picture_painted_anew_gets_words_of_its_own(klein, monkeypatch) -> None:
     script(monkeypatch, klein.tokens, "a green", " boat", "</picture>")
     before = Conversation().say("user", "Draw").say("assistant", "A boat.")
@@ -245,6 +306,117 @@ def test_a_painter_without_a_talker_is_told_what_to_do(cache, tmp_path) -> None:
         Engine.open(painter, brain=tmp_path, load=LoadOptions(device="cpu", picture_side=SIDE))
 
 
+@pytest.fixture(scope="module")
+def typed_in(tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of a painter and a language model that nothing here was written for."""
+    home = tmp_path_factory.mktemp("typed-in")
+    return public.pix2pix(home / "painter"), public.qwen2_brain(home / "brain")
+
+
+@pytest.mark.parametrize(("precision", "offload"), [("fp32", "none"), ("nf4", "model"), ("bf16", "group")])
+def test_any_pipeline_with_any_language_model_from_folders(typed_in, precision, offload, monkeypatch) -> None:
+    load = LoadOptions(device="cpu", precision=precision, painter_precision=precision, picture_side=SIDE, offload=offload)
+    engine = Engine.open(typed_in[0], brain=typed_in[1], load=load)
+    script(monkeypatch, engine.tokens, *SAID)
+    done = list(engine.answer(Conversation().say("user", "Like this:", picture()), options(guidance=2.0)))[-1]
+    assert isinstance(done, Done) and len(done.conversation.path()[-1].images()) == 2, done
+    script(monkeypatch, engine.tokens, *SAID)
+    failed = list(engine.answer(Conversation().say("user", "Draw"), options()))[-1]
+    assert failed.message == "This pair's painter can only change pictures; bring one to begin with."
+
+
+def test_folders_typed_in_answer_on_the_command_line_and_behind_the_page(typed_in, tmp_path, capsys, monkeypatch) -> None:
+    from duogen.__main__ import main
+    from ui.loading import Loading
+
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("duogen.mllm.choose", lambda logits, options, generator: next(ids))
+    painter, brain, out = *map(str, typed_in), tmp_path / "out"
+    picture().save(tmp_path / "red.png")
+    words = Engine.open(painter, brain=brain, load=LoadOptions(device="cpu", picture_side=SIDE)).tokens
+    ids = iter([token for piece in SAID for token in (words.text(piece) if isinstance(piece, str) else [piece])])
+    asked = ["ask", "Draw", "--image", str(tmp_path / "red.png"), "--pair", painter, "--brain", brain, "--picture-side", str(SIDE)]
+    assert main([*asked, "--device", "cpu", "--steps", "2", "--out", str(out)]) == 0
+    assert "Step 1." in capsys.readouterr().out and (out / "02.png").exists()
+    assert main(["plan", "--pair", painter, "--brain", brain, "--vram", "8"]) == 0 and "GB on the card" in capsys.readouterr().out
+    loading = Loading()
+    loading.finished.set()
+    loading._switch(painter, brain, LoadOptions(device="cpu", picture_side=SIDE))
+    assert loading.words == "Ready: painter.", loading.words
+    first = weakref.ref(loading.engine)
+    there: list = []
+    monkeypatch.setattr("duogen.engine.Engine.open", lambda *given, **named: there.append(first()))
+    loading._switch(painter, brain, LoadOptions(device="cpu", picture_side=2 * SIDE))
+    assert there[0] is None, "the pair before is let go of first"
+
+
+def test_distilled_pipelines_take_few_steps_and_no_guidance(klein, cache) -> None:
+    from duogen.stock import own_defaults
+
+    painter = next(cache.glob("models--black-forest-labs*/snapshots/*"))
+    assert own_defaults(painter)["steps"] == 4 and own_defaults(painter)["guidance"] == 1.0
+    assert own_defaults(painter / "nothing")["steps"] == 28
+    assert klein.pair.pipe.config.is_distilled
+
+
+def test_a_compiled_painter_is_asked_for(monkeypatch) -> None:
+    """What `torch.compile` makes of it is PyTorch's matter, and takes minutes on a CPU."""
+    compiled: list = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *given, **named: compiled.append(type(self).__name__))
+    opened("flux2-klein-4b")
+    assert not compiled
+    opened("flux2-klein-4b", compile="on")
+    assert set(compiled) == {"Flux2TransformerBlock", "Flux2SingleTransformerBlock"}
+
+
+def test_compiled_frames_are_painted_the_same(monkeypatch) -> None:
+    """Traced by PyTorch, but not made into machine code."""
+    plain, seen, pictures = torch.compile, [], []
+    monkeypatch.setattr(torch, "compile", lambda run, **how: seen.append(run) or plain(run, backend="eager"))
+    for wish in ("off", "on"):
+        engine = opened("cosmos-predict2.5-2b", compile=wish)
+        script(monkeypatch, engine.tokens, *SAID[1:4], END)
+        done = list(engine.answer(Conversation().say("user", "Draw", picture()), options(guidance=2.0)))[-1]
+        assert isinstance(done, Done), done
+        pictures.append(np.asarray(done.conversation.path()[-1].images()[0].picture).astype(int))
+    assert len(seen) == 1 and np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_layer_by_layer_brings_every_weight_of_the_frame_painter(monkeypatch) -> None:
+    """It is walked, not called: a layer whose own forward is what brings it would stay away from the card."""
+    from diffusers.hooks.group_offloading import ModuleGroup
+
+    came, plain = set(), ModuleGroup.onload_
+
+    def onload(self):
+        came.update(id(weight) for module in self.modules for weight in module.parameters())
+        came.update(id(weight) for weight in self.parameters)
+        return plain(self)
+
+    monkeypatch.setattr(ModuleGroup, "onload_", onload)
+    engine = opened("cosmos-predict2.5-2b", offload="group")
+    script(monkeypatch, engine.tokens, *SAID[1:4], END)
+    assert isinstance(list(engine.answer(Conversation().say("user", "Draw", picture()), options()))[-1], Done)
+    assert [name for name, weight in engine.pair.transformer.named_parameters() if id(weight) not in came] == []
+
+
+def test_frames_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
+    counts, pictures = {}, {}
+    for wish, threshold in (("off", 0.08), ("auto", 1e-9), ("auto", 1e3), ("on", 1e3)):
+        monkeypatch.setattr("duogen.painter.CACHE_THRESHOLD", threshold)
+        engine = opened("cosmos-predict2.5-2b", caching=wish)
+        for steps in (4, 9):
+            calls: list = []
+            engine.pair.transformer.transformer_blocks[-1].ff.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+            script(monkeypatch, engine.tokens, *SAID[1:4], END)
+            done = list(engine.answer(Conversation().say("user", "Draw", picture()), options(steps=steps, guidance=2.0)))[-1]
+            counts[wish, threshold, steps] = len(calls)
+            pictures[wish, threshold, steps] = done.conversation.path()[-1].images()[0].picture.tobytes()
+    assert [count for (_, _, steps), count in counts.items() if steps == 4] == [4, 4, 4, 1]
+    assert [count for (_, _, steps), count in counts.items() if steps == 9] == [9, 9, 1, 1]
+    assert pictures["off", 0.08, 9] == pictures["auto", 1e-9, 9], "what is never skipped is the same"
+
+
 def test_steps_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
     engine = opened("qwen-image-edit-2511")
     monkeypatch.setattr("duogen.placement.CACHE_THRESHOLD", 1e3)  # random weights change much
@@ -280,16 +452,41 @@ def test_taking_turns_moves_one_out_before_the_other_comes_in() -> None:
     assert moves[3:] == [("dit", "cpu"), ("vae", "cpu"), ("brain", "cuda")]
 
 
-def test_layer_by_layer_paints_the_same(monkeypatch) -> None:
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_offloaded_parts_paint_the_same(name, monkeypatch) -> None:
+    """And twice in a row: what leaves the card after a picture comes back for the next."""
     pictures = []
-    for offloaded in (False, True):
-        engine = opened("cosmos-predict2.5-2b")
-        if offloaded:
-            layer_by_layer(engine.pair.transformer, "cpu")
+    for offload in ("none", "model", "group"):
+        engine = opened(name, offload=offload)
         script(monkeypatch, engine.tokens, *SAID)
         done = list(engine.answer(Conversation().say("user", "Draw"), options()))[-1]
+        assert isinstance(done, Done), done
         pictures.append([image.picture.tobytes() for image in done.conversation.path()[-1].images()])
-    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 2 and pictures[0] == pictures[1] == pictures[2]
+
+
+def test_beside_a_painter_that_comes_layer_by_layer_only_one_is_on_the_card() -> None:
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.where = torch.device("cpu")
+
+        def parameters(self, recurse: bool = True):
+            return iter([SimpleNamespace(device=self.where)])
+
+        def to(self, where):
+            self.where = torch.device(where)
+            return self
+
+        def forward(self, tensor: torch.Tensor) -> str:
+            return "".join(each.where.type[1] for each in (words, vae))
+
+    words, vae, painter = Part(), Part(), Part()
+    away = come_when_called([words, vae], painter, "meta")
+    nothing = torch.zeros(1)
+    assert [each(nothing) for each in (words, vae, painter, words, painter, vae)] == ["ep", "pe", "pp", "ep", "pp", "pe"]
+    away()
+    assert vae.where.type == "cpu"
 
 
 def lightning(snapshot: Path) -> dict[str, torch.Tensor]:
@@ -342,6 +539,7 @@ def test_a_few_step_lora_paints_as_if_merged(cache, monkeypatch) -> None:
     assert one_picture(opened(name, "nf4", preset=preset.id), monkeypatch).std() > 0
 
 
+@torch.no_grad()
 def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
     """xformers would add a boolean mask to the scores, flash would refuse any."""
     from diffusers.models.attention_processor import Attention
@@ -360,20 +558,36 @@ def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
 
 def test_what_was_measured_beats_the_estimate(tmp_path, monkeypatch) -> None:
     from duogen.catalogue import find
-    from duogen.engine import planned
+    from duogen.opening import planned
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
     engine = opened("flux2-klein-4b")
     found, load = find("flux2-klein-4b"), LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", picture_side=SIDE)
-    before = planned(found, load)[0]
+    before = planned(found, load)[0].plan
     assert before.seconds > 0 and not before.measured
     monkeypatch.setattr(type(engine.painter), "paint", slowly(type(engine.painter).paint))
     one_picture(engine, monkeypatch)
-    after = planned(found, load)[0]
+    after = planned(found, load)[0].plan
     assert after.measured and after.seconds > 0.4 and ", as measured here." in after.line()
-    assert not planned(found, replace(load, picture_side=2 * SIDE))[0].measured
+    assert not planned(found, replace(load, picture_side=2 * SIDE))[0].plan.measured
     (tmp_path / "timings.json").write_text("[")
-    assert not planned(found, load)[0].measured
+    assert not planned(found, load)[0].plan.measured
+
+
+def test_a_picture_is_estimated_before_it_is_painted_and_refused_when_too_large(klein, monkeypatch) -> None:
+    begun = []
+    for wish in (options(), options(steps=4), options(side=2 * SIDE)):
+        script(monkeypatch, klein.tokens, *SAID[1:4], END)
+        begun += [event.seconds for event in klein.answer(Conversation().say("user", "Draw"), wish) if isinstance(event, ImageStarted)]
+    assert 0 < begun[0] < begun[1] and begun[0] < begun[2]
+    small = Machine(0, klein.plan.host + HOST_SPARE + 2**20)
+    monkeypatch.setattr(klein.costs, "machine", small)
+    script(monkeypatch, klein.tokens, *SAID[1:4], END)
+    assert isinstance(list(klein.answer(Conversation().say("user", "Draw"), options()))[-1], Done), "what was planned for is never refused"
+    script(monkeypatch, klein.tokens, *SAID[1:4], END)
+    events = list(klein.answer(Conversation().say("user", "Draw"), options(side=2048)))
+    refused = "A picture of 2048 x 2048 px does not fit: it would need .* GB of free host memory, .* would swap.*choose a smaller side"
+    assert re.match(refused, events[-1].message) and not [event for event in events if isinstance(event, ImageStarted)]
 
 
 def slowly(paint):
@@ -387,13 +601,22 @@ def slowly(paint):
 
 def test_the_kernel_is_said_and_an_unfit_one_is_silent(monkeypatch) -> None:
     assert "Attention kernel: PyTorch's own." in opened("flux2-klein-4b").plan.line()
-    monkeypatch.setattr("duogen.placement.attention", lambda device, wish: "xformers")
+    monkeypatch.setattr("duogen.placement.attention", lambda device, wish: "native" if wish == "native" else "xformers")
 
     class Painter:
         def set_attention_backend(self, name: str) -> None:
             raise RuntimeError("no such operator")
 
-    assert set_attention(Painter(), "cuda", "auto") == "native"
+    class Choosy(Painter):
+        chosen = ""
+
+        def set_attention_backend(self, name: str) -> None:
+            if name == "xformers":
+                super().set_attention_backend(name)
+            self.chosen = name
+
+    painter = Choosy()
+    assert set_attention(painter, "cuda", "auto") == "native" == painter.chosen, "diffusers takes the kernel chosen last"
     with pytest.raises(ValueError, match="'xformers' cannot be used here \\(no such operator\\); choose --attention native"):
         set_attention(Painter(), "cuda", "xformers")
 

@@ -18,6 +18,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Event, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
+from duogen.timings import spoken
 from ui.pictures import PictureFolder
 from ui.speech import say
 
@@ -192,7 +193,7 @@ class Pending:
     """A picture that is being painted.
 
     Attributes:
-        usual: seconds that the picture before took, 0 where none did.
+        usual: seconds that the picture before took, else what is expected; 0 where neither is known.
     """
 
     index: int
@@ -236,8 +237,8 @@ class Answer:
                 self.status = "Writing ..."
             case Thought(text):
                 self.thoughts += text
-            case ImageStarted(index, _, steps):
-                usual = next((part.seconds or 0.0 for part in reversed(self.parts) if isinstance(part, Image)), 0.0)
+            case ImageStarted(index, _, steps, seconds):
+                usual = next((part.seconds for part in reversed(self.parts) if isinstance(part, Image) and part.seconds), seconds)
                 self.parts.append(Pending(index, steps, usual))
                 self.status = f"Painting picture {index + 1} ..."
             case ImageStep(index, step, steps, preview):
@@ -270,7 +271,7 @@ class Answer:
     def _card(self, pending: Pending, words: str) -> Message:
         """The place of a picture while it is painted: its words, how it looks by now, how long it takes yet."""
         left = pending.seconds_left()
-        time_left = say(f"{left} s left" if left else "painting ...")
+        time_left = say((f"{left} s left" if left < 90 else f"{spoken(left)} left") if left else "painting ...")
         name = html.escape(say("Steps painted"))
         bar = f'<progress value="{pending.step}" max="{pending.steps}" title="{name}" aria-label="{name}"></progress>'
         below = f"{bar}<figcaption><span>{html.escape(words)}</span><span>{time_left}</span></figcaption>"

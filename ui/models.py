@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from duogen import download
-from duogen.catalogue import REPOSITORY, Entry, entries, installed, places, wanted
+from duogen.catalogue import REPOSITORY, Entry, entries, has_lora, installed, missing, places, snapshot, wanted
 from duogen.options import LoadOptions
 from ui import controls
 from ui.loading import Loading
@@ -113,26 +113,38 @@ class Models:
         }
         return shown | self.look(values)
 
+    def _fetchable(self, values: dict) -> list[tuple[str, str]]:
+        """What of the choice comes from the hub: ids with the preset that is wanted of each."""
+        id, preset = self._id(values), values[self.load["preset",]] or ""
+        known = id in entries() and preset in {each.id for each in entries()[id].presets}
+        found = [(id, preset if known else "")] if can_fetch(id) else []
+        brain = self._brain(values)
+        return [*found, (brain, "")] if brain and can_fetch(brain) else found
+
+    def _brain(self, values: dict) -> str:
+        return (values[self.brain] or "").strip() if values[self.choice] == OTHER else ""
+
     def look(self, values: dict) -> Updates:
         """How far the download is, and what can be done now."""
-        id = self._id(values)
-        fetchable = can_fetch(id)
-        now = download.status(id) if fetchable else None
-        busy = now is not None and now.state in ("listing", "running")
-        here = is_here(id, now)
-        go = "Go on" if now and now.state in ("paused", "failed") else "Download"
+        id, wished = self._id(values), self._fetchable(values)
+        lacking = [each for each, preset in wished if not is_here(each, preset)]
+        known = {each: now for each, _ in wished if (now := download.status(each)) is not None}
+        under_way = [each for each, now in known.items() if now.state in ("listing", "running")]
+        busy, here = bool(under_way), not lacking and bool(wished or is_here(id))
+        now = next((known[each] for each in [*under_way, *lacking, *known] if each in known), None)
+        go = "Go on" if lacking and now and now.state in ("paused", "failed") else "Download"
         return {
-            self.status: self._status(id, now, here),
+            self.status: self._status(now),
             self.files: files(now),
             self.poll: gr.Timer(active=busy or self.loading.busy),
-            self.pull: gr.Button(go, visible=fetchable and not busy and not here),
+            self.pull: gr.Button(go, visible=bool(lacking) and not busy),
             self.pause: gr.Button(visible=busy),
-            self.use: gr.Button(interactive=here or Path(id).is_dir()),
-            self.verify: gr.Button(visible=fetchable and here, interactive=True),
-            self.remove: gr.Button(visible=fetchable and not busy and now is not None),
+            self.use: gr.Button(interactive=here and is_here(id)),
+            self.verify: gr.Button(visible=can_fetch(id) and is_here(id), interactive=True),
+            self.remove: gr.Button(visible=can_fetch(id) and not busy and (id in known or is_here(id))),
         }
 
-    def _status(self, id: str, now: download.Progress | None, here: bool) -> str:
+    def _status(self, now: download.Progress | None) -> str:
         if self.loading.busy:
             return status_line(self.loading.words, "busy")
         if now is None or now.state == "done":
@@ -154,7 +166,7 @@ class Models:
     def _planned(self, values: dict) -> str:
         """How it would be opened here, and what that costs."""
         from duogen.catalogue import Found, find
-        from duogen.engine import planned
+        from duogen.opening import planned
 
         id = self._id(values)
         try:
@@ -162,22 +174,22 @@ class Models:
             if id in entries() and entries()[id].sources and not installed(entries()[id]):
                 found = Found(Path("."), None, entries()[id])
             elif id:
-                found = find(id, values[self.brain] or None)
+                found = find(id, self._brain(values) or None)
             else:
                 return ""
-            return " ".join([say("On this machine:"), *map(say, planned(found, load)[0].sentences())])
+            return " ".join([say("On this machine:"), *map(say, planned(found, load)[0].plan.sentences())])
         except ValueError as error:
             return str(error)
 
     def _pull(self, values: dict) -> Updates:
-        id = self._id(values)
-        download.start(id, self._load(values).preset)
-        if values[self.choice] == OTHER and REPOSITORY.fullmatch((values[self.brain] or "").split("@")[0]):
-            download.start(values[self.brain].strip())
+        id, load = self._id(values), self._load(values)
+        for each, preset in self._fetchable(values):
+            download.start(each, load.preset if each == id else preset)
         return self.look(values)
 
     def _pause(self, values: dict) -> Updates:
-        download.pause(self._id(values))
+        for each, _ in self._fetchable(values):
+            download.pause(each)
         return self.look(values)
 
     def _verify(self, values: dict, request: gr.Request) -> Iterator[Updates]:
@@ -205,7 +217,7 @@ class Models:
         """Open it instead of the pair that is open; conversations stay."""
         from duogen.catalogue import find
 
-        id, brain = self._id(values), (values[self.brain] or "").strip() if values[self.choice] == OTHER else ""
+        id, brain = self._id(values), self._brain(values)
         load = self._load(values)
         if id in entries() and not entries()[id].sources:
             id = None
@@ -244,10 +256,14 @@ def can_fetch(id: str) -> bool:
     return REPOSITORY.fullmatch(id.partition("@")[0]) is not None and not Path(id).exists()
 
 
-def is_here(id: str, now: download.Progress | None) -> bool:
+def is_here(id: str, preset: str = "") -> bool:
+    """Whether a pair of the catalogue, with this preset, or what was typed in is on this machine whole."""
     if id in entries():
-        return installed(entries()[id])
-    return Path(id).is_dir() if id and Path(id).exists() else now is not None and now.state == "done"
+        return installed(entries()[id]) and all(has_lora(each) for each in entries()[id].presets if each.id == preset)
+    if not can_fetch(id):
+        return bool(id) and Path(id).is_dir()
+    folder = snapshot(wanted(id).sources[0])
+    return folder is not None and not missing(folder)
 
 
 def card(pair: Entry) -> str:
@@ -258,7 +274,7 @@ def card(pair: Entry) -> str:
     link = f'<a href="{html.escape(licence.url)}" target="_blank" rel="noreferrer">{sentence(licence.name)}</a>'
     asked = [licence.conditions, "You must agree to its conditions on the hub and be logged in." if licence.gated else ""]
     conditions = "".join(f"<br>{sentence(each)}" for each in asked if each)
-    rows = [("Paints", sentence(pair.paints)), ("Licence", link + conditions)]
+    rows = [("Paints", sentence(pair.paints)), ("Weights", sentence(weighs(pair))), ("Licence", link + conditions)]
     if licence.guardrail:
         rows.append(("Guardrail", sentence(guarded(licence.guardrail))))
     for source in pair.sources:
@@ -275,6 +291,13 @@ def card(pair: Entry) -> str:
     rows += [("Preset", sentence(f"{preset.id}: {preset.title}, {preset.bytes / 1e9:.2f} GB more")) for preset in pair.presets]
     facts = "".join(f"<dt>{sentence(name)}</dt><dd>{value}</dd>" for name, value in rows)
     return f"<h2>{sentence(pair.title)}</h2><p>{sentence(pair.summary)}</p><dl class='facts'>{facts}</dl>"
+
+
+def weighs(pair: Entry) -> str:
+    """Memory that a pair's weights take, by precision."""
+    from duogen.memory import in_every_precision
+
+    return ", ".join(f"{size:.1f} GB in {precision}" for precision, size in in_every_precision(pair.parts).items())
 
 
 def size_of(pair: Entry) -> int:

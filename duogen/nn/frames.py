@@ -84,6 +84,28 @@ def project_condition(model: CosmosTransformer3DModel, states: torch.Tensor) -> 
     return [project_key_value(block.attn2, context) for block in model.transformer_blocks]
 
 
+@dataclass
+class Skipping:
+    """First-block caching, as in ParaAttention: where the first block adds about what it added at an earlier step, all other blocks are
+    taken to add what they added then.
+
+    Attributes:
+        threshold: mean change of what the first block adds, relative to its mean size, up to which that is done.
+        first, rest: what the first block and all others added at the last step that was walked whole, each [B, L, C].
+    """
+
+    threshold: float
+    first: torch.Tensor | None = None
+    rest: torch.Tensor | None = None
+
+    def fits(self, added: torch.Tensor) -> bool:
+        """Whether the rest can be taken from memory; if not, it will be kept for `added`."""
+        if self.first is not None and (added - self.first).abs().mean() < self.threshold * self.first.abs().mean():
+            return True
+        self.first = added
+        return False
+
+
 def walk(
     model: CosmosTransformer3DModel,
     frames: Frames,
@@ -92,6 +114,8 @@ def walk(
     condition_mask: torch.Tensor | None = None,
     self_mask: torch.Tensor | None = None,
     room: list[KeyValue] | None = None,
+    *,
+    skipping: Skipping | None = None,
 ) -> tuple[torch.Tensor, list[KeyValue]]:
     """Run the transformer over `frames`.
 
@@ -101,6 +125,7 @@ def walk(
         condition_mask: broadcastable to [B, 1, L, S]: which words each token reads, boolean or as `word_scores` gives it.
         self_mask: boolean, broadcastable to [B, 1, L, cached + L]; or without a room [F, F], which frame sees which (`frame_mask`).
         room: final frames that stand before these, as `FrameCache.room` lays them out; these are written after them.
+        skipping: of all steps of one picture; blocks that it skips have no keys and values in the result.
 
     Returns:
         [B, L, channels * patch area] outputs, and every block's keys and values of these frames.
@@ -109,16 +134,30 @@ def walk(
     embedded, shared = _time(model, timesteps, hidden)
     repeats = torch.tensor(frames.lengths, device=hidden.device)
     fresh: list[KeyValue] = []
+    through = getattr(model, "compiled_block", _block)
     for index, block in enumerate(model.transformer_blocks):
         given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, room and room[index])
         if model.gradient_checkpointing and torch.is_grad_enabled():
             hidden, made = checkpoint(_block, *given, use_reentrant=False)
         else:
-            hidden, made = _block(*given)
+            hidden, made = through(*given)
         fresh.append(made)
+        if skipping and index == 0:
+            begun = hidden
+            if skipping.fits(hidden - frames.tokens):
+                hidden = hidden + skipping.rest
+                break
+    else:
+        if skipping:
+            skipping.rest = hidden - begun
     shift, scale = _final_modulation(model.norm_out, embedded, shared)
     hidden = model.norm_out.norm(hidden) * (1 + scale.repeat_interleave(repeats, 1)) + shift.repeat_interleave(repeats, 1)
     return model.proj_out(hidden), fresh
+
+
+def compile_blocks(model: CosmosTransformer3DModel, **how: str) -> None:
+    """Let `walk` go through compiled blocks; `how` as of `torch.compile`. The first picture of each size takes long then."""
+    model.compiled_block = torch.compile(_block, **how)
 
 
 def _block(
