@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import random
+import sys
 import threading
 import zipfile
 from collections import Counter
@@ -160,6 +162,42 @@ def test_parallel_interrupted_and_plain_runs_give_the_same_set(site: Path, tmp_p
     assert lines(cores) == lines(plain) == lines(twice)
     with pytest.raises(ValueError, match="other pages or options"):
         make(site, twice, DataOptions(min_words=1), say=lambda words: None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
+    pytest.importorskip("ray")
+    from duogen.data import cluster
+
+    monkeypatch.setattr(cluster, "BATCH", 2)
+    monkeypatch.setattr(cluster, "AT_ONCE", 2)  # three batches for two workers, the last one in a second round
+    plain, many = tmp_path / "plain", tmp_path / "many"
+    make(site, plain, DataOptions(), say=lambda words: None).close()
+    state = make(site, many, DataOptions(), cluster.over_ray("local", 2), say=lambda words: None)
+    assert [row.file for row in state.rows()] == [place.file for place in places(site)]
+    assert (many / "conversations.jsonl").read_bytes() == (plain / "conversations.jsonl").read_bytes()
+    assert {file.name: file.read_bytes() for file in (many / "images").iterdir()} == {
+        file.name: file.read_bytes() for file in (plain / "images").iterdir()
+    }
+
+
+def test_a_machine_that_does_not_see_the_pages_says_so(site: Path, tmp_path: Path):
+    from duogen.data.cluster import _Prepare
+
+    pages = {"pages": pickle.dumps(list(places(site)))}
+    assert _Prepare(Work(site, tmp_path / "gone", DataOptions()))(pages)["blind"] == str(tmp_path / "gone")
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    done = _Prepare(Work(site, tmp_path / "set", DataOptions()))(pages)
+    assert not done["blind"] and len(pickle.loads(done["prepared"])) == 6
+
+
+def test_a_cluster_that_is_not_there_is_said_in_a_sentence(site: Path, tmp_path: Path, capsys, monkeypatch):
+    command = ["data", "make", str(site), "--out", str(tmp_path / "set"), "--ray", "127.0.0.1:9"]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "ray", None)
+        assert main(command) == 2 and 'pip install "ray[data]"' in capsys.readouterr().err
+    pytest.importorskip("ray")
+    assert main(command) == 2 and "no Ray cluster at 127.0.0.1:9" in capsys.readouterr().err and not (tmp_path / "set").exists()
 
 
 def test_a_person_overrules(site: Path, tmp_path: Path):
