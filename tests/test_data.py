@@ -27,7 +27,7 @@ from duogen.data.markdown import read_markdown
 from duogen.data.near import alike, signature
 from duogen.data.options import DataOptions
 from duogen.data.pages import places, read
-from duogen.data.pictures import looked_at
+from duogen.data.pictures import as_file, looked_at
 from duogen.data.report import funnel, write_report
 from duogen.data.rewrite import clean
 from duogen.data.run import Work, here, make, over_cores, overrule, prepare
@@ -338,6 +338,22 @@ def test_banners_flat_pictures_and_codes_say_nothing():
     assert "code" in why(PILImage.fromarray(numpy.asarray(code)))
     assert "banner" in why(photo(1).resize((900, 200)))
     assert "one colour" in why(PILImage.new("RGB", (300, 300), "beige"))
+
+
+def test_a_large_picture_is_made_smaller_only_where_that_saves_something():
+    def kept(image: PILImage.Image, form: str) -> tuple[bytes, bytes, str]:
+        out = io.BytesIO()
+        image.save(out, form, quality=90)
+        picture, why = looked_at(Picture("a.jpg", data=out.getvalue()), DataOptions())
+        assert not why and picture.shape == image.size
+        return out.getvalue(), *as_file(picture, 300)
+
+    smooth = photo(1, 600)
+    noise = numpy.random.default_rng(1).integers(0, 255, (600, 600, 3), dtype=numpy.uint8)
+    before, data, suffix = kept(smooth, "WEBP")
+    assert data == before and suffix == ".webp"
+    before, data, suffix = kept(PILImage.fromarray(noise), "JPEG")
+    assert suffix == ".jpg" and len(data) < len(before) / 2 and PILImage.open(io.BytesIO(data)).size == (300, 300)
 
 
 def page(*parts: Words | Picture, title: str = "Apple strudel") -> Sample:
