@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
@@ -24,6 +27,7 @@ from duogen.events import Done, ImageDone, Stats, TextDelta
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.world import make_thing, random_thing
+from tests.hub import served
 
 PAINT = {
     "red": (220, 30, 30),
@@ -311,6 +315,52 @@ def test_readers_of_the_official_layouts(name: str, folder: Path):
     (folder / LAYOUTS[name][0][0]).unlink()
     with pytest.raises(ValueError, match="lacks"):
         tasks_of(BENCHMARKS[name], folder)
+
+
+def test_benchmarks_are_fetched_from_the_hub_once(folder: Path, tmp_path_factory, monkeypatch, capsys):
+    (name, raw, _), root = LAYOUTS["imgedit"][0], tmp_path_factory.mktemp("hub")
+    write(folder / "images" / name, raw)
+    (root / "imgedit").mkdir()
+    with tarfile.open(root / "imgedit" / "Benchmark.tar", "w") as archive:
+        archive.add(folder / "images", "Benchmark/singleturn")
+    (root / "imgedit" / "much.tar").write_bytes(b"no archive")
+    rows = {"key": ["k"], "task_type": ["color_alter"], "instruction": ["Make it blue."], "instruction_language": ["en"]}
+    picture = PILImage.open(folder / "images" / "a" / "1.png")
+    features = Features({**{each: Value("string") for each in rows}, "input_image": Picture()})
+    (root / "gedit" / "data").mkdir(parents=True)
+    Dataset.from_dict(rows | {"input_image": [picture]}, features).to_parquet(root / "gedit" / "data" / "train.parquet")
+    monkeypatch.setenv("DUOGEN_HOME", str(root / "home"))
+    command = ["evaluate", "imgedit", "--answer-only", "--out", str(root / "out")]
+    with served({"datasets/sysuyy/ImgEdit": root / "imgedit", "datasets/stepfun-ai/GEdit-Bench": root / "gedit"}) as hub:
+        address = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, value in {"ENDPOINT": hub.address, "HUGGINGFACE_CO_URL_TEMPLATE": address, "HF_HUB_OFFLINE": False}.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        hub.refuse = {"Benchmark.tar": (403, "")}
+        assert main(command) == 2 and "imgedit cannot be fetched from the hub" in capsys.readouterr().err
+        assert not (root / "home" / "benchmarks" / "imgedit").exists()
+        hub.calm()
+        found = tasks_of(BENCHMARKS["imgedit"], None)
+        assert "much.tar" not in {name for name, _ in hub.asked}, "terabytes that nobody needs"
+        named = tasks_of(BENCHMARKS["gedit"], Path("stepfun-ai/GEdit-Bench"))
+        hub.refuse = {"": (500, "")}
+        assert tasks_of(BENCHMARKS["imgedit"], None) == found and tasks_of(BENCHMARKS["gedit"], None) == named
+        hub.refuse = {"InterleavedBench": (404, "RepoNotFound"), "MMIE": (403, "GatedRepo")}
+        with pytest.raises(ValueError, match="interleavedbench cannot be fetched from the hub .*--data"):
+            tasks_of(BENCHMARKS["interleavedbench"], None)
+        with pytest.raises(ValueError, match="accept its terms: do so on huggingface.co/datasets/MMIE/MMIE"):
+            tasks_of(BENCHMARKS["mmie"], None)
+    assert [(task.words(), len(task.pictures())) for task in (*found, *named)] == [("Make it blue.", 1)] * 2
+    with pytest.raises(ValueError, match="wise does not come with DuoGen; get it .github.com/PKU-YuanGroup/WISE."):
+        tasks_of(BENCHMARKS["wise"], None)
+
+
+def test_an_id_that_occurs_twice_is_answered_twice(folder: Path):
+    """And a picture whose ending is written otherwise is found."""
+    raw = LAYOUTS["isg"][0][1][0]
+    again = {**raw, "Category": "Story", "Query": [raw["Query"][0], {"type": "image", "content": "a/1.PNG"}]}
+    write(folder / "ISG-Bench.jsonl", [raw, again], lines=True)
+    tasks = tasks_of(BENCHMARKS["isg"], folder)
+    assert [task.id for task in tasks] == ["s", "s-2"] and tasks[0].pictures() == tasks[1].pictures()
 
 
 def test_dpg_ships_and_takes_its_published_questions(folder: Path):
