@@ -32,7 +32,7 @@ def fetched(name: str, hub: str, files: tuple[str, ...] = (), say: Say = print) 
     if not hub.startswith(HUB):
         raise ValueError(f"{name} does not come with DuoGen; {instead}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     path = hub.removeprefix(HUB)
     kind, repo = ("dataset", path.removeprefix(DATASETS)) if path.startswith(DATASETS) else ("model", path)
@@ -44,7 +44,8 @@ def fetched(name: str, hub: str, files: tuple[str, ...] = (), say: Say = print) 
     except GatedRepoError as error:
         raise ValueError(f"{name} asks you to accept its terms: do so on {hub}, log in with 'hf auth login', and try again.") from error
     except (OSError, HfHubHTTPError, HFValidationError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} cannot be fetched from the hub ({type(error).__name__}); {instead}") from error
+        why = "it cannot be reached" if isinstance(error, LocalEntryNotFoundError) else type(error).__name__
+        raise ValueError(f"{name} cannot be fetched from the hub ({why}); {instead}") from error
     shutil.rmtree(part / ".cache", ignore_errors=True)  # what the hub's client notes down
     part.rename(folder)
     return folder
