@@ -19,11 +19,12 @@ from duogen.conversation import Conversation, Image, Text
 from duogen.evaluate.benchmark import Scorer, score_all
 from duogen.evaluate.drawings import Drawings
 from duogen.evaluate.geneval import COLOURS, Seen, box_of, colour_of, right
-from duogen.evaluate.judge import FIVE, judge, prefers, read_scores, yes_or_no
+from duogen.evaluate.judge import FIVE, NEEDED, judge, prefers, read_scores, yes_or_no
 from duogen.evaluate.side import System, win_rates, write_side_by_side
 from duogen.evaluate.stored import SCORES, add_score, answer_all, scores, store, stored
 from duogen.evaluate.tasks import BENCHMARKS, Task, tasks_of
 from duogen.events import Done, ImageDone, Stats, TextDelta
+from duogen.prompts import prompt
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.world import make_thing, random_thing
@@ -508,7 +509,29 @@ def test_a_judge_is_asked_again_and_then_given_up(folder: Path):
     assert said.scores["score"] == pytest.approx(2.9) and reader.asked[0][1] == [picture, picture]
     hopeless = Says("hm")
     assert judge(BENCHMARKS["isg"], task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
-    assert judge(BENCHMARKS["comm"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+    assert judge(BENCHMARKS["mmie"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+    asks = Task("t", ("x",), "", {"questions": [{"id": "1", "ask": "A cube?", "after": []}]})
+    unsure = Says("hm", "maybe", '{"answer": "yes"}')
+    assert judge(BENCHMARKS["dpg"], asks, [picture], unsure).scores == {"score": 1.0} and "could not be read" in unsure.asked[1][0]
+    assert prefers(task, ["So."], ["Or so."], Says("hm", '{"better": "A"}', "hm", '{"better": "B"}')) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "without"),
+    [("interleavedbench", lambda said: sum(said.values()) / 5, 1.0), ("comm", lambda said: said["relevance"], 0.0),
+     ("opening", lambda said: sum(said.values()) / 7, 18 / 7)],
+)  # fmt: skip
+def test_interleaved_answers_are_asked_what_their_benchmark_asks(folder: Path, name: str, figure, without: float):
+    """On its own scale: 9 is too much for InterleavedBench alone. Without a picture its questions about pictures count 0."""
+    picture, benchmark = folder / "images" / "a" / "1.png", BENCHMARKS[name]
+    task = Task("t", ("How?",), "", {"reference": "So."})
+    said = {each: float(at % 5 + 1) for at, each in enumerate(NEEDED[benchmark.judged], 2)}
+    assert all(f'"{each}": 0' in prompt(benchmark.judged) for each in said)
+    reader = Says(json.dumps(said))
+    found = judge(benchmark, task, ["So.", picture], reader).scores
+    assert found == said | {"score": pytest.approx(figure(said))} and "[image 1]" in reader.asked[0][0]
+    assert judge(benchmark, task, ["So."], reader).scores["score"] == pytest.approx(without)
+    assert bool(judge(benchmark, task, ["So.", picture], Says(json.dumps(dict.fromkeys(said, 9)))).scores) == (name != "interleavedbench")
 
 
 def test_each_benchmark_reports_its_own_figure(folder: Path):

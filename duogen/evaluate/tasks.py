@@ -282,9 +282,9 @@ BENCHMARKS = {
         Benchmark("wise", "picture", _wise, "judge-wise", 2.0, "github.com/PKU-YuanGroup/WISE"),
         Benchmark("imgedit", "edit", _imgedit, "judge-edit", 5.0, "huggingface.co/datasets/sysuyy/ImgEdit", ("Benchmark.tar",)),
         Benchmark("gedit", "edit", _gedit, "judge-viescore", 10.0, "huggingface.co/datasets/stepfun-ai/GEdit-Bench"),
-        Benchmark("interleavedbench", "interleaved", _interleavedbench, "judge-five", 5.0, "huggingface.co/mqliu/InterleavedBench"),
-        Benchmark("comm", "interleaved", _comm, "judge-five", 5.0, "huggingface.co/datasets/weisuxi/CoMM", ("*.json*", "*.zip")),
-        Benchmark("opening", "interleaved", _opening, "judge-five", 5.0, "github.com/LanceZPF/OpenING"),
+        Benchmark("interleavedbench", "interleaved", _interleavedbench, "judge-interleaved", 5.0, "huggingface.co/mqliu/InterleavedBench"),
+        Benchmark("comm", "interleaved", _comm, "judge-comm", 10.0, "huggingface.co/datasets/weisuxi/CoMM", ("*.json*", "*.zip")),
+        Benchmark("opening", "interleaved", _opening, "judge-opening", 10.0, "github.com/LanceZPF/OpenING"),
         Benchmark("isg", "interleaved", _isg, "judge-five", 5.0, "huggingface.co/datasets/shuaishuaicdp/ISG-Bench"),
         Benchmark("mmie", "interleaved", _mmie, "judge-five", 5.0, "huggingface.co/datasets/MMIE/MMIE"),
     )
