@@ -368,6 +368,11 @@ def test_text_filters():
         page(Words("Call (555) 123-4567 or +49 30 1234567, in 2024, 20-30 min, 1-2 cups."), Picture("a", alt="a@b.org"))
     )
     assert masked.parts[0].text == "Call 555-0100 or 555-0100, in 2024, 20-30 min, 1-2 cups." and masked.parts[1].alt == "name@example.com"
+    for said in ("0171 2345678", "030/1234567", "020 7946 0958", "1-800-555-0199", "Tel. 1234567", "Phone: 123 4567", "ann (at) home.org"):
+        hidden = without_personal_data(page(Words(f"Ask {said}.")))
+        assert hidden.notes["masked"] == 1 and sum(each.isdigit() for each in hidden.text()) in (0, 7), hidden.text()
+    for said in ("2024-01-02", "10.000.000", "1 234 567 g", "007 films", "0.125 l", "978-3-16-148410-0", "192.168.100.200", "at b.com"):
+        assert without_personal_data(page(Words(said))).text() == said
 
 
 def test_block_list(tmp_path: Path):
@@ -397,6 +402,15 @@ def test_debris_goes_and_numbers_stay():
     kept = clean(dirty)
     assert [part.text for part in kept.parts] == ["A strudel needs approx. 3 apples.", "Steps", "Cut 3 apples."]
     assert Counter(each.why for each in kept.lost) == {"debris": 3}
+
+
+def test_near_repeats_go_and_what_says_another_thing_stays():
+    text = (
+        "Fold the left corner over to the middle line. Fold the right corner over to the middle line. And then fold the left corners over"
+        " to that middle line! Cut strips of 12 cm from the whole long board. Cut strips of 21 cm from the whole long board."
+    )
+    kept = clean(page(Words(text)))
+    assert [each.what[:13] for each in kept.lost] == ["And then fold"] and len(kept.parts) == 4
 
 
 def test_pictures_move_to_their_sentences_and_keep_their_order():
