@@ -20,7 +20,7 @@ COMMIT = "c" * 40
 class Hub:
     """
     Attributes:
-        repos: folders by repository id. `revisions`: by repository; others are unknown.
+        repos: folders by repository id, "datasets/ID" for one of the datasets. `revisions`: by repository; others are unknown.
         refuse: {path part: (status, X-Error-Code)}; `times` counts down how often, -1 for ever.
         cut: bytes after which a file's connection is closed, once each. `damage`: names of files sent with wrong bytes.
         pace: seconds for every 64 kB. `stall`: bytes after which a file comes no further, once, until the other side hangs up.
@@ -71,6 +71,15 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
+    def do_HEAD(self) -> None:
+        """What the hub's client asks before it fetches a file."""
+        repo, _, name = unquote(urlsplit(self.path).path).removeprefix("/").partition(f"/resolve/{COMMIT}/")
+        file = self.hub.repos[repo] / name
+        self.send_response(200)
+        for key, value in {"ETag": f'"{etag(file)[0]}"', "X-Repo-Commit": COMMIT, "Content-Length": str(file.stat().st_size)}.items():
+            self.send_header(key, value)
+        self.end_headers()
+
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.hosts.add(urlsplit(self.path).netloc)
@@ -82,9 +91,16 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer(status, b'{"error": "no"}', {"Retry-After": "0"} | named)
         if path.startswith("/api/models/"):
             return self.info(path.removeprefix("/api/models/"))
+        if path.startswith("/api/datasets/"):
+            return self.info(path.removeprefix("/api/"))
         return self.file(path)
 
     def info(self, rest: str) -> None:
+        repo, tree, _ = rest.partition("/tree/")
+        if tree and repo in self.hub.repos:
+            named = siblings(self.hub.repos[repo])
+            files = [{"type": "file", "path": each["rfilename"], "size": each["size"], "oid": each["blobId"]} for each in named]
+            return self.answer(200, json.dumps(files).encode(), {"Content-Type": "application/json"})
         repo, _, revision = rest.partition("/revision/")
         if repo not in self.hub.repos:
             return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -95,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def file(self, path: str) -> None:
         repo, _, name = path.removeprefix("/").partition(f"/resolve/{COMMIT}/")
-        if repo not in self.hub.repos:
+        if repo not in self.hub.repos:  # the hub's client asks for more than files
             return self.answer(404, b"{}", {})
         data = (self.hub.repos[repo] / name).read_bytes()
         asked = self.headers.get("Range", "")

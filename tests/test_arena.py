@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from duogen.conversation import Conversation
+from duogen.conversation import Conversation, save_conversation
 from duogen.engine import Engine
 from duogen.evaluate.arena import Contestant, Vote, cast, table, votes
 from duogen.gallery import Gallery, Wanted
@@ -111,12 +111,20 @@ def test_two_pairs_answer_and_only_one_is_in_memory(pairs: tuple[str, str], tmp_
     assert most and set(most) == {0}, "a pair was opened while another one was there"
     assert rounds.loading.engine is not None and rounds.loading.finished.is_set() and rounds.loading.pair == pairs[0]
     assert {side.contestant.title for side in made.sides.values()} == {"One", "Other"} and not rounds.gallery.find(Wanted())[1]
+    again = Rounds(rounds.loading, rounds.gallery, rounds.folders, rounds.file).of(made.id)
+    assert again is not None and (again.phase, again.seed, again.request().text()) == ("ready", made.seed, "Draw a boat.")
+    for name, side in made.sides.items():
+        found = again.sides[name]
+        assert (found.contestant, found.options, found.line, found.turn) == (side.contestant, side.options, side.line, side.turn)
+        pixels = [[image.picture.tobytes() for image in turn.images()] for turn in (found.turn, side.turn)]
+        assert pixels[0] == pixels[1] and pixels[0] and found.answer.finished() == side.turn.parts
     one, other = (made.sides[name].turn for name in "ab")
     assert one.text() == other.text() and one.parts, "the same weights with the same seed say the same"
     rounds.vote(made, "bad")
     with pytest.raises(ValueError, match="ask something first"):
         rounds.vote(made, "a")
     assert [(each.words, each.seed, each.vote) for each in votes(rounds.file)[0]] == [("Draw a boat.", made.seed, "bad")]
+    assert not any(rounds.waiting.iterdir()) and Rounds(rounds.loading, rounds.gallery, rounds.folders, rounds.file).of(made.id) is None
     assert rounds.gallery.find(Wanted())[1] == len({image.picture.tobytes() for image in (*one.images(), *other.images())})
 
 
@@ -134,6 +142,15 @@ def test_what_cannot_be_opened_ends_the_round_and_the_pair_is_back(pairs: tuple[
         waits.stop.set()
         ended(waits)
     assert (waits.phase, waits.bad) == ("over", False) and "does not count" in waits.status
+
+
+def test_a_waiting_round_that_is_damaged_is_gone(tmp_path: Path) -> None:
+    rounds = Rounds(None, None, (None, None), tmp_path / "votes.jsonl")
+    for id, text in (("0" * 32, "{"), ("1" * 32, '{"seed": 1, "sides": {}}')):
+        save_conversation(Conversation().say("user", "Draw a boat."), rounds.waiting / id)
+        (rounds.waiting / id / "round.json").write_text(text)
+        assert rounds.of(id) is None
+    assert rounds.of("../waiting") is None and rounds.of("2" * 32) is None
 
 
 def test_who_can_take_part(pairs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

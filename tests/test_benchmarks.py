@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
@@ -16,14 +19,16 @@ from duogen.conversation import Conversation, Image, Text
 from duogen.evaluate.benchmark import Scorer, score_all
 from duogen.evaluate.drawings import Drawings
 from duogen.evaluate.geneval import COLOURS, Seen, box_of, colour_of, right
-from duogen.evaluate.judge import FIVE, judge, prefers, read_scores, yes_or_no
+from duogen.evaluate.judge import FIVE, NEEDED, judge, prefers, read_scores, yes_or_no
 from duogen.evaluate.side import System, win_rates, write_side_by_side
 from duogen.evaluate.stored import SCORES, add_score, answer_all, scores, store, stored
 from duogen.evaluate.tasks import BENCHMARKS, Task, tasks_of
 from duogen.events import Done, ImageDone, Stats, TextDelta
+from duogen.prompts import prompt
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.world import make_thing, random_thing
+from tests.hub import served
 
 PAINT = {
     "red": (220, 30, 30),
@@ -313,6 +318,52 @@ def test_readers_of_the_official_layouts(name: str, folder: Path):
         tasks_of(BENCHMARKS[name], folder)
 
 
+def test_benchmarks_are_fetched_from_the_hub_once(folder: Path, tmp_path_factory, monkeypatch, capsys):
+    (name, raw, _), root = LAYOUTS["imgedit"][0], tmp_path_factory.mktemp("hub")
+    write(folder / "images" / name, raw)
+    (root / "imgedit").mkdir()
+    with tarfile.open(root / "imgedit" / "Benchmark.tar", "w") as archive:
+        archive.add(folder / "images", "Benchmark/singleturn")
+    (root / "imgedit" / "much.tar").write_bytes(b"no archive")
+    rows = {"key": ["k"], "task_type": ["color_alter"], "instruction": ["Make it blue."], "instruction_language": ["en"]}
+    picture = PILImage.open(folder / "images" / "a" / "1.png")
+    features = Features({**{each: Value("string") for each in rows}, "input_image": Picture()})
+    (root / "gedit" / "data").mkdir(parents=True)
+    Dataset.from_dict(rows | {"input_image": [picture]}, features).to_parquet(root / "gedit" / "data" / "train.parquet")
+    monkeypatch.setenv("DUOGEN_HOME", str(root / "home"))
+    command = ["evaluate", "imgedit", "--answer-only", "--out", str(root / "out")]
+    with served({"datasets/sysuyy/ImgEdit": root / "imgedit", "datasets/stepfun-ai/GEdit-Bench": root / "gedit"}) as hub:
+        address = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, value in {"ENDPOINT": hub.address, "HUGGINGFACE_CO_URL_TEMPLATE": address, "HF_HUB_OFFLINE": False}.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        hub.refuse = {"Benchmark.tar": (403, "")}
+        assert main(command) == 2 and "imgedit cannot be fetched from the hub" in capsys.readouterr().err
+        assert not (root / "home" / "benchmarks" / "imgedit").exists()
+        hub.calm()
+        found = tasks_of(BENCHMARKS["imgedit"], None)
+        assert "much.tar" not in {name for name, _ in hub.asked}, "terabytes that nobody needs"
+        named = tasks_of(BENCHMARKS["gedit"], Path("stepfun-ai/GEdit-Bench"))
+        hub.refuse = {"": (500, "")}
+        assert tasks_of(BENCHMARKS["imgedit"], None) == found and tasks_of(BENCHMARKS["gedit"], None) == named
+        hub.refuse = {"InterleavedBench": (404, "RepoNotFound"), "MMIE": (403, "GatedRepo")}
+        with pytest.raises(ValueError, match="interleavedbench cannot be fetched from the hub .*--data"):
+            tasks_of(BENCHMARKS["interleavedbench"], None)
+        with pytest.raises(ValueError, match="accept its terms: do so on huggingface.co/datasets/MMIE/MMIE"):
+            tasks_of(BENCHMARKS["mmie"], None)
+    assert [(task.words(), len(task.pictures())) for task in (*found, *named)] == [("Make it blue.", 1)] * 2
+    with pytest.raises(ValueError, match="wise does not come with DuoGen; get it .github.com/PKU-YuanGroup/WISE."):
+        tasks_of(BENCHMARKS["wise"], None)
+
+
+def test_an_id_that_occurs_twice_is_answered_twice(folder: Path):
+    """And a picture whose ending is written otherwise is found."""
+    raw = LAYOUTS["isg"][0][1][0]
+    again = {**raw, "Category": "Story", "Query": [raw["Query"][0], {"type": "image", "content": "a/1.PNG"}]}
+    write(folder / "ISG-Bench.jsonl", [raw, again], lines=True)
+    tasks = tasks_of(BENCHMARKS["isg"], folder)
+    assert [task.id for task in tasks] == ["s", "s-2"] and tasks[0].pictures() == tasks[1].pictures()
+
+
 def test_dpg_ships_and_takes_its_published_questions(folder: Path):
     tasks = tasks_of(BENCHMARKS["dpg"], None, limit=50)
     assert len(tasks) == 50 and not tasks[0].about["published_questions"] and tasks[0].about["questions"][0]["ask"].startswith("Does")
@@ -458,7 +509,29 @@ def test_a_judge_is_asked_again_and_then_given_up(folder: Path):
     assert said.scores["score"] == pytest.approx(2.9) and reader.asked[0][1] == [picture, picture]
     hopeless = Says("hm")
     assert judge(BENCHMARKS["isg"], task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
-    assert judge(BENCHMARKS["comm"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+    assert judge(BENCHMARKS["mmie"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+    asks = Task("t", ("x",), "", {"questions": [{"id": "1", "ask": "A cube?", "after": []}]})
+    unsure = Says("hm", "maybe", '{"answer": "yes"}')
+    assert judge(BENCHMARKS["dpg"], asks, [picture], unsure).scores == {"score": 1.0} and "could not be read" in unsure.asked[1][0]
+    assert prefers(task, ["So."], ["Or so."], Says("hm", '{"better": "A"}', "hm", '{"better": "B"}')) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "without"),
+    [("interleavedbench", lambda said: sum(said.values()) / 5, 1.0), ("comm", lambda said: said["relevance"], 0.0),
+     ("opening", lambda said: sum(said.values()) / 7, 18 / 7)],
+)  # fmt: skip
+def test_interleaved_answers_are_asked_what_their_benchmark_asks(folder: Path, name: str, figure, without: float):
+    """On its own scale: 9 is too much for InterleavedBench alone. Without a picture its questions about pictures count 0."""
+    picture, benchmark = folder / "images" / "a" / "1.png", BENCHMARKS[name]
+    task = Task("t", ("How?",), "", {"reference": "So."})
+    said = {each: float(at % 5 + 1) for at, each in enumerate(NEEDED[benchmark.judged], 2)}
+    assert all(f'"{each}": 0' in prompt(benchmark.judged) for each in said)
+    reader = Says(json.dumps(said))
+    found = judge(benchmark, task, ["So.", picture], reader).scores
+    assert found == said | {"score": pytest.approx(figure(said))} and "[image 1]" in reader.asked[0][0]
+    assert judge(benchmark, task, ["So."], reader).scores["score"] == pytest.approx(without)
+    assert bool(judge(benchmark, task, ["So.", picture], Says(json.dumps(dict.fromkeys(said, 9)))).scores) == (name != "interleavedbench")
 
 
 def test_each_benchmark_reports_its_own_figure(folder: Path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import random
+import sys
 import threading
 import zipfile
 from collections import Counter
@@ -25,7 +27,7 @@ from duogen.data.markdown import read_markdown
 from duogen.data.near import alike, signature
 from duogen.data.options import DataOptions
 from duogen.data.pages import places, read
-from duogen.data.pictures import looked_at
+from duogen.data.pictures import as_file, looked_at
 from duogen.data.report import funnel, write_report
 from duogen.data.rewrite import clean
 from duogen.data.run import Work, here, make, over_cores, overrule, prepare
@@ -160,6 +162,42 @@ def test_parallel_interrupted_and_plain_runs_give_the_same_set(site: Path, tmp_p
     assert lines(cores) == lines(plain) == lines(twice)
     with pytest.raises(ValueError, match="other pages or options"):
         make(site, twice, DataOptions(min_words=1), say=lambda words: None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
+    pytest.importorskip("ray")
+    from duogen.data import cluster
+
+    monkeypatch.setattr(cluster, "BATCH", 2)
+    monkeypatch.setattr(cluster, "AT_ONCE", 2)  # three batches for two workers, the last one in a second round
+    plain, many = tmp_path / "plain", tmp_path / "many"
+    make(site, plain, DataOptions(), say=lambda words: None).close()
+    state = make(site, many, DataOptions(), cluster.over_ray("local", 2), say=lambda words: None)
+    assert [row.file for row in state.rows()] == [place.file for place in places(site)]
+    assert (many / "conversations.jsonl").read_bytes() == (plain / "conversations.jsonl").read_bytes()
+    assert {file.name: file.read_bytes() for file in (many / "images").iterdir()} == {
+        file.name: file.read_bytes() for file in (plain / "images").iterdir()
+    }
+
+
+def test_a_machine_that_does_not_see_the_pages_says_so(site: Path, tmp_path: Path):
+    from duogen.data.cluster import _Prepare
+
+    pages = {"pages": pickle.dumps(list(places(site)))}
+    assert _Prepare(Work(site, tmp_path / "gone", DataOptions()))(pages)["blind"] == str(tmp_path / "gone")
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    done = _Prepare(Work(site, tmp_path / "set", DataOptions()))(pages)
+    assert not done["blind"] and len(pickle.loads(done["prepared"])) == 6
+
+
+def test_a_cluster_that_is_not_there_is_said_in_a_sentence(site: Path, tmp_path: Path, capsys, monkeypatch):
+    command = ["data", "make", str(site), "--out", str(tmp_path / "set"), "--ray", "127.0.0.1:9"]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "ray", None)
+        assert main(command) == 2 and 'pip install "ray[data]"' in capsys.readouterr().err
+    pytest.importorskip("ray")
+    assert main(command) == 2 and "no Ray cluster at 127.0.0.1:9" in capsys.readouterr().err and not (tmp_path / "set").exists()
 
 
 def test_a_person_overrules(site: Path, tmp_path: Path):
@@ -302,6 +340,22 @@ def test_banners_flat_pictures_and_codes_say_nothing():
     assert "one colour" in why(PILImage.new("RGB", (300, 300), "beige"))
 
 
+def test_a_large_picture_is_made_smaller_only_where_that_saves_something():
+    def kept(image: PILImage.Image, form: str) -> tuple[bytes, bytes, str]:
+        out = io.BytesIO()
+        image.save(out, form, quality=90)
+        picture, why = looked_at(Picture("a.jpg", data=out.getvalue()), DataOptions())
+        assert not why and picture.shape == image.size
+        return out.getvalue(), *as_file(picture, 300)
+
+    smooth = photo(1, 600)
+    noise = numpy.random.default_rng(1).integers(0, 255, (600, 600, 3), dtype=numpy.uint8)
+    before, data, suffix = kept(smooth, "WEBP")
+    assert data == before and suffix == ".webp"
+    before, data, suffix = kept(PILImage.fromarray(noise), "JPEG")
+    assert suffix == ".jpg" and len(data) < len(before) / 2 and PILImage.open(io.BytesIO(data)).size == (300, 300)
+
+
 def page(*parts: Words | Picture, title: str = "Apple strudel") -> Sample:
     return Sample("id", Source("a.md", title=title), parts)
 
@@ -314,6 +368,11 @@ def test_text_filters():
         page(Words("Call (555) 123-4567 or +49 30 1234567, in 2024, 20-30 min, 1-2 cups."), Picture("a", alt="a@b.org"))
     )
     assert masked.parts[0].text == "Call 555-0100 or 555-0100, in 2024, 20-30 min, 1-2 cups." and masked.parts[1].alt == "name@example.com"
+    for said in ("0171 2345678", "030/1234567", "020 7946 0958", "1-800-555-0199", "Tel. 1234567", "Phone: 123 4567", "ann (at) home.org"):
+        hidden = without_personal_data(page(Words(f"Ask {said}.")))
+        assert hidden.notes["masked"] == 1 and sum(each.isdigit() for each in hidden.text()) in (0, 7), hidden.text()
+    for said in ("2024-01-02", "10.000.000", "1 234 567 g", "007 films", "0.125 l", "978-3-16-148410-0", "192.168.100.200", "at b.com"):
+        assert without_personal_data(page(Words(said))).text() == said
 
 
 def test_block_list(tmp_path: Path):
@@ -343,6 +402,15 @@ def test_debris_goes_and_numbers_stay():
     kept = clean(dirty)
     assert [part.text for part in kept.parts] == ["A strudel needs approx. 3 apples.", "Steps", "Cut 3 apples."]
     assert Counter(each.why for each in kept.lost) == {"debris": 3}
+
+
+def test_near_repeats_go_and_what_says_another_thing_stays():
+    text = (
+        "Fold the left corner over to the middle line. Fold the right corner over to the middle line. And then fold the left corners over"
+        " to that middle line! Cut strips of 12 cm from the whole long board. Cut strips of 21 cm from the whole long board."
+    )
+    kept = clean(page(Words(text)))
+    assert [each.what[:13] for each in kept.lost] == ["And then fold"] and len(kept.parts) == 4
 
 
 def test_pictures_move_to_their_sentences_and_keep_their_order():

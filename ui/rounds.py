@@ -1,12 +1,16 @@
 """The rounds of the Arena: one request, answered by two contestants after each other, and nobody sees whose answer is whose.
 
-A round belongs to no browser: one that closes, or comes back, changes nothing. Rounds are gone with the server; votes stay.
+A round belongs to no browser: one that closes, or comes back, changes nothing. One that waits for its vote lies on disk and outlives the
+server: a folder of what `save_conversation` writes, both answers as branches, and `round.json`. Others are gone with it; votes stay.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import random
+import shutil
 import threading
 import traceback
 import uuid
@@ -14,18 +18,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from duogen.conversation import Conversation, Turn
+from duogen.conversation import Conversation, Turn, load_conversation, save_conversation
 from duogen.evaluate.arena import Contestant, Vote, cast
 from duogen.events import Done, Event, Failed, ImageStarted, TextDelta
 from duogen.gallery import Gallery
-from duogen.options import Options, preset_options
+from duogen.options import ImageOptions, Options, TextOptions, preset_options
 from duogen.picture_file import About
+from duogen.store import ID
 from ui.history import Answer, note
 from ui.line import waiting
 from ui.loading import Lend, Loading
 from ui.pictures import PictureFolder
 
-KEPT = 8
+KEPT, KEPT_WAITING = 8, 32
 AWAY = "The Arena lets other pairs answer; the chat goes on when its round is over."
 WHICH = "Which answer is better?"
 NOT_COUNTED = "Stopped; this round does not count."
@@ -67,14 +72,19 @@ class Round:
 
 
 class Rounds:
-    """The newest rounds of this server, and the file of all votes."""
+    """The newest rounds of this server, those that wait for a vote, and the file of all votes."""
 
     def __init__(self, loading: Loading, gallery: Gallery, folders: tuple[PictureFolder, PictureFolder], file: Path) -> None:
-        """`folders` are of pictures and of previews; votes go into `file`."""
+        """`folders` are of pictures and of previews; votes go into `file`, and rounds that wait for theirs beside it."""
         self.loading, self.gallery, self.folders, self.file = loading, gallery, folders, file
+        self.waiting = file.parent / "waiting"
         self._known: dict[str, Round] = {}
 
     def of(self, id: str) -> Round | None:
+        """A round of this server, or one that waits for its vote since before it was started."""
+        if id not in self._known and ID.fullmatch(id) and (self.waiting / id).is_dir():
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # damaged: gone, and the next round is asked for
+                self._known[id] = self._found(id)
         return self._known.get(id)
 
     def start(self, asked: Conversation, contestants: Sequence[Contestant]) -> Round:
@@ -96,6 +106,7 @@ class Rounds:
             a, b = (made.sides[name].contestant for name in "ab")
             cast(self.file, Vote(made.request().text(), made.seed, a, b, vote))
             made.phase, made.vote = "voted", vote
+            shutil.rmtree(self.waiting / made.id, ignore_errors=True)
         made.say("Your vote is counted.")
         for side in made.sides.values():  # not before: the library names the pair
             for image in side.turn.images():
@@ -119,8 +130,40 @@ class Rounds:
             made.phase = "over"
             made.say(failure if made.bad else NOT_COUNTED)
         else:
+            with contextlib.suppress(OSError):  # a full disk: it can be voted on as long as the server runs
+                self._keep(made)
             made.phase = "ready"
             made.say(WHICH)
+
+    def _keep(self, made: Round) -> None:
+        """Lay a round on disk, whole or not at all; the oldest ones that nobody voted on go."""
+        part = self.waiting / f".{made.id}.{os.getpid()}.part"
+        both = made.asked
+        for side in made.sides.values():
+            both = both.with_turn(side.turn)
+        try:
+            save_conversation(both.at(made.asked.head), part)
+            sides = {
+                name: {"contestant": asdict(side.contestant), "turn": side.turn.id, "options": asdict(side.options), "line": side.line}
+                for name, side in made.sides.items()
+            }
+            (part / "round.json").write_text(json.dumps({"seed": made.seed, "sides": sides}, ensure_ascii=False), encoding="utf-8")
+            part.rename(self.waiting / made.id)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        for old in sorted(self.waiting.iterdir(), key=lambda each: -each.stat().st_mtime)[KEPT_WAITING:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _found(self, id: str) -> Round:
+        """Raises: ValueError, KeyError, TypeError, OSError: it is damaged."""
+        asked, raw = load_conversation(self.waiting / id), json.loads((self.waiting / id / "round.json").read_text(encoding="utf-8"))
+        sides = {}
+        for name in "ab":
+            said = raw["sides"][name]
+            turn, options = asked.turns[said["turn"]], said["options"]
+            chosen = Options(options["seed"], TextOptions(**options["text"]), ImageOptions(**options["image"]))
+            sides[name] = Side(Contestant.of(said["contestant"]), Answer(*self.folders, turn.parts), turn, chosen, str(said["line"]))
+        return Round(asked, int(raw["seed"]), sides, id, status=WHICH, phase="ready")
 
     def _both(self, made: Round) -> str:
         """Both answers, one after the other; why one of them failed, "" if none did."""

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
 from duogen.data.options import DataOptions
+
+if TYPE_CHECKING:
+    from duogen.data.run import Mapper
 
 
 def add_to(data: argparse.ArgumentParser) -> None:
@@ -23,6 +26,8 @@ def add_to(data: argparse.ArgumentParser) -> None:
     make.add_argument("pages", type=Path, help="a folder of saved pages (HTML, MHTML, WARC, Markdown, EPUB), or one file")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the set; give the same again to go on after a stop")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)")
+    about = "work over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; 'local' begins one of --jobs workers here"
+    make.add_argument("--ray", metavar="ADDRESS", help=f"{about} (pip install \"ray[data]\")")
     make.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that captions, places and words; rules alone without")
     make.add_argument("--device", default="auto", help="of --mllm: auto, cpu, cuda, mps ...")
     make.add_argument("--precision", default="auto", help="of --mllm: auto, nf4, int8, bf16 or fp32")
@@ -91,11 +96,19 @@ def _make(given: argparse.Namespace) -> int:
         from duogen.reader import open_reader
 
         reader = open_reader(given.mllm, given.device, given.precision)
-    mapper = over_cores(given.jobs) if given.jobs > 1 else here
+    mapper = _over_ray(given) if given.ray else over_cores(given.jobs) if given.jobs > 1 else here
     with _asked_to_stop() as stop:
         state = make(given.pages, given.out, options, mapper, Steps(options, reader), lambda words: print(words, flush=True), stop)
         print(write_report(state))
     return 130 if stop.is_set() else 0
+
+
+def _over_ray(given: argparse.Namespace) -> Mapper:
+    from duogen.data.cluster import over_ray
+
+    if not given.pages.exists():  # known at once; a cluster takes a while
+        raise ValueError(f"There is no {given.pages}; name a folder of saved pages.")
+    return over_ray(given.ray, given.jobs)
 
 
 def _synthesise(given: argparse.Namespace) -> int:

@@ -16,11 +16,16 @@ from duogen.data.options import DataOptions
 from duogen.data.pictures import looked_at
 from duogen.data.sample import Dropped, Filter, Sample, Words
 
-MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
-# International, or at least three groups with brackets, blanks or hyphens: a year, an amount or a range is none.
-PHONE = re.compile(
-    r"(?<![\w.,/-])(?:\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4})(?![\w/-])"
+MAIL = re.compile(r"\b[\w.+-]+(?:@| ?[(\[]at[)\]] ?)[\w-]+(?:\.[\w-]+)+\b", re.I)
+# A year, an amount or a range is none of these.
+PHONES = (
+    r"\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}",  # international
+    r"(?:1[ -])?(?:\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4})",  # three groups with brackets or hyphens
+    r"0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5}",  # with the zero of the trunk
+    r"(?<=\b(?:tel|fax)[.:] )[\d(][\d /()-]{4,18}\d",  # whatever is called one
+    r"(?<=\bphone: )[\d(][\d /()-]{4,18}\d",
 )
+PHONE = re.compile(rf"(?<![\w.,/-])(?:{'|'.join(PHONES)})(?![\w/-])", re.I)
 HIDDEN = {"mail": "name@example.com", "phone": "555-0100"}
 LETTERS_FOR_LANGUAGE = 1500
 

@@ -20,6 +20,7 @@ from duogen.data.sample import Block, Picture, Source, Words
 FRONT = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?)\n\1[ \t]*(?:\n|\Z)", re.S)
 SHORTCODE = re.compile(r"\{\{[<%].*?[%>]\}\}|\{%.*?%\}", re.S)
 HTML_PICTURE = re.compile(r"<img\b[^>]*>", re.I)
+PICTURE = re.compile(r"!\[|<img\b", re.I)
 HTML_ATTRIBUTE = re.compile(r"(\w+)\s*=\s*(\"|')(.*?)\2", re.S)
 Find = Callable[[str], Path | None]
 STATIC = ("static", "assets", "public", "source", "")  # where sites keep what their addresses begin at
@@ -47,7 +48,10 @@ def read_markdown(file: Path, root: Path) -> tuple[Source, list[Block]]:
         date=str(front.get("date") or ""),
         tags=tuple(_listed(front.get("tags"))),
     )
-    return source, blocks_of(SHORTCODE.sub("", body), lambda name: find_picture(name, file, root))
+    body = SHORTCODE.sub("", body)
+    if not PICTURE.search(body):  # most pages of most sites: they go nowhere, and parsing is what costs
+        return source, [Words(body.strip())] if body.strip() else []
+    return source, blocks_of(body, lambda name: find_picture(name, file, root))
 
 
 def _front_matter(text: str) -> tuple[dict[str, Any], str]:

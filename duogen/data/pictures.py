@@ -28,6 +28,7 @@ FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP":
 THINNEST = 3.2  # longer side / shorter side
 THUMB = 256
 KEPT = (".jpg", ".png", ".webp")  # what training reads as it is
+PER_PIXEL = 0.2  # bytes of a photograph as JPEG of quality 92: where the file has no more, making it smaller would save nothing
 
 
 def looked_at(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
@@ -40,18 +41,20 @@ def looked_at(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
     if FURNITURE.search(said) and len(picture.caption) < 20:
         return picture, "an icon, a logo or an ad by its name"
     try:
-        image = PILImage.open(io.BytesIO(picture.bytes()))
+        data = picture.bytes()
+        image = PILImage.open(io.BytesIO(data))
         why = _by_shape(image.size, options)
         if why:
             return replace(picture, shape=image.size), why
         shape, form = _upright(image), image.format
-        small = scaled(picture.bytes(), THUMB)
+        small = scaled(data, THUMB)
     except FileNotFoundError:
         return picture, "its file is not there"
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError, pyvips.Error):
         return picture, "broken"
-    seen = replace(picture, shape=shape, look=look_of(small), kind=kind_of(small), suffix=FORMATS.get(form or "", ""))
-    return seen, _by_pixels(small)
+    grey = small.convert("L")
+    seen = replace(picture, shape=shape, look=look_of(grey), kind=kind_of(small), suffix=FORMATS.get(form or "", ""))
+    return seen, _by_pixels(grey)
 
 
 def _upright(image: PILImage.Image) -> tuple[int, int]:
@@ -65,10 +68,14 @@ def scaled(data: bytes, most: int) -> PILImage.Image:
     Raises:
         pyvips.Error: it is broken.
     """
-    image = pyvips.Image.thumbnail_buffer(data, most, height=most, size="down", fail_on="truncated").colourspace("srgb")
+    image = pyvips.Image.thumbnail_buffer(data, most, height=most, size="down", fail_on="truncated")
+    if image.interpretation != "srgb":
+        image = image.colourspace("srgb")
     if image.hasalpha():
         image = image.flatten(background=255)
-    return PILImage.fromarray(image.cast("uchar").numpy()[..., :3])
+    if image.format != "uchar":
+        image = image.cast("uchar")
+    return PILImage.frombuffer("RGB", (image.width, image.height), image.write_to_memory())
 
 
 def _by_shape(size: tuple[int, int], options: DataOptions) -> str:
@@ -84,21 +91,23 @@ def _by_shape(size: tuple[int, int], options: DataOptions) -> str:
     return "a banner by its shape" if max(size) > THINNEST * min(size) else ""
 
 
-def _by_pixels(small: PILImage.Image) -> str:
+def _by_pixels(grey: PILImage.Image) -> str:
     """Near-uniform pictures and codes for machines."""
-    grey = numpy.asarray(small.convert("L"), dtype=numpy.float32)
-    if grey.std() < 6:
+    counts = numpy.array(grey.histogram())
+    levels, pixels = numpy.arange(256), counts.sum()
+    middle = (counts * levels).sum() / pixels
+    if ((counts * (levels - middle) ** 2).sum() / pixels) ** 0.5 < 6:
         return "nearly one colour"
     # Codes are black and white; a look at the histogram spares the search of nearly all photographs.
-    if ((grey < 64) | (grey > 192)).mean() > 0.8 and zxingcpp.read_barcodes(small):
+    if (counts[:64].sum() + counts[193:].sum()) / pixels > 0.8 and zxingcpp.read_barcodes(grey):
         return "a code for machines"
     return ""
 
 
-def look_of(small: PILImage.Image) -> int:
+def look_of(grey: PILImage.Image) -> int:
     """64 bits of the low frequencies, as in pHash (Zauner 2010): near-duplicates differ in few of them."""
-    grey = numpy.asarray(small.convert("L").resize((32, 32), PILImage.Resampling.LANCZOS), dtype=numpy.float32)
-    low = dctn(grey, norm="ortho")[:8, :8].flatten()
+    tiny = numpy.asarray(grey.resize((32, 32), PILImage.Resampling.LANCZOS), dtype=numpy.float32)
+    low = dctn(tiny, norm="ortho")[:8, :8].flatten()
     bits = low > numpy.median(low[1:])
     return int.from_bytes(numpy.packbits(bits).tobytes(), "big")
 
@@ -120,12 +129,17 @@ def kind_of(small: PILImage.Image) -> str:
 def as_file(picture: Picture, most: int) -> tuple[bytes, str]:
     """The bytes to keep and their suffix: as they were, or made smaller and upright as JPEG (PNG for what is drawn).
 
+    A large photograph that is well compressed already stays: coding it again would lose detail and take more bytes.
+
     Raises:
         OSError, pyvips.Error: the picture has gone or broken since it was looked at.
     """
     data = picture.bytes()
-    if picture.suffix in KEPT and picture.shape and max(picture.shape) <= most:
-        return data, picture.suffix
+    if picture.suffix in KEPT and picture.shape:
+        width, height = picture.shape
+        scale = min(1.0, most / max(width, height))
+        if scale == 1.0 or len(data) <= PER_PIXEL * width * height * scale**2:
+            return data, picture.suffix
     image = scaled(data, most)
     out = io.BytesIO()
     drawn = picture.kind in ("drawing", "chart", "screenshot", "document")

@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import lru_cache
 
 from duogen.data.filters import normal
-from duogen.data.sample import ASSETS, Block, Dropped, Lost, Sample, Words
+from duogen.data.sample import ASSETS, WORD, Block, Dropped, Lost, Sample, Words, stem
 
 URL = re.compile(r"\(?\b(?:https?://|www\.)\S+\)?")
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d\U0001f1e6-\U0001f1ff]+")
 NOT_AN_END = re.compile(r"(?:\b(?:e\.g|i\.e|etc|approx|ca|vs|tsp|tbsp|oz|lb|min|no|fig|mr|mrs|dr|st)|\b[A-Z])\.$", re.I)
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
+FILLERS = frozenset(re.findall(r"\w+", "a an and also are be is it just now of so that the then these this those to very was were your"))
 POINTER = re.compile(r"\s*\((?:see|as in|like in) (?:the )?(?:picture|photo|image|pic)s?(?: (?:below|above))?\)", re.I)
 
 
@@ -39,7 +40,7 @@ def clean(sample: Sample) -> Sample | Dropped:
     """Take debris out, cut paragraphs into sentences, and leave out headings with nothing below and what is said twice."""
     parts: list[Block] = []
     lost: list[Lost] = []
-    said: set[str] = set()
+    said: set[tuple[str, ...]] = set()
     for part in sample.parts:
         if not isinstance(part, Words):
             alt = tidy(part.alt)
@@ -50,15 +51,20 @@ def clean(sample: Sample) -> Sample | Dropped:
             parts.append(part)
             continue
         for each in _cleaned(part, lost):
-            key = " ".join(each.text.lower().split())
-            if each.kind in ("paragraph", "sentence", "quote") and len(key) > 40 and key in said:
+            gist = _gist(each.text)
+            if each.kind in ("paragraph", "sentence", "quote") and len(each.text) > 40 and gist in said:
                 lost.append(Lost(each.text[:80], "rewrite", "said before"))
                 continue
-            said.add(key)
+            said.add(gist)
             parts.append(each)
     parts = _without_empty_headings(_joined_starts(parts), sample.source.title)
     whole = replace(sample, parts=tuple(parts), lost=sample.lost + tuple(lost))
     return whole if any(isinstance(part, Words) and part.kind != "heading" for part in parts) else Dropped("nothing but debris")
+
+
+def _gist(text: str) -> tuple[str, ...]:
+    """The words that carry meaning, in order, which near-repeats share; what differs in "left" or a number says another thing."""
+    return tuple(stem(word) for word in WORD.findall(text.lower()) if word not in FILLERS)
 
 
 def tidy(text: str) -> str:

@@ -36,6 +36,7 @@ from duogen.data.steps import Steps
 from duogen.data.write import IMAGES, as_record, write_records
 
 BATCH = 16  # pages that a worker gets at a time
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY")}  # the pages are what is parallel
 AHEAD = 4  # batches under way for each worker: memory does not grow with the number of pages
 
 
@@ -135,8 +136,7 @@ def over_cores(jobs: int) -> Mapper:
 
 
 def _quiet() -> None:
-    """The libraries' arithmetic in one thread: the pages are what is parallel."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ.update(ONE_THREAD)
 
 
 def make(

@@ -147,10 +147,11 @@ def word_lists() -> dict[str, frozenset[str]]:
 def bare(text: str) -> set[str]:
     """The words of a text, lower case, without the commonest ones and without plural endings: what two texts can have in common."""
     common = word_lists()["common"]
-    return {_stem(word) for word in WORD.findall(text.lower()) if len(word) > 2 and word not in common}
+    return {stem(word) for word in WORD.findall(text.lower()) if len(word) > 2 and word not in common}
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """A word less its ending, roughly."""
     for ending in ("ing", "ies", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]

@@ -17,6 +17,9 @@ SKETCHBOOK = "sketchbook"
 NAMES = ("geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie")
 
 
+DATA = "folder of the benchmark as its authors publish it (default: GenEval and DPG come with DuoGen, the others are fetched from the hub)"
+
+
 def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> None:
     """The subcommands; nothing heavy is imported."""
     for name in NAMES:
@@ -40,7 +43,7 @@ def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> No
 
 
 def _add_scoring(each: argparse.ArgumentParser) -> None:
-    each.add_argument("--data", type=Path, metavar="DIR", help="the benchmark as its authors publish it; GenEval and DPG come with DuoGen")
+    each.add_argument("--data", type=Path, metavar="DIR", help=DATA)
     each.add_argument("--judge", metavar="J", help="a pair or Qwen2.5-VL checkpoint, as a folder or by its name on the hub")
     about = f"of GenEval: a Mask2Former checkpoint, as a folder or by its name on the hub, or {SKETCHBOOK!r} for drawings"
     each.add_argument("--detector", metavar="D", help=about)

@@ -1,13 +1,14 @@
 """A local MLLM as the judge: questions as files in `assets/prompts/`, answers as JSON, asked again where they are none.
 
 The five scores are those of DuoGen's benchmark (section 5): text completeness, image completeness, consistency between images, image
-quality, consistency of image and text, each from 0 to 5. A swapped judge is not comparable with published figures.
+quality, consistency of image and text, each from 0 to 5. InterleavedBench, CoMM and OpenING are asked for what their authors ask for,
+on their scales. A swapped judge is not comparable with published figures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,23 @@ from duogen.reader import Reader
 FIVE = ("t_com", "i_com", "i_co", "i_q", "it_co")
 NEEDED = {
     "judge-five": FIVE,
+    "judge-interleaved": ("text_quality", "perceptual_quality", "image_coherence", "text_image_coherence", "helpfulness"),
+    "judge-comm": ("style_consistency", "entity_consistency", "trend_consistency", "completeness", "image_quality", "relevance"),
+    "judge-opening": (
+        "correctness", "image_text_coherency", "multi_step_consistency", "content_quality", "human_preference_alignment", "completeness",
+        "content_richness",
+    ),
     "judge-wise": ("consistency", "realism", "aesthetic"),
     "judge-edit": ("compliance", "naturalness", "integrity"),
     "judge-viescore": ("success", "overediting", "naturalness", "artifacts"),
 }
-SCALES = {"judge-five": 5.0, "judge-wise": 2.0, "judge-edit": 5.0, "judge-viescore": 10.0}
+ABOUT_PICTURES = {  # 0 where nothing was drawn
+    "judge-five": ("i_com", "i_co", "i_q", "it_co"),
+    "judge-interleaved": ("perceptual_quality", "image_coherence", "text_image_coherence"),
+    "judge-comm": ("style_consistency", "entity_consistency", "trend_consistency", "image_quality", "relevance"),
+    "judge-opening": ("image_text_coherency",),
+}
+UNREADABLE = "the judge's answer could not be read"
 TRIES = 3
 MOST_PICTURES = 12
 AGAIN = "\n\nYour last answer could not be read. Answer with the JSON object only, with exactly the keys asked for."
@@ -47,7 +60,7 @@ def ask(reader: Reader, question: str, pictures: Sequence[Path], needed: Sequenc
         scores = read_scores(raw, needed, scale)
         if scores is not None:
             return Judgement(scores, raw=raw)
-    return Judgement({}, "the judge's answer could not be read", raw)
+    return Judgement({}, UNREADABLE, raw)
 
 
 def read_scores(raw: str, needed: Sequence[str], scale: float) -> dict[str, float] | None:
@@ -90,36 +103,38 @@ def judge(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Ju
     if benchmark.kind in ("picture", "edit") and not pictures:
         return Judgement({"score": 0.0}, "there is no picture in the answer")
     if benchmark.kind == "interleaved":
-        return _five(benchmark, task, answer, reader)
+        return _interleaved(benchmark, task, answer, reader)
     if benchmark.judged == "judge-question":
         return _questions(task, pictures[-1:], reader)
-    needed, scale = NEEDED[benchmark.judged], SCALES[benchmark.judged]
     question = fill(benchmark.judged, prompt=task.words(), explanation=task.about.get("explanation", ""), kind=task.group)
     shown = [*task.pictures()[:1], pictures[-1]] if benchmark.kind == "edit" else pictures[-1:]
-    said = ask(reader, question, shown, needed, scale)
+    said = ask(reader, question, shown, NEEDED[benchmark.judged], benchmark.scale)
     return Judgement(said.scores | {"score": _total(benchmark.judged, said.scores)}, "", said.raw) if said.scores else said
 
 
 def _total(judged: str, scores: dict[str, float]) -> float:
-    """The one figure that a benchmark reports for a picture."""
+    """The one figure that a benchmark reports for an answer."""
     if judged == "judge-wise":  # WiScore
         return (0.7 * scores["consistency"] + 0.2 * scores["realism"] + 0.1 * scores["aesthetic"]) / 2
     if judged == "judge-viescore":  # the worse of each pair, and their geometric mean
         return math.sqrt(min(scores["success"], scores["overediting"]) * min(scores["naturalness"], scores["artifacts"]))
-    return sum(min(scores["compliance"], value) for value in scores.values()) / len(scores)  # ImgEdit: no part above compliance
+    if judged == "judge-edit":  # ImgEdit: no part above compliance
+        return sum(min(scores["compliance"], value) for value in scores.values()) / len(scores)
+    # What DuoGen publishes for CoMM is how well the pictures illustrate the words.
+    return scores["relevance"] if judged == "judge-comm" else sum(scores.values()) / len(scores)
 
 
-def _five(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Judgement:
-    shown = list(task.pictures())
+def _interleaved(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Judgement:
+    judged, shown = benchmark.judged, list(task.pictures())
     words = _numbered(answer, shown)
     asked = task.words() + (f" [images 1 to {len(task.pictures())} are the user's]" if task.pictures() else "")
-    question = fill("judge-five", prompt=asked, answer=words, reference=task.about.get("reference") or "(none)")
-    said = ask(reader, question, shown[:MOST_PICTURES], FIVE, 5.0)
+    question = fill(judged, prompt=asked, answer=words, reference=task.about.get("reference") or "(none)")
+    said = ask(reader, question, shown[:MOST_PICTURES], NEEDED[judged], benchmark.scale)
     if not said.scores:
         return said
-    if len(shown) == len(task.pictures()):  # nothing was drawn: there is no image to be good
-        said = Judgement(said.scores | {"i_com": 0.0, "i_co": 0.0, "i_q": 0.0, "it_co": 0.0}, "", said.raw)
-    extra = {"score": sum(said.scores.values()) / len(FIVE)}
+    if len(shown) == len(task.pictures()):
+        said = Judgement(said.scores | dict.fromkeys(ABOUT_PICTURES[judged], 0.0), "", said.raw)
+    extra = {"score": _total(judged, said.scores)}
     if task.about.get("structure"):  # ISG: the order of words and pictures
         extra["structure"] = float([_kind(part) for part in answer] == task.about["structure"])
     return Judgement(said.scores | extra, "", said.raw)
@@ -145,14 +160,23 @@ def _questions(task: Task, pictures: Sequence[Path], reader: Reader) -> Judgemen
     raw = ""
     for each in task.about["questions"]:
         if all(said.get(after, False) for after in each["after"]):
-            raw = reader.ask(fill("judge-question", question=each["ask"]), pictures, 64)
-            verdict = yes_or_no(raw)
+            verdict, raw = _said(reader, fill("judge-question", question=each["ask"]), pictures, yes_or_no, 64)
             if verdict is None:
-                return Judgement({}, "the judge's answer could not be read", raw)
+                return Judgement({}, UNREADABLE, raw)
             said[each["id"]] = verdict
         else:
             said[each["id"]] = False
     return Judgement({"score": sum(said.values()) / len(said)}, "", raw)
+
+
+def _said(reader: Reader, question: str, pictures: Sequence[Path], read: Callable[[str], Any], most: int) -> tuple[Any, str]:
+    """What `read` makes of the judge's answer of `most` tokens, asked again where that is `None`; and the answer."""
+    raw = ""
+    for attempt in range(TRIES):
+        raw = reader.ask(question + (AGAIN if attempt else ""), pictures, most)
+        if (found := read(raw)) is not None:
+            return found, raw
+    return None, raw
 
 
 def yes_or_no(raw: str) -> bool | None:
@@ -170,11 +194,17 @@ def prefers(task: Task, one: Parts, other: Parts, reader: Reader) -> float | Non
         words, shown = [], []
         for name, answer in (("A", first), ("B", second)):
             words.append(f"Answer {name}:\n{_numbered(answer, shown)}")
-        found = parsed(reader.ask(fill("judge-pair", prompt=task.words(), answers="\n\n".join(words)), shown[:MOST_PICTURES]))
-        better = str(found.get("better", "")).strip().upper() if isinstance(found, dict) else ""
-        if better not in ("A", "B", "TIE"):
+        question = fill("judge-pair", prompt=task.words(), answers="\n\n".join(words))
+        better, _ = _said(reader, question, shown[:MOST_PICTURES], _better, 512)
+        if better is None:
             return None
         votes.append(better)
     if votes == ["A", "B"]:
         return 1.0
     return 0.0 if votes == ["B", "A"] else 0.5
+
+
+def _better(raw: str) -> str | None:
+    found = parsed(raw)
+    better = str(found.get("better", "")).strip().upper() if isinstance(found, dict) else ""
+    return better if better in ("A", "B", "TIE") else None

@@ -6,14 +6,16 @@ GenEval and DPG-Bench prompts ship with this repository; the others are read fro
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from duogen.conversation import open_picture
+from duogen.evaluate.fetch import fetched
 
 ASSETS = Path(__file__).parents[2] / "assets" / "benchmarks"
 MARK = re.compile(r"<image>|<BEGIN>", re.I)
@@ -48,7 +50,7 @@ class Benchmark:
         kind: what an answer is judged as: "detected", "picture", "edit" or "interleaved".
         judged: the name of the prompt that the judge gets, for those that are judged.
         scale: the largest score of the judge's.
-        hub: where its authors publish it.
+        hub: where its authors publish it; `files` are those of them that are needed, all where it names none.
     """
 
     name: str
@@ -57,19 +59,19 @@ class Benchmark:
     judged: str = ""
     scale: float = 5.0
     hub: str = ""
+    files: tuple[str, ...] = ()
     ships: bool = False
 
 
 def tasks_of(benchmark: Benchmark, folder: Path | None, limit: int | None = None) -> list[Task]:
-    """The tasks of a benchmark, with `limit` spread evenly over all of them.
+    """The tasks of a benchmark, with `limit` spread evenly over all of them. Without a folder: what ships, or what the hub has.
 
     Raises:
-        ValueError: the folder is needed and missing, or is not laid out as the benchmark is.
+        ValueError: it cannot be had, or is not laid out as the benchmark is.
     """
-    if folder is None:
-        if not benchmark.ships:
-            raise ValueError(f"{benchmark.name} does not come with DuoGen; get it ({benchmark.hub}) and name its folder with --data.")
-        folder = ASSETS / benchmark.name
+    if folder is None or (not folder.exists() and benchmark.hub.endswith(f"/datasets/{folder}")):
+        ships = ASSETS / benchmark.name
+        folder = ships if benchmark.ships else fetched(benchmark.name, benchmark.hub, benchmark.files)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; name the one that holds {benchmark.name}.")
     try:
@@ -80,8 +82,19 @@ def tasks_of(benchmark: Benchmark, folder: Path | None, limit: int | None = None
         raise ValueError(f"{folder} is not laid out as {benchmark.name} is ({type(error).__name__}: {error}).") from error
     if not found:
         raise ValueError(f"{folder} holds no task of {benchmark.name}.")
+    found = _distinct(found)
     if limit is not None and limit < len(found):
         found = [found[at * len(found) // limit] for at in range(limit)]
+    return found
+
+
+def _distinct(tasks: list[Task]) -> list[Task]:
+    """Ids that occur twice, as those of ISG-Bench do in its categories, would have one answer for two requests."""
+    seen: dict[str, int] = {}
+    found = []
+    for task in tasks:
+        seen[task.id] = seen.get(task.id, 0) + 1
+        found.append(task if seen[task.id] == 1 else replace(task, id=f"{task.id}-{seen[task.id]}"))
     return found
 
 
@@ -112,10 +125,15 @@ def _picture(folder: Path, name: str) -> Path:
         FileNotFoundError: it is not in the folder.
     """
     inside = folder.resolve()
-    for base in ("", "images", "zipped_images", "Benchmark", "singleturn"):
+    for base in ("", "images", "zipped_images", "Benchmark", "singleturn", "Benchmark/singleturn", "ISG_eval"):
         file = (folder / base / name).resolve()
-        if file.is_file() and file.is_relative_to(inside):
+        if not file.is_relative_to(inside):
+            continue
+        if file.is_file():
             return file
+        # ISG-Bench writes a.JPG and has a.jpg.
+        if (alike := [each for each in file.parent.glob(f"{glob.escape(file.stem)}.*") if each.is_file()]) and len(alike) == 1:
+            return alike[0]
     raise FileNotFoundError(2, "missing", name)
 
 
@@ -163,9 +181,10 @@ def _imgedit(folder: Path) -> Iterator[Task]:
 
 
 def _gedit(folder: Path) -> Iterator[Task]:
-    """As `datasets` saves it (`save_to_disk`), or its rows as JSON lines with pictures beside them; the English half."""
-    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        rows = _saved_rows(folder)
+    """As the hub has it (Parquet), as `datasets` saves it, or its rows as JSON lines with pictures beside them; the English half."""
+    saved = (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
+    if saved or any(folder.rglob("*.parquet")):
+        rows = _saved_rows(folder, saved)
     else:
         rows = _lines(_named(folder, "gedit.jsonl", "metadata.jsonl"))
     for raw in rows:
@@ -175,11 +194,12 @@ def _gedit(folder: Path) -> Iterator[Task]:
             yield Task(str(raw["key"]), (picture, raw["instruction"]), raw["task_type"])
 
 
-def _saved_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a saved dataset; their pictures are written beside it once."""
-    from datasets import load_from_disk
+def _saved_rows(folder: Path, saved: bool) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset, `saved` to disk or as Parquet; their pictures are written beside it once."""
+    from datasets import Dataset, load_from_disk
 
-    found = load_from_disk(str(folder))
+    files = sorted(map(str, folder.rglob("*.parquet")))
+    found = load_from_disk(str(folder)) if saved else Dataset.from_parquet(files, cache_dir=str(folder / ".rows"))
     for raw in found["train"] if hasattr(found, "keys") else found:
         file = folder / "pictures" / f"{raw['key']}.png"
         if not file.exists():
@@ -260,11 +280,11 @@ BENCHMARKS = {
         Benchmark("geneval", "detected", _geneval, ships=True, hub="github.com/djghosh13/geneval"),
         Benchmark("dpg", "picture", _dpg, "judge-question", 1.0, "github.com/TencentQQGYLab/ELLA", ships=True),
         Benchmark("wise", "picture", _wise, "judge-wise", 2.0, "github.com/PKU-YuanGroup/WISE"),
-        Benchmark("imgedit", "edit", _imgedit, "judge-edit", 5.0, "github.com/PKU-YuanGroup/ImgEdit"),
+        Benchmark("imgedit", "edit", _imgedit, "judge-edit", 5.0, "huggingface.co/datasets/sysuyy/ImgEdit", ("Benchmark.tar",)),
         Benchmark("gedit", "edit", _gedit, "judge-viescore", 10.0, "huggingface.co/datasets/stepfun-ai/GEdit-Bench"),
-        Benchmark("interleavedbench", "interleaved", _interleavedbench, "judge-five", 5.0, "huggingface.co/mqliu/InterleavedBench"),
-        Benchmark("comm", "interleaved", _comm, "judge-five", 5.0, "huggingface.co/datasets/weisuxi/CoMM"),
-        Benchmark("opening", "interleaved", _opening, "judge-five", 5.0, "github.com/LanceZPF/OpenING"),
+        Benchmark("interleavedbench", "interleaved", _interleavedbench, "judge-interleaved", 5.0, "huggingface.co/mqliu/InterleavedBench"),
+        Benchmark("comm", "interleaved", _comm, "judge-comm", 10.0, "huggingface.co/datasets/weisuxi/CoMM", ("*.json*", "*.zip")),
+        Benchmark("opening", "interleaved", _opening, "judge-opening", 10.0, "github.com/LanceZPF/OpenING"),
         Benchmark("isg", "interleaved", _isg, "judge-five", 5.0, "huggingface.co/datasets/shuaishuaicdp/ISG-Bench"),
         Benchmark("mmie", "interleaved", _mmie, "judge-five", 5.0, "huggingface.co/datasets/MMIE/MMIE"),
     )
