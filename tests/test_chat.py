@@ -114,8 +114,15 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
     send(page, f"{QUESTION} Go slowly.")
     page.wait_for_selector("#talk .bot img.picture")
     send(page, "And a green one?")
-    page.wait_for_selector("text=The answer is still being made")
-    assert page.locator("#talk .user button.i-edit").count() == 1 and page.input_value("#box textarea") == "And a green one?"
+    page.wait_for_selector("#talk .user button[value=recall]")
+    page.screenshot(path=SHOTS / "waiting.png")
+    page.fill("#box textarea", "Or a blue one?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=One message waits already")
+    page.click("#talk button[value=recall]")
+    page.wait_for_function("document.querySelector('#box textarea').value == 'And a green one?\\nOr a blue one?'")
+    page.wait_for_selector("#talk button[value=recall]", state="detached")
+    assert questions(page) == 1
     pressed = time.monotonic()
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button", timeout=10_000)
@@ -124,6 +131,26 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
     words = page.inner_text("#talk .bot")
     page.wait_for_timeout(1500)
     assert page.inner_text("#talk .bot") == words and len(words) > 3
+
+
+@browser_only
+def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
+    page = answered(tab, fast)
+    send(page, "And a ship? Go slowly.")
+    page.wait_for_selector("#talk .pending")
+    send(page, "And a green one?")
+    page.wait_for_selector("#talk .user button[value=recall]")
+    page.click("#new")
+    page.wait_for_selector("#talk .example")
+    page.click("#tab-library-button")
+    page.locator("#library-grid .thumbnail-item").first.click()
+    page.click("#library-talk")
+    page.wait_for_selector("#talk .user button[value=recall]")
+    page.click("#box .stop-button")
+    page.wait_for_function("document.querySelectorAll('#talk .user button.i-edit').length == 3")
+    page.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
+    page.wait_for_selector("#box .submit-button")
+    assert questions(page) == 3 and loaded_pictures(page, 6) == 6 and "And a green one?" in said(page, "user")
 
 
 @browser_only

@@ -29,7 +29,7 @@ from duogen.options import Options
 from duogen.store import Store
 from ui import controls
 from ui.history import Answer, messages, text_part
-from ui.jobs import Job, Task
+from ui.jobs import Job, Task, Waiting, asking
 from ui.loading import Loading
 from ui.page import Page
 from ui.pictures import PictureFolder
@@ -365,6 +365,32 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
         drawn = pool.submit(asyncio.run, followed()).result()
     assert "That is all." not in str(arrived[page.talk]) and "That is all." in str(drawn[-1][page.talk])
     assert page.settle(values, request)[page.box].submit_btn, "nobody could ask again"
+
+
+def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        gate.wait(10)
+        if said.path()[-1].text() == "hello":
+            yield from fail(said)
+            return
+        yield Done(said.say("assistant", "A boat."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    job = page.jobs.start(asking(asked, Options(seed=7)))
+    question = Waiting("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
+    assert job.wait(question) and not job.wait(question)
+    *_, shown = job.messages()
+    assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
+    gate.set()
+    until = time.monotonic() + 10
+    while (page.jobs.running() or not job.done) and time.monotonic() < until:
+        time.sleep(0.01)
+    path = page.store.open(asked.id).path()
+    assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
+    assert page.store.about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not job.wait(question)
 
 
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class Library:
         self.compare.click(self.begin_comparing, inputs, outputs, **QUICK)
         self.drop.upload(self.bring, [self.drop], outputs, **QUICK)
         self.edit.click(self.to_studio, [self.chosen], away, **QUICK)
-        self.talk.click(self.to_conversation, [self.chosen], away, **QUICK)
+        self.opened = self.talk.click(self.to_conversation, [self.chosen], away, **QUICK)
         self.again.click(self.to_settings, [self.chosen], away, **QUICK)
         self.look.click(self.weigh, None, [self.room, self.free], **QUICK)
         self.free.click(self.clear, None, [self.room, self.free], **QUICK)

@@ -26,7 +26,7 @@ from ui.arena import Arena
 from ui.data import Data
 from ui.finetune import Finetune, keep_example
 from ui.history import PAINTING, Message, button, messages
-from ui.jobs import Job, Jobs, Task, repainting
+from ui.jobs import Job, Jobs, Task, Waiting, asking, repainting
 from ui.library import Library, Ways
 from ui.loading import Loading
 from ui.models import Models
@@ -124,7 +124,7 @@ class Page:
             "open": self._open, "rename": self._rename, "name": self._name, "pin": self._pin, "unpin": self._unpin, "delete": self._delete,
             "branch": self._branch, "edit": self._edit, "retry": self._retry, "drop": self._drop, "again": self._again, "vary": self._vary,
             "on": self._on, "words": self._words, "use": self._use, "studio": self._studio, "undo": self._undo, "cancel": self._cancel,
-            "say": self._refuse, "teach": self._teach,
+            "recall": self._recall, "say": self._refuse, "teach": self._teach,
         }  # fmt: skip
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
@@ -216,6 +216,7 @@ class Page:
         self.talk.example_select(self.say_example, inputs, outputs, **quick).success(**shown).success(**settled)
         self.again.click(self.say_again, inputs, outputs, **quick).success(**shown).success(**settled)
         self.wishes.click(self.act, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown).success(**settled)
+        self.library.opened.success(**shown).success(**settled)
         self.new.click(self.start_over, {self.search}, outputs, queue=False, **quick)
         self.bring.upload(self.bring_in, {self.bring, self.search}, outputs, **quick)
         self.search.change(self.look_for, {self.view, self.search}, [self.list], **quick)
@@ -283,11 +284,14 @@ class Page:
         if job is None or job.task.chat != view.id:
             yield {self.status: gr.skip()}  # a generator that gives nothing would empty all outputs
             return
-        before, seen = self._messages(self.store.open(view.id).at(job.task.at)), -1
+        before, seen = self._before(job), -1
         while self.watching.get(session) is mine:
             if job.done:
                 if job.bad:
                     gr.Warning(sentence(job.status))
+                if later := self.jobs.of(view.id):  # what waited for the end of this one
+                    job, before, seen = later, self._before(later), -1
+                    continue
                 self.over.add(session)
                 said = status_line(job.status, "bad" if job.bad else "")
                 with contextlib.suppress(ValueError):  # deleted in another window, as `settle` will say
@@ -295,7 +299,7 @@ class Page:
                 return
             if seen != job.changed:
                 seen = job.changed
-                yield {self.talk: [*before, job.message()], self.status: status_line(job.status, "busy")}
+                yield {self.talk: [*before, *job.messages()], self.status: status_line(job.status, "busy")}
             await asyncio.sleep(REDRAW_SECONDS)
 
     @kindly
@@ -311,7 +315,7 @@ class Page:
         """The whole window for a view; the status line says `words`, or stays for `None`."""
         conversation = self.store.open(view.id) if view.id else Conversation()
         job = self.jobs.of(view.id)
-        talk = self._messages(conversation) if job is None else [*self._messages(conversation.at(job.task.at)), job.message()]
+        talk = self._messages(conversation) if job is None else [*self._before(job), *job.messages()]
         return {
             self.view: view,
             self.talk: talk,
@@ -324,6 +328,10 @@ class Page:
 
     def _messages(self, conversation: Conversation) -> list[Message]:
         return messages(conversation, self.store.about(conversation.id)["notes"], self.pictures) if conversation.head else []
+
+    def _before(self, job: Job) -> list[Message]:
+        """What stands above an answer that is being made."""
+        return self._messages(self.store.open(job.task.chat).at(job.task.at))
 
     def _listed(self, values: dict, view: View) -> str:
         words = values.get(self.search) or ""
@@ -349,19 +357,38 @@ class Page:
         return self._begin(values, request, event.value["text"], [])
 
     def _begin(self, values: dict, request: gr.Request, words: str, files: list[str]) -> Updates:
-        self._check_free(values)
         self._check_open()
         if not words:
             raise Refused("Type what you would like to know or see.")
         check_uploads(files)
         options, view = self._options(values), values[self.view]
+        if view.editing:
+            self._check_free(values)
         conversation = self.store.open(view.id) if view.id else Conversation(title=title_of(words))
         old = conversation.turns[view.editing.turn] if view.editing else None
-        pictures = [self._brought(Path(file), old) for file in files]
+        pictures = tuple(self._brought(Path(file), old) for file in files)
+        if job := self.jobs.of(view.id):
+            return self._wait(values, request, job, Waiting(words, tuple(files), pictures, options))
         before = conversation.at(old.parent) if old else conversation
         asked = self.store.save(before.say("user", *pictures, words))
-        task = Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, asked.head)
-        return self._started(values, request, task) | {self.box: self._busy_box(EMPTY_BOX)}
+        return self._started(values, request, asking(asked, options)) | {self.box: self._busy_box(EMPTY_BOX)}
+
+    def _wait(self, values: dict, request: gr.Request, job: Job, question: Waiting) -> Updates:
+        """Asked when the answer before is done, whether a browser looks on or not."""
+        if not job.wait(question):
+            raise Refused("One message waits already; take that back first, or wait for the answer.")
+        return self._looking(values, request, values[self.view], None) | {self.box: self._busy_box(EMPTY_BOX)}
+
+    def _recall(self, values: dict, request: gr.Request) -> Updates:
+        """What waits goes back into the box, before what has been typed since."""
+        job = self.jobs.of(values[self.view].id)
+        question = job.recall() if job else None
+        if question is None:
+            raise Refused("It is asked already.")
+        given = values[self.box] or EMPTY_BOX
+        words = "\n".join(filter(None, [question.words, given.get("text")]))
+        box = self._busy_box({"text": words, "files": [*question.files, *given.get("files", [])]})
+        return self._looking(values, request, values[self.view], None) | {self.box: box}
 
     def _brought(self, file: Path, old: Turn | None) -> Image:
         """A picture from the box; those of a question that is edited stay as they are."""
@@ -509,9 +536,8 @@ class Page:
     def _retry(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, turn = self._turn(values, id)
         asked = conversation.at(id if turn.role == "user" else turn.parent)
-        options = replace(self._options(values), seed=new_seed())
-        task = Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, conversation.head)
-        return self._started(values, request, task)
+        task = asking(asked, replace(self._options(values), seed=new_seed()))
+        return self._started(values, request, replace(task, back=conversation.head))
 
     def _on(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         """What comes after a part of an answer is made anew, or at all; the answer that is there stays as a branch."""
@@ -603,8 +629,7 @@ class Page:
         conversation = self.store.open(id)
         if turn in conversation.turns and turn not in [each.id for each in conversation.path()]:
             self.store.change(id, lambda now: now.at(now.tip(turn)), quiet=True)
-        self.watching.pop(request.session_hash, None)
-        return self._shown({}, View(id), self.loading.words) | {self.tabs: gr.Tabs(selected="chat")}
+        return self._looking({}, request, View(id), self.loading.words) | {self.tabs: gr.Tabs(selected="chat")}
 
     def _to_settings(self, about: About) -> Updates:
         box = gr.MultimodalTextbox(value={"text": about.words, "files": []})
