@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pypdfium2
 import pytest
 
 from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab, wait_until_answered
@@ -262,6 +263,15 @@ def test_the_chat_on_a_phone_and_in_the_dark(fast: Server, tab) -> None:
     page.click("#open-side")
     page.wait_for_timeout(800)
     page.screenshot(path=SHOTS / "conversations-phone.png")
+    paper = pypdfium2.PdfDocument(page.pdf(format="A5", prefer_css_page_size=False))  # small, for more than one page
+    words = [" ".join(each.get_textpage().get_text_range().split()) for each in paper]
+    pictures = [sum(part.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE for part in each.get_objects()) for each in paper]
+    assert len(words) > 1 and sum(pictures) == 3 and [each.count("Step") for each in words] == pictures, "a step is not with its picture"
+    assert words[0].startswith(QUESTION) and words[-1].endswith("All done!")
+    assert not any(control in " ".join(words) for control in ("Retry", "Options", "Ready", "Studio", "seed"))
+    shades = paper[0].render(scale=2).to_pil().convert("L").crop((0, 0, 800, 160)).getextrema()
+    assert shades[0] < 60 and shades[1] == 255, "not dark on white"
+    paper[0].render(scale=1.5).to_pil().save(SHOTS / "paper.png")
 
 
 @browser_only

@@ -63,7 +63,7 @@ class Library:
                 elem_id="library-words",
             )
             self.sort = gr.Dropdown(
-                choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=140
+                choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=175
             )
             self.starred = gr.Checkbox(label="★ Favourites only", container=False, scale=1, min_width=150, elem_id="library-starred")
         with gr.Row(elem_id="library-line"):
