@@ -88,9 +88,8 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.loading import Loading
     from ui.page import Page
     from ui.speech import for_browsers
-    from ui.theme import theme
+    from ui.theme import on_paper, theme
 
-    looks = Path(__file__).parent / "ui"
     worn = {each.folder.resolve(): each.weight for each in given.adapter}
     loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn)
     page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown", local=users is None)
@@ -109,8 +108,8 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             state_session_capacity=64,
             theme=theme(),
             i18n=for_browsers(),
-            css_paths=[looks / "style.css", looks / "tabs.css"],
-            head=f'<style media="print">{(looks / "print.css").read_text(encoding="utf-8")}</style>',
+            css_paths=[Path(__file__).parent / "ui" / name for name in ("style.css", "tabs.css")],
+            head=on_paper(),
             auth=users.may if users else None,
             mcp_server=given.mcp,
             app_kwargs={"routes": Api(loading, users).router().routes},

@@ -326,7 +326,7 @@ def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
     stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
     page, job, kept = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
     assert page.store.about(kept.id)["notes"][kept.head]["line"] == "1 picture · 2.0 s · seed 7"
-    assert "1 picture · 2.0 s · seed 7" in page._messages(kept)[-1]["content"][-1]["text"]
+    assert "1 picture · 2.0 s · seed 7" in page.chat.messages(kept)[-1]["content"][-1]["text"]
 
 
 def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
         yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
 
     page, job, kept = answered(script, tmp_path)
-    folded, words, _ = page._messages(kept)[-1]["content"]
+    folded, words, _ = page.chat.messages(kept)[-1]["content"]
     assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
     assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
 
@@ -355,7 +355,7 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
     job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), asked.head))
     request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
-    arrived = page.arrive({page.search: ""}, request)
+    arrived = page.chat.arrive({page.search: ""}, request)
     gate.set()
     until = time.monotonic() + 10
     while not job.done and time.monotonic() < until:
@@ -363,12 +363,12 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     values = {page.view: arrived[page.view], page.search: ""}
 
     async def followed() -> list:
-        return [update async for update in page.follow(values, request)]
+        return [update async for update in page.chat.follow(values, request)]
 
     with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
         drawn = pool.submit(asyncio.run, followed()).result()
     assert "That is all." not in str(arrived[page.talk]) and "That is all." in str(drawn[-1][page.talk])
-    assert page.settle(values, request)[page.box].submit_btn, "nobody could ask again"
+    assert page.chat.settle(values, request)[page.box].submit_btn, "nobody could ask again"
 
 
 def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:

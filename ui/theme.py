@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
 
 FONT = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
@@ -44,3 +46,9 @@ def theme() -> gr.themes.Base:
         body_text_color_subdued="#716a63",
         body_text_color_subdued_dark="#b3aca6",
     )
+
+
+def on_paper() -> str:
+    """How the page is printed, for its head: what Gradio takes as `css_paths` it keeps inside its own container."""
+    style = Path(__file__).with_name("print.css").read_text(encoding="utf-8")
+    return f'<style media="print">{style}</style>'
