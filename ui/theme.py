@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
+FOLDER = Path(__file__).parent
 FONT = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 
 
@@ -48,7 +50,11 @@ def theme() -> gr.themes.Base:
     )
 
 
-def on_paper() -> str:
-    """How the page is printed, for its head: what Gradio takes as `css_paths` it keeps inside its own container."""
-    style = Path(__file__).with_name("print.css").read_text(encoding="utf-8")
-    return f'<style media="print">{style}</style>'
+def looks() -> dict[str, Any]:
+    """What a launch takes of them. How the page is printed stands in its head, for Gradio keeps `css_paths` inside its own container."""
+    printed = (FOLDER / "print.css").read_text(encoding="utf-8")
+    return {
+        "theme": theme(),
+        "css_paths": [FOLDER / "style.css", FOLDER / "tabs.css"],
+        "head": f'<style media="print">{printed}</style>',
+    }
