@@ -371,6 +371,34 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     assert page.chat.settle(values, request)[page.box].submit_btn, "nobody could ask again"
 
 
+def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield TextDelta("Step 1.")
+        gate.wait(10)
+        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    page.jobs.start(asking(asked, Options(seed=7)))
+    request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
+    values = {page.view: page.chat.arrive({page.search: ""}, request)[page.view], page.search: ""}
+
+    async def followed() -> list:
+        drawn = []
+        async for update in page.chat.follow(values, request):
+            if not drawn:
+                page.chat.start_over(values, request)  # and the browser may get that before what was just drawn
+            drawn.append(update)
+        return drawn
+
+    with ThreadPoolExecutor() as pool:
+        first, *_, last = pool.submit(asyncio.run, followed()).result()
+    gate.set()
+    assert "hello" in str(first[page.talk]) and last[page.talk] == []
+
+
 def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:
     gate = threading.Event()
 

@@ -81,15 +81,15 @@ class Acts:
             job.stop.set()
         title = self.chat.store.open(id).title
         self.chat.store.delete(id)
-        self.chat.watching.pop(request.session_hash, None)
         shown = values[self.chat.view].id
-        return self.chat.shown(values, View(None if shown == id else shown, undo=id), f'"{title}" is deleted.', act=_undo())
+        view = View(None if shown == id else shown, undo=id)
+        return self.chat.looking(values, request, view, f'"{title}" is deleted.', act=_undo())
 
     def _undo(self, values: dict, request: gr.Request) -> Updates:
         view = values[self.chat.view]
         if isinstance(view.undo, str):
             self.chat.store.restore(view.undo)
-            return self.chat.shown(values, View(view.undo), "It is back.")
+            return self.chat.looking(values, request, View(view.undo), "It is back.")
         if view.undo is None:
             raise Refused("There is nothing to undo any more.")
         self.chat.check_free(values)

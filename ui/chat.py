@@ -79,8 +79,8 @@ def kindly(handler: Callable) -> Callable:
 class Chat:
     """The chat of all browsers. What one of them looks at is its `View`; conversations and answers under way belong to none.
 
-    `watching` holds, by browser session, a token of the one `follow` that may still draw there; `expected` the job it shall draw;
-    `over` the sessions in which it has drawn one to its end.
+    By browser session, `places` holds the conversation that is looked at; `watching` a token of the one `follow` that may still draw
+    there; `expected` the job it shall draw; `over` the sessions in which it has drawn one to its end.
     """
 
     def __init__(self, parts: Parts, shared: Shared, store: Store, jobs: Jobs) -> None:
@@ -88,6 +88,7 @@ class Chat:
         self.outputs = [self.view, self.list, self.talk, self.status, self.again, self.box, self.place]
         self.shared, self.store, self.jobs = shared, store, jobs
         self.loading, self.pictures = shared.loading, jobs.pictures
+        self.places: dict[str, str | None] = {}
         self.watching: dict[str, object] = {}
         self.expected: dict[str, Job] = {}
         self.over: set[str] = set()
@@ -106,12 +107,13 @@ class Chat:
             view = View()
         return self.looking(values, request, view, None)
 
-    def looking(self, values: dict, request: gr.Request, view: View, words: str | None) -> Updates:
+    def looking(self, values: dict, request: gr.Request, view: View, words: str | None, act: str = "") -> Updates:
         """The window for a view that it comes to; an answer under way is drawn to its end even if that comes before `follow` does."""
         self.watching.pop(request.session_hash, None)
+        self.places[request.session_hash] = view.id
         if job := self.jobs.of(view.id):
             self.expected[request.session_hash] = job
-        return self.shown(values, view, words)
+        return self.shown(values, view, words, act=act)
 
     def at(self, id: str, turn: str, request: gr.Request) -> Updates:
         """The window for a conversation, at the branch in which a turn is. Raises ValueError: it is gone."""
@@ -128,8 +130,20 @@ class Chat:
         if job is None or job.task.chat != view.id:
             yield {self.status: gr.skip()}  # a generator that gives nothing would empty all outputs
             return
+        async for update in self._drawn(view, session, job, mine):
+            yield update
+        # What was drawn last may reach the browser after the answer to a click that led it elsewhere: so that is drawn over it.
+        drawn = view.id
+        while session in self.places and self.places[session] != drawn:
+            drawn = self.places[session]
+            with contextlib.suppress(ValueError):  # deleted meanwhile
+                shown = self.shown({}, View(drawn), self.loading.words)
+                yield {each: shown[each] for each in (self.talk, self.status)}
+            await asyncio.sleep(REDRAW_SECONDS)
+
+    async def _drawn(self, view: View, session: str, job: Job, mine: object) -> AsyncIterator[Updates]:
         before, seen = self._before(job), -1
-        while self.watching.get(session) is mine:
+        while self.watching.get(session) is mine and self.places.get(session, view.id) == view.id:
             if job.done:
                 if job.bad:
                     gr.Warning(sentence(job.status))
@@ -284,6 +298,7 @@ class Chat:
     def started(self, values: dict, request: gr.Request, task: Task) -> Updates:
         self._check_open()
         self.expected[request.session_hash] = job = self.jobs.start(task)
+        self.places[request.session_hash] = task.chat
         return self.shown(values, View(task.chat), job.status, "busy") | {self.box: self.busy_box()}
 
     def busy_box(self, value: dict | None = None) -> gr.MultimodalTextbox:
@@ -298,17 +313,15 @@ class Chat:
             job.stop.set()
 
     def start_over(self, values: dict, request: gr.Request) -> Updates:
-        self.watching.pop(request.session_hash, None)
         box = gr.MultimodalTextbox(value=EMPTY_BOX, submit_btn=True, stop_btn=False)
-        return self.shown(values, View(), self.loading.words) | {self.box: box}
+        return self.looking(values, request, View(), self.loading.words) | {self.box: box}
 
     @kindly
     def bring_in(self, values: dict, request: gr.Request) -> Updates:
         conversation = self.store.unpack(Path(values[self.bring]))
-        self.watching.pop(request.session_hash, None)
-        return self.shown(values, View(conversation.id), "The conversation is here.")
+        return self.looking(values, request, View(conversation.id), "The conversation is here.")
 
     def leave(self, request: gr.Request) -> None:
-        self.watching.pop(request.session_hash, None)
-        self.expected.pop(request.session_hash, None)
+        for each in (self.places, self.watching, self.expected):
+            each.pop(request.session_hash, None)
         self.over.discard(request.session_hash)
