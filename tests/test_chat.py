@@ -151,7 +151,7 @@ def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
     page.wait_for_function("document.querySelectorAll('#talk .user button.i-edit').length == 3")
     page.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
     page.wait_for_selector("#box .submit-button")
-    assert questions(page) == 3 and loaded_pictures(page, 6) == 6 and "And a green one?" in said(page, "user")
+    assert questions(page) == 3 and loaded_pictures(page, 6) >= 6 and "And a green one?" in said(page, "user")
 
 
 @browser_only
