@@ -88,7 +88,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.loading import Loading
     from ui.page import Page
     from ui.speech import for_browsers
-    from ui.theme import theme
+    from ui.theme import looks
 
     worn = {each.folder.resolve(): each.weight for each in given.adapter}
     loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn)
@@ -106,9 +106,8 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             footer_links=[],
             max_file_size="25mb",
             state_session_capacity=64,
-            theme=theme(),
             i18n=for_browsers(),
-            css_paths=[Path(__file__).parent / "ui" / name for name in ("style.css", "tabs.css")],
+            **looks(),
             auth=users.may if users else None,
             mcp_server=given.mcp,
             app_kwargs={"routes": Api(loading, users).router().routes},

@@ -29,9 +29,10 @@ from duogen.conversation import Conversation, Image
 from duogen.events import TextDelta
 from duogen.options import Options
 from duogen.store import Store
+from ui.chat import View
 from ui.jobs import Job, Task
 from ui.loading import Loading
-from ui.page import Page, View
+from ui.page import Page
 
 SIDE, PICTURES, MESSAGES, YIELDS = 1024, 12, 200, 60
 GOALS = {"yield": 8.0, "open": 2000.0, "open_after_restart": 2000.0}
@@ -72,7 +73,7 @@ async def streaming(page: Page, conversation: Conversation) -> dict[str, float]:
     asked = page.store.save(conversation.say("user", "And another one?"))
     task = Task(asked.id, asked.head, lambda engine, stop: iter(()), Options(seed=1), asked.head)
     job = page.jobs._running[asked.id] = Job(task, page.jobs._answer(task))
-    follow = next(each for each in page.blocks.fns.values() if each.fn == page.follow)
+    follow = next(each for each in page.blocks.fns.values() if each.fn == page.chat.follow)
     state = SessionState(page.blocks)
     state[page.view._id] = View(asked.id)
     iterator = None
@@ -95,7 +96,7 @@ async def streaming(page: Page, conversation: Conversation) -> dict[str, float]:
 
 
 async def opening(page: Page, chat: str) -> None:
-    arrive = next(each for each in page.blocks.fns.values() if each.fn == page.arrive)
+    arrive = next(each for each in page.blocks.fns.values() if each.fn == page.chat.arrive)
     request = SimpleNamespace(session_hash="bench", query_params={"c": chat}, username=None)
     await page.blocks.process_api(arrive, [""] * len(arrive.inputs), SessionState(page.blocks), request)
 

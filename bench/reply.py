@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
 
+from bench.machine import host
 from duogen.conversation import Conversation, Image
 from duogen.engine import Engine, Memory
 from duogen.events import Done, Failed, TextDelta
@@ -133,19 +133,11 @@ def bare_forward(engine: Engine, prompt: int, count: int) -> float:
 
 def machine(engine: Engine, threads: int) -> dict[str, Any]:
     """What the figures were measured on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     device = str(engine.pair.transformer.device)
     return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
+        **host(),
         "threads": threads,
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "system": platform.platform(),
-        "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "diffusers")},
         "pair": engine.about["title"],
         "steps": engine.about["steps"],

@@ -156,7 +156,9 @@ def open_picture(source: Path | str | bytes) -> PILImage.Image:
         if "A" in picture.getbands() or "transparency" in picture.info:
             picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
         return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+    except PILImage.DecompressionBombError as error:  # raised before its size is to be had
+        raise ValueError(f"{name} has far too many pixels; make it smaller than 50 megapixels.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         if isinstance(error, FileNotFoundError):
             raise ValueError(f"There is no file {source}.") from error
         raise ValueError(f"{name} cannot be read as a picture; bring a PNG, JPEG or WebP file.") from error

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pypdfium2
 import pytest
 
 from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab, wait_until_answered
@@ -114,8 +115,15 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
     send(page, f"{QUESTION} Go slowly.")
     page.wait_for_selector("#talk .bot img.picture")
     send(page, "And a green one?")
-    page.wait_for_selector("text=The answer is still being made")
-    assert page.locator("#talk .user button.i-edit").count() == 1 and page.input_value("#box textarea") == "And a green one?"
+    page.wait_for_selector("#talk .user button[value=recall]")
+    page.screenshot(path=SHOTS / "waiting.png")
+    page.fill("#box textarea", "Or a blue one?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=One message waits already")
+    page.click("#talk button[value=recall]")
+    page.wait_for_function("document.querySelector('#box textarea').value == 'And a green one?\\nOr a blue one?'")
+    page.wait_for_selector("#talk button[value=recall]", state="detached")
+    assert questions(page) == 1
     pressed = time.monotonic()
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button", timeout=10_000)
@@ -124,6 +132,26 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
     words = page.inner_text("#talk .bot")
     page.wait_for_timeout(1500)
     assert page.inner_text("#talk .bot") == words and len(words) > 3
+
+
+@browser_only
+def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
+    page = answered(tab, fast)
+    send(page, "And a ship? Go slowly.")
+    page.wait_for_selector("#talk .pending")
+    send(page, "And a green one?")
+    page.wait_for_selector("#talk .user button[value=recall]")
+    page.click("#new")
+    page.wait_for_selector("#talk .example")
+    page.click("#tab-library-button")
+    page.locator("#library-grid .thumbnail-item").first.click()
+    page.click("#library-talk")
+    page.wait_for_selector("#talk .user button[value=recall]")
+    page.click("#box .stop-button")
+    page.wait_for_function("document.querySelectorAll('#talk .user button.i-edit').length == 3")
+    page.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
+    page.wait_for_selector("#box .submit-button")
+    assert questions(page) == 3 and loaded_pictures(page, 6) >= 6 and "And a green one?" in said(page, "user")
 
 
 @browser_only
@@ -235,6 +263,15 @@ def test_the_chat_on_a_phone_and_in_the_dark(fast: Server, tab) -> None:
     page.click("#open-side")
     page.wait_for_timeout(800)
     page.screenshot(path=SHOTS / "conversations-phone.png")
+    paper = pypdfium2.PdfDocument(page.pdf(format="A5", prefer_css_page_size=False))  # small, for more than one page
+    words = [" ".join(each.get_textpage().get_text_range().split()) for each in paper]
+    pictures = [sum(part.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE for part in each.get_objects()) for each in paper]
+    assert len(words) > 1 and sum(pictures) == 3 and [each.count("Step") for each in words] == pictures, "a step is not with its picture"
+    assert words[0].startswith(QUESTION) and words[-1].endswith("All done!")
+    assert not any(control in " ".join(words) for control in ("Retry", "Options", "Ready", "Studio", "seed"))
+    shades = paper[0].render(scale=2).to_pil().convert("L").crop((0, 0, 800, 160)).getextrema()
+    assert shades[0] < 60 and shades[1] == 255, "not dark on white"
+    paper[0].render(scale=1.5).to_pil().save(SHOTS / "paper.png")
 
 
 @browser_only

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 
 import pytest
 from PIL import Image as PILImage
@@ -87,6 +89,11 @@ def test_unreadable_pictures_get_a_sentence(tmp_path):
 def test_bomb_is_refused():
     with pytest.raises(ValueError, match="50 megapixels"):
         open_picture(encoded(PILImage.new("1", (8000, 8000)), "PNG"))
+    larger = bytearray(encoded(picture(), "PNG"))  # beyond what Pillow itself looks at
+    larger[16:24] = struct.pack(">II", 60_000, 60_000)
+    larger[29:33] = struct.pack(">I", zlib.crc32(larger[12:29]))
+    with pytest.raises(ValueError, match="50 megapixels"):
+        open_picture(bytes(larger))
 
 
 def test_a_mask_is_kept_with_its_picture(tmp_path):

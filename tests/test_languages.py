@@ -132,6 +132,14 @@ def english_on(page) -> list[str]:
     return sorted({words for words in seen if ENGLISH.search(words)})
 
 
+NAME_FITS = """() => {
+    const head = document.querySelector('#brand h1'), box = head.getBoundingClientRect(), words = document.createRange();
+    words.selectNodeContents(head.lastChild);
+    const at = words.getBoundingClientRect();
+    return at.top >= box.bottom || at.right <= document.querySelector('#new').getBoundingClientRect().left;
+}"""
+
+
 @browser_only
 @pytest.mark.parametrize(("locale", "ask"), [("de-DE", "Frag etwas"), ("zh-CN", "提问")])
 def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str) -> None:  # noqa: F811
@@ -142,6 +150,11 @@ def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str
     page.screenshot(path=SHOTS / f"chat-{language}.png")
     if language == "zh":
         return  # the files have the same sentences, so one of them shows where the others are
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(300)
+    assert page.evaluate(NAME_FITS), "a button lies on the name"
+    page.screenshot(path=SHOTS / "chat-phone-de.png")
+    page.set_viewport_size({"width": 1100, "height": 820})
     page.click("#drawer")
     page.wait_for_timeout(600)
     assert english_on(page) == []

@@ -29,7 +29,7 @@ from duogen.options import Options
 from duogen.store import Store
 from ui import controls
 from ui.history import Answer, messages, text_part
-from ui.jobs import Job, Task
+from ui.jobs import Job, Task, Waiting, asking
 from ui.loading import Loading
 from ui.page import Page
 from ui.pictures import PictureFolder
@@ -202,6 +202,10 @@ def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     page = tab(server.address)
     page.wait_for_selector("#talk .example")
+    (tmp_path / "notes.txt").write_text("no picture either")
+    page.set_input_files("#box input[type=file]", tmp_path / "notes.txt")
+    page.wait_for_selector("text=Only pictures can be brought; this is none: notes.txt")
+    assert "That did not work" in page.inner_text(".toast-title")
     page.set_input_files("#box input[type=file]", tmp_path / "broken.png")
     page.wait_for_selector("#box .thumbnail-item")
     send(page, "What is this?")
@@ -322,7 +326,7 @@ def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
     stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
     page, job, kept = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
     assert page.store.about(kept.id)["notes"][kept.head]["line"] == "1 picture · 2.0 s · seed 7"
-    assert "1 picture · 2.0 s · seed 7" in page._messages(kept)[-1]["content"][-1]["text"]
+    assert "1 picture · 2.0 s · seed 7" in page.chat.messages(kept)[-1]["content"][-1]["text"]
 
 
 def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
@@ -333,7 +337,7 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
         yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
 
     page, job, kept = answered(script, tmp_path)
-    folded, words, _ = page._messages(kept)[-1]["content"]
+    folded, words, _ = page.chat.messages(kept)[-1]["content"]
     assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
     assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
 
@@ -351,7 +355,7 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
     job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), asked.head))
     request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
-    arrived = page.arrive({page.search: ""}, request)
+    arrived = page.chat.arrive({page.search: ""}, request)
     gate.set()
     until = time.monotonic() + 10
     while not job.done and time.monotonic() < until:
@@ -359,12 +363,66 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     values = {page.view: arrived[page.view], page.search: ""}
 
     async def followed() -> list:
-        return [update async for update in page.follow(values, request)]
+        return [update async for update in page.chat.follow(values, request)]
 
     with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
         drawn = pool.submit(asyncio.run, followed()).result()
     assert "That is all." not in str(arrived[page.talk]) and "That is all." in str(drawn[-1][page.talk])
-    assert page.settle(values, request)[page.box].submit_btn, "nobody could ask again"
+    assert page.chat.settle(values, request)[page.box].submit_btn, "nobody could ask again"
+
+
+def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield TextDelta("Step 1.")
+        gate.wait(10)
+        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    page.jobs.start(asking(asked, Options(seed=7)))
+    request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
+    values = {page.view: page.chat.arrive({page.search: ""}, request)[page.view], page.search: ""}
+
+    async def followed() -> list:
+        drawn = []
+        async for update in page.chat.follow(values, request):
+            if not drawn:
+                page.chat.start_over(values, request)  # and the browser may get that before what was just drawn
+            drawn.append(update)
+        return drawn
+
+    with ThreadPoolExecutor() as pool:
+        first, *_, last = pool.submit(asyncio.run, followed()).result()
+    gate.set()
+    assert "hello" in str(first[page.talk]) and last[page.talk] == []
+
+
+def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        gate.wait(10)
+        if said.path()[-1].text() == "hello":
+            yield from fail(said)
+            return
+        yield Done(said.say("assistant", "A boat."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    job = page.jobs.start(asking(asked, Options(seed=7)))
+    question = Waiting("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
+    assert job.wait(question) and not job.wait(question)
+    *_, shown = job.messages()
+    assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
+    gate.set()
+    until = time.monotonic() + 10
+    while (page.jobs.running() or not job.done) and time.monotonic() < until:
+        time.sleep(0.01)
+    path = page.store.open(asked.id).path()
+    assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
+    assert page.store.about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not job.wait(question)
 
 
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:

@@ -85,7 +85,27 @@ for (const [id, name] of [['open-side', 'Conversations'], ['look', 'Light or dar
 const UNSPOKEN = '#talk [data-testid="user"][aria-label], #talk [data-testid="bot"][aria-label]';
 document.querySelector('#box textarea')?.setAttribute('aria-label', say('Your message'));
 
+// Gradio's own notices speak English, whatever the page speaks, and say less than what to do.
+const TITLES = { Warning: 'One moment', Error: 'That did not work' };
+const NOTICES = [
+  [/^Invalid file types?: (.+)\. Only .* allowed\.$/, 'Only pictures can be brought; this is none:'],
+  [/^File\(s\) exceed the maximum allowed size of [^:]+: (.+)$/, 'This is too large; make it smaller than 25 MB:'],
+];
+const noticed = () => {
+  for (const title of document.querySelectorAll('.toast-title')) {
+    const words = TITLES[title.firstChild?.data?.trim()];
+    if (words) title.firstChild.data = say(words) + ' ';
+  }
+  for (const text of document.querySelectorAll('.toast-message-text')) {
+    for (const [pattern, words] of NOTICES) {
+      const found = text.textContent.trim().match(pattern);
+      if (found) text.textContent = `${say(words)} ${found[1]}`;
+    }
+  }
+};
+
 const tidied = () => {
+  noticed();
   for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
   for (const list of document.querySelectorAll('#talk .examples[role=list]')) list.setAttribute('role', 'group');
   for (const tile of document.querySelectorAll('button.thumbnail-item:not(.named)')) { // "Thumbnail 3 of 60" says little

@@ -123,6 +123,13 @@ def _content(conversation: Conversation, turn: Turn, about: dict, pictures: Pict
     return [*shown, {"type": "text", "text": f'<div class="acts">{_turn_acts(conversation, turn)}{line}</div>'}]
 
 
+def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFolder) -> Message:
+    """A question that is asked when the answer before it is done."""
+    shown = [brought(image, number, pictures) for number, image in enumerate(images, 1)]
+    line = f"<small>{html.escape(say('Is sent when this answer is done'))}</small>" + button("recall", "Back into the box", words="Cancel")
+    return {"role": "user", "content": [*shown, text_part(words), {"type": "text", "text": f'<div class="acts">{line}</div>'}]}
+
+
 def brought(image: Image, number: int, pictures: PictureFolder) -> Message:
     """A picture of a question, with the number by which the question can name it."""
     alt, mark = image.alt or say(f"Your picture {number}"), f'<span class="number">{number}</span>'

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from duogen.conversation import Conversation, Piece, Turn
+from duogen.conversation import Conversation, Image, Piece, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, Stats, TextDelta
 from duogen.gallery import Gallery
 from duogen.options import Options
 from duogen.picture_file import About
 from duogen.store import Store
-from ui.history import BROKEN_OFF, Answer, Message, note
+from ui.history import BROKEN_OFF, Answer, Message, note, waiting_message
 from ui.line import waiting
 from ui.loading import Loading
 from ui.pictures import PictureFolder
@@ -55,9 +55,28 @@ class Task:
     rest: tuple[Piece, ...] = ()
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A question that is asked when the answer before it is done.
+
+    Attributes:
+        files: the pictures as they came, for the box to have them back.
+    """
+
+    words: str
+    files: tuple[str, ...]
+    pictures: tuple[Image, ...]
+    options: Options
+
+
 @dataclass
 class Job:
-    """A task on its way; `changed` counts up whenever there is something new to show."""
+    """A task on its way; `changed` counts up whenever there is something new to show.
+
+    Attributes:
+        waiting: what is asked when it is done, however it ends.
+        closed: whether it is too late for that.
+    """
 
     task: Task
     answer: Answer
@@ -67,6 +86,8 @@ class Job:
     done: bool = False
     bad: bool = False
     kept: int = 0
+    waiting: Waiting | None = None
+    closed: bool = False
     partial: str = field(default_factory=lambda: uuid.uuid4().hex)
     saved_at: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -80,9 +101,35 @@ class Job:
         seeds = self.task.seeds
         return replace(self.task.options, seed=seeds[min(self.kept, len(seeds) - 1)]) if seeds else self.task.options
 
-    def message(self) -> Message:
+    def wait(self, question: Waiting) -> bool:
+        """Have a question asked after this; false where it is too late for that, or another one waits."""
         with self.lock:
-            return self.answer.message()
+            if self.closed or self.waiting:
+                return False
+            self.waiting = question
+            self.changed += 1
+            return True
+
+    def recall(self) -> Waiting | None:
+        """Take back what waits."""
+        with self.lock:
+            question, self.waiting = self.waiting, None
+            self.changed += 1
+            return question
+
+    def close(self) -> Waiting | None:
+        """What is to be asked now; nothing can wait any more."""
+        with self.lock:
+            self.closed = True
+            return self.waiting
+
+    def messages(self) -> list[Message]:
+        """The answer so far, and what waits for its end."""
+        with self.lock:
+            said, question = [self.answer.message()], self.waiting
+        if question:
+            said.append(waiting_message(question.words, question.pictures, self.answer.pictures))
+        return said
 
 
 class Jobs:
@@ -101,11 +148,13 @@ class Jobs:
 
     def start(self, task: Task) -> Job:
         """Raises: ValueError: an answer of this conversation is under way."""
-        job = Job(task, self._answer(task))
         with self._lock:
             if task.chat in self._running:
                 raise ValueError("The answer is still being made; wait for it, or press Stop first.")
-            self._running[task.chat] = job
+            return self._enter(task)
+
+    def _enter(self, task: Task) -> Job:
+        job = self._running[task.chat] = Job(task, self._answer(task))
         threading.Thread(target=self._run, args=(job,), name="answer", daemon=True).start()
         return job
 
@@ -126,10 +175,21 @@ class Jobs:
             with contextlib.suppress(ValueError):  # the conversation is gone
                 self._settle(job)
         finally:
-            with self._lock:
-                del self._running[job.task.chat]
-            job.done = True
-            job.changed += 1
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        """Ask what waited for the end of this answer, if anything did; nobody else's question comes between."""
+        task = None
+        with contextlib.suppress(ValueError, OSError):  # the conversation is gone, or the disk is full
+            if question := job.close():
+                asked = self.store.change(job.task.chat, lambda now: now.say("user", *question.pictures, question.words))
+                task = asking(asked, question.options)
+        with self._lock:
+            del self._running[job.task.chat]
+            if task:
+                self._enter(task)
+        job.done = True
+        job.changed += 1
 
     def _work(self, job: Job) -> None:
         engine = self.loading.engine
@@ -198,6 +258,11 @@ class Jobs:
 
 def _without(conversation: Conversation, turn: str) -> Conversation:
     return conversation.without(turn) if turn in conversation.turns else conversation
+
+
+def asking(asked: Conversation, options: Options) -> Task:
+    """Answer the question at the head of a conversation."""
+    return Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, asked.head)
 
 
 def repainting(conversation: Conversation, turn: Turn, at: int, options: Options, seeds: tuple[int, ...]) -> Work:

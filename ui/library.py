@@ -63,7 +63,7 @@ class Library:
                 elem_id="library-words",
             )
             self.sort = gr.Dropdown(
-                choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=140
+                choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=175
             )
             self.starred = gr.Checkbox(label="★ Favourites only", container=False, scale=1, min_width=150, elem_id="library-starred")
         with gr.Row(elem_id="library-line"):
@@ -148,7 +148,7 @@ class Library:
         self.compare.click(self.begin_comparing, inputs, outputs, **QUICK)
         self.drop.upload(self.bring, [self.drop], outputs, **QUICK)
         self.edit.click(self.to_studio, [self.chosen], away, **QUICK)
-        self.talk.click(self.to_conversation, [self.chosen], away, **QUICK)
+        self.opened = self.talk.click(self.to_conversation, [self.chosen], away, **QUICK)
         self.again.click(self.to_settings, [self.chosen], away, **QUICK)
         self.look.click(self.weigh, None, [self.room, self.free], **QUICK)
         self.free.click(self.clear, None, [self.room, self.free], **QUICK)

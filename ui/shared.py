@@ -29,6 +29,10 @@ EMPTY_BOX = {"text": "", "files": []}
 QUICK = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
+def new_seed() -> int:
+    return secrets.randbelow(1_000_000)
+
+
 class Refused(Exception):
     """What was asked for is not to be had now; the message is one sentence for the user, and nothing changes."""
 
@@ -59,7 +63,7 @@ class Shared:
             options = controls.read(Options, self.drawer, values)
         except ValueError as error:
             raise Refused(str(error)) from error
-        return options if options.seed is not None else replace(options, seed=secrets.randbelow(1_000_000))
+        return options if options.seed is not None else replace(options, seed=new_seed())
 
     def brought(self, file: Path) -> Image:
         """A picture that came with a message, in the library too. Raises ValueError: it cannot be read as a picture."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import gradio as gr
 
+FOLDER = Path(__file__).parent
 FONT = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 
 
@@ -44,3 +48,13 @@ def theme() -> gr.themes.Base:
         body_text_color_subdued="#716a63",
         body_text_color_subdued_dark="#b3aca6",
     )
+
+
+def looks() -> dict[str, Any]:
+    """What a launch takes of them. How the page is printed stands in its head, for Gradio keeps `css_paths` inside its own container."""
+    printed = (FOLDER / "print.css").read_text(encoding="utf-8")
+    return {
+        "theme": theme(),
+        "css_paths": [FOLDER / "style.css", FOLDER / "tabs.css"],
+        "head": f'<style media="print">{printed}</style>',
+    }
