@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pypdfium2
 import pytest
+from PIL import Image as PILImage
 
+from duogen.conversation import Image as Picture
+from duogen.conversation import Text, Turn
 from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab, wait_until_answered
+from ui.correct import corrected, to_words
+from ui.shared import Refused
 
 __all__ = ["browser", "tab"]  # fixtures
 QUESTION = "How do I draw a boat?"
@@ -170,6 +175,37 @@ def test_an_edited_question_makes_a_branch_and_the_old_one_stays(fast: Server, t
     page.click("#talk .user button[title='The branch before']")
     page.wait_for_selector("#talk .user .count:has-text('1/2')")
     assert QUESTION in said(page, "user") and shown_pictures(page) == old
+
+
+@browser_only
+def test_a_corrected_answer_is_a_branch_to_learn_from(fast: Server, tab) -> None:
+    page = answered(tab, fast)
+    old = shown_pictures(page)
+    page.click("#talk .bot button.i-edit")
+    page.wait_for_function("document.querySelector('#box textarea').value.includes('[3]')")
+    words = page.input_value("#box textarea")
+    send(page, words + "[9]")
+    page.wait_for_selector("text=[9] stands for no picture here")
+    send(page, words.replace("[2]", "").replace("All done!", "There it floats."))
+    page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    assert "There it floats." in said(page) and shown_pictures(page) == [old[0], old[2]]
+    page.click("#talk .bot button.i-teach")
+    page.wait_for_selector("text=It is an example now")
+    page.click("#talk .bot button[title='The branch before']")
+    page.wait_for_selector("#talk .bot .count:has-text('1/2')")
+    assert "All done!" in said(page) and shown_pictures(page) == old
+
+
+def test_words_of_an_answer_and_back() -> None:
+    some, others = (Picture(PILImage.new("RGB", (8, 8), colour)) for colour in ("red", "blue"))
+    turn = Turn("assistant", (Text("One.\n\n"), some, Text("Two [sic]. "), others, Text("Done.")))
+    assert to_words(turn) == "One.\n\n[1]Two [sic]. [2]Done." and corrected(turn, to_words(turn)) == turn.parts
+    assert corrected(turn, "Only [2] this.") == (Text("Only "), others, Text(" this."))
+    for words in ("[2] then [1]", "[1] and [1]", "[3]", "[0]"):
+        with pytest.raises(Refused, match="stands for no picture here"):
+            corrected(turn, words)
+    with pytest.raises(Refused, match="what the answer should say"):
+        corrected(turn, " ")
 
 
 @browser_only

@@ -15,6 +15,7 @@ from duogen.export import as_html, as_pdf, as_zip
 from duogen.picture_file import About
 from duogen.store import Store
 from ui.chat import Chat, Edit, View, kindly
+from ui.correct import to_words
 from ui.finetune import keep_example
 from ui.history import button
 from ui.jobs import Task
@@ -122,10 +123,12 @@ class Acts:
 
     def _edit(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, turn = self.chat.turn(values, id)
-        if turn.role != "user":
-            raise Refused("Only a question can be edited.")
-        box = {"text": turn.text(), "files": [self.chat.pictures.keep(image.picture) for image in turn.images()]}
-        said = "Sending it makes a branch; the old one stays."
+        if turn.role == "user":
+            box = {"text": turn.text(), "files": [self.chat.pictures.keep(image.picture) for image in turn.images()]}
+            said = "Sending it makes a branch; the old one stays."
+        else:
+            box = {"text": to_words(turn), "files": []}
+            said = "[1] is the first picture. Sending it makes a branch; the old one stays."
         view = View(conversation.id, Edit(id))
         return self.chat.shown(values, view, said, act=_give_up()) | {self.chat.box: self.chat.free_box(box)}
 

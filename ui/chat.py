@@ -15,6 +15,7 @@ import gradio as gr
 
 from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.store import Store, title_of
+from ui.correct import corrected
 from ui.history import Message, messages
 from ui.jobs import Job, Jobs, Task, Waiting, asking, repainting
 from ui.shared import EMPTY_BOX, Refused, Shared, Updates, check_uploads, new_seed, refused, sentence, status_line
@@ -25,7 +26,7 @@ REDRAW_SECONDS = 0.08
 
 @dataclass(frozen=True)
 class Edit:
-    """What the box changes: a question, or the words before the picture at `at` of an answer."""
+    """What the box changes: a question, an answer, or the words before the picture at `at` of an answer."""
 
     turn: str
     at: int | None = None
@@ -208,6 +209,8 @@ class Chat:
         editing = values[self.view].editing
         if editing and editing.at is not None:
             return self._say_words_of_picture(values, request, words)
+        if editing and self.turn(values, editing.turn)[1].role == "assistant":
+            return self._correct(values, words)
         return self.begin(values, request, words, files)
 
     @kindly
@@ -280,6 +283,14 @@ class Chat:
             at, before = at + 1, (*before, Text(words))
         told = replace(turn, parts=(*before, *turn.parts[editing.at :]))
         return self.repaint(values, request, conversation, told, at) | {self.box: self.busy_box(EMPTY_BOX)}
+
+    def _correct(self, values: dict, words: str) -> Updates:
+        """The answer as a person put it right, as a branch."""
+        conversation, turn = self.turn(values, values[self.view].editing.turn)
+        parts = corrected(turn, words)
+        if parts != turn.parts:
+            conversation = self.store.save(conversation.at(turn.parent).say(turn.role, *parts))
+        return self.shown(values, View(conversation.id), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
 
     def turn(self, values: dict, id: str) -> tuple[Conversation, Turn]:
         """Raises: KeyError, Refused."""

@@ -187,6 +187,7 @@ def _turn_acts(conversation: Conversation, turn: Turn) -> str:
     if turn.role == "user":
         acts.append(button("edit", "Edit, as a branch", turn.id))
     if turn.role == "assistant":
+        acts.append(button("edit", "Correct the words, as a branch", turn.id))
         acts.append(button("pdf", "Save this answer as PDF", conversation.id, turn.id))
         acts.append(button("print", "Print this answer", conversation.id, turn.id))
         acts.append(button("teach", "Use as training example", turn.id))
