@@ -72,6 +72,13 @@ def klein(cache):
         return opened("flux2-klein-4b")
 
 
+@pytest.fixture
+def own_klein(cache, monkeypatch):
+    """For a test that leaves its engine otherwise than it was."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return opened("flux2-klein-4b")
+
+
 def options(**image) -> Options:
     return Options(1, TextOptions(temperature=1.0, top_p=1.0), ImageOptions(**{"steps": 2, "preview_every": 0} | image))
 
@@ -172,8 +179,8 @@ def test_a_failing_pipeline_keeps_what_is_finished(klein, monkeypatch) -> None:
     assert len(failed.conversation.path()[-1].images()) == 1
 
 
-def test_out_of_memory_steps_down_once_and_goes_on(klein, monkeypatch) -> None:
-    plain, calls = type(klein.painter).paint, []
+def test_out_of_memory_steps_down_once_and_goes_on(own_klein, monkeypatch) -> None:
+    plain, calls = type(own_klein.painter).paint, []
 
     def paint(self, *given):
         calls.append(given)
@@ -181,16 +188,16 @@ def test_out_of_memory_steps_down_once_and_goes_on(klein, monkeypatch) -> None:
             raise torch.OutOfMemoryError("no memory")
         yield from plain(self, *given)
 
-    monkeypatch.setattr(type(klein.painter), "paint", paint)
-    monkeypatch.setattr(klein.pair.pipe.vae, "use_tiling", False)
-    script(monkeypatch, klein.tokens, *SAID)
-    events = list(klein.answer(Conversation().say("user", "Draw"), options()))
+    monkeypatch.setattr(type(own_klein.painter), "paint", paint)
+    monkeypatch.setattr(own_klein.pair.pipe.vae, "use_tiling", False)
+    script(monkeypatch, own_klein.tokens, *SAID)
+    events = list(own_klein.answer(Conversation().say("user", "Draw"), options()))
     assert isinstance(events[-1], Done) and len(events[-1].conversation.path()[-1].images()) == 2
     told = [event.message for event in events if isinstance(event, Notice)]
     assert told == ["Memory ran out, so pictures are made in tiles from now on."]
-    assert klein.pair.pipe.vae.use_tiling
-    script(monkeypatch, klein.tokens, *SAID)
-    failed = list(klein.answer(Conversation().say("user", "Draw"), options()))[-1]
+    assert own_klein.pair.pipe.vae.use_tiling
+    script(monkeypatch, own_klein.tokens, *SAID)
+    failed = list(own_klein.answer(Conversation().say("user", "Draw"), options()))[-1]
     assert isinstance(failed, Failed) and "Memory ran out" in failed.message
 
 
