@@ -1,6 +1,6 @@
 """Long work that outlives whoever started it: a process of its own with a folder, which any other process finds and reads.
 
-A job's folder holds `run/`: `order.json` (what was asked for), `progress.json` (how far it is), `asked` (what it should do next),
+A job's folder holds `run/`: `order.json` (what was asked for), `progress.json` (how far it is), `wishes/` (what it should do next),
 `log.txt` (what it said), `.lock` (held while it lives) and its samples. Written beside and renamed, so that a reader never sees a half.
 """
 
@@ -92,7 +92,7 @@ class Job:
         except Timeout as error:
             raise ValueError(f"{self.folder} is being trained already; pause it first.") from error
         try:
-            (self.run / "asked").unlink(missing_ok=True)
+            self.asked()
             yield
         finally:
             lock.release()
@@ -101,19 +101,19 @@ class Job:
         """Leave a wish for the job; it looks after every step. Raises ValueError when there is no such wish."""
         if wish not in WISHES:
             raise ValueError(f"A job cannot be asked to {wish}; it knows {', '.join(WISHES)}.")
-        with (self.run / "asked").open("a", encoding="utf-8") as file:
-            file.write(wish + "\n")
+        wishes = self.run / "wishes"
+        wishes.mkdir(parents=True, exist_ok=True)
+        (wishes / f"{time.time_ns():020d}.{wish}").touch()  # there at once or not at all: none is lost to a job that looks just now
 
     def asked(self) -> list[str]:
-        """The wishes since the last call."""
-        file, taken = self.run / "asked", self.run / f"asked.{os.getpid()}"
+        """The wishes since the last call, in their order."""
         try:
-            file.rename(taken)
-            wishes = taken.read_text(encoding="utf-8").split()
-            taken.unlink()
-        except OSError:
+            files = sorted((self.run / "wishes").iterdir())
+        except FileNotFoundError:
             return []
-        return wishes
+        for file in files:
+            file.unlink(missing_ok=True)
+        return [file.suffix.removeprefix(".") for file in files]
 
     def start(self, *arguments: str) -> None:
         """Begin the work as `python -m duogen ARGUMENTS`, in a process that stays when this one ends."""

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -539,3 +540,13 @@ def test_saved_pages_become_an_adapter_that_answers(place, site, tmp_path, monke
         assert answer.text() == "Peel two apples.Done."
         pictures += [image.picture.tobytes() for image in answer.images()]
     assert len(pictures) == 2 and pictures[0] != pictures[1], "the adapter changes nothing of what is painted"
+
+
+def test_no_wish_is_lost_to_a_job_that_looks_just_then(tmp_path):
+    job, came = Job(tmp_path), []
+    job.run.mkdir()
+    writer = threading.Thread(target=lambda: [Job(tmp_path).ask(wish) for wish in ("save", "sample") * 400])
+    writer.start()
+    while writer.is_alive():
+        came += job.asked()
+    assert came + job.asked() == ["save", "sample"] * 400
