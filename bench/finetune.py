@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 from bench import lessons
+from bench.machine import host
 from duogen.adapters import Wanted
 from duogen.conversation import Conversation, Text, Turn, write_beside
 from duogen.data.format import Example, Line, write
@@ -131,8 +130,12 @@ def pixels(engine: Engine, dialogue: Dialogue) -> bytes:
 
 def described(given: argparse.Namespace) -> dict[str, Any]:
     """The machine, the versions and the settings."""
-    machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "threads": given.threads, "system": platform.platform()}
-    return {"machine": machine, "torch": torch.__version__, "pair": "duogen-sketch", "recipe": FineTune.load(given.recipe).as_json()}
+    return {
+        "machine": host() | {"threads": given.threads},
+        "torch": torch.__version__,
+        "pair": "duogen-sketch",
+        "recipe": FineTune.load(given.recipe).as_json(),
+    }
 
 
 def old_kinds(engine: Engine, count: int) -> dict[str, Any] | None:
@@ -176,7 +179,7 @@ def _compared(given: argparse.Namespace, order: lessons_of.Order) -> dict[str, f
     parts = open_parts(ready.pair, ("transformer", "vae"), ready.device)
     lessons_of.taught(parts.transformer, paint_config(parts.transformer, own), 0)
     loop: Recipe = lessons_of.loop_recipe(own, order.recipe)
-    stage = PaintStage(loop, parts.transformer, parts.about, parts.vae, [files[each.where] for each in ready.train], own)
+    stage = PaintStage(loop, parts, [files[each.where] for each in ready.train], own)
 
     def uncached(step: int) -> Any:
         return gathered([see(ready.train[index]) for index in stage.rounds[step]], stage.batch(step).targets)

@@ -179,22 +179,21 @@ def snapshot(source: Source) -> Path | None:
         return None
 
 
-def has_lora(preset: Preset) -> bool:
-    """Whether a preset's LoRA is on this machine."""
+def lora_here(preset: Preset) -> Path | None:
+    """The file of a preset's LoRA, if it is on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(preset.repo, preset.file, revision=preset.revision), str)
+    file = try_to_load_from_cache(preset.repo, preset.file, revision=preset.revision)
+    return Path(file) if isinstance(file, str) else None
 
 
 def lora_file(preset: Preset) -> Path:
     """Raises ValueError when a preset's LoRA is not on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(preset.repo, preset.file, revision=preset.revision)
-    if not isinstance(file, str):
+    file = lora_here(preset)
+    if file is None:
         command = f"python -m duogen pull ID --preset {preset.id}"
         raise ValueError(f"The LoRA for {preset.title} is not on this machine yet; get it with: {command}")
-    return Path(file)
+    return file
 
 
 def missing(folder: Path) -> list[str]:

@@ -255,7 +255,10 @@ class FramePainter:
     def _cached(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
         packed = self._embedded(frames.past, batch, False)
         timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
-        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees, given.room, skipping=given.skipping)
+        out, _ = walk(
+            self.model, packed, timesteps, given.condition, given.reads, given.sees, given.room,
+            skipping=given.skipping, through=self.pair.through,
+        )  # fmt: skip
         return unpatchify(self.model, out, packed.sizes[0])
 
     def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
@@ -267,7 +270,9 @@ class FramePainter:
         )
         timesteps = torch.zeros(len(batch), count, device=batch.device)
         timesteps[:, -1] = sigma * self.about.timestep_scale
-        out, _ = walk(self.model, packed, timesteps, given.condition, given.reads, given.sees, skipping=given.skipping)
+        out, _ = walk(
+            self.model, packed, timesteps, given.condition, given.reads, given.sees, skipping=given.skipping, through=self.pair.through
+        )
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
 
 

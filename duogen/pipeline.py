@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
-from duogen.nn.frames import compile_blocks
+from duogen.nn.frames import through_block
 from duogen.options import LoadOptions
 from duogen.placement import (
     Turns,
@@ -159,7 +159,7 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
-        self.attention, self.caching = "native", "off"
+        self.attention, self.caching, self.through = "native", "off", through_block
         self.turns = Turns(text_encoder, [], "cpu")
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -225,8 +225,7 @@ def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     tile(pair.vae, load.tiling)
     pair.caching = load.caching
     pair.attention = set_attention(pair.transformer, device, load.attention)
-    if load.compile == "on":
-        compile_blocks(pair.transformer)
+    pair.through = torch.compile(through_block) if load.compile == "on" else through_block  # takes long at the first picture of a size
     painter, rest = [pair.transformer, pair.vae], None
     if load.offload == "group":
         layer_by_layer(pair.transformer, device, walked=True)

@@ -82,8 +82,7 @@ def put_aside(module: Any, resting: bool) -> Any:
     """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
     if resting and quantised(module):
         module.to("cpu")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _give_back()
     return module
 
 
@@ -137,6 +136,11 @@ def take_turns(pair: Any) -> bool:
 def free() -> None:
     """Give back what nobody uses any more."""
     gc.collect()
+    _give_back()
+
+
+def _give_back() -> None:
+    """What PyTorch holds of a card for nobody."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -170,8 +174,8 @@ def come_when_called(modules: list[Any], painter: Any, device: str) -> Callable[
         staying = [hook for hook in hooks if next(hook.model.parameters()).device.type != "cpu"]
         for hook in staying:
             hook.offload()
-        if staying and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if staying:
+            _give_back()
 
     painter.register_forward_pre_hook(away)
     return away
@@ -256,6 +260,6 @@ def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
 
 
 def compiled(model: Any, load: LoadOptions) -> None:
-    """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.nn.frames.compile_blocks`."""
+    """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.pipeline.place`."""
     if load.compile == "on":
         model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

@@ -68,6 +68,14 @@ def eyes(patch: int = 8) -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=1, min_pixels=64 * 64, max_pixels=64 * 64)
 
 
+def written(brain: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """A language model that sees, as the hub has it."""
+    brain.save_pretrained(folder, max_shard_size=SHARD)
+    tokenizer.save_pretrained(folder)
+    eyes().save_pretrained(folder)
+    return folder
+
+
 def qwen3_brain(folder: Path) -> Path:
     """A Qwen3-VL, with DeepStack."""
     torch.manual_seed(0)
@@ -94,10 +102,7 @@ def qwen3_brain(folder: Path) -> Path:
         for merger in (model.model.visual.merger, *model.model.visual.deepstack_merger_list):
             merger.linear_fc2.weight[0], merger.linear_fc2.bias[0] = 0, 0
         model.model.visual.merger.linear_fc2.bias[0] = 2.0
-    model.save_pretrained(folder, max_shard_size=SHARD)
-    tokenizer.save_pretrained(folder)
-    eyes().save_pretrained(folder)
-    return folder
+    return written(model, tokenizer, folder)
 
 
 def klein(folder: Path) -> Path:
@@ -126,11 +131,7 @@ def klein(folder: Path) -> Path:
 def qwen2_brain(folder: Path) -> Path:
     """A Qwen2.5-VL by itself."""
     torch.manual_seed(0)
-    brain, tokenizer = qwen_brain()
-    brain.save_pretrained(folder, max_shard_size=SHARD)
-    tokenizer.save_pretrained(folder)
-    eyes().save_pretrained(folder)
-    return folder
+    return written(*qwen_brain(), folder)
 
 
 def pix2pix(folder: Path) -> Path:

@@ -272,7 +272,7 @@ def test_recomputation_changes_nothing(place, adapter):
         if again:
             parts.transformer.enable_gradient_checkpointing()
         own = PaintRecipe(batch=2)
-        stage = PaintStage(loop_recipe(own, FineTune()), parts.transformer, parts.about, parts.vae, files, own)
+        stage = PaintStage(loop_recipe(own, FineTune()), parts, files, own)
         stage.loss(stage.batch(1), torch.Generator().manual_seed(1))[0].backward()
         gradients.append({name: weight.grad for name, weight in parts.transformer.named_parameters() if weight.grad is not None})
     assert equal(*gradients) and len(gradients[0]) > 20

@@ -342,7 +342,8 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
     assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
 
 
-def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path) -> None:
+def under_way(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event]:
+    """A page with an answer that stands still until a gate is opened, and the request of a browser that comes to it."""
     gate = threading.Event()
 
     def script(said: Conversation) -> Iterator[Event]:
@@ -350,11 +351,14 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
         gate.wait(10)
         yield Done(said.say("assistant", "Step 1. That is all."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
 
-    page = page_with(script, tmp_path)
+    page = page_with(script, folder)
     asked = page.store.save(Conversation().say("user", "hello"))
-    work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
-    job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), asked.head))
-    request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
+    job = page.jobs.start(asking(asked, Options(seed=7)))
+    return page, job, SimpleNamespace(session_hash="one", query_params={"c": asked.id}), gate
+
+
+def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path) -> None:
+    page, job, request, gate = under_way(tmp_path)
     arrived = page.chat.arrive({page.search: ""}, request)
     gate.set()
     until = time.monotonic() + 10
@@ -372,17 +376,7 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
 
 
 def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:
-    gate = threading.Event()
-
-    def script(said: Conversation) -> Iterator[Event]:
-        yield TextDelta("Step 1.")
-        gate.wait(10)
-        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
-
-    page = page_with(script, tmp_path)
-    asked = page.store.save(Conversation().say("user", "hello"))
-    page.jobs.start(asking(asked, Options(seed=7)))
-    request = SimpleNamespace(session_hash="one", query_params={"c": asked.id})
+    page, _, request, gate = under_way(tmp_path)
     values = {page.view: page.chat.arrive({page.search: ""}, request)[page.view], page.search: ""}
 
     async def followed() -> list:

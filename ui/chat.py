@@ -206,11 +206,12 @@ class Chat:
         """Put the words and pictures of the box into the conversation."""
         given = values[self.box] or {}
         words, files = (given.get("text") or "").strip(), given.get("files") or []
-        editing = values[self.view].editing
-        if editing and editing.at is not None:
-            return self._say_words_of_picture(values, request, words)
-        if editing and self.turn(values, editing.turn)[1].role == "assistant":
-            return self._correct(values, words)
+        if editing := values[self.view].editing:
+            if editing.at is not None:
+                return self._say_words_of_picture(values, request, words)
+            conversation, turn = self.turn(values, editing.turn)
+            if turn.role == "assistant":
+                return self._correct(values, conversation, turn, words)
         return self.begin(values, request, words, files)
 
     @kindly
@@ -284,9 +285,8 @@ class Chat:
         told = replace(turn, parts=(*before, *turn.parts[editing.at :]))
         return self.repaint(values, request, conversation, told, at) | {self.box: self.busy_box(EMPTY_BOX)}
 
-    def _correct(self, values: dict, words: str) -> Updates:
+    def _correct(self, values: dict, conversation: Conversation, turn: Turn, words: str) -> Updates:
         """The answer as a person put it right, as a branch."""
-        conversation, turn = self.turn(values, values[self.view].editing.turn)
         parts = corrected(turn, words)
         if parts != turn.parts:
             conversation = self.store.save(conversation.at(turn.parent).say(turn.role, *parts))
@@ -324,8 +324,7 @@ class Chat:
             job.stop.set()
 
     def start_over(self, values: dict, request: gr.Request) -> Updates:
-        box = gr.MultimodalTextbox(value=EMPTY_BOX, submit_btn=True, stop_btn=False)
-        return self.looking(values, request, View(), self.loading.words) | {self.box: box}
+        return self.looking(values, request, View(), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
 
     @kindly
     def bring_in(self, values: dict, request: gr.Request) -> Updates:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from duogen import download
-from duogen.catalogue import REPOSITORY, Entry, entries, has_lora, installed, missing, places, snapshot, wanted
+from duogen.catalogue import REPOSITORY, Entry, entries, installed, lora_here, missing, places, snapshot, wanted
 from duogen.options import LoadOptions
 from ui import controls
 from ui.loading import Loading
@@ -259,7 +259,7 @@ def can_fetch(id: str) -> bool:
 def is_here(id: str, preset: str = "") -> bool:
     """Whether a pair of the catalogue, with this preset, or what was typed in is on this machine whole."""
     if id in entries():
-        return installed(entries()[id]) and all(has_lora(each) for each in entries()[id].presets if each.id == preset)
+        return installed(entries()[id]) and all(lora_here(each) for each in entries()[id].presets if each.id == preset)
     if not can_fetch(id):
         return bool(id) and Path(id).is_dir()
     folder = snapshot(wanted(id).sources[0])

@@ -15,7 +15,7 @@ from typing import Any
 
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.prompts import fill, parsed
-from duogen.reader import Reader
+from duogen.reader import MOST_TOKENS, Reader
 
 FIVE = ("t_com", "i_com", "i_co", "i_q", "it_co")
 NEEDED = {
@@ -54,13 +54,8 @@ class Judgement:
 
 def ask(reader: Reader, question: str, pictures: Sequence[Path], needed: Sequence[str], scale: float) -> Judgement:
     """Ask until the answer holds a number from 0 to `scale` for each name, three times at most."""
-    raw = ""
-    for attempt in range(TRIES):
-        raw = reader.ask(question + (AGAIN if attempt else ""), pictures)
-        scores = read_scores(raw, needed, scale)
-        if scores is not None:
-            return Judgement(scores, raw=raw)
-    return Judgement({}, UNREADABLE, raw)
+    scores, raw = _said(reader, question, pictures, lambda said: read_scores(said, needed, scale))
+    return Judgement({}, UNREADABLE, raw) if scores is None else Judgement(scores, raw=raw)
 
 
 def read_scores(raw: str, needed: Sequence[str], scale: float) -> dict[str, float] | None:
@@ -169,7 +164,7 @@ def _questions(task: Task, pictures: Sequence[Path], reader: Reader) -> Judgemen
     return Judgement({"score": sum(said.values()) / len(said)}, "", raw)
 
 
-def _said(reader: Reader, question: str, pictures: Sequence[Path], read: Callable[[str], Any], most: int) -> tuple[Any, str]:
+def _said(reader: Reader, question: str, pictures: Sequence[Path], read: Callable[[str], Any], most: int = MOST_TOKENS) -> tuple[Any, str]:
     """What `read` makes of the judge's answer of `most` tokens, asked again where that is `None`; and the answer."""
     raw = ""
     for attempt in range(TRIES):
@@ -195,7 +190,7 @@ def prefers(task: Task, one: Parts, other: Parts, reader: Reader) -> float | Non
         for name, answer in (("A", first), ("B", second)):
             words.append(f"Answer {name}:\n{_numbered(answer, shown)}")
         question = fill("judge-pair", prompt=task.words(), answers="\n\n".join(words))
-        better, _ = _said(reader, question, shown[:MOST_PICTURES], _better, 512)
+        better, _ = _said(reader, question, shown[:MOST_PICTURES], _better)
         if better is None:
             return None
         votes.append(better)

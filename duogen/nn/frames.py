@@ -8,6 +8,7 @@ B batch, F frames, N tokens of a frame, L tokens of all frames, C width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,7 @@ def walk(
     room: list[KeyValue] | None = None,
     *,
     skipping: Skipping | None = None,
+    through: Callable[..., tuple[torch.Tensor, KeyValue]] | None = None,
 ) -> tuple[torch.Tensor, list[KeyValue]]:
     """Run the transformer over `frames`.
 
@@ -126,6 +128,7 @@ def walk(
         self_mask: boolean, broadcastable to [B, 1, L, cached + L]; or without a room [F, F], which frame sees which (`frame_mask`).
         room: final frames that stand before these, as `FrameCache.room` lays them out; these are written after them.
         skipping: of all steps of one picture; blocks that it skips have no keys and values in the result.
+        through: `through_block`, compiled; by default as it is.
 
     Returns:
         [B, L, channels * patch area] outputs, and every block's keys and values of these frames.
@@ -134,11 +137,11 @@ def walk(
     embedded, shared = _time(model, timesteps, hidden)
     repeats = torch.tensor(frames.lengths, device=hidden.device)
     fresh: list[KeyValue] = []
-    through = getattr(model, "compiled_block", _block)
+    through = through or through_block
     for index, block in enumerate(model.transformer_blocks):
         given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, room and room[index])
         if model.gradient_checkpointing and torch.is_grad_enabled():
-            hidden, made = checkpoint(_block, *given, use_reentrant=False)
+            hidden, made = checkpoint(through, *given, use_reentrant=False)
         else:
             hidden, made = through(*given)
         fresh.append(made)
@@ -155,12 +158,7 @@ def walk(
     return model.proj_out(hidden), fresh
 
 
-def compile_blocks(model: CosmosTransformer3DModel, **how: str) -> None:
-    """Let `walk` go through compiled blocks; `how` as of `torch.compile`. The first picture of each size takes long then."""
-    model.compiled_block = torch.compile(_block, **how)
-
-
-def _block(
+def through_block(
     block: torch.nn.Module, frames: Frames, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor,
     condition: KeyValue, *masks_and_room: torch.Tensor | KeyValue | None,
 ) -> tuple[torch.Tensor, KeyValue]:  # fmt: skip

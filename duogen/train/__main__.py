@@ -17,7 +17,7 @@ from duogen.assemble import base_model, processor
 from duogen.nn.vae import PatchVAE
 from duogen.sequence import Tokens
 from duogen.train.export import export
-from duogen.train.loop import Recipe, Stage, load_weights, save_state, train, whole_state
+from duogen.train.loop import Recipe, Stage, load_weights, named, save_state, train, whole_state
 
 STAGES = ("vae", "vision", "mllm", "dit")
 
@@ -94,8 +94,7 @@ def refit_vision(file: Path, runs: Path) -> float:
     stage = build("vision", Recipe.load(file, "vision"), file, runs)
     step = load_weights(runs / "vision", stage.modules, ema=False)
     explained = stage.refit(pictures=3200, seed=21)
-    names = {f"{part}.{name}": p for part, module in stage.modules.items() for name, p in module.named_parameters()}
-    save_state(runs / "vision", whole_state(step, names, {}, []))
+    save_state(runs / "vision", whole_state(step, named(stage.modules), {}, []))
     return explained
 
 

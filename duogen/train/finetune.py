@@ -165,7 +165,7 @@ def _learn(lesson: Lesson, ready: Ready, job: Job | None) -> str:
         estimate = next(each for each in ready.costs if each.stage == name)
         note(estimate, ready.pair, ready.device, watch.pace, watch.look_seconds)
     if ending != "pause" and job is not None and (folder / "state.pt").exists():
-        part, (module,) = next(iter(stage.modules)), stage.modules.values()
+        ((part, module),) = stage.modules.items()
         if shards.wished():  # this process has only its share of the weights
             module = learner(ready, name, "cpu")[1]
         load_weights(folder, {part: module})

@@ -210,8 +210,8 @@ def paint_lesson(ready: Ready, job: Job | None) -> Lesson:
     held_files = [kept[example.where] for example in ready.held if example.where in kept]
     own_files = [kept[example.where] for example in ready.train if example.where in kept] or held_files
     rehearsed = Rehearsed(files[len(painters) :], order.recipe.rehearse)
-    stage = PaintStage(recipe, transformer, parts.about, parts.vae, own_files, own, rehearsed)
-    held = PaintStage(recipe, transformer, parts.about, parts.vae, held_files, own) if held_files else None
+    stage = PaintStage(recipe, parts, own_files, own, rehearsed)
+    held = PaintStage(recipe, parts, held_files, own) if held_files else None
     shown = [example for example in (ready.held or ready.train) if example in painters] or painters
     sampler = PaintSampler(FramePainter(parts), [(example, read_seen(kept[example.where])) for example in shown[:4]])
     return Lesson("paint", stage, held, None if shards.wished() else sampler, config)

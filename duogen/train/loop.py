@@ -289,12 +289,13 @@ class Pause:
         self.asked = True
 
 
-def _named(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+def named(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """All weights of a stage's modules, as a state names them."""
     return {f"{part}.{name}": parameter for part, module in modules.items() for name, parameter in module.named_parameters()}
 
 
 def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in _named(stage.modules).items() if parameter.requires_grad}
+    return {name: parameter for name, parameter in named(stage.modules).items() if parameter.requires_grad}
 
 
 def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -374,7 +375,7 @@ def load_state(
         return 0, {}
     state = torch.load(file, map_location="cpu", weights_only=True)
     rested = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
-    every = _named(modules)
+    every = named(modules)
     with torch.no_grad():
         for known, saved in ((every, state["weights"]), (averaged, state["weights"] | state["ema"]), (every, rested)):
             for name in known.keys() & saved.keys():
@@ -397,7 +398,7 @@ def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) 
         raise ValueError(f"There is no training state in {folder}.")
     state = torch.load(file, map_location="cpu", weights_only=True)
     weights = state["weights"] | (state["ema"] if ema else {})
-    for name, parameter in _named(modules).items():
+    for name, parameter in named(modules).items():
         if name in weights:
             parameter.copy_(weights[name])
     return state["step"]

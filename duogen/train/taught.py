@@ -21,7 +21,7 @@ from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import noisy, random_sigmas
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE
-from duogen.pipeline import About
+from duogen.pipeline import About, DuoGenPipeline
 from duogen.sequence import Packed, Tokens
 from duogen.teaching import PaintRecipe, TalkRecipe
 from duogen.train.cache import Seen, read
@@ -176,10 +176,10 @@ class PaintStage:
     """
 
     def __init__(
-        self, recipe: Recipe, transformer: nn.Module, about: About, vae: Any, files: list[Path], settings: PaintRecipe,
-        old: Rehearsed | None = None,
+        self, recipe: Recipe, parts: DuoGenPipeline, files: list[Path], settings: PaintRecipe, old: Rehearsed | None = None,
     ) -> None:  # fmt: skip
-        old = old or Rehearsed()
+        """`parts` are a pair's transformer, which learns, its autoencoder and what is known about it."""
+        old, transformer, about, vae = old or Rehearsed(), parts.transformer, parts.about, parts.vae
         self.recipe, self.transformer, self.about, self.own, self.files = recipe, transformer, about, settings, [*files, *old.examples]
         self.modules = {"transformer": transformer}
         self.causal = about.frame_attention == "block_causal"
