@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from duogen.conversation import Conversation, save_conversation
 from duogen.engine import Engine
@@ -193,30 +194,32 @@ def test_a_blind_vote_in_the_browser(fast, tab: Callable) -> None:  # noqa: F811
     page.wait_for_selector("#arena-a progress")
     page.click("#arena-box .stop-button")
     page.wait_for_selector("#arena-status:has-text('does not count')")
-    assert not page.is_visible("#arena-vote")
+    expect(page.locator("#arena-vote")).not_to_be_visible()
     request(page, "How do I draw a boat?")
     page.wait_for_selector("#arena-status:has-text('Which answer is better?')")
-    shown = page.inner_text("#arena-sides") + page.inner_text("#arena-asked")
-    assert shown.count("All done!") == 2 and "How do I draw a boat?" in shown and "Sketch" not in shown
+    page.wait_for_function("document.querySelector('#arena-sides').innerText.split('All done!').length == 3")
+    expect(page.locator("#arena-asked")).to_contain_text("How do I draw a boat?")
+    assert "Sketch" not in page.inner_text("#arena-sides") + page.inner_text("#arena-asked")
     pictures = "[...document.querySelectorAll('#arena-sides img')].filter(each => each.complete && each.naturalWidth > 0).length == 6"
     page.wait_for_function(pictures)
     page.screenshot(path=SHOTS / "arena-vote.png")
     page.click("#arena-is-b")
     page.wait_for_selector("#arena-b .chosen")
     heads = [page.inner_text(f"#arena-{name} h2") for name in "ab"]
-    assert "B was better" in page.inner_text("#arena-status") and sorted(head[1:].strip() for head in heads) == [
-        "DuoGen Sketch", "DuoGen Sketch · Quick",
-    ]  # fmt: skip
-    assert not page.is_visible("#arena-vote")
-    first = page.inner_text("#arena-table tr:nth-child(2)")
-    assert heads[1][1:].strip() in first and "1016" in first
+    expect(page.locator("#arena-status")).to_contain_text("B was better")
+    assert sorted(head[1:].strip() for head in heads) == ["DuoGen Sketch", "DuoGen Sketch · Quick"]
+    expect(page.locator("#arena-vote")).not_to_be_visible()
+    for part in (heads[1][1:].strip(), "1016"):
+        expect(page.locator("#arena-table tr:nth-child(2)")).to_contain_text(part)
     with (fast.log.parent / "arena" / "votes.jsonl").open("a") as out:
         out.write("{broken\n")
     page.reload()
     to_arena(page)
     page.wait_for_selector("#arena-table .bad")
-    assert "1016" in page.inner_text("#arena-table") and "line 2 of" in page.inner_text("#arena-table .bad")
-    assert heads == [page.inner_text(f"#arena-{name} h2") for name in "ab"], "the round is there after a reload"
+    expect(page.locator("#arena-table")).to_contain_text("1016")
+    expect(page.locator("#arena-table .bad")).to_contain_text("line 2 of")
+    for name, head in zip("ab", heads, strict=True):
+        expect(page.locator(f"#arena-{name} h2"), "the round is there after a reload").to_have_text(head, use_inner_text=True)
 
 
 @browser_only

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.test_data import site  # noqa: F401
 from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
@@ -31,9 +32,9 @@ def test_pages_become_a_set_that_a_person_overrules(tiny: Server, tab: Callable,
     page.fill("#data-name textarea, #data-name input", "recipes")
     page.click("#data-make")
     page.wait_for_selector("#data-status:has-text('2 dialogues from 6 pages.')")
-    assert "wrong language" in page.inner_text("#data-funnel")
+    expect(page.locator("#data-funnel")).to_contain_text("wrong language")
     page.wait_for_selector("#data-page h3:has-text('Apple strudel')")
-    assert page.evaluate("[...document.querySelectorAll('#data-page img')].every(each => each.complete && each.naturalWidth > 0)")
+    page.wait_for_function("[...document.querySelectorAll('#data-page img')].every(each => each.complete && each.naturalWidth > 0)")
     page.screenshot(path=SHOTS / "data.png")
     page.click("#data-next")
     page.wait_for_selector("#data-page h3:has-text('Lemon tart')")

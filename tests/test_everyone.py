@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.resources import files
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.test_chat import answered, fast, open_list  # noqa: F401
 from tests.test_page import SHOTS, browser, browser_only, sideways, tab  # noqa: F401
@@ -106,7 +107,7 @@ def tab_to(page, selector: str, key: str = "Tab", most: int = 90) -> None:
 def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:  # noqa: F811
     page = tab(fast.address)
     page.wait_for_selector("#talk .example")
-    assert page.evaluate("document.activeElement.matches('#box textarea')"), "one cannot type at once"
+    expect(page.locator("#box textarea"), "one can type at once").to_be_focused()
     page.keyboard.type("How do I draw a ferry?")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=All done!")

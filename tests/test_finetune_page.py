@@ -14,6 +14,7 @@ import gradio as gr
 import pytest
 from filelock import Timeout
 from PIL import Image as PILImage
+from playwright.sync_api import expect
 
 from duogen.conversation import Conversation, load_conversation
 from duogen.gallery import Gallery
@@ -62,7 +63,8 @@ def start_training(page, data: Path) -> None:
     page.fill("#finetune-folder textarea, #finetune-folder input", str(data))
     page.click("#finetune-check")
     page.wait_for_selector("#finetune-tiles .tile img")
-    assert "6 examples" in page.inner_text("#finetune-report") and "1 example left out" in page.inner_text("#finetune-report")
+    expect(page.locator("#finetune-report")).to_contain_text("6 examples")
+    expect(page.locator("#finetune-report")).to_contain_text("1 example left out")
     page.wait_for_selector("#finetune-needs p")
     page.click("#finetune-settings button.label-wrap")
     steps = page.locator("#finetune-settings input[aria-label='number input for Steps']")
@@ -99,7 +101,8 @@ def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Pa
         page.click("#finetune-stop")
         page.wait_for_selector("#finetune-progress:has-text('Done')")
         page.wait_for_selector("#finetune-after", state="visible")
-        assert page.locator("#finetune-strip .paint td img").count() >= 2 and page.locator("#finetune-strip .talk td p").count() >= 2
+        for shown in ("#finetune-strip .paint td img", "#finetune-strip .talk td p"):
+            page.wait_for_selector(f"{shown} >> nth=1")
         page.wait_for_function("[...document.querySelectorAll('#finetune-strip img')].every(img => img.naturalWidth > 0)")
         page.wait_for_selector("#finetune-plot :is(canvas, svg.marks)")
         page.screenshot(path=SHOTS / "finetune-done.png", full_page=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
 import pytest
+from playwright.sync_api import expect
 
 from duogen.data.state import STEPS
 from duogen.options import LoadOptions, Options
@@ -145,14 +146,15 @@ NAME_FITS = """() => {
 def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str) -> None:  # noqa: F811
     page = answered(tab, fast, "How do I draw a boat?", locale=locale, ready="Bereit" if locale == "de-DE" else "就绪")
     language = locale[:2]
-    assert ask in page.get_attribute("#box textarea", "placeholder") and page.evaluate("document.documentElement.lang") == language
+    expect(page.locator("#box textarea")).to_have_attribute("placeholder", re.compile(ask))
+    expect(page.locator("html")).to_have_attribute("lang", language)
     assert english_on(page) == []
     page.screenshot(path=SHOTS / f"chat-{language}.png")
     if language == "zh":
         return  # the files have the same sentences, so one of them shows where the others are
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(300)
-    assert page.evaluate(NAME_FITS), "a button lies on the name"
+    page.wait_for_function(NAME_FITS)  # no button lies on the name
     page.screenshot(path=SHOTS / "chat-phone-de.png")
     page.set_viewport_size({"width": 1100, "height": 820})
     page.click("#drawer")

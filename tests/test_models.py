@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from playwright.sync_api import expect
 
 from duogen.__main__ import main
 from duogen.catalogue import entries, installed
@@ -238,10 +239,10 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
     page = models_of(tab, server)
     page.click(KLEIN)  # while the pair before is still being looked up
     page.wait_for_selector("#models-card:has-text('Qwen3-VL')")
-    card = page.inner_text("#models-card")
-    assert "Apache-2.0" in card and "24.9 GB" in card and "GB are free on the disk" in card
+    for part in ("Apache-2.0", "24.9 GB", "GB are free on the disk"):
+        expect(page.locator("#models-card")).to_contain_text(part)
     page.wait_for_selector("#models-plan:has-text('GB of')")
-    assert page.is_disabled("#models-use")
+    expect(page.locator("#models-use")).to_be_disabled()
     page.screenshot(path=SHOTS / "models-card.png")
     page.click("#models-pull")
     page.wait_for_selector("#models-status:has-text('MB/s')")

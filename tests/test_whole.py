@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pypdfium2
 import pytest
+from playwright.sync_api import expect
 
 from duogen.conversation import open_picture
 from duogen.gallery import Gallery, Wanted
@@ -129,8 +130,9 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
         page.click("#side .toggle-button")
     day.shoot("morning")
     assert shown_pictures(page)[:3] == pictures and len(shown_pictures(page)) >= 4
-    assert "And a ship, slowly?" in said(page, "user") and page.locator("#talk .user .count").first.inner_text() == "1/2"
-    assert page.locator("#talk .versions button").count() == 2
+    assert "And a ship, slowly?" in said(page, "user")
+    expect(page.locator("#talk .user .count").first).to_have_text("1/2")
+    expect(page.locator("#talk .versions button")).to_have_count(2)
     page.click("#talk .bot button:has-text('Go on')")
     page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 6")
     day.to(2)
