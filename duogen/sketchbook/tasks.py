@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from PIL.Image import Image as Picture
+
 from duogen.conversation import Image, Text, Turn
 from duogen.sketchbook import words, world
 from duogen.sketchbook.change import loose_parts, without_part
@@ -87,11 +89,11 @@ def sample_any(rng: random.Random, weights: dict[str, float], held: bool = False
     return sample(rng.choices(list(weights), list(weights.values()))[0], rng, held)
 
 
-def turns(dialogue: Dialogue) -> list[Turn]:
-    """The conversation with its scenes drawn; each turn's parent is the turn before it."""
+def turns(dialogue: Dialogue, pen: Callable[[Scene], Picture] = draw) -> list[Turn]:
+    """The conversation with its scenes drawn by `pen`; each turn's parent is the turn before it."""
     chain: list[Turn] = []
     for line in dialogue.lines:
-        parts = tuple(Text(part) if isinstance(part, str) else Image(draw(part), alt=words.picture_sentence(part)) for part in line.parts)
+        parts = tuple(Text(part) if isinstance(part, str) else Image(pen(part), alt=words.picture_sentence(part)) for part in line.parts)
         chain.append(Turn(line.role, parts, parent=chain[-1].id if chain else None))
     return chain
 

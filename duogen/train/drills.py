@@ -7,6 +7,7 @@ from typing import Any
 
 from duogen.conversation import Image, Text, Turn
 from duogen.sketchbook.draw import draw
+from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import BACKGROUNDS, Scene, Thing
 from duogen.sketchbook.tasks import TASKS, sample
 from duogen.sketchbook.tasks import turns as drawn
@@ -24,10 +25,20 @@ def dialogue(rng: random.Random, shares: dict[str, float], frames: int, settings
         name = rng.choices(list(shares), list(shares.values()))[0]
         if name not in DRILLS and name not in TASKS:
             raise ValueError(f"There is no drill or task called {name!r}; known are {', '.join([*DRILLS, *TASKS])}.")
-        turns = DRILLS[name](rng, frames, settings) if name in DRILLS else drawn(sample(name, rng, kinds=core_only(rng, settings)))
+        turns = DRILLS[name](rng, frames, settings) if name in DRILLS else practised(name, rng, settings)
         if sum(len(turn.images()) for turn in turns) >= frames:
             return turns
     raise ValueError(f"None of {', '.join(shares)} makes conversations with {frames} pictures.")
+
+
+def practised(task: str, rng: random.Random, settings: dict[str, Any]) -> list[Turn]:
+    """A dialogue of a task; with `hands`, that share of the pictures that people bring is drawn by another hand."""
+    told = sample(task, rng, kinds=core_only(rng, settings))
+    share = settings.get("hands", 0.0)
+    if not share or not told.lines[0].scenes() or rng.random() >= share:
+        return drawn(told)
+    hand, seed = rng.choice(HANDS), rng.randrange(2**31)
+    return drawn(told, lambda scene: by_hand(draw(scene), hand, seed))
 
 
 def core_only(rng: random.Random, settings: dict[str, Any]) -> list[str] | None:

@@ -19,8 +19,7 @@ from torch import nn
 
 from duogen.mllm import embed
 from duogen.sequence import Packed, Tokens, positions
-from duogen.sketchbook.tasks import sample, turns
-from duogen.train.drills import core_only
+from duogen.train.drills import practised
 from duogen.train.loop import Recipe, load_weights
 from duogen.train.padding import padded
 
@@ -99,7 +98,7 @@ class MLLMStage:
         return collate(self.tokens, chosen)
 
     def _pack(self, task: str, rng: random.Random) -> Packed:
-        return self.tokens.pack(turns(sample(task, rng, kinds=core_only(rng, self.settings))))
+        return self.tokens.pack(practised(task, rng, self.settings))
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))

@@ -17,9 +17,8 @@ from duogen.conversation import Image, Text, Turn
 from duogen.data.format import CONVERSATIONS, Example, Line, Picture, write
 from duogen.data.readers import read
 from duogen.pipeline import About
-from duogen.sketchbook.tasks import sample, turns
 from duogen.teaching import RECIPES, REHEARSED
-from duogen.train.drills import core_only, dialogue
+from duogen.train.drills import dialogue, practised
 
 
 def rehearsals(source: Path | None, about: About, stage: str, seed: int, folder: Path) -> list[Example]:
@@ -48,7 +47,7 @@ def _talked(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
     rng, shares = random.Random(seed), settings["tasks"]
     for _ in range(REHEARSED["talk"]):
         task = rng.choices(list(shares), list(shares.values()))[0]
-        yield turns(sample(task, rng, kinds=core_only(rng, settings)))
+        yield practised(task, rng, settings)
 
 
 def _painted(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
