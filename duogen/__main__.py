@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
@@ -62,10 +63,14 @@ def parser() -> Parser:
     splits = ("held-out", "train", "held-out-kinds")
     sketchbook.add_argument("--split", choices=splits, default="held-out", help="what training never saw, or what it did")
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
+    sketchbook.add_argument(
+        "--hand", choices=("child", "marker"), default="", help="whose drawings are brought to be changed or asked about"
+    )
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
-    phrasings = what.add_parser("phrasings", help="on requests of the world written by hand: the right kind of reply, the wishes kept")
-    for each, counted in ((sketchbook, "conversations"), (phrasings, "requests")):
-        each.add_argument("--n", type=int, default=200, help=counted)
+    counted = [(sketchbook, 200, "conversations")]
+    counted += [(what.add_parser(name, help=about), most, of) for name, (about, most, of) in evaluate_command.OWN.items()]
+    for each, most, of in counted:
+        each.add_argument("--n", type=int, default=most, help=f"{of} (default: {most})")
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
         _add_pair(each)
@@ -239,23 +244,23 @@ def _read_line() -> str | None:
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    """`python -m duogen evaluate sketchbook`, `evaluate phrasings`, and the benchmarks."""
-    if given.what not in ("sketchbook", "phrasings"):
+    """`python -m duogen evaluate sketchbook`, what else measures a pair of that world, and the benchmarks."""
+    if given.what not in (evaluate_command.SKETCHBOOK, *evaluate_command.OWN):
         return evaluate_command.run(given, open_engine)
     if given.n < 1:
         raise ValueError(f"--n must be at least 1, not {given.n}.")
     if given.json and not given.json.resolve().parent.is_dir():
         raise ValueError(f"There is no folder {given.json.parent} to write {given.json.name} to; make it first.")
-    out = free_folder(given.out) if given.what == "sketchbook" else None
+    out = free_folder(given.out) if given.what == evaluate_command.SKETCHBOOK else None
     engine = open_engine(given)
     from duogen.conversation import write_beside
-    from duogen.evaluate import phrasings, sketchbook
+    from duogen.evaluate import sketchbook
 
     say = partial(print, flush=True)
-    if given.what == "phrasings":
-        figures = phrasings.evaluate(engine, given.n, given.seed, say)
+    if given.what in evaluate_command.OWN:
+        figures = import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, say)
     else:
-        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
+        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, hand=given.hand, say=say)
     if given.json:
         write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
     return 0

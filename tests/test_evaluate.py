@@ -7,21 +7,24 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
 from duogen.evaluate.answers import answers_alike
 from duogen.evaluate.figures import mean, share
-from duogen.evaluate.scores import Asked, read_steps, score_turn
+from duogen.evaluate.scores import Asked, as_edited, read_steps, score_turn
 from duogen.evaluate.sheet import Panel, contact_sheet
 from duogen.events import Stats
 from duogen.options import ImageOptions, Options
 from duogen.sketchbook import words
 from duogen.sketchbook.change import recoloured
 from duogen.sketchbook.draw import draw
+from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.tasks import TASKS, sample
 from duogen.sketchbook.world import HELD_OUT_KINDS, make_thing, things
@@ -222,6 +225,40 @@ def test_a_perfect_pair_reaches_every_figure(monkeypatch: pytest.MonkeyPatch, tm
     assert any("t_com" in line for line in said)
 
 
+@pytest.mark.parametrize("hand", HANDS)
+def test_drawings_by_another_hand_are_brought(monkeypatch: pytest.MonkeyPatch, hand: str) -> None:
+    """A perfect pair edits them as that hand would, and one that paints what was there before is wrong in every edit."""
+
+    def answers(changes: bool):
+        def answer(engine: Perfect, conversation: Conversation, asked: Asked, options: object) -> tuple[Conversation, Stats]:
+            given = conversation.path()[0].images()[0].picture
+            assert asked.pen and given.tobytes() != draw(asked.before).tobytes()
+            pictures = [asked.pen(scene) if changes else asked.pen(asked.before) for scene in asked.scenes()]
+            parts = [Image(pictures.pop(0), 1, 0.5) if isinstance(part, Scene) else Text(part) for part in asked.meant]
+            return conversation.say("assistant", *parts), Stats(9, 9, 9, len(asked.scenes()), 0.1, 2.0, "end")
+
+        return answer
+
+    for changes in (True, False):
+        monkeypatch.setattr(sketchbook, "free_answer", answers(changes))
+        scores = sketchbook.evaluate(Perfect(), "held-out", 8, 1, hand=hand, say=lambda line: None)["scores"]
+        assert scores["edits_right"]["value"] == changes and scores["edits_right"]["n"] >= 4
+        assert scores["questions_right"]["value"] == scores["edits_words"]["value"] == 1.0
+
+
+def test_an_edit_of_such_a_drawing_in_another_colour_is_wrong() -> None:
+    def pen(scene: Scene) -> PILImage.Image:
+        return by_hand(draw(scene), "child", 5)
+
+    before, meant, other = house(), in_colour(house(), "walls", "green"), in_colour(house(), "walls", "purple")
+    given = (pen(before), pen(meant), draw(meant))
+    assert as_edited(pen(meant), *given)[0] and not as_edited(pen(other), *given)[0] and not as_edited(pen(before), *given)[0]
+    assert not as_edited(draw(meant), *given)[0], "everything else was drawn anew"
+    mixed = pen(before)
+    mixed.paste(draw(meant), mask=PILImage.fromarray(np.abs(np.int16(given[0]) - np.int16(given[1])).mean(-1) > 24))
+    assert as_edited(mixed, *given)[0], "what is new may be drawn cleanly"
+
+
 def test_a_pair_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> tuple[Conversation, Stats]:
         raise ValueError("Memory ran out.")
@@ -236,6 +273,10 @@ def test_bad_input_is_refused() -> None:
         sketchbook.evaluate(Perfect(), n=0)
     with pytest.raises(ValueError, match="no split"):
         sketchbook.evaluate(Perfect(), "tomorrow")
+    with pytest.raises(ValueError, match="child, marker"):
+        sketchbook.evaluate(Perfect(), n=1, hand="left")
+    with pytest.raises(ValueError, match="train or held-out"):
+        sketchbook.evaluate(Perfect(), "held-out-kinds", n=1, hand="child")
     with pytest.raises(ValueError, match="lighthouse"):
         sketchbook.evaluate(Perfect(), n=1, kinds=["lighthouse"])
 

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from duogen.evaluate.geneval import Detector
 
 SKETCHBOOK = "sketchbook"
+OWN = {  # further measures of a pair of the sketchbook world, a module each: what it is, how many there are, of what
+    "phrasings": ("on requests of the world written by hand: the right kind of reply, the wishes kept", 200, "requests"),
+    "shapes": ("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
+    "vague": ("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
+    "autoencoder": ("of the painter: how well it gives drawings back", 100, "drawings"),
+}
 NAMES = ("geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie")
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
@@ -19,6 +19,7 @@ from duogen.options import ImageOptions, Options
 from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import Scene
 
+T = TypeVar("T")
 PHRASINGS = Path(__file__).parents[2] / "assets" / "benchmarks" / "phrasings.json"
 
 
@@ -53,13 +54,11 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], N
     Raises:
         ValueError: `n` < 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
     every = [Phrasing(**entry) for entry in json.loads(PHRASINGS.read_text(encoding="utf-8"))["asked"]]
-    chosen = [every[index * len(every) // n] for index in range(n)] if n < len(every) else every
+    options = Options(seed, image=ImageOptions(steps=1, guidance=1.0, preview_every=0))
     asked = []
-    for phrasing in chosen:
-        parts = answer(engine, phrasing.say, seed)
+    for phrasing in spread(every, n):
+        parts = answer(engine, phrasing.say, options)
         asked.append({"say": phrasing.say, "outside": phrasing.outside, **marks(phrasing, parts), "reply": plain(parts)})
     scores = {
         "right_reply_and_wishes": share(each["right"] for each in asked),
@@ -73,9 +72,19 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], N
     return {"n": len(asked), "seed": seed, "scores": {name: figure.data() for name, figure in scores.items()}, "asked": asked}
 
 
-def answer(engine: Engine, words: str, seed: int) -> list[Piece]:
+def spread(every: list[T], n: int) -> list[T]:
+    """`n` of them, evenly over the list; all where it is no longer.
+
+    Raises:
+        ValueError: `n` < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")
+    return [every[index * len(every) // n] for index in range(n)] if n < len(every) else every
+
+
+def answer(engine: Engine, words: str, options: Options) -> list[Piece]:
     """What the pair replies; nothing when it failed."""
-    options = Options(seed, image=ImageOptions(steps=1, guidance=1.0, preview_every=0))
     *_, last = engine.answer(Conversation().say("user", words), options)
     return list(last.conversation.path()[-1].parts) if isinstance(last, Done) else []
 

@@ -6,7 +6,7 @@ I-Co: what should not change did not. I-Q: how far a picture is from a clean dra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +17,14 @@ from duogen.conversation import Image, Piece, Text
 from duogen.evaluate.answers import answers_alike
 from duogen.evaluate.wishes import Named, edit_as_meant, named_parts, part_as_meant, picture_as_meant, wished_background
 from duogen.sketchbook import verify
+from duogen.sketchbook.draw import draw
 from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import CANVAS, Scene, Thing, part_boxes
 
 MOST_DECIBELS = 99.0  # stands for equal pictures, whose PSNR is infinite
+CHANGED = 24.0  # mean difference of the channels, in 0..255, from which a place is part of an edit
+MOST_OFF = 45.0  # RMSE up to which an edit of another hand's drawing is what was meant: less than between any two colours
+LEAST_KEPT = 24.0  # PSNR from which such a drawing counts as kept
 DRAWS = ("guide", "picture", "edit")
 
 
@@ -36,6 +40,7 @@ class Asked:
         opening: the sentence that opened the guide and repeats the wish; "go on" has none of its own.
         free: the wish leaves everything open ("draw something").
         shown: the picture that stands before the answer.
+        pen: how the hand draws that made what the user brought, where it is not the world's own.
     """
 
     what: str
@@ -45,6 +50,7 @@ class Asked:
     opening: str = ""
     free: bool = False
     shown: Picture | None = None
+    pen: Callable[[Scene], Picture] | None = None
 
     def scenes(self) -> list[Scene]:
         return [part for part in self.meant if isinstance(part, Scene)]
@@ -198,9 +204,30 @@ def score_pictures(asked: Asked, images: Sequence[Image], said: Sequence[Scene |
         words = index < len(steps) and steps[index]
         goes_on = asked.what == "guide" and not starts_anew and now is not None and now.things
         number = len(now.things[0].parts) if goes_on else index + 1
-        scores.append(_score_picture(image, now, scene, shown, PictureScore(None, number, words, False, seconds=image.seconds)))
+        blank = PictureScore(None, number, words, False, seconds=image.seconds)
+        if asked.pen and not starts_anew and now is not None and scene is not None:
+            right, decibels = as_edited(canvas(image.picture), asked.pen(scene), asked.pen(now), draw(now))
+            scores.append(replace(blank, right=right, decibels=decibels))
+        else:
+            scores.append(_score_picture(image, now, scene, shown, blank))
         scene, shown = now, image.picture
     return scores
+
+
+def as_edited(picture: Picture, before: Picture, after: Picture, clean: Picture) -> tuple[bool, float | None]:
+    """Whether an edit of a drawing by another hand is there and all else as it was, and the PSNR of all else.
+
+    No scene can be read from such a drawing, so it is compared with the same hand's drawing of what is meant; what is new may be
+    drawn cleanly instead.
+    """
+    drawn, old, new, neat = (np.asarray(each, np.float32) for each in (picture, before, after, clean))
+    changed = np.abs(old - new).mean(-1) > CHANGED
+    decibels = min(MOST_DECIBELS, verify.psnr(before, picture, ~changed)) if np.any(~changed) else None
+    if not np.any(changed):
+        return False, decibels
+    off = min(float(np.sqrt(np.square(drawn - meant)[changed].mean())) for meant in (new, neat))
+    still = float(np.sqrt(np.square(drawn - old)[changed].mean()))
+    return off < min(MOST_OFF, still / 2) and (decibels is None or decibels >= LEAST_KEPT), decibels
 
 
 def _score_picture(image: Image, now: Scene | None, before: Scene | None, shown: Picture | None, score: PictureScore) -> PictureScore:

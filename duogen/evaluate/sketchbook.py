@@ -24,6 +24,7 @@ from duogen.options import ImageOptions, Options
 from duogen.sketchbook import world
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
+from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.phrases import filled, phrases, untidy
 from duogen.sketchbook.questions import random_question
 from duogen.sketchbook.scene import Scene
@@ -31,6 +32,7 @@ from duogen.sketchbook.tasks import Dialogue, Line, sample
 from duogen.sketchbook.world import HELD_OUT_KINDS, holds_out, random_scene
 
 SHARES = {"guide": 0.35, "picture": 0.15, "edit": 0.15, "question": 0.2, "talk": 0.1, "ten-edits": 0.05}
+HAND_SHARES = {"edit": 0.5, "question": 0.5}
 PAINTER_SHARES = {"guide": 0.6, "picture": 0.2, "edit": 0.2}
 SPLITS = ("held-out", "train", "held-out-kinds")
 TEN = 10
@@ -42,6 +44,7 @@ class Played:
     """A conversation as it went: where it stands, its scores, its pictures for the contact sheet and its words for whoever looks closer."""
 
     conversation: Conversation = field(default_factory=Conversation)
+    pen: Callable[[Scene], PILImage.Image] | None = None
     scene: Scene | None = None
     shown: PILImage.Image | None = None
     opening: str = ""
@@ -57,6 +60,7 @@ class Player:
     engine: Engine
     options: Options
     forced: bool = False
+    hand: str = ""
 
 
 def evaluate(
@@ -66,6 +70,7 @@ def evaluate(
     seed: int = 0,
     out: Path | None = None,
     kinds: list[str] | None = None,
+    hand: str = "",
     say: Say = print,
 ) -> dict[str, Any]:
     """Play `n` conversations, divided over the tasks, and measure.
@@ -75,6 +80,7 @@ def evaluate(
         seed: the same seed plays the same conversations.
         out: a folder for contact sheets.
         kinds: only these things; by default all of the split.
+        hand: whose drawings people bring to be changed or asked about, "child" or "marker"; nothing else is played then.
 
     Returns:
         Figures ready for JSON; each is {"value", "low", "high", "n"} with its 95 % interval. `turns` holds every turn's words.
@@ -82,21 +88,20 @@ def evaluate(
     Raises:
         ValueError: there is no such split or kind, or `n` < 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
-    if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    _check(n, split, hand)
     forced = split == "held-out-kinds"
     about = engine.about
     image = ImageOptions(steps=about["steps"], guidance=about["guidance"], preview_every=0)
-    player = Player(engine, Options(image=image), forced)
+    player = Player(engine, Options(image=image), forced, hand)
     played: list[Played] = []
-    for number, task in enumerate(tasks_of(n, PAINTER_SHARES if forced else SHARES)):
+    shares = HAND_SHARES if hand else PAINTER_SHARES if forced else SHARES
+    for number, task in enumerate(tasks_of(n, shares)):
         played.append(play(player, task, random.Random(f"{seed}/{number}"), split, kinds))
         right = sum(score.right for score in played[-1].scores)
         say(f"{number + 1}/{n} {task}: {right} of {len(played[-1].scores)} answers right")
     figures = summary([score for each in played for score in each.scores])
-    figures = {"split": split, "n": n, "seed": seed, "only": kinds, "steps": image.steps, "guidance": image.guidance, **figures}
+    played_as = {"split": split, "n": n, "seed": seed, "only": kinds, "hand": hand, "steps": image.steps, "guidance": image.guidance}
+    figures = {**played_as, **figures}
     figures["turns"] = [turn for each in played for turn in each.words]
     for line in table(figures):
         say(line)
@@ -104,6 +109,17 @@ def evaluate(
         for file in _sheets(played, out):
             say(f"Wrote {file}")
     return figures
+
+
+def _check(n: int, split: str, hand: str) -> None:
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    if hand and hand not in HANDS:
+        raise ValueError(f"There is no hand {hand!r}; choose one of {', '.join(HANDS)}.")
+    if hand and split == "held-out-kinds":
+        raise ValueError("Drawings by other hands are of known things: choose the split train or held-out.")
 
 
 def tasks_of(n: int, shares: dict[str, float]) -> list[str]:
@@ -124,12 +140,17 @@ def play(player: Player, task: str, rng: random.Random, split: str, only: Sequen
     names = tuple(only or (sorted(HELD_OUT_KINDS) if split == "held-out-kinds" else world.kinds("train")))
     pool = Pool(names, held, shapes=not held and only is None)
     played = Played()
+    if player.hand:
+        seed = rng.randrange(2**31)
+        played.pen = lambda scene: by_hand(draw(scene), player.hand, seed)
     if task == "ten-edits":
         for asked, line in _ten_edits(played, rng, pool):
             if not _turn(player, played, asked, line, rng):
                 break
     else:
         dialogue = sample(task, rng, held, names if held or only else None)
+        while player.hand and not dialogue.lines[0].scenes():  # one that starts with what a person brings
+            dialogue = sample(task, rng, held, names if held or only else None)
         for index in range(0, len(dialogue.lines) - 1, 2):
             asked, line = _asked(played, dialogue, index, rng, pool)
             if not _turn(player, played, asked, line, rng):
@@ -149,7 +170,7 @@ def _ten_edits(played: Played, rng: random.Random, pool: Pool) -> Iterator[tuple
         if not number:
             line = Line("user", (scene, *line.parts))
             _see(played, scene)
-        yield Asked("edit", _text(line), (edit.answer, edit.scene), played.scene, shown=played.shown), line
+        yield Asked("edit", _text(line), (edit.answer, edit.scene), played.scene, shown=played.shown, pen=played.pen), line
 
 
 def _asked(played: Played, dialogue: Dialogue, index: int, rng: random.Random, pool: Pool) -> tuple[Asked, Line]:
@@ -172,7 +193,7 @@ def _asked(played: Played, dialogue: Dialogue, index: int, rng: random.Random, p
         played.opening = str(meant[0]).partition("\n")[0]
     text = _text(line)
     free = what == "picture" and (index > 0 and not any(each.scenes() for each in dialogue.lines[:index]) or _vague(text))
-    return Asked(what, text, meant, played.scene, played.opening, free, played.shown), line
+    return Asked(what, text, meant, played.scene, played.opening, free, played.shown, played.pen), line
 
 
 def what_of(dialogue: Dialogue, index: int) -> str:
@@ -201,7 +222,7 @@ def _text(line: Line) -> str:
 
 def _see(played: Played, scene: Scene) -> None:
     """The user brings a picture."""
-    played.scene, played.shown = scene, draw(scene)
+    played.scene, played.shown = scene, (played.pen or draw)(scene)
     played.panels.append(Panel(played.shown, None, "(upload)"))
 
 
@@ -271,7 +292,7 @@ def _show(played: Played, asked: Asked, reply: Sequence[Piece], score: TurnScore
             words = " ".join(part.text.split())
         elif isinstance(part, Image):
             scene = score.scenes[number]
-            meant = draw(scene) if scene is not None else None
+            meant = (played.pen or draw)(scene) if scene is not None else None
             caption = f"[{asked.ask}] {words}" if not number and asked.what != "guide" else words
             played.panels.append(Panel(canvas(part.picture), meant, caption, score.pictures[number].right))
             played.shown = part.picture
@@ -363,7 +384,8 @@ NOT_SHARES = ("i_co_psnr", "i_q_distance", "seconds_per_picture", "seconds_per_r
 
 def table(figures: dict[str, Any]) -> list[str]:
     """The figures as lines to read."""
-    lines = [f"{figures['split']}, {figures['n']} conversations, seed {figures['seed']}; 95 % intervals", ""]
+    whose = f", drawn by the hand {figures['hand']!r}" if figures["hand"] else ""
+    lines = [f"{figures['split']}{whose}, {figures['n']} conversations, seed {figures['seed']}; 95 % intervals", ""]
     lines += [f"{name:24} {Figure(**data).words(name not in NOT_SHARES)}" for name, data in figures["scores"].items()]
     for task, found in figures["tasks"].items():
         lines += ["", *(f"{f'{task}, {name}':24} {Figure(**data).words()}" for name, data in found.items())]

@@ -1,0 +1,116 @@
+"""Requests for shapes, requests that leave everything open, and the autoencoder: how their replies are marked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from duogen.conversation import Image, Piece, Text
+from duogen.engine import Engine
+from duogen.evaluate import autoencoder, shapes, vague
+from duogen.evaluate.shapes import SHAPES, Composition, as_wished, marks
+from duogen.pipeline import open_pair
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.scene import COLOURS, SHAPE_SIZES, Part, Scene, Thing
+from duogen.sketchbook.words import picture_sentence
+from duogen.sketchbook.world import make_thing
+from tests.tiny import tiny_pair
+
+EVERY = [Composition(**entry) for entry in json.loads(SHAPES.read_text(encoding="utf-8"))["asked"]]
+
+
+class Named:
+    about = {"steps": 2, "guidance": 1.0}
+
+
+def scene_of(wish: Composition) -> Scene:
+    """What was wished, the rest anyhow."""
+    parts: list[Part] = []
+    for index, each in enumerate(wish.parts):
+        size = next(size for size in each.get("size", SHAPE_SIZES[each["shape"]]) if size in SHAPE_SIZES[each["shape"]])
+        own = {"place": each["place"], "of": each["of"]} if index else {"stand": "high up"}
+        parts.append(Part(each["shape"], size, each.get("colour", "yellow"), **own))
+    return Scene(wish.background or "sea", (Thing(None, tuple(parts)),))
+
+
+def reply(scene: Scene, shown: Scene | None = None) -> list[Piece]:
+    return [Text(picture_sentence(scene)), Image(draw(shown or scene))]
+
+
+def test_every_request_can_be_met():
+    assert len(EVERY) == len({each.say for each in EVERY}) == 100
+    for each in EVERY:
+        scene = scene_of(each)
+        assert as_wished(each, scene), each.say
+        assert marks(each, reply(scene))["words"], each.say
+
+
+def test_a_request_is_met_by_nothing_else():
+    wish = EVERY[0]
+    scene = scene_of(wish)
+    circle, star, line = scene.things[0].parts
+    wrong = [
+        (replace(circle, colour="red"), star, line),
+        (circle, replace(star, shape="heart"), line),
+        (replace(circle, size="small"), star, line),
+        (circle, star, replace(line, place="on top of")),
+        (circle, star),
+        (circle, star, line, replace(line, colour="pink")),
+    ]
+    for parts in wrong:
+        assert not as_wished(wish, Scene("sea", (Thing(None, parts),))), parts
+    assert as_wished(wish, Scene("sea", (Thing(None, (circle, line, star)),))), "the order is free"
+    first = Part("line", "long", "red", stand="on the ground")
+    upside_down = (first, replace(circle, place="on top of", of=0, stand=None), replace(star, of=1))
+    assert as_wished(wish, Scene("sea", (Thing(None, upside_down),))), "a circle on a line is a line below a circle"
+    assert not as_wished(replace(wish, background="night"), scene)
+    house = Scene("sea", (make_thing("house", dict.fromkeys(("walls", "roof", "door", "windows"), "red")),))
+    assert not as_wished(wish, house)
+
+
+def test_words_and_picture_are_marked_apart():
+    wish = next(each for each in EVERY if each.say.startswith("draw a red square"))
+    scene = scene_of(wish)
+    square, circle = scene.things[0].parts
+    other = Scene(scene.background, (Thing(None, (square, replace(circle, colour="blue"))),))
+    assert marks(wish, reply(scene)) == {"words": True, "picture": True, "right": True}
+    assert marks(wish, reply(scene, other)) == {"words": True, "picture": False, "right": False}
+    assert marks(wish, reply(other)) == {"words": False, "picture": True, "right": False}
+    assert marks(wish, [Text(picture_sentence(scene))]) == {"words": False, "picture": False, "right": False}
+
+
+def test_shapes_are_asked_for(monkeypatch):
+    def answer(engine, words, options):
+        return reply(scene_of(next(each for each in EVERY if each.say == words)))
+
+    monkeypatch.setattr(shapes, "answer", answer)
+    figures = shapes.evaluate(Named(), 5, say=lambda line: None)
+    assert figures["scores"]["right"] == figures["scores"]["words"] and figures["scores"]["right"]["n"] == 5
+    assert figures["scores"]["right"]["value"] == 1.0
+    with pytest.raises(ValueError, match="at least 1"):
+        shapes.evaluate(Named(), 0)
+
+
+def test_a_pair_that_always_thinks_of_the_same_is_found_out(monkeypatch):
+    def drawing(seed: int) -> list[Piece]:
+        scene = Scene("sea", (Thing(None, (Part("square", "big", list(COLOURS)[seed % 8], stand="high up"),)),))
+        return reply(scene) if seed else [Text("No.")]
+
+    monkeypatch.setattr(vague, "answer", lambda engine, words, options: drawing(options.seed))
+    figures = vague.evaluate(Named(), 2, 0, say=lambda line: None)["scores"]
+    assert figures["different"]["value"] == 7 and figures["six_different"]["value"] == 1.0 and figures["right"]["value"] == 7 / 8
+    monkeypatch.setattr(vague, "answer", lambda engine, words, options: drawing(1))
+    figures = vague.evaluate(Named(), 2, 0, say=lambda line: None)["scores"]
+    assert figures["different"]["value"] == 1 and figures["six_different"]["value"] == 0.0 and figures["right"]["value"] == 1.0
+    with pytest.raises(ValueError, match="at least 1"):
+        vague.evaluate(Named(), 0)
+
+
+def test_a_real_pair_is_asked(tmp_path):
+    engine = Engine(open_pair(tiny_pair(tmp_path), "cpu", "fp32"))
+    assert shapes.evaluate(engine, 1, say=lambda line: None)["asked"][0]["say"] == EVERY[0].say
+    assert len(vague.evaluate(engine, 1, say=lambda line: None)["asked"]) == vague.SEEDS
+    psnr = autoencoder.evaluate(engine, 3, say=lambda line: None)["scores"]["psnr"]
+    assert psnr["n"] == 3 and 0 < psnr["value"] < 30, "its weights are random"
