@@ -60,12 +60,10 @@ def parser() -> Parser:
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
-    splits = ("held-out", "train", "held-out-kinds")
-    sketchbook.add_argument("--split", choices=splits, default="held-out", help="what training never saw, or what it did")
+    splits = ("held-out", "train", "held-out-kinds", "child", "marker")
+    shown = "what training never saw, what it did, or drawings by another hand, to be changed or asked about"
+    sketchbook.add_argument("--split", choices=splits, default="held-out", help=shown)
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
-    sketchbook.add_argument(
-        "--hand", choices=("child", "marker"), default="", help="whose drawings are brought to be changed or asked about"
-    )
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
     counted = [(sketchbook, 200, "conversations")]
     counted += [(what.add_parser(name, help=about), most, of) for name, (about, most, of) in evaluate_command.OWN.items()]
@@ -260,7 +258,7 @@ def evaluate(given: argparse.Namespace) -> int:
     if given.what in evaluate_command.OWN:
         figures = import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, say)
     else:
-        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, hand=given.hand, say=say)
+        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
     if given.json:
         write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
     return 0

@@ -1,7 +1,8 @@
 """Plays whole conversations of the picture world with a pair and measures words, pictures and seconds.
 
 Splits: "train", "held-out" (known things in combinations that training never showed), "held-out-kinds" (things that training never
-showed: the evaluation says the steps' words itself and only the painter paints).
+showed: the evaluation says the steps' words itself and only the painter paints), "child" and "marker" (held-out combinations as such a
+hand draws them, brought to be changed or asked about).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from duogen.sketchbook.world import HELD_OUT_KINDS, holds_out, random_scene
 SHARES = {"guide": 0.35, "picture": 0.15, "edit": 0.15, "question": 0.2, "talk": 0.1, "ten-edits": 0.05}
 HAND_SHARES = {"edit": 0.5, "question": 0.5}
 PAINTER_SHARES = {"guide": 0.6, "picture": 0.2, "edit": 0.2}
-SPLITS = ("held-out", "train", "held-out-kinds")
+SPLITS = ("held-out", "train", "held-out-kinds", *HANDS)
 TEN = 10
 Say = Callable[[str], None]
 
@@ -60,7 +61,6 @@ class Player:
     engine: Engine
     options: Options
     forced: bool = False
-    hand: str = ""
 
 
 def evaluate(
@@ -70,17 +70,15 @@ def evaluate(
     seed: int = 0,
     out: Path | None = None,
     kinds: list[str] | None = None,
-    hand: str = "",
     say: Say = print,
 ) -> dict[str, Any]:
     """Play `n` conversations, divided over the tasks, and measure.
 
     Args:
-        split: "held-out", "train" or "held-out-kinds".
+        split: one of `SPLITS`.
         seed: the same seed plays the same conversations.
         out: a folder for contact sheets.
         kinds: only these things; by default all of the split.
-        hand: whose drawings people bring to be changed or asked about, "child" or "marker"; nothing else is played then.
 
     Returns:
         Figures ready for JSON; each is {"value", "low", "high", "n"} with its 95 % interval. `turns` holds every turn's words.
@@ -88,19 +86,22 @@ def evaluate(
     Raises:
         ValueError: there is no such split or kind, or `n` < 1.
     """
-    _check(n, split, hand)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
     forced = split == "held-out-kinds"
     about = engine.about
     image = ImageOptions(steps=about["steps"], guidance=about["guidance"], preview_every=0)
-    player = Player(engine, Options(image=image), forced, hand)
+    player = Player(engine, Options(image=image), forced)
     played: list[Played] = []
-    shares = HAND_SHARES if hand else PAINTER_SHARES if forced else SHARES
+    shares = HAND_SHARES if split in HANDS else PAINTER_SHARES if forced else SHARES
     for number, task in enumerate(tasks_of(n, shares)):
         played.append(play(player, task, random.Random(f"{seed}/{number}"), split, kinds))
         right = sum(score.right for score in played[-1].scores)
         say(f"{number + 1}/{n} {task}: {right} of {len(played[-1].scores)} answers right")
     figures = summary([score for each in played for score in each.scores])
-    played_as = {"split": split, "n": n, "seed": seed, "only": kinds, "hand": hand, "steps": image.steps, "guidance": image.guidance}
+    played_as = {"split": split, "n": n, "seed": seed, "only": kinds, "steps": image.steps, "guidance": image.guidance}
     figures = {**played_as, **figures}
     figures["turns"] = [turn for each in played for turn in each.words]
     for line in table(figures):
@@ -109,17 +110,6 @@ def evaluate(
         for file in _sheets(played, out):
             say(f"Wrote {file}")
     return figures
-
-
-def _check(n: int, split: str, hand: str) -> None:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
-    if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    if hand and hand not in HANDS:
-        raise ValueError(f"There is no hand {hand!r}; choose one of {', '.join(HANDS)}.")
-    if hand and split == "held-out-kinds":
-        raise ValueError("Drawings by other hands are of known things: choose the split train or held-out.")
 
 
 def tasks_of(n: int, shares: dict[str, float]) -> list[str]:
@@ -140,16 +130,16 @@ def play(player: Player, task: str, rng: random.Random, split: str, only: Sequen
     names = tuple(only or (sorted(HELD_OUT_KINDS) if split == "held-out-kinds" else world.kinds("train")))
     pool = Pool(names, held, shapes=not held and only is None)
     played = Played()
-    if player.hand:
+    if split in HANDS:
         seed = rng.randrange(2**31)
-        played.pen = lambda scene: by_hand(draw(scene), player.hand, seed)
+        played.pen = lambda scene: by_hand(draw(scene), split, seed)
     if task == "ten-edits":
         for asked, line in _ten_edits(played, rng, pool):
             if not _turn(player, played, asked, line, rng):
                 break
     else:
         dialogue = sample(task, rng, held, names if held or only else None)
-        while player.hand and not dialogue.lines[0].scenes():  # one that starts with what a person brings
+        while played.pen and not dialogue.lines[0].scenes():  # one that starts with what a person brings
             dialogue = sample(task, rng, held, names if held or only else None)
         for index in range(0, len(dialogue.lines) - 1, 2):
             asked, line = _asked(played, dialogue, index, rng, pool)
@@ -384,8 +374,7 @@ NOT_SHARES = ("i_co_psnr", "i_q_distance", "seconds_per_picture", "seconds_per_r
 
 def table(figures: dict[str, Any]) -> list[str]:
     """The figures as lines to read."""
-    whose = f", drawn by the hand {figures['hand']!r}" if figures["hand"] else ""
-    lines = [f"{figures['split']}{whose}, {figures['n']} conversations, seed {figures['seed']}; 95 % intervals", ""]
+    lines = [f"{figures['split']}, {figures['n']} conversations, seed {figures['seed']}; 95 % intervals", ""]
     lines += [f"{name:24} {Figure(**data).words(name not in NOT_SHARES)}" for name, data in figures["scores"].items()]
     for task, found in figures["tasks"].items():
         lines += ["", *(f"{f'{task}, {name}':24} {Figure(**data).words()}" for name, data in found.items())]
