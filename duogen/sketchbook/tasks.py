@@ -428,6 +428,16 @@ def _question(rng: random.Random, pool: Pool) -> list[Line]:
     return lines + (_thanked(rng) if rng.random() < 0.05 else [])
 
 
+def _quiz(rng: random.Random, pool: Pool) -> list[Line]:
+    """Many questions about one uploaded picture: of a picture that had to be read anyway, more is learnt."""
+    scene = _uploaded_scene(rng, pool)
+    question = random_question(rng, pool, scene)
+    lines = [_with_upload(rng, "question", scene, question.ask), _assistant(question.answer)]
+    for _ in range(rng.randint(4, 7)):
+        lines += _questioned(rng, pool, scene)
+    return lines
+
+
 # Talk
 
 
@@ -460,5 +470,6 @@ TASKS: dict[str, Callable[[random.Random, Pool], list[Line]]] = {
     "picture": _picture,
     "edit": _edit,
     "question": _question,
+    "quiz": _quiz,
     "talk": _talk,
 }
