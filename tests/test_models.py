@@ -213,7 +213,7 @@ def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: C
         fetch_a_part(hub, server, tab)
     finally:
         server.end()
-    assert len(hub.asked) == 10 and not running("flux2-klein-4b")
+    assert len({name for name, _ in hub.asked[9:]}) == 1 and not running("flux2-klein-4b")
     server = started(home)  # which knows where the one before stopped
     try:
         page = fetch_the_rest(hub, server, tab)
@@ -252,18 +252,20 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
     page = models_of(tab, server)
     page.click(KLEIN)
     page.wait_for_selector("#models-status:has-text('MB/s')")
+    while len(hub.asked) < 10:
+        page.wait_for_timeout(50)
     page.click("#models-pause")
     page.wait_for_selector("#models-status:has-text('Paused at')")
 
 
 def fetch_the_rest(hub: Hub, server: Server, tab: Callable) -> Any:  # noqa: F811
     hub.left = -1
-    before = [name for name, _ in hub.asked[:9]]
+    before, asked = [name for name, _ in hub.asked[:9]], len(hub.asked)
     page = models_of(tab, server)
     page.click(KLEIN)
     page.click("#models-pull:has-text('Go on')")
     page.wait_for_selector("#models-verify")
-    assert not set(before) & {name for name, _ in hub.asked[10:]} - COMMON, "what was here came once more"
+    assert not set(before) & {name for name, _ in hub.asked[asked:]} - COMMON, "what was here came once more"
     page.click("#models-verify")
     page.wait_for_selector("#models-status:has-text('All files are what the hub has')")
     return page
