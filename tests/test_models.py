@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,7 +253,8 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
     page = models_of(tab, server)
     page.click(KLEIN)
     page.wait_for_selector("#models-status:has-text('MB/s')")
-    while len(hub.asked) < 10:
+    until = time.monotonic() + 120
+    while len(hub.asked) < 10 and time.monotonic() < until:
         page.wait_for_timeout(50)
     page.click("#models-pause")
     page.wait_for_selector("#models-status:has-text('Paused at')")
