@@ -438,6 +438,14 @@ def _quiz(rng: random.Random, pool: Pool) -> list[Line]:
     return lines
 
 
+def _described(rng: random.Random, pool: Pool) -> list[Line]:
+    """An uploaded picture told in full, from left to right: every answer says all that there is to be seen."""
+    scene = _uploaded_scene(rng, pool)
+    ask = filled(rng.choice(phrases("question")["detail"]))
+    ordered = sorted(scene.things, key=lambda thing: (SIDES.index(thing.side), thing.level))
+    return [_with_upload(rng, "question", scene, ask), _assistant(words.picture_sentence(replace(scene, things=tuple(ordered))))]
+
+
 # Talk
 
 
@@ -471,5 +479,6 @@ TASKS: dict[str, Callable[[random.Random, Pool], list[Line]]] = {
     "edit": _edit,
     "question": _question,
     "quiz": _quiz,
+    "described": _described,
     "talk": _talk,
 }
