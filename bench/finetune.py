@@ -27,10 +27,11 @@ from duogen.data.format import Example, Line, write
 from duogen.data.readers import read
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
+from duogen.evaluate.asking import own_image
 from duogen.evaluate.figures import share
 from duogen.evaluate.scores import Asked, TurnScore, failed_turn, score_turn
 from duogen.events import Done
-from duogen.options import ImageOptions, Options, TextOptions
+from duogen.options import Options, TextOptions
 from duogen.pipeline import open_parts
 from duogen.sketchbook.tasks import Dialogue
 from duogen.sketchbook.verify import check_scene
@@ -45,8 +46,7 @@ FIGURES = ("guide_steps_words", "guide_steps_pictures", "it_co", "it_co_attribut
 
 def answered(engine: Engine, ask: str, seed: int) -> Turn | None:
     """What the pair answers, at temperature 0 as the words are measured; `None` if it fails."""
-    image = ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0)
-    options = Options(seed, TextOptions(temperature=0.0, max_tokens=200), image)
+    options = Options(seed, TextOptions(temperature=0.0, max_tokens=200), own_image(engine))
     *_, last = engine.answer(Conversation().say("user", ask), options)
     return last.conversation.path()[-1] if isinstance(last, Done) else None
 
@@ -124,8 +124,7 @@ def guide_score(dialogue: Dialogue, turn: Turn | None) -> TurnScore:
 def pixels(engine: Engine, dialogue: Dialogue) -> bytes:
     """The first picture of a guide whose words are said for the pair."""
     conversation = Conversation().say("user", lessons.asked(dialogue)).say("assistant", dialogue.lines[1].parts[0])
-    image = ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0)
-    return engine.paint_after(conversation, Options(0, image=image)).picture.tobytes()
+    return engine.paint_after(conversation, Options(0, image=own_image(engine))).picture.tobytes()
 
 
 def described(given: argparse.Namespace) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from duogen.engine import Engine
+from duogen.evaluate.asking import told
 from duogen.evaluate.figures import mean
-from duogen.evaluate.scores import canvas
-from duogen.sketchbook import verify
+from duogen.evaluate.scores import canvas, decibels
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.world import kinds, random_scene
 
@@ -27,6 +27,5 @@ def evaluate(engine: Engine, n: int = 100, seed: int = 0, say: Callable[[str], N
         raise ValueError(f"n must be at least 1, not {n}.")
     rng = random.Random(seed)
     drawings = [draw(random_scene(rng, kinds("train"), held=True)) for _ in range(n)]
-    figure = mean(verify.psnr(each, canvas(engine.painter.decode(engine.painter.encode(each)))) for each in drawings)
-    say(f"{'psnr':32} {figure.words(False)}")
-    return {"n": n, "seed": seed, "scores": {"psnr": figure.data()}}
+    figure = mean(decibels(each, canvas(engine.painter.decode(engine.painter.encode(each)))) for each in drawings)
+    return {"n": n, "seed": seed, "scores": told({"psnr": figure}, say, ("psnr",))}

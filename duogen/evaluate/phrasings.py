@@ -9,17 +9,15 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from duogen.conversation import Conversation, Image, Piece, Text
+from duogen.conversation import Image, Piece, Text
 from duogen.engine import Engine
+from duogen.evaluate.asking import answer, last_scene, plain, spread, told
 from duogen.evaluate.figures import share
-from duogen.events import Done
 from duogen.options import ImageOptions, Options
-from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import Scene
 
-T = TypeVar("T")
 PHRASINGS = Path(__file__).parents[2] / "assets" / "benchmarks" / "phrasings.json"
 
 
@@ -67,26 +65,7 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], N
         "talk": share(each["right"] for each in asked if each["meant"] == "words" and not each["outside"]),
         "outside_declined_with_an_offer": share(each["right"] for each in asked if each["outside"]),
     }
-    for name, figure in scores.items():
-        say(f"{name:32} {figure.words()}")
-    return {"n": len(asked), "seed": seed, "scores": {name: figure.data() for name, figure in scores.items()}, "asked": asked}
-
-
-def spread(every: list[T], n: int) -> list[T]:
-    """`n` of them, evenly over the list; all where it is no longer.
-
-    Raises:
-        ValueError: `n` < 1.
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
-    return [every[index * len(every) // n] for index in range(n)] if n < len(every) else every
-
-
-def answer(engine: Engine, words: str, options: Options) -> list[Piece]:
-    """What the pair replies; nothing when it failed."""
-    *_, last = engine.answer(Conversation().say("user", words), options)
-    return list(last.conversation.path()[-1].parts) if isinstance(last, Done) else []
+    return {"n": len(asked), "seed": seed, "scores": told(scores, say), "asked": asked}
 
 
 def marks(phrasing: Phrasing, parts: list[Piece]) -> dict[str, Any]:
@@ -114,16 +93,3 @@ def keeps(phrasing: Phrasing, scene: Scene | None) -> bool:
     colours = {part.name: part.colour for part in scene.things[0].parts}
     background = phrasing.background or scene.background
     return scene.background == background and all(colours.get(part) == colour for part, colour in phrasing.parts.items())
-
-
-def last_scene(parts: list[Piece]) -> Scene | None:
-    """What the words say in the end; `None` where they cannot be read."""
-    try:
-        return read_reply([part.text if isinstance(part, Text) else part for part in parts])[-1]
-    except (ValueError, IndexError):
-        return None
-
-
-def plain(parts: list[Piece]) -> str:
-    """The reply as one string, pictures as a mark."""
-    return "".join(part.text if isinstance(part, Text) else "[picture]" for part in parts)

@@ -206,8 +206,8 @@ def score_pictures(asked: Asked, images: Sequence[Image], said: Sequence[Scene |
         number = len(now.things[0].parts) if goes_on else index + 1
         blank = PictureScore(None, number, words, False, seconds=image.seconds)
         if asked.pen and not starts_anew and now is not None and scene is not None:
-            right, decibels = as_edited(canvas(image.picture), asked.pen(scene), asked.pen(now), draw(now))
-            scores.append(replace(blank, right=right, decibels=decibels))
+            right, kept = as_edited(canvas(image.picture), asked.pen(scene), asked.pen(now), draw(now))
+            scores.append(replace(blank, right=right, decibels=kept))
         else:
             scores.append(_score_picture(image, now, scene, shown, blank))
         scene, shown = now, image.picture
@@ -222,12 +222,11 @@ def as_edited(picture: Picture, before: Picture, after: Picture, clean: Picture)
     """
     drawn, old, new, neat = (np.asarray(each, np.float32) for each in (picture, before, after, clean))
     changed = np.abs(old - new).mean(-1) > CHANGED
-    decibels = min(MOST_DECIBELS, verify.psnr(before, picture, ~changed)) if np.any(~changed) else None
+    kept = decibels(before, picture, ~changed)
     if not np.any(changed):
-        return False, decibels
-    off = min(float(np.sqrt(np.square(drawn - meant)[changed].mean())) for meant in (new, neat))
-    still = float(np.sqrt(np.square(drawn - old)[changed].mean()))
-    return off < min(MOST_OFF, still / 2) and (decibels is None or decibels >= LEAST_KEPT), decibels
+        return False, kept
+    off_new, off_neat, still = (float(np.sqrt(np.square(drawn - each)[changed].mean())) for each in (new, neat, old))
+    return min(off_new, off_neat) < min(MOST_OFF, still / 2) and (kept is None or kept >= LEAST_KEPT), kept
 
 
 def _score_picture(image: Image, now: Scene | None, before: Scene | None, shown: Picture | None, score: PictureScore) -> PictureScore:
@@ -239,9 +238,13 @@ def _score_picture(image: Image, now: Scene | None, before: Scene | None, shown:
     score = replace(score, kind=kind, right=check.right, attributes=check.attributes, distance=verify.nearest_distance(picture, now))
     if before is None or shown is None:
         return score
-    mask = verify.unchanged_mask(before, now)
-    decibels = min(MOST_DECIBELS, verify.psnr(canvas(shown), picture, mask)) if np.any(mask) else None
-    return replace(score, kept=kept_right(check, before, now), decibels=decibels)
+    same = decibels(canvas(shown), picture, verify.unchanged_mask(before, now))
+    return replace(score, kept=kept_right(check, before, now), decibels=same)
+
+
+def decibels(one: Picture, other: Picture, mask: np.ndarray | None = None) -> float | None:
+    """PSNR of two pictures of one size, within `mask` where there is one, `MOST_DECIBELS` at most; `None` if the mask is empty."""
+    return None if mask is not None and not np.any(mask) else min(MOST_DECIBELS, verify.psnr(one, other, mask))
 
 
 def kept_right(check: verify.Check, before: Scene, now: Scene) -> bool | None:

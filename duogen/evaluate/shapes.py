@@ -12,13 +12,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import Image, Piece
+from duogen.conversation import Piece
 from duogen.engine import Engine
+from duogen.evaluate.asking import answer, own_image, plain, shown, spread, told
 from duogen.evaluate.figures import share
-from duogen.evaluate.phrasings import answer, last_scene, plain, spread
-from duogen.evaluate.scores import canvas
-from duogen.options import ImageOptions, Options
-from duogen.sketchbook import verify
+from duogen.options import Options
 from duogen.sketchbook.scene import Part, Scene
 
 SHAPES = Path(__file__).parents[2] / "assets" / "benchmarks" / "shapes.json"
@@ -44,24 +42,20 @@ def evaluate(engine: Engine, n: int = 100, seed: int = 0, say: Callable[[str], N
         ValueError: `n` < 1.
     """
     every = [Composition(**entry) for entry in json.loads(SHAPES.read_text(encoding="utf-8"))["asked"]]
-    image = ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0)
+    options = Options(seed, image=own_image(engine))
     asked = []
     for wish in spread(every, n):
-        parts = answer(engine, wish.say, Options(seed, image=image))
+        parts = answer(engine, wish.say, options)
         asked.append({"say": wish.say, **marks(wish, parts), "reply": plain(parts)})
         say(f"{len(asked)} {'right' if asked[-1]['right'] else 'wrong'}: {wish.say}")
     scores = {name: share(each[key] for each in asked) for name, key in (("right", "right"), ("words", "words"), ("pictures", "picture"))}
-    for name, figure in scores.items():
-        say(f"{name:32} {figure.words()}")
-    return {"n": len(asked), "seed": seed, "scores": {name: figure.data() for name, figure in scores.items()}, "asked": asked}
+    return {"n": len(asked), "seed": seed, "scores": told(scores, say), "asked": asked}
 
 
 def marks(wish: Composition, parts: list[Piece]) -> dict[str, bool]:
     """Whether the last picture's words are what was wished, whether it shows its words, and both."""
-    scene = last_scene(parts)
-    pictures = [part.picture for part in parts if isinstance(part, Image)]
-    words = bool(pictures) and scene is not None and as_wished(wish, scene)
-    picture = bool(pictures) and scene is not None and verify.check_scene(canvas(pictures[-1]), scene).right
+    scene, picture = shown(parts)
+    words = scene is not None and as_wished(wish, scene)
     return {"words": words, "picture": picture, "right": words and picture}
 
 

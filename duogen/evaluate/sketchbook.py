@@ -17,11 +17,12 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
+from duogen.evaluate.asking import own_image
 from duogen.evaluate.figures import Figure, mean, share
 from duogen.evaluate.scores import DRAWS, Asked, PictureScore, TurnScore, canvas, failed_turn, score_turn
 from duogen.evaluate.sheet import Panel, write_sheets
 from duogen.events import Done, Failed, Stats
-from duogen.options import ImageOptions, Options
+from duogen.options import Options
 from duogen.sketchbook import world
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
@@ -91,8 +92,7 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
     forced = split == "held-out-kinds"
-    about = engine.about
-    image = ImageOptions(steps=about["steps"], guidance=about["guidance"], preview_every=0)
+    image = own_image(engine)
     player = Player(engine, Options(image=image), forced)
     played: list[Played] = []
     shares = HAND_SHARES if split in HANDS else PAINTER_SHARES if forced else SHARES

@@ -17,9 +17,10 @@ from typing import Any
 
 from duogen.conversation import Conversation, Image, Text, append_line, open_picture
 from duogen.engine import Engine
+from duogen.evaluate.asking import own_image
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import Done, Failed, ImageDone, TextDelta
-from duogen.options import ImageOptions, Options
+from duogen.options import Options
 
 ANSWERS, SCORES = "answers", "scores.jsonl"
 Say = Callable[[str], None]
@@ -84,8 +85,7 @@ def answer_all(engine: Engine, benchmark: Benchmark, tasks: list[Task], root: Pa
 def answer(engine: Engine, benchmark: Benchmark, task: Task, seed: int) -> tuple[list[Text | Image], str, float]:
     """What a pair answers: its parts, one sentence where it failed, and the seconds it took."""
     most = 1 if benchmark.kind in ("detected", "picture", "edit") else 8
-    about = engine.about
-    image = ImageOptions(steps=about["steps"], guidance=about["guidance"], max_images=most, preview_every=0)
+    image = own_image(engine, max_images=most)
     given = [part if isinstance(part, str) else open_picture(part) for part in task.parts]
     parts: list[Text | Image] = []
     for event in engine.answer(Conversation().say("user", *given), Options(seed, image=image)):

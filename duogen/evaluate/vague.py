@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from duogen.conversation import Image
 from duogen.engine import Engine
+from duogen.evaluate.asking import answer, own_image, plain, shown, told
 from duogen.evaluate.figures import mean, share
-from duogen.evaluate.phrasings import answer, last_scene, plain
-from duogen.evaluate.scores import canvas
-from duogen.options import ImageOptions, Options
-from duogen.sketchbook import verify
+from duogen.options import Options
 
 REQUESTS = (
     "Draw something.",
@@ -35,16 +32,13 @@ def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, say: Callabl
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}.")
-    image = ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0)
     asked, different = [], []
     for request in REQUESTS[:n]:
         scenes = set()
         for number in range(SEEDS):
-            parts = answer(engine, request, Options(seed + number, image=image))
-            scene = last_scene(parts)
-            pictures = [part.picture for part in parts if isinstance(part, Image)]
-            right = bool(pictures) and scene is not None and verify.check_scene(canvas(pictures[-1]), scene).right
-            scenes |= {scene} - {None} if pictures else set()
+            parts = answer(engine, request, Options(seed + number, image=own_image(engine)))
+            scene, right = shown(parts)
+            scenes |= {scene} if scene else set()
             asked.append({"say": request, "right": right, "reply": plain(parts)})
         different.append(len(scenes))
         say(f"{len(scenes)} different of {SEEDS}: {request}")
@@ -53,6 +47,4 @@ def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, say: Callabl
         "six_different": share(count >= 6 for count in different),
         "right": share(each["right"] for each in asked),
     }
-    for name, figure in scores.items():
-        say(f"{name:32} {figure.words(name != 'different')}")
-    return {"n": len(different), "seed": seed, "scores": {name: figure.data() for name, figure in scores.items()}, "asked": asked}
+    return {"n": len(different), "seed": seed, "scores": told(scores, say, ("different",)), "asked": asked}

@@ -419,20 +419,22 @@ def _question(rng: random.Random, pool: Pool) -> list[Line]:
     if rng.random() < 0.2:
         lines, scene = _pictured(rng, pool)
     else:
-        scene = _uploaded_scene(rng, pool)
-        question = random_question(rng, pool, scene)
-        lines = [_with_upload(rng, "question", scene, question.ask), _assistant(question.answer)]
+        lines, scene = _asked_about_upload(rng, pool)
     more = rng.choices((0, 1, 2), (0.5, 0.3, 0.2))[0]
     for _ in range(max(more, 1) if lines[-1].scenes() else more):
         lines += _questioned(rng, pool, scene)
     return lines + (_thanked(rng) if rng.random() < 0.05 else [])
 
 
-def _quiz(rng: random.Random, pool: Pool) -> list[Line]:
-    """Many questions about one uploaded picture: of a picture that had to be read anyway, more is learnt."""
+def _asked_about_upload(rng: random.Random, pool: Pool) -> tuple[list[Line], Scene]:
     scene = _uploaded_scene(rng, pool)
     question = random_question(rng, pool, scene)
-    lines = [_with_upload(rng, "question", scene, question.ask), _assistant(question.answer)]
+    return [_with_upload(rng, "question", scene, question.ask), _assistant(question.answer)], scene
+
+
+def _quiz(rng: random.Random, pool: Pool) -> list[Line]:
+    """Many questions about one uploaded picture: of a picture that had to be read anyway, more is learnt."""
+    lines, scene = _asked_about_upload(rng, pool)
     for _ in range(rng.randint(4, 7)):
         lines += _questioned(rng, pool, scene)
     return lines
