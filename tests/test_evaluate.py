@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
 
+from duogen.__main__ import parser
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
 from duogen.evaluate.answers import answers_alike
 from duogen.evaluate.figures import mean, share
-from duogen.evaluate.scores import Asked, as_edited, read_steps, score_turn
+from duogen.evaluate.scores import MOST_OFF, Asked, as_edited, read_steps, score_turn
 from duogen.evaluate.sheet import Panel, contact_sheet
 from duogen.events import Stats
 from duogen.options import ImageOptions, Options
@@ -25,6 +28,7 @@ from duogen.sketchbook import words
 from duogen.sketchbook.change import recoloured
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.hands import HANDS, by_hand
+from duogen.sketchbook.scene import COLOURS as COLOURS_OF_WORLD
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.tasks import TASKS, sample
 from duogen.sketchbook.world import HELD_OUT_KINDS, make_thing, things
@@ -250,6 +254,8 @@ def test_an_edit_of_such_a_drawing_in_another_colour_is_wrong() -> None:
     def pen(scene: Scene) -> PILImage.Image:
         return by_hand(draw(scene), "child", 5)
 
+    off = [math.dist(one, other) / math.sqrt(3) for one, other in combinations(COLOURS_OF_WORLD.values(), 2)]
+    assert min(off) > MOST_OFF, "no two colours of the world are so near that one passes for the other"
     before, meant, other = house(), in_colour(house(), "walls", "green"), in_colour(house(), "walls", "purple")
     given = (pen(before), pen(meant), draw(meant))
     assert as_edited(pen(meant), *given)[0] and not as_edited(pen(other), *given)[0] and not as_edited(pen(before), *given)[0]
@@ -266,6 +272,12 @@ def test_a_pair_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sketchbook, "free_answer", fails)
     figures = sketchbook.evaluate(Perfect(), "held-out", 6, 0, say=lambda line: None)
     assert figures["scores"]["draws_when_it_should"]["value"] == 0.0 and len(figures["failures"]) == 6
+
+
+def test_the_command_line_knows_every_split() -> None:
+    """It names them itself, so that --help imports nothing heavy."""
+    for split in sketchbook.SPLITS:
+        assert parser().parse_args(["evaluate", "sketchbook", "--split", split]).split == split
 
 
 def test_bad_input_is_refused() -> None:

@@ -23,7 +23,7 @@ from duogen.sketchbook.scene import CANVAS, Scene, Thing, part_boxes
 
 MOST_DECIBELS = 99.0  # stands for equal pictures, whose PSNR is infinite
 CHANGED = 24.0  # mean difference of the channels, in 0..255, from which a place is part of an edit
-MOST_OFF = 45.0  # RMSE up to which an edit of another hand's drawing is what was meant: less than between any two colours
+MOST_OFF = 36.0  # RMSE up to which an edit of another hand's drawing is what was meant: less than between orange and yellow (40)
 LEAST_KEPT = 24.0  # PSNR from which such a drawing counts as kept
 DRAWS = ("guide", "picture", "edit")
 
