@@ -63,7 +63,8 @@ VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = 3, 4, 5, 6
 RENAMED = {VISION_START: "<|vision_start|>", VISION_END: "<|vision_end|>", IMAGE_PAD: "<|image_pad|>", VIDEO_PAD: "<|video_pad|>"}
 
 PATCH_SIZE = 32
-MERGE_SIZE = 2
+MERGE_SIZE = 1
+VISION_CHANNELS = 5  # colours, and where a patch lies: `duogen.mllm.placed`
 PICTURE_PIXELS = 256 * 256
 
 BUNDLED = "duogen-sketch"
@@ -151,7 +152,7 @@ def bpe(tokens: list[str], merges: list[str]) -> Tokenizer:
 
 
 def qwen_config() -> Qwen2_5_VLConfig:
-    """The Qwen2.5-VL configuration with SmolLM2's sizes and our vision tower: 16 tokens for a picture of 256 x 256."""
+    """The Qwen2.5-VL configuration with SmolLM2's sizes and our vision tower: 64 tokens for a picture of 256 x 256."""
     from transformers import Qwen2_5_VLConfig
 
     text = BASE_SIZES | {
@@ -168,7 +169,7 @@ def qwen_config() -> Qwen2_5_VLConfig:
         "hidden_size": 256,
         "intermediate_size": 768,
         "num_heads": 4,
-        "in_channels": 3,
+        "in_channels": VISION_CHANNELS,
         "patch_size": PATCH_SIZE,
         "spatial_merge_size": MERGE_SIZE,
         "temporal_patch_size": 1,
@@ -274,7 +275,7 @@ def base_model(dtype: torch.dtype = torch.float32) -> tuple[Qwen2_5_VLForConditi
 
 
 def processor() -> Qwen2VLImageProcessorPil:
-    """The picture preparation of the bundled pair: any picture is scaled to about 65,536 pixels, 64 px to a token's side.
+    """The picture preparation of the bundled pair: any picture is scaled to about 65,536 pixels, 32 px to a token's side.
 
     Called with `images=[...], return_tensors="pt"` it gives `pixel_values` [patches, 3 * 32 * 32] and `image_grid_thw` [pictures, 3].
     It needs no torchvision. A saved one opens with `Qwen2VLImageProcessorPil.from_pretrained(folder / "image_processor")`,

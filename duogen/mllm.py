@@ -39,13 +39,40 @@ def see(
     embeds = model.get_input_embeddings()(ids)
     if pixels is None:
         return embeds, {}
-    seen = model.model.get_image_features(pixels.to(ids.device), grids.to(ids.device))
+    visual = model.config.vision_config
+    seen = model.model.get_image_features(placed(pixels, grids, visual).to(ids.device), grids.to(ids.device))
     features = torch.cat(list(seen.pooler_output))
     mask = ids == model.config.image_token_id
     deep = {}
     if getattr(seen, "deepstack_features", None):
         deep = {"visual_pos_masks": mask, "deepstack_visual_embeds": [torch.cat(list(each)) for each in seen.deepstack_features]}
     return embeds.masked_scatter(mask[..., None].expand_as(embeds), features.to(embeds.dtype)), deep
+
+
+def placed(pixels: torch.Tensor, grids: torch.Tensor, vision: Any) -> torch.Tensor:
+    """Patches with where they lie in their picture, for a tower that takes two channels more than the pictures have.
+
+    Qwen's towers know of places relative ones only (rotary positions), from which a small one does not learn to tell left from right.
+    Two channels of coordinates in -1..1 say it outright (CoordConv, Liu et al., 2018, arXiv 1807.03247, section 4).
+
+    Args:
+        pixels: [patches, channels * T * P * P], merged patches together, as Qwen's image processors order them.
+        grids: [pictures, 3] patches in time, height and width.
+        vision: the tower's configuration; `pixels` come back as they are unless its `in_channels` asks for coordinates.
+
+    Returns:
+        [patches, (channels + 2) * T * P * P].
+    """
+    area = vision.temporal_patch_size * vision.patch_size**2
+    if vision.in_channels * area != pixels.shape[1] + 2 * area:
+        return pixels
+    merge, places = vision.spatial_merge_size, []
+    for time, height, width in grids.tolist():
+        rows, columns = (2 * (torch.arange(count) + 0.5) / count - 1 for count in (height, width))
+        place = torch.stack([rows[:, None].expand(height, width), columns.expand(height, width)], -1)
+        blocks = place.view(height // merge, merge, width // merge, merge, 2).transpose(1, 2)
+        places.append(blocks.reshape(-1, 2).repeat(time, 1))
+    return torch.cat([pixels, torch.cat(places).to(pixels).repeat_interleave(area, 1)], 1)
 
 
 @dataclass

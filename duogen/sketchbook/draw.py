@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from duogen.sketchbook.scene import CANVAS, COLOURS, Box, Part, Scene, part_boxes
@@ -33,6 +34,20 @@ def draw(scene: Scene) -> Image.Image:
                 # The left one of two long things outside (wings, fins) leans the other way.
                 draw_part(pen, part, box, thing.kind, mirrored=len(boxes) == 2 and index == 0)
     return canvas.reduce(OVER)
+
+
+def in_sight(scene: Scene) -> np.ndarray:
+    """Which part is to be seen at each point of the drawing at twice its size: [512, 512], 0 where it is the background, else the part's
+    number from 1, counted through all things.
+    """
+    canvas = Image.new("L", (CANVAS * OVER, CANVAS * OVER))
+    pen, number = ImageDraw.Draw(canvas), 0
+    for thing in scene.things:
+        for part, boxes in zip(thing.parts, part_boxes(thing), strict=True):
+            number += 1
+            for box in boxes:
+                _shape(pen, part.shape, box, number, None)
+    return np.asarray(canvas)
 
 
 @lru_cache(maxsize=8)
@@ -73,7 +88,7 @@ def darker(colour: Colour) -> Colour:
     return tuple(round(channel * 0.68) for channel in colour)
 
 
-def _shape(pen: ImageDraw.ImageDraw, shape: str, box: Box, fill: Colour, edge: Colour | None) -> None:
+def _shape(pen: ImageDraw.ImageDraw, shape: str, box: Box, fill: Colour | int, edge: Colour | None) -> None:
     x0, y0, x1, y1 = (value * OVER for value in box)
     line = round(OUTLINE * OVER) if edge else 0
     outline = edge or fill
@@ -95,7 +110,7 @@ def _shape(pen: ImageDraw.ImageDraw, shape: str, box: Box, fill: Colour, edge: C
             pen.line(points + points[:2], fill=outline, width=line, joint="curve")
 
 
-def _line(pen: ImageDraw.ImageDraw, box: Box, fill: Colour, edge: Colour, line: int) -> None:
+def _line(pen: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour | int, line: int) -> None:
     x0, y0, x1, y1 = box
     if x1 - x0 < y1 - y0:
         x, half = (x0 + x1) / 2, (x1 - x0) * 0.22
@@ -109,7 +124,7 @@ def _line(pen: ImageDraw.ImageDraw, box: Box, fill: Colour, edge: Colour, line: 
 _PUFFS = ((0.0, 0.36, 0.44, 1.0), (0.56, 0.36, 1.0, 1.0), (0.14, 0.04, 0.6, 0.7), (0.44, 0.0, 0.88, 0.66), (0.28, 0.3, 0.74, 1.0))
 
 
-def _cloud(pen: ImageDraw.ImageDraw, box: Box, fill: Colour, edge: Colour, line: int) -> None:
+def _cloud(pen: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour | int, line: int) -> None:
     x0, y0, x1, y1 = box
     width, height = x1 - x0, y1 - y0
     for inset, colour in ((0, edge), (line, fill)):

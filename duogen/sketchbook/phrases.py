@@ -12,7 +12,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
-from duogen.sketchbook.scene import PAIRED, Scene, Thing
+from duogen.sketchbook.scene import PAIRED, Part, Scene, Thing
 from duogen.sketchbook.words import asked_words, capital, coloured_words, listed, main_part
 from duogen.sketchbook.world import things
 
@@ -86,27 +86,38 @@ def thing_wish(thing: Thing, named: Collection[int], missing: Collection[str], r
 
 
 def shapes_wish(thing: Thing, rng: random.Random) -> str:
-    """An unnamed composition in a person's words: "a big blue circle with a small star inside it"."""
+    """An unnamed composition in a person's words: "a big blue circle with a small star inside it", "a small star in a big blue circle"."""
+    if len(thing.parts) == 2 and rng.random() < 0.35:
+        below, above = (_article(_bare_wish(part, True, rng), part) for part in thing.parts)
+        return f"{above} {rng.choice(phrases('common')['places'][thing.parts[1].place]).format(it=below)}"
     words = [_shape_wish(thing, index, rng) for index in range(len(thing.parts))]
     if len(words) == 1:
         return words[0]
     if len(words) == 2:
-        return rng.choice(("{} with {}", "{} and {}", "{}, {}", "{} and then {}")).format(*words)
-    return listed(words) if rng.random() < 0.6 else ", ".join(words)
+        return rng.choice(("{} with {}", "{} and {}", "{}, {}", "{} and then {}", "{}. {}.", "first {}, then {}")).format(*words)
+    return listed(words) if rng.random() < 0.6 else rng.choice((", ", ". ", "; ")).join(words)
+
+
+def _bare_wish(part: Part, coloured: bool, rng: random.Random) -> str:
+    """A shape with its size and colour as far as people say them."""
+    size = "" if rng.random() < 0.35 else rng.choice(phrases("common")["sizes"][part.size]) + " "
+    return f"{size}{part.colour + ' ' if coloured else ''}{part.shape}"
+
+
+def _article(words: str, part: Part) -> str:
+    return f"two {words}s" if part.place in PAIRED else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _shape_wish(thing: Thing, index: int, rng: random.Random) -> str:
     common = phrases("common")
     part = thing.parts[index]
     alone = sum(other.shape == part.shape for other in thing.parts) == 1
-    size = "" if rng.random() < 0.1 else rng.choice(common["sizes"][part.size]) + " "
-    colour = "" if alone and rng.random() < 0.12 else part.colour + " "
-    words = f"{size}{colour}{part.shape}"
-    words = f"two {words}s" if part.place in PAIRED else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    words = _article(_bare_wish(part, not alone or rng.random() >= 0.12, rng), part)
     if part.of is None:
         return f"{words} {rng.choice(common['stands'][part.stand or 'on the ground'])}".strip()
     it = "it" if part.of == index - 1 and thing.parts[part.of].place not in PAIRED and rng.random() < 0.6 else shape_name(thing, part.of)
-    return f"{words} {rng.choice(common['places'][part.place]).format(it=it)}"
+    place = rng.choice(common["places"][part.place]).format(it=it)
+    return f"{place} {words}" if rng.random() < 0.15 else f"{words} {place}"
 
 
 def shape_name(thing: Thing, index: int, rng: random.Random | None = None) -> str:

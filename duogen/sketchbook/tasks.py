@@ -323,7 +323,7 @@ def _pictured(rng: random.Random, pool: Pool) -> tuple[list[Line], Scene]:
     if rng.random() < 0.5:
         wish += f" {background_wish(scene, rng)}"
     ask = _say(rng, "picture", "ask", a=wish)
-    if not pool.held and rng.random() < 0.03:
+    if not pool.held and rng.random() < 0.06:
         ask = _say(rng, "picture", "vague")
     return [_user(rng, ask), _assistant(words.picture_sentence(scene), scene)], scene
 

@@ -38,7 +38,7 @@ class FrameBatch:
 
     Attributes:
         ids, places, mask: [B, S], [3, B, S], [B, S] what the MLLM reads.
-        vision: patches and grids of all pictures, `None` when the MLLM reads words alone.
+        vision: patches and grids of all pictures but the last ones, `None` when the MLLM reads words alone.
         pixels: [B, F, 3, H, W].
         words: boolean [B, F, S], which words each frame reads (those before its own BOV); `fewer` is the negative branch's.
         painted: boolean [B, F], frames that are targets (a user's own are context only).
@@ -72,17 +72,19 @@ def collate(tokens: Tokens, dialogues: list[list[Turn]], frames: int, first: int
             words[row, index, :until] = True
             fewer[row, index, : max(since, 1)] = True  # the first token always stays: attention needs one
     pictures = [[slot.image for slot in kept] for kept in slots]
-    vision = tokens.pixels([image for each in pictures for image in each]) if see else None
+    seen = [image for each in pictures for image in each[:-1]] if see else []
+    vision = tokens.pixels(seen) if seen else None
     pixels = torch.stack([to_pixels([image.picture for image in each]) for each in pictures])
     painted = torch.tensor([[slot.painted for slot in kept] for kept in slots])
     return FrameBatch(ids, places, mask, vision, pixels, words, fewer, painted, first)
 
 
 def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
-    """The ids up to the last picture kept, their positions, and per picture (words before its BOV, words before its segment)."""
-    until = kept[-1].end if see else kept[-1].bov
+    """The ids before the last picture kept, which no frame reads, and their positions; per picture (words before its BOV, words before its
+    segment).
+    """
     cuts = [(slot.bov, pack.last_segment(slot.bov)) for slot in kept]
-    part = pack.between(0, until)
+    part = pack.between(0, kept[-1].bov)
     if see:
         return part.ids, positions(part)[0], cuts
     inside = {index for slot in kept for index in range(slot.bov, slot.end)}
