@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from duogen import assemble
+from duogen.mllm import placed
 
 pytestmark = pytest.mark.skipif(assemble.find_base() is None, reason=f"needs: {assemble.BASE_COMMAND}")
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -85,14 +86,15 @@ def test_base_model_is_the_same_every_time_and_sees_pictures(quick):
     rows = one.get_input_embeddings().weight[3:7]
     assert torch.linalg.matrix_rank(rows) == 4
     seen = assemble.processor()(images=[Image.new("RGB", (256, 256), "red")], return_tensors="pt")
-    ids = torch.tensor([[1, *tokenizer.encode("look "), 3, *[5] * 16, 4, 2]])
+    ids = torch.tensor([[1, *tokenizer.encode("look "), 3, *[5] * 64, 4, 2]])
     kinds = (ids == one.config.image_token_id).int()
     with torch.no_grad():
-        out = one(input_ids=ids, mm_token_type_ids=kinds, **seen)
+        pixels = placed(seen["pixel_values"], seen["image_grid_thw"], one.config.vision_config)
+        out = one(input_ids=ids, mm_token_type_ids=kinds, **{**seen, "pixel_values": pixels})
     assert out.logits.shape == (1, ids.shape[1], 49152) and out.logits.isfinite().all()
     positions, _ = one.model.get_rope_index(ids, kinds, image_grid_thw=seen["image_grid_thw"])
     start = ids[0].tolist().index(5)
-    assert positions[:, 0, start + 16].tolist() == [start + 4] * 3, "a picture of 4 x 4 tokens takes four positions"
+    assert positions[:, 0, start + 64].tolist() == [start + 8] * 3, "a picture of 8 x 8 tokens takes eight positions"
 
 
 def test_tokens(read, tmp_path):

@@ -20,7 +20,7 @@ from torch import nn
 from duogen.conversation import Turn
 from duogen.mllm import embed, normalised
 from duogen.nn.attention import frame_mask, word_scores
-from duogen.nn.flow import noisy, random_sigmas
+from duogen.nn.flow import even_sigmas, noisy
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE
 from duogen.sequence import Packed, Tokens, positions
@@ -29,6 +29,8 @@ from duogen.train.loop import Recipe
 from duogen.train.padding import padded
 from duogen.train.vae import to_pixels
 
+WORDS = 64  # a batch's length is a multiple of this
+MOST_WEIGHT = 2.0  # of a target with little noise, against one of noise alone
 MOVED = 1e-4  # squared error, in units of a latent's mean variance, above which a place differs from the frame before
 
 
@@ -65,7 +67,7 @@ def collate(tokens: Tokens, dialogues: list[list[Turn]], frames: int, first: int
     packs = [tokens.pack(turns) for turns in dialogues]
     slots = [pack.slots[:frames] for pack in packs]
     reads = [_readable(pack, kept, see) for pack, kept in zip(packs, slots, strict=True)]
-    ids, places, mask = padded([(own, where) for own, where, _ in reads])
+    ids, places, mask = padded([(own, where) for own, where, _ in reads], WORDS)
     words, fewer = (torch.zeros(len(packs), frames, ids.shape[1], dtype=torch.bool) for _ in range(2))
     for row, (_, _, cuts) in enumerate(reads):
         for index, (until, since) in enumerate(cuts):
@@ -165,7 +167,7 @@ class DiTStage:
         latents = self.encode(data.pixels)
         states = self.states(data)
         targets = [(time, index + 1) for time in range(skip, frames) for index in range(copies)]
-        sigma = random_sigmas(count * len(targets), self.settings["shift"], generator).view(count, -1)
+        sigma = even_sigmas(count * len(targets), self.settings["shift"], generator).view(count, -1)
         noise = torch.randn(count, len(targets), *latents.shape[2:], generator=generator)
         meant = latents[:, [time for time, _ in targets]]
         given = [(time, 0) for time in range(frames - 1)]  # nobody looks at the clean last frame
@@ -177,7 +179,8 @@ class DiTStage:
         out = self._walk(packed, order, data, states, sigma, generator)
         change = torch.stack([self._changed(latents, time) for time, _ in targets], 1)
         error = (self.weight * (out - meant).square()).mean(2).mul(change).mean((2, 3))
-        weight = (1 / sigma.square()).clamp(max=10.0)
+        # More would teach to sharpen what is there already, at the cost of what to paint.
+        weight = (1 / sigma.square()).clamp(max=MOST_WEIGHT)
         weight = weight * data.painted[:, [time for time, _ in targets]]
         return error, weight
 

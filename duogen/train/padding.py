@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 
 
-def padded(reads: list[tuple[list[int], torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def padded(reads: list[tuple[list[int], torch.Tensor]], multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pad conversations to the longest, B of them.
 
     Args:
         reads: per conversation its ids and their rotary positions [3, length].
+        multiple: L is one of this number; few lengths spare oneDNN the making of new kernels at every step.
 
     Returns:
         ids [B, L], positions [3, B, L], and the boolean mask [B, L] of what is no padding.
     """
-    length = max(len(ids) for ids, _ in reads)
+    length = -(-max(len(ids) for ids, _ in reads) // multiple) * multiple
     ids, mask = torch.zeros(len(reads), length, dtype=torch.long), torch.zeros(len(reads), length, dtype=torch.bool)
     places = torch.zeros(3, len(reads), length, dtype=torch.long)
     for row, (own, where) in enumerate(reads):
