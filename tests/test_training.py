@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 from torch import nn
 
 from duogen.assemble import shipped
 from duogen.conversation import Image
 from duogen.engine import Engine
+from duogen.nn.flow import even_sigmas
 from duogen.nn.vae import PatchVAE
 from duogen.pipeline import open_pair
 from duogen.sequence import Tokens
@@ -23,6 +25,7 @@ from duogen.train.__main__ import brain
 from duogen.train.dit import DiTStage, collate
 from duogen.train.drills import dialogue
 from duogen.train.loop import Recipe, load_weights, train
+from duogen.train.padding import padded
 from duogen.train.vae import any_scene
 from duogen.train.vision import VisionStage
 from tests.tiny import BOV, tiny_pair
@@ -144,6 +147,7 @@ def test_a_wrong_recipe_gets_one_sentence(tmp_path):
 SETTINGS = {
     "see": True,
     "shift": 2.0,
+    "training_shift": 4.0,
     "dropout": 0.1,
     "context_noise": 0.1,
     "timestep_scale": 1000.0,
@@ -211,7 +215,7 @@ def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
     context = engine.memory.context
     packed = tokens.pack(turns)
     engine.mllm.prefill(context, packed)
-    states = stage.states(data)[0].float()
+    states = stage.states(data)[0, data.mask[0]].float()
     assert states.shape[0] == packed.slots[1].bov  # the last picture is read by no frame
     assert (states - context.condition(len(states))[0]).abs().max() < 0.02  # the stage keeps them in bf16
     for index, slot in enumerate(packed.slots[:2]):
@@ -219,6 +223,20 @@ def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
         assert data.fewer[0, index].nonzero().flatten().tolist() == list(range(max(1, packed.last_segment(slot.bov))))
     latents = stage.encode(data.pixels)
     assert latents.shape == (1, 2, 8, 8, 8) and latents.abs().max() > 0.1
+
+
+def test_training_visits_noise_as_sampling_does():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=4.0)
+    scheduler.set_timesteps(sigmas=[1 - step / 10 for step in range(10)])
+    found = even_sigmas(40000, 4.0, torch.Generator().manual_seed(1)).sort(descending=True).values
+    assert (found[:: len(found) // 10][:10] - scheduler.sigmas[:-1]).abs().max() < 0.02
+
+
+def test_a_batch_is_padded_to_a_length_met_before():
+    reads = [([7] * length, torch.arange(length).expand(3, -1)) for length in (3, 33)]
+    ids, places, mask = padded(reads, 32)
+    assert ids.shape == mask.shape == (2, 64) and places.shape == (3, 2, 64)
+    assert mask.sum(1).tolist() == [3, 33] and padded(reads)[0].shape == (2, 33)
 
 
 def test_a_blind_painter_reads_the_words_alone(tokens):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from diffusers import CosmosTransformer3DModel
 from torch import nn
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from duogen.conversation import Turn
 from duogen.mllm import embed, normalised
@@ -167,7 +168,7 @@ class DiTStage:
         latents = self.encode(data.pixels)
         states = self.states(data)
         targets = [(time, index + 1) for time in range(skip, frames) for index in range(copies)]
-        sigma = even_sigmas(count * len(targets), self.settings["shift"], generator).view(count, -1)
+        sigma = even_sigmas(count * len(targets), self.settings["training_shift"], generator).view(count, -1)
         noise = torch.randn(count, len(targets), *latents.shape[2:], generator=generator)
         meant = latents[:, [time for time, _ in targets]]
         given = [(time, 0) for time in range(frames - 1)]  # nobody looks at the clean last frame
@@ -237,6 +238,8 @@ class DiTStage:
 
 def truncated(model: nn.Module, layers: int) -> nn.Module:
     """The model's first `layers` layers without the final norm, sharing all weights: the connector reads no later ones."""
+    # On the layers, which both share: each of the two would do it anew, and count every state twice.
+    maybe_install_capturing_hooks(model.model.language_model)
     short = copy.copy(model)
     short._modules = dict(model._modules)
     short.model = copy.copy(model.model)
