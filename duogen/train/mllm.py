@@ -23,7 +23,6 @@ from duogen.train.drills import practised
 from duogen.train.loop import Recipe, load_weights
 from duogen.train.padding import padded
 
-WORDS = 32  # a batch's length is a multiple of this
 MOST = 64  # dialogues to choose a batch from, fewer where they are long
 
 
@@ -40,7 +39,7 @@ class TextBatch:
 
 def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
     """Pad conversations to the longest."""
-    ids, places, mask = padded([(pack.ids, positions(pack)[0]) for pack in packs], WORDS)
+    ids, places, mask = padded([(pack.ids, positions(pack)[0]) for pack in packs])
     learn = torch.zeros_like(mask)
     for row, pack in enumerate(packs):
         learn[row, : len(pack.learn)] = torch.tensor(pack.learn)
