@@ -73,8 +73,7 @@ def guide(branches: torch.Tensor, words: float, pictures: float = 1.0) -> torch.
 
 def random_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
     """Logit-normal training sigmas, shifted towards noise as the sampling schedule is (Esser et al. 2024, section 3.1)."""
-    sigma = torch.sigmoid(torch.randn(count, generator=generator))
-    return shift * sigma / (1 + (shift - 1) * sigma)
+    return shifted(torch.sigmoid(torch.randn(count, generator=generator)), shift)
 
 
 def even_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
@@ -82,5 +81,9 @@ def even_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.T
 
     Where words settle a picture wholly, what goes where in which colour is decided near sigma 1, which logit-normal ones hardly visit.
     """
-    sigma = torch.rand(count, generator=generator)
+    return shifted(torch.rand(count, generator=generator), shift)
+
+
+def shifted(sigma: torch.Tensor, shift: float) -> torch.Tensor:
+    """Sigmas moved towards noise, as diffusers' flow schedulers do with their `shift`."""
     return shift * sigma / (1 + (shift - 1) * sigma)

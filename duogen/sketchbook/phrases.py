@@ -88,8 +88,8 @@ def thing_wish(thing: Thing, named: Collection[int], missing: Collection[str], r
 def shapes_wish(thing: Thing, rng: random.Random) -> str:
     """An unnamed composition in a person's words: "a big blue circle with a small star inside it", "a small star in a big blue circle"."""
     if len(thing.parts) == 2 and rng.random() < 0.35:
-        below, above = (_article(_bare_wish(part, True, rng), part) for part in thing.parts)
-        return f"{above} {rng.choice(phrases('common')['places'][thing.parts[1].place]).format(it=below)}"
+        anchor, other = (_article(_bare_wish(part, True, rng), part) for part in thing.parts)
+        return f"{other} {rng.choice(phrases('common')['places'][thing.parts[1].place]).format(it=anchor)}"
     words = [_shape_wish(thing, index, rng) for index in range(len(thing.parts))]
     if len(words) == 1:
         return words[0]

@@ -43,17 +43,11 @@ def labels(scene: Scene, index: dict[str, int]) -> torch.Tensor:
     cells = in_sight(scene).reshape(CELLS, side, CELLS, side).transpose(0, 2, 1, 3).reshape(CELLS * CELLS, -1)
     truth = torch.zeros(CELLS * CELLS, len(index))
 
-    def tell(number: int, words: list[str]) -> None:
+    said = [(part.colour, part.shape, thing.kind, part.name) for thing in scene.things for part in thing.parts]
+    for number, words in enumerate([(scene.background,), *said]):  # as `in_sight` counts them
         share = torch.from_numpy((cells == number).mean(1)).float()
-        for word in words:
+        for word in filter(None, words):
             truth[:, index[word]] += share
-
-    tell(0, [scene.background])
-    number = 0
-    for thing in scene.things:
-        for part in thing.parts:
-            number += 1
-            tell(number, [part.colour, part.shape, *([thing.kind] if thing.kind else []), *([part.name] if part.name else [])])
     truth = truth.clamp(max=1) * (truth >= SEEN)
     for cell in range(CELLS * CELLS):
         row, column = divmod(cell, CELLS)
