@@ -230,6 +230,7 @@ def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: C
         remove_it(page)
         assert not installed(entries()["flux2-klein-4b"]) and not list((home / "hub").glob("models--*"))
         phone_sized(tab, server)
+        assert server.leave() == 0
     finally:
         server.end()
 

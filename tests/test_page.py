@@ -71,11 +71,14 @@ class Server:
             return False
 
     def end(self) -> None:
+        """At once; `leave` is how a service manager does it."""
+        self.process.kill()
+        self.process.wait()
+
+    def leave(self) -> int:
+        """Asked to go, as by Ctrl+C or a service manager; returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,24 @@ from tests.test_chat import QUESTION, said, shown_pictures, stand_in
 from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab  # noqa: F401
 from tests.test_studio import brush
 
-LOOKS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True}}
+LOOKS = {"wide": {}, "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True}}
+COLOURS = ("dark", "light")
 
 
 class Day:
-    """A browser window and the look it has; every station leaves a picture of itself."""
+    """A browser window and the look it has; every station leaves a picture of itself, in dark and in light."""
 
     def __init__(self, page, look: str) -> None:
         self.page, self.look, self.shots = page, look, 0
 
     def shoot(self, name: str) -> None:
-        self.page.wait_for_timeout(700)  # for what slides or fades in
         self.shots += 1
         assert sideways(self.page) <= 0, name
-        self.page.screenshot(path=SHOTS / f"day-{self.look}-{self.shots}-{name}.png")
+        for colours in COLOURS:
+            self.page.emulate_media(color_scheme=colours)
+            self.page.wait_for_timeout(500)  # for what slides or fades in
+            assert self.page.evaluate("document.body.classList.contains('dark')") == (colours == "dark")
+            self.page.screenshot(path=SHOTS / f"day-{self.look}-{self.shots}-{name}-{colours}.png")
 
     def answered(self) -> None:
         self.page.wait_for_selector("text=All done!")
@@ -144,7 +148,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
-    server = stand_in(tmp_path, seconds=0.4)
+    server = stand_in(tmp_path)
     try:
         day = Day(tab(server.address, **LOOKS[look]), look)
         ask_for_a_guide(day)
@@ -156,7 +160,7 @@ def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
         cut_the_power(day, server)
     finally:
         server.process.kill()
-    again = stand_in(tmp_path)
+    again = stand_in(tmp_path, seconds=0.05)
     try:
         morning = Day(tab(again.address, **LOOKS[look]), f"{look}-after")
         find_everything(morning, tmp_path, pictures)
