@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,22 @@ class Preset:
     steps: int
     guidance: float
     scheduler: dict[str, Any] = field(default_factory=dict)
+
+    def about(self) -> dict[str, Any]:
+        """The fields of `duogen.json` that it changes."""
+        return {"steps": self.steps, "guidance": self.guidance}
+
+
+def preset_of(presets: Sequence[Preset], id: str) -> Preset | None:
+    """The one that is wished for; `None` for "".
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    chosen = next((each for each in presets if each.id == id), None)
+    if id and chosen is None:
+        raise ValueError(f"This pair has no preset {id!r}; it has {', '.join(each.id for each in presets) or 'none'}.")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from duogen.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, missing, snapshot
+from duogen.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, missing, preset_of, snapshot
 from duogen.conversation import write_beside
 from duogen.timings import spoken
 
@@ -94,10 +94,7 @@ def things(pair: Entry, preset: str = "") -> list[tuple[Source, str]]:
         ValueError: the pair has no such preset.
     """
     found: list[tuple[Source, str]] = [(source, "") for source in pair.sources]
-    if preset:
-        chosen = next((each for each in pair.presets if each.id == preset), None)
-        if chosen is None:
-            raise ValueError(f"{pair.title} has no preset {preset!r}; it has {', '.join(each.id for each in pair.presets) or 'none'}.")
+    if chosen := preset_of(pair.presets, preset):
         found.append((Source("lora", chosen.repo, chosen.revision), chosen.file))
     return found
 

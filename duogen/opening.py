@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from duogen import timings
-from duogen.catalogue import Found, Part, Preset, lora_file
+from duogen.catalogue import Found, Part, Preset, lora_file, preset_of
 from duogen.memory import Machine, Plan, another_size
 from duogen.memory import plan as best_plan
 from duogen.options import ImageOptions, LoadOptions
@@ -67,11 +67,9 @@ def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -
     if not (found.folder / "duogen.json").exists():
         about |= (own_defaults(found.folder) if stock else {}) | (known.about if known else {})
     presets = known.presets if known else ()
-    preset = next((each for each in presets if each.id == wishes.preset), None)
-    if wishes.preset and preset is None:
-        raise ValueError(f"This pair has no preset {wishes.preset!r}; it has {', '.join(each.id for each in presets) or 'none'}.")
+    preset = preset_of(presets, wishes.preset)
     if preset:
-        about |= {"steps": preset.steps, "guidance": preset.guidance}
+        about |= preset.about()
     parts, there = found.parts(), machine or Machine.here(wishes.device)
     if "transformer" not in parts:
         raise ValueError(f"The pipeline in {found.folder} has no transformer and no unet that could paint; choose another one.")
@@ -93,7 +91,7 @@ def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> Duo
     """Open a pair as planned. Raises ValueError, one sentence for the user."""
     known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
     if preset:
-        known |= {"steps": preset.steps, "guidance": preset.guidance}
+        known |= preset.about()
     if is_stock(found.folder):
         few_steps = (lora_file(preset), preset.scheduler) if preset else ()
         return open_stock(found.folder, found.brain, load, known, *few_steps)

@@ -115,11 +115,12 @@ def remove(given: argparse.Namespace) -> int:
 
 
 def planned(parts: Any, about: Any, machine: Any, load: LoadOptions, presets: Any = ()) -> Any:
-    """`memory.plan`, with the pair's few-step preset named or taken into account."""
+    """`memory.plan`, with the pair's few-step preset named or taken into account. Raises ValueError: it has no such preset."""
+    from duogen.catalogue import preset_of
     from duogen.memory import plan as decide
 
-    chosen = next((preset for preset in presets if preset.id == load.preset), None)
-    about = about | ({"steps": chosen.steps, "guidance": chosen.guidance} if chosen else {})
+    chosen = preset_of(presets, load.preset)
+    about = about | (chosen.about() if chosen else {})
     return decide(parts, about, machine, load, presets[0].title if presets else "")
 
 

@@ -124,6 +124,8 @@ def test_a_pair_that_is_not_here_is_told_with_the_command(capsys, tmp_path, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert main(["plan", "--pair", "someone/something"]) == 2
     assert "python -m duogen pull someone/something" in capsys.readouterr().err
+    assert main(["plan", "--pair", "qwen-image-edit-2511", "--vram", "16", "--preset", "lightning-5"]) == 2
+    assert "no preset 'lightning-5'; it has lightning-" in capsys.readouterr().err
     assert main(["ask", "hello", "--pair", "flux2-klein-4b"]) == 2
     assert "python -m duogen pull flux2-klein-4b" in capsys.readouterr().err
 

@@ -94,3 +94,12 @@ def test_nonsense_is_refused():
 
 def test_shapes_have_sizes():
     assert set(SHAPE_SIZES) == set(SHAPES)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whatever_words_say_can_be_drawn(shape):
+    """Words of a model go together as they like: a tiny cloud, half as big as usual, is smaller than its outline."""
+    paper = np.asarray(draw(Scene("paper", ())))
+    for size in SIZES:
+        thing = Thing(None, (Part(shape, size, "red", stand="on the ground"),), "small")
+        assert (np.asarray(draw(Scene("paper", (thing,)))) != paper).any(), size

@@ -129,10 +129,9 @@ def _cloud(pen: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour 
     width, height = x1 - x0, y1 - y0
     for inset, colour in ((0, edge), (line, fill)):
         for left, top, right, bottom in _PUFFS:
-            pen.ellipse(
-                (x0 + left * width + inset, y0 + top * height + inset, x0 + right * width - inset, y0 + bottom * height - inset),
-                fill=colour,
-            )
+            puff = (x0 + left * width + inset, y0 + top * height + inset, x0 + right * width - inset, y0 + bottom * height - inset)
+            if puff[0] <= puff[2] and puff[1] <= puff[3]:  # where it is smaller than its outline, that is all there is of it
+                pen.ellipse(puff, fill=colour)
 
 
 @lru_cache(maxsize=32)
