@@ -1,7 +1,7 @@
 """Conversations on disk, one folder each, below `DUOGEN_HOME/conversations`; kept after every change, found by their words.
 
-Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, and a note for each answer (the line under
-it, its seed and options). What is deleted waits in `.deleted` for a month.
+Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, a note for each answer (the line under it, its
+seed and options), and what was typed but not asked yet. What is deleted waits in `.deleted` for a month.
 """
 
 from __future__ import annotations
@@ -137,18 +137,27 @@ class Store:
             return changed
 
     def about(self, id: str) -> dict[str, Any]:
-        """`pinned` and `notes`: by turn, `line` (what stands under the answer), `seed` and `options`."""
+        """`pinned`; `notes`: by turn, `line` (what stands under the answer), `seed` and `options`; `unasked`: `text` and `files` that wait
+        for the end of an answer, or `None`."""
         try:
             found = json.loads((self._at(id) / "about.json").read_text(encoding="utf-8"))
-            return {"pinned": bool(found["pinned"]), "notes": {turn: dict(note) for turn, note in found["notes"].items()}}
+            notes, waits = {turn: dict(note) for turn, note in found["notes"].items()}, found.get("unasked")
+            unasked = {"text": str(waits["text"]), "files": [str(file) for file in waits["files"]]} if waits else None
+            return {"pinned": bool(found["pinned"]), "notes": notes, "unasked": unasked}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {"pinned": False, "notes": {}}
+            return {"pinned": False, "notes": {}, "unasked": None}
 
     def note(self, id: str, turn: str, note: Note) -> None:
         """Remember something about an answer."""
         with self._lock:
             about = self.about(id)
             self._write_about(id, about | {"notes": about["notes"] | {turn: note}})
+
+    def put_off(self, id: str, unasked: dict[str, Any] | None) -> None:
+        """Keep what is to be asked later, as `about` gives it; `None` once that is done."""
+        with self._lock:
+            if unasked != self.about(id)["unasked"]:
+                self._write_about(id, self.about(id) | {"unasked": unasked})
 
     def pin(self, id: str, pinned: bool) -> None:
         with self._lock:
@@ -222,7 +231,7 @@ class Store:
             about = coming / "about.json"
             if about.exists():
                 write_beside(self.folder / coming.name / "about.json", about.read_bytes())
-                self._write_about(coming.name, self.about(coming.name) | {"pinned": False})
+                self._write_about(coming.name, self.about(coming.name) | {"pinned": False, "unasked": None})
         return self.open(conversation.id)
 
     def _at(self, id: str) -> Path:

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 from duogen.conversation import Image as Picture
 from duogen.conversation import Text, Turn
+from duogen.store import Store
 from tests.test_page import SHOTS, Server, browser, browser_only, loaded_pictures, send, sideways, tab, wait_until_answered
 from ui.correct import corrected, to_words
 from ui.shared import Refused
@@ -71,6 +72,8 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
     page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img').length == 2")
     page.wait_for_selector("#talk .pending progress")
     page.screenshot(path=SHOTS / "pending.png")
+    send(page, "And a ship?")
+    page.wait_for_selector("#talk .user button[value=recall]")
     chat = page.url.partition("?c=")[2]
     server.process.kill()
     server.process.wait()
@@ -85,6 +88,11 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
         back.wait_for_selector("text=All done!")
         back.wait_for_selector("#box .submit-button")
         assert loaded_pictures(back, 3) == 3 and shown_pictures(back)[:2] == old
+        assert back.input_value("#box textarea") == "And a ship?", "what waited is back in the box"
+        back.click("#box .submit-button")
+        back.wait_for_selector("#talk .user:has-text('And a ship?')")
+        wait_until_answered(back)
+        assert Store(tmp_path / "conversations").about(chat)["unasked"] is None
     finally:
         again.end()
 

@@ -417,7 +417,8 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
     asked = page.store.save(Conversation().say("user", "hello"))
     job = page.jobs.start(asking(asked, Options(seed=7)))
     question = Waiting("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
-    assert job.wait(question) and not job.wait(question)
+    assert page.jobs.put_off(job, question) and not page.jobs.put_off(job, question)
+    assert page.store.about(asked.id)["unasked"] == {"text": "And a <b>boat?", "files": []}
     *_, shown = job.messages()
     assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
     gate.set()
@@ -426,7 +427,8 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
         time.sleep(0.01)
     path = page.store.open(asked.id).path()
     assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
-    assert page.store.about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not job.wait(question)
+    assert page.store.about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not page.jobs.put_off(job, question)
+    assert page.store.about(asked.id)["unasked"] is None
 
 
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_name_leads_nowhere_else(store: Store, tmp_path: Path, monkeypatch: py
     removed = []
     monkeypatch.setattr("duogen.store.shutil.rmtree", lambda path, **_: removed.append(path))
     for id in ("..", "../../outside", "", "a" * 31, "A" * 32, str(tmp_path / "outside"), "f" * 32, ".deleted"):
-        assert store.about(id) == {"pinned": False, "notes": {}}
+        assert store.about(id) == {"pinned": False, "notes": {}, "unasked": None}
         for ask in (store.open, store.pack, store.delete, store.restore):
             with pytest.raises(ValueError):
                 ask(id)

@@ -106,7 +106,7 @@ class Acts:
     def _recall(self, values: dict, request: gr.Request) -> Updates:
         """What waits goes back into the box, before what has been typed since."""
         job = self.chat.jobs.of(values[self.chat.view].id)
-        question = job.recall() if job else None
+        question = self.chat.jobs.recall(job) if job else None
         if question is None:
             raise Refused("It is asked already.")
         given = values[self.chat.box] or EMPTY_BOX

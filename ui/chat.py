@@ -112,9 +112,13 @@ class Chat:
         """The window for a view that it comes to; an answer under way is drawn to its end even if that comes before `follow` does."""
         self.watching.pop(request.session_hash, None)
         self.places[request.session_hash] = view.id
+        shown = self.shown(values, view, words, act=act)
         if job := self.jobs.of(view.id):
             self.expected[request.session_hash] = job
-        return self.shown(values, view, words, act=act)
+        elif view.id and (unasked := self.store.about(view.id)["unasked"]) and (values.get(self.box) or EMPTY_BOX) == EMPTY_BOX:
+            # The server was ended before it was asked: back into the box, until something is asked here.
+            shown[self.box] = self.free_box({**unasked, "files": [file for file in unasked["files"] if Path(file).is_file()]})
+        return shown
 
     def at(self, id: str, turn: str, request: gr.Request) -> Updates:
         """The window for a conversation, at the branch in which a turn is. Raises ValueError: it is gone."""
@@ -233,11 +237,12 @@ class Chat:
             return self._wait(values, request, job, Waiting(words, tuple(files), pictures, options))
         before = conversation.at(old.parent) if old else conversation
         asked = self.store.save(before.say("user", *pictures, words))
+        self.store.put_off(asked.id, None)
         return self.started(values, request, asking(asked, options)) | {self.box: self.busy_box(EMPTY_BOX)}
 
     def _wait(self, values: dict, request: gr.Request, job: Job, question: Waiting) -> Updates:
         """Asked when the answer before is done, whether a browser looks on or not."""
-        if not job.wait(question):
+        if not self.jobs.put_off(job, question):
             raise Refused("One message waits already; take that back first, or wait for the answer.")
         return self.looking(values, request, values[self.view], None) | {self.box: self.busy_box(EMPTY_BOX)}
 

@@ -101,22 +101,6 @@ class Job:
         seeds = self.task.seeds
         return replace(self.task.options, seed=seeds[min(self.kept, len(seeds) - 1)]) if seeds else self.task.options
 
-    def wait(self, question: Waiting) -> bool:
-        """Have a question asked after this; false where it is too late for that, or another one waits."""
-        with self.lock:
-            if self.closed or self.waiting:
-                return False
-            self.waiting = question
-            self.changed += 1
-            return True
-
-    def recall(self) -> Waiting | None:
-        """Take back what waits."""
-        with self.lock:
-            question, self.waiting = self.waiting, None
-            self.changed += 1
-            return question
-
     def close(self) -> Waiting | None:
         """What is to be asked now; nothing can wait any more."""
         with self.lock:
@@ -153,6 +137,24 @@ class Jobs:
                 raise ValueError("The answer is still being made; wait for it, or press Stop first.")
             return self._enter(task)
 
+    def put_off(self, job: Job, question: Waiting) -> bool:
+        """Have a question asked after an answer, and on disk until then; false where it is too late for that, or another one waits."""
+        with job.lock:
+            if job.closed or job.waiting:
+                return False
+            self.store.put_off(job.task.chat, {"text": question.words, "files": list(question.files)})
+            job.waiting = question
+            job.changed += 1
+            return True
+
+    def recall(self, job: Job) -> Waiting | None:
+        """Take back what waits."""
+        with job.lock:
+            question, job.waiting = job.waiting, None
+            job.changed += 1
+            self.store.put_off(job.task.chat, None)
+            return question
+
     def _enter(self, task: Task) -> Job:
         job = self._running[task.chat] = Job(task, self._answer(task))
         threading.Thread(target=self._run, args=(job,), name="answer", daemon=True).start()
@@ -184,6 +186,7 @@ class Jobs:
             if question := job.close():
                 asked = self.store.change(job.task.chat, lambda now: now.say("user", *question.pictures, question.words))
                 task = asking(asked, question.options)
+                self.store.put_off(job.task.chat, None)
         with self._lock:
             del self._running[job.task.chat]
             if task:
