@@ -225,3 +225,10 @@ def test_the_tree_in_the_readme_is_true():
         missing += ["/".join([*above[:depth], entry]) for entry in entries if not ROOT.joinpath(*above[:depth], entry).exists()]
         above = [*above[:depth], entries[0].rstrip("/")]
     assert missing == []
+
+
+@pytest.mark.parametrize("file", ["README.md", "weights/duogen-sketch/README.md"])
+def test_what_a_page_links_to_is_there(file):
+    page = ROOT / file
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) if "://" not in link]
+    assert links and [link for link in links if link.partition("#")[0] and not (page.parent / link.partition("#")[0]).exists()] == []
