@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 
 import pytest
 from playwright.sync_api import expect
@@ -52,8 +53,12 @@ def said() -> Iterator[tuple[str, str]]:
 
 def like(template: str, key: str) -> bool:
     """Whether the code's sentence, with `_` for what differs, can be this one of the files."""
-    one, other = (re.sub(r"(\\{\w+\\}|_)+", ".+", re.escape(words)) for words in (template, key))
-    return bool(re.fullmatch(one, re.sub(r"\{\w+\}", "_", key), re.DOTALL) or re.fullmatch(other, template, re.DOTALL))
+    return bool(pattern(template).fullmatch(re.sub(r"\{\w+\}", "_", key)) or pattern(key).fullmatch(template))
+
+
+@cache
+def pattern(words: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"(\\{\w+\\}|_)+", ".+", re.escape(words)), re.DOTALL)
 
 
 @pytest.mark.parametrize("language", TABLES)

@@ -23,10 +23,8 @@ CALM = Options(seed=1, text=TextOptions(temperature=0, max_tokens=300), image=Im
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> Engine:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DUOGEN_HOME", str(tmp_path_factory.mktemp("home")))
-        return Engine.open(None, device="cpu")
+def engine() -> Engine:
+    return Engine.open(None, device="cpu")
 
 
 def answer(engine: Engine, *said: str | PILImage.Image) -> Done:
