@@ -156,8 +156,9 @@ class Store:
     def put_off(self, id: str, unasked: dict[str, Any] | None) -> None:
         """Keep what is to be asked later, as `about` gives it; `None` once that is done."""
         with self._lock:
-            if unasked != self.about(id)["unasked"]:
-                self._write_about(id, self.about(id) | {"unasked": unasked})
+            about = self.about(id)
+            if unasked != about["unasked"]:
+                self._write_about(id, about | {"unasked": unasked})
 
     def pin(self, id: str, pinned: bool) -> None:
         with self._lock:
