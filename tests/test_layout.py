@@ -34,7 +34,7 @@ TOP = {
 ROOMS = [
     {
         "duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
-        "duogen.prompts", "duogen.teaching", "duogen.jobs", "duogen.timings",
+        "duogen.prompts", "duogen.teaching", "duogen.jobs", "duogen.timings", "duogen.precision",
     },
     {"duogen.nn"},
     {"duogen.sequence", "duogen.placeholders", "duogen.thinking"},
