@@ -85,7 +85,7 @@ class Engine:
         self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
         count = pair.text_encoder.config.text_config.num_hidden_layers
         layers = list(pair.about.layers or range(1, count + 1))
-        self.mllm = MLLM(pair.text_encoder, self.tokens, layers)
+        self.mllm = MLLM(pair.text_encoder, self.tokens, layers, token_dtype=pair.token_dtype)
         self._expect(pair.about.tuned)
         self.painter = StockPainter(pair) if isinstance(pair, StockPair) else FramePainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)

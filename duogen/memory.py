@@ -18,8 +18,9 @@ from duogen.timings import spoken
 GB = 2**30
 NOTHING = Part(0, 0)  # for what a pipeline has not
 CARDS = (8, 12, 16, 24)
+# "mixed" holds float32 weights and their bf16 copy.
 # NF4 stores 4 bits and, for every 64 weights, a scale of 32 bits; int8 a scale for every row.
-BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.01, "nf4": 0.5625}
+BYTES = {"fp32": 4.0, "mixed": 6.0, "bf16": 2.0, "int8": 1.01, "nf4": 0.5625}
 CONTEXT = 6144  # tokens of a long illustrated conversation
 PROMPT = 1024  # tokens that the MLLM reads at once: words and a picture or two
 CUDA = 0.6 * GB  # what CUDA itself and a desktop take from a card
@@ -37,22 +38,25 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: free bytes of the card (0 without one), free bytes of host memory, CPU cores."""
+    """What there is: free bytes of the card (0 without one), free bytes of host memory, CPU cores, and the MLLM's best precision there."""
 
     card: float
     host: float
     cores: int = 1
+    precision: str = "bf16"
 
     @staticmethod
     def here(device: str = "auto") -> Machine:
         import psutil
         import torch
 
+        from duogen.precision import best_precision
+
         host, cores = psutil.virtual_memory().available, os.cpu_count() or 1
         if device != "cpu" and torch.cuda.is_available():
             free, _ = torch.cuda.mem_get_info()
             return Machine(free, host, cores)
-        return Machine(0, host, cores)
+        return Machine(0, host, cores, best_precision())
 
     @staticmethod
     def with_card(gigabytes: float, host: float, cores: int = 1) -> Machine:
@@ -125,7 +129,7 @@ class Plan:
 def weights(part: Part, precision: str) -> float:
     """Bytes of a part's weights; what quantisation leaves alone stays in 16 bits."""
     rest = part.parameters - part.quantisable
-    return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision] if precision == "fp32" else 2.0)
+    return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision])
 
 
 def in_every_precision(parts: dict[str, Part]) -> dict[str, float]:
@@ -176,6 +180,8 @@ def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) ->
     card = machine.card > 0
     full = "bf16" if card else "fp32"
     precisions = [("bf16", full), ("nf4", full), ("nf4", "bf16"), ("nf4", "nf4")]
+    if machine.precision == "mixed":
+        precisions = [("mixed", full), *precisions]
     for size in sizes:
         for offload in ("none", "model", "group") if card else ("none",):
             for tiling in ("off", "on"):

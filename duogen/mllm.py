@@ -5,15 +5,17 @@ L new tokens, C width of a hidden state, K layers that the connector reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
+from duogen.kv_cache import new_kv_cache
 from duogen.options import TextOptions
 from duogen.sequence import Packed, Tokens, positions
+from duogen.token_forward import TokenForward, is_supported, weight_versions
 
 PROMPT_SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
 PROMPT_LENGTH = 512
@@ -86,7 +88,7 @@ class Context:
         position: the rotary position of the next token.
     """
 
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    cache: DynamicCache = field(default_factory=new_kv_cache)
     packed: Packed = field(default_factory=Packed)
     states: torch.Tensor | None = None
     fresh: list[torch.Tensor] = field(default_factory=list)
@@ -115,10 +117,16 @@ class MLLM:
     """A Qwen2.5-VL or Qwen3-VL model, its tokens, and the layers that the connector reads (indices into `hidden_states`).
 
     `remembers` says whether their states are kept while it talks; they are not where the painter reads a prompt of its own.
+    `token_dtype` is the number format of the weights that single tokens are read with on a CPU; by default the model's own.
     """
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], remembers: bool = True) -> None:
+    def __init__(
+        self, model: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], remembers: bool = True,
+        token_dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.tokens, self.layers, self.remembers = model, tokens, layers, remembers
+        self.token_dtype = token_dtype
+        self.token_forward: TokenForward | None = None
         self.unsaid = [tokens.start, tokens.eov, tokens.pad]  # they would stand in the context for a turn or a picture that is not there
 
     @torch.no_grad()
@@ -138,6 +146,7 @@ class MLLM:
         ids = torch.tensor([packed.ids[common:]], device=self.model.device)
         embeds, deep = see(self.model, ids, pixels, grids)
         self._read(context, embeds, where, deep)
+        self._prepare_token_forward()
         context.packed = packed.between(0)
         context.position = after
         return len(packed.ids) - common
@@ -163,9 +172,12 @@ class MLLM:
             output_hidden_states=self.remembers,
             **(deep or {}),
         )
+        self._note(context, out.hidden_states, self.model.lm_head(out.last_hidden_state[:, -1])[0].float())
+
+    def _note(self, context: Context, states: Sequence[torch.Tensor], logits: torch.Tensor) -> None:
         if self.remembers:
-            context.fresh.append(torch.stack([out.hidden_states[layer][0] for layer in self.layers], 1))
-        context.logits = self.model.lm_head(out.last_hidden_state[:, -1])[0].float()
+            context.fresh.append(torch.stack([states[layer].flatten(0, -2) for layer in self.layers], 1))
+        context.logits = logits
         context.logits[self.unsaid] = float("-inf")
 
     @torch.no_grad()
@@ -190,9 +202,12 @@ class MLLM:
     @torch.no_grad()
     def append(self, context: Context, token: int) -> None:
         """Read one token that was just said."""
-        ids = torch.tensor([[token]], device=self.model.device)
-        where = torch.full((3, 1), context.position)
-        self._read(context, self.model.get_input_embeddings()(ids), where)
+        if self.token_forward:
+            self._note(context, *self.token_forward(token, context.position, context.cache))
+        else:
+            ids = torch.tensor([[token]], device=self.model.device)
+            where = torch.full((3, 1), context.position)
+            self._read(context, self.model.get_input_embeddings()(ids), where)
         context.packed.add([token], True)
         context.position += 1
 
@@ -204,6 +219,13 @@ class MLLM:
             if token in (self.tokens.bov, self.tokens.end):
                 return
             self.append(context, token)
+
+    def _prepare_token_forward(self) -> None:
+        """Lay out the weights for single tokens as they are now: training and adapters change them."""
+        if not is_supported(self.model):
+            self.token_forward = None
+        elif self.token_forward is None or self.token_forward.versions != weight_versions(self.model):
+            self.token_forward = TokenForward(self.model, self.token_dtype or self.model.lm_head.weight.dtype)
 
 
 def choose(logits: torch.Tensor, options: TextOptions, generator: torch.Generator) -> int:

@@ -62,7 +62,8 @@ class LoadOptions(Checked):
     """How a pair is opened. What is "auto" (or 0) is chosen by `duogen.memory` for this machine; anything else overrules it."""
 
     device: str = choice("auto", "auto, cpu, cuda, mps ...")
-    precision: str = choice("auto", "Of the language model: auto, nf4, int8, bf16 or fp32.", "auto", "nf4", "int8", "bf16", "fp32")
+    precision: str = choice("auto", "Of the language model: auto, nf4, int8, bf16, mixed or fp32.", "auto", "nf4", "int8", "bf16", "mixed",
+                            "fp32")  # fmt: skip
     painter_precision: str = choice("auto", "Of the painter: auto, nf4, int8, bf16 or fp32.", "auto", "nf4", "int8", "bf16", "fp32")
     offload: str = choice("auto", "What leaves the card while it rests: none, model (a whole part) or group (layer by layer).",
                           "auto", "none", "model", "group")  # fmt: skip

@@ -29,6 +29,7 @@ from duogen.placement import (
     set_attention,
     tile,
 )
+from duogen.precision import best_precision, token_dtype
 
 ABOUT = "duogen.json"
 
@@ -161,6 +162,7 @@ class DuoGenPipeline(DiffusionPipeline):
         self.about = About()
         self.attention, self.caching, self.through = "native", "off", through_block
         self.turns = Turns(text_encoder, [], "cpu")
+        self.token_dtype: torch.dtype | None = None
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """diffusers' own, plus `duogen.json`."""
@@ -168,7 +170,7 @@ class DuoGenPipeline(DiffusionPipeline):
         self.about.write(Path(save_directory))
 
 
-PRECISIONS = ("auto", "bf16", "fp32", "nf4", "int8")
+PRECISIONS = ("auto", "bf16", "mixed", "fp32", "nf4", "int8")
 
 
 def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load: LoadOptions | None = None) -> DuoGenPipeline:
@@ -176,8 +178,9 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
-        precision: of the MLLM: "bf16", "fp32", or quantised by bitsandbytes: "nf4", "int8"; "auto" is bf16. The DiT and the VAE are
-            small and exact on a CPU (float32) and bf16 elsewhere.
+        precision: of the MLLM: "bf16", "fp32", "mixed" (float32, but single tokens in bf16; for CPUs), or quantised by bitsandbytes:
+            "nf4", "int8"; "auto" is "mixed" on a CPU without bf16 instructions, else bf16. The DiT and the VAE are small and exact on a CPU
+            (float32) and bf16 elsewhere.
         load: all choices at once, instead of the two.
 
     Raises:
@@ -187,6 +190,8 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
         raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     load = load or LoadOptions(device=device, precision=precision)
     device = pick_device(load.device)
+    if load.precision == "auto":
+        load = replace(load, precision=best_precision(device))
     check_parts(folder)
     about = About.load(folder)
     if load.picture_side:
@@ -195,6 +200,7 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
         pair = _opened(folder, load, device)
         place(pair, load, device)
     pair.about = about
+    pair.token_dtype = token_dtype(load.precision)
     if not about.tuned:
         pair.image_processor = less_seen(pair.image_processor)
     return pair
@@ -336,7 +342,8 @@ def bnb_options(device: str, precision: str) -> dict[str, Any]:
     """What transformers' `from_pretrained` takes to open a model in a precision; vision tower and output head are never quantised."""
     from transformers import BitsAndBytesConfig
 
-    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16, "device_map": device}
+    whole = precision == "fp32" or (precision == "mixed" and device == "cpu")
+    options: dict[str, Any] = {"dtype": torch.float32 if whole else torch.bfloat16, "device_map": device}
     skip = ["lm_head", "model.visual"]
     if precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(

@@ -34,6 +34,16 @@ def many_rows_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     return torch.bfloat16 if _probe_machine() == "bf16" else torch.float32
 
 
+def best_precision(device: str | torch.device = "cpu") -> str:
+    """The MLLM's precision where nobody asked for one: "bf16", or "mixed" where reading many rows wants float32."""
+    return "bf16" if many_rows_dtype(device) == torch.bfloat16 else "mixed"
+
+
+def token_dtype(precision: str) -> torch.dtype | None:
+    """The number format of an MLLM's weights for single tokens, which memory bounds; `None` for the model's own."""
+    return torch.bfloat16 if precision == "mixed" else None
+
+
 @functools.cache
 def _probe_machine() -> str:
     """"bf16" or "fp32", measured once for each kind of CPU."""

@@ -32,6 +32,7 @@ from duogen.placement import (
     skip_small_changes,
     tile,
 )  # fmt: skip
+from duogen.precision import token_dtype
 
 FRAME_PIPELINES = ("DuoGenPipeline", "Cosmos2_5_PredictBasePipeline")  # opened by `duogen.pipeline`
 DEFAULTS = {"image_size": (1024, 1024), "steps": 28, "guidance": 4.0}  # where nobody says what a pipeline paints best with
@@ -58,6 +59,11 @@ class StockPair:
     load: LoadOptions = field(default_factory=LoadOptions)
     attention: str = "native"
     away: Callable[[], None] = lambda: None
+
+    @property
+    def token_dtype(self) -> torch.dtype | None:
+        """As of `DuoGenPipeline`."""
+        return token_dtype(self.load.precision)
 
 
 def own_defaults(folder: Path) -> dict[str, Any]:

@@ -39,6 +39,7 @@ ROOMS = [
     {"duogen.nn"},
     {"duogen.sequence", "duogen.placeholders", "duogen.thinking"},
     {
+        "duogen.kv_cache", "duogen.token_forward",
         "duogen.pipeline", "duogen.placement", "duogen.mllm", "duogen.painter", "duogen.stock", "duogen.guardrail", "duogen.adapters",
     },
     {
