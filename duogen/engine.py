@@ -292,7 +292,7 @@ class Engine:
         encoded = self.mllm.prefill(memory.context, packed)
         # A picture stays as it was painted if all before it is the same: its frame has read those words.
         kept = sum(slot.end <= len(packed.ids) - encoded for slot in memory.slots)
-        memory.frames.keep(kept)
+        memory.frames.keep(kept, len(packed.ids) - encoded)
         del memory.slots[kept:]
         new = packed.slots[kept:]
         if new:

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from duogen.nn.attention import FrameCache, KeyValue, word_scores
 from duogen.nn.flow import guide, noisy, sample, to_velocity
 from duogen.nn.frames import Frames as PackedFrames
-from duogen.nn.frames import Skipping, embed_frames, project_condition, unpatchify, walk
+from duogen.nn.frames import Skipping, WordCache, embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions
 from duogen.pipeline import DuoGenPipeline
 from duogen.placement import CACHE_THRESHOLD, wants_skipping
@@ -23,19 +23,22 @@ from duogen.placement import CACHE_THRESHOLD, wants_skipping
 
 @dataclass
 class Frames:
-    """The pictures of a conversation as the painter knows them: `past` their latents, each [1, C, h, w], `cache` their keys and values."""
+    """The pictures of a conversation as the painter knows them: `past` their latents, each [1, C, h, w], `cache` their keys and values,
+    `words` those of the words that it has read."""
 
     past: list[torch.Tensor]
     cache: FrameCache
+    words: WordCache
 
     @staticmethod
     def empty() -> Frames:
-        return Frames([], FrameCache())
+        return Frames([], FrameCache(), WordCache())
 
-    def keep(self, count: int) -> None:
-        """Forget all but the first `count` pictures."""
+    def keep(self, count: int, words: int) -> None:
+        """Forget all but the first `count` pictures and the first `words` words."""
         del self.past[count:]
         self.cache.keep(count)
+        self.words.keep(words)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ class FramePainter:
         packed = self._embedded(frames.past[:-1], latents, True)
         timesteps = torch.zeros(1, 1, device=latents.device)
         reads = self._reads(condition.shape[1], segment)
-        _, fresh = walk(self.model, packed, timesteps, self._condition(condition), reads, room=frames.cache.room(1, packed.lengths[0]))
+        words, room = self._condition(frames, condition), frames.cache.room(1, packed.lengths[0])
+        _, fresh = walk(self.model, packed, timesteps, words, reads, room=room)
         frames.cache.append(fresh)
 
     @torch.no_grad()
@@ -164,7 +168,7 @@ class FramePainter:
         """Paint the next picture.
 
         Args:
-            frames: the pictures before it; not changed.
+            frames: the pictures before it; only the words that it has read are added.
             condition: [1, S, D] states of all words before its BOV.
             segment: index of the first word of the last text segment, which the negative branch does not read.
             retouch: leave a picture as it is outside a mask; at every step what stays is put back at the step's noise (blended
@@ -183,7 +187,7 @@ class FramePainter:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
         branches = self._branches(frames, options)
         given = Given(
-            self._condition(condition, branches), self._reads(condition.shape[1], segment, branches),
+            self._condition(frames, condition, branches), self._reads(condition.shape[1], segment, branches),
             *self._before(frames, (height, width), branches),
             Skipping(CACHE_THRESHOLD) if wants_skipping(options.steps, self.pair.caching) else None,
         )  # fmt: skip
@@ -234,8 +238,9 @@ class FramePainter:
             previous = [before]
         return embed_frames(self.model, [latents.to(self.model.dtype)], [len(past)], [clean], previous)
 
-    def _condition(self, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
-        projected = project_condition(self.model, condition.to(self.device, self.model.dtype))
+    def _condition(self, frames: Frames, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
+        states = condition.to(self.device, self.model.dtype)
+        projected = frames.words.project(self.model, states) if self.causal else project_condition(self.model, states)
         # Once for each branch in memory: an expanded tensor is copied at every step and block by the product of matrices.
         return [(key.repeat(branches, 1, 1, 1), value.repeat(branches, 1, 1, 1)) for key, value in projected]
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from duogen.conversation import write_beside
 from duogen.store import data_home
 
+FILE = "timings.json"
 KEPT, PAIRS = 5, 50
-_writing = threading.Lock()
+_writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="timings")  # a slow disk must not hold up the next picture
+_written: list[Future[None]] = []  # the last one that was asked for
 
 
-def _all() -> dict[str, dict[str, list[float]]]:
+def _load(file: Path) -> dict[str, dict[str, list[float]]]:
     try:
-        known = json.loads((data_home() / "timings.json").read_text(encoding="utf-8"))
+        known = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
@@ -27,21 +30,26 @@ def note(pair: str, how: str, seconds: float) -> None:
     Args:
         pair: id or folder. `how`: what it was, and all that makes it faster or slower (as `duogen.memory.Plan.how`).
     """
-    with _writing:
-        known = _all()
-        ways = known.pop(pair, {})
-        ways[how] = [*ways.get(how, []), round(seconds, 4)][-KEPT:]
-        latest = list(known.items())[1 - PAIRS :]  # the one that was used last comes last
-        try:
-            data_home().mkdir(parents=True, exist_ok=True)
-            write_beside(data_home() / "timings.json", json.dumps({**dict(latest), pair: ways}).encode())
-        except OSError:
-            return
+    _written[:] = [_writer.submit(_add, data_home() / FILE, pair, how, seconds)]
+
+
+def _add(file: Path, pair: str, how: str, seconds: float) -> None:
+    known = _load(file)
+    ways = known.pop(pair, {})
+    ways[how] = [*ways.get(how, []), round(seconds, 4)][-KEPT:]
+    latest = list(known.items())[1 - PAIRS :]  # the one that was used last comes last
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_beside(file, json.dumps({**dict(latest), pair: ways}).encode())
+    except OSError:
+        return
 
 
 def known(pair: str, how: str) -> float:
     """Seconds as they were last, 0 where nothing was done so."""
-    seconds = _all().get(pair, {}).get(how)
+    for writing in _written:
+        writing.result()
+    seconds = _load(data_home() / FILE).get(pair, {}).get(how)
     return statistics.median(seconds) if seconds else 0.0
 
 

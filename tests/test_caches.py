@@ -88,6 +88,23 @@ def test_an_answer_in_words_of_its_own_is_the_plain_one(tmp_path):
     same(oracle.parts_of(done.conversation.path()[-1]), oracle.answer(engine.pair, conversation.path(), options(seed)))
 
 
+def test_every_word_is_projected_once(tmp_path, monkeypatch):
+    """The connector reads each hidden state once, however many pictures and turns come after it, and an edit makes it read anew."""
+    engine = Engine(open_pair(tiny_pair(tmp_path), "cpu", "fp32"))
+    rows = []
+    engine.pair.transformer.crossattn_proj.register_forward_pre_hook(lambda module, given: rows.append(given[0].shape[1]))
+    script(monkeypatch, engine.tokens, "Step 1.", BOV, "good", BOV, END)
+    done = last(engine.answer(Conversation().say("user", "Draw a house.", noise_picture(1)), options(3, guidance=2.0)))
+    script(monkeypatch, engine.tokens, "Step 3.", BOV, END)
+    last(engine.answer(done.conversation.say("user", "More."), options(4)))
+    kept = engine.memory.slots[-1].bov
+    assert sum(rows) == kept == engine.memory.frames.words.count
+    assert len(rows) == len(engine.memory.slots)
+    script(monkeypatch, engine.tokens, "Step 3.", BOV, END)
+    last(engine.answer(done.conversation.say("user", "Less of it."), options(4)))
+    assert len(rows) == len(engine.memory.slots) + 1 and 0 < rows[-1] < engine.memory.slots[-1].bov
+
+
 def test_hidden_states_of_two_turns_are_the_plain_ones(engine, monkeypatch):
     first = Conversation().say("user", "Draw a house.", noise_picture(1))
     script(monkeypatch, engine.tokens, "Step 1.", BOV, "good", END)

@@ -9,7 +9,7 @@ B batch, F frames, N tokens of a frame, L tokens of all frames, C width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import CosmosTransformer3DModel
@@ -83,6 +83,44 @@ def project_condition(model: CosmosTransformer3DModel, states: torch.Tensor) -> 
     """
     context = model.crossattn_proj(states) if model.config.use_crossattn_projection else states
     return [project_key_value(block.attn2, context) for block in model.transformer_blocks]
+
+
+@dataclass
+class WordCache:
+    """Every block's cross-attention keys and values of the words read so far, [1, H, S, D] each, in buffers with spare room.
+
+    Where frames attend block-causally, a word's never change: its hidden state has read only what stands before it.
+    """
+
+    buffers: list[KeyValue] = field(default_factory=list)
+    count: int = 0
+
+    def project(self, model: CosmosTransformer3DModel, states: torch.Tensor) -> list[KeyValue]:
+        """As `project_condition` for [1, S, D] states, of which only those after the first `count` are new."""
+        words = states.shape[1]
+        if words > self.count:
+            fresh = project_condition(model, states[:, self.count :])
+            if not self.buffers or words > self.buffers[0][0].shape[2]:
+                self.buffers = [
+                    (_enlarge(key, old and old[0], self.count, 2 * words), _enlarge(value, old and old[1], self.count, 2 * words))
+                    for (key, value), old in zip(fresh, self.buffers or [None] * len(fresh), strict=True)
+                ]
+            for whole, new in zip(self.buffers, fresh, strict=True):
+                for buffer, part in zip(whole, new, strict=True):
+                    buffer[:, :, self.count : words] = part
+            self.count = words
+        return [(key[:, :, :words], value[:, :, :words]) for key, value in self.buffers]
+
+    def keep(self, words: int) -> None:
+        """Forget all but the first `words` words."""
+        self.count = min(self.count, words)
+
+
+def _enlarge(like: torch.Tensor, old: torch.Tensor | None, count: int, room: int) -> torch.Tensor:
+    buffer = like.new_empty(*like.shape[:2], room, like.shape[3])
+    if old is not None:
+        buffer[:, :, :count] = old[:, :, :count]
+    return buffer
 
 
 @dataclass
