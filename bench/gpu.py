@@ -2,14 +2,16 @@
 
 Nothing is downloaded: the models are built from the public configurations in `assets/catalogue.json`, layer by layer on the card. In one
 run, for NF4 and bf16 and each attention kernel: peak memory, tokens a second, seconds a step and a picture of 1024 px with 0, 4 and 8
-earlier ones; then each pair under caps of 8, 12, 16 and 24 GB, opened as the memory plan says. Every row is written down as soon as it is
-there, as JSON and as a table beside it; the same command goes on after the last one. `--tiny` is the same run with toy models, on a CPU
-too: it shows in a minute that nothing is broken, and measures nothing.
+earlier ones; then each pair under caps of 8, 12, 16 and 24 GB, opened as the memory plan says. The table's first line names each kernel's
+version, or why it does not load. Every row is written down as soon as it is there, as JSON and as a table beside it; the same command
+goes on after the last one. `--tiny` is the same run with toy models, on a CPU too: it shows in a minute that nothing is broken, and
+measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import sys
@@ -38,7 +40,7 @@ from duogen.memory import CARDS, CUDA, GB, Machine, Plan, plan
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.pipeline import About, DuoGenPipeline
 from duogen.pipeline import place as place_frames
-from duogen.placement import KEPT_WHOLE, Turns, free, scaled, set_attention
+from duogen.placement import KEPT_WHOLE, Turns, free, scaled, sdpa_kind, set_attention, why_not_xformers
 from duogen.stock import StockPair, WordsAndPictures
 from duogen.stock import place as place_stock
 
@@ -312,6 +314,21 @@ def attempt(engine: Engine, device: str, scale: Scale, row: dict[str, Any]) -> d
         return {"failed": reason(error)}
 
 
+def kernel_report(device: str) -> dict[str, str]:
+    """What each kernel is on this machine: its kind or version, or why it does not load."""
+    versions = {name: installed_version(package) for name, package in (("xformers", "xformers"), ("flash", "flash-attn"))}
+    why = {"xformers": why_not_xformers(device), "flash": "" if versions["flash"] else "flash-attn is not installed"}
+    said = {name: f"none ({why[name]})" if why[name] else versions[name] for name in versions}
+    return {f"kernel {name}": words for name, words in {"native": f"PyTorch's own {sdpa_kind(device)}".strip(), **said}.items()}
+
+
+def installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
@@ -344,7 +361,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     scale, card = TINY if given.tiny else Scale(), torch.cuda.get_device_name() if device == "cuda" else "CPU"
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
-    about = {"device": card, **versions, "side": scale.side, "steps": scale.steps, "weights": "toys" if given.tiny else "random"}
+    about = {"device": card, **versions, **kernel_report(device)}
+    about |= {"side": scale.side, "steps": scale.steps, "weights": "toys" if given.tiny else "random"}
     try:
         table = Table(given.out or RESULTS / f"gpu-{'-'.join(card.split())}.json", about)
         with ExitStack() as stack:

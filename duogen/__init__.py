@@ -6,12 +6,15 @@ import logging
 import os
 from typing import Any
 
+from duogen.kernels import hide_xformers
+
 # A thread that waits for another shall sleep: on a machine that has other work, those that spin make a picture take twenty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported
 
 # Both announce at import what a CPU lacks, in words that would frighten a user; where they matter, opening a pair says so.
 for _name in ("xformers", "bitsandbytes.backends.cpu.ops"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+hide_xformers()  # diffusers imports xformers wherever it finds it, and xformers warns wherever it cannot load
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from duogen.catalogue import Part
+from duogen.kernels import Kernel
 from duogen.options import LoadOptions
 from duogen.placement import scaled
 from duogen.timings import spoken
@@ -30,10 +31,6 @@ HOST_SPARE = 2 * GB  # left to everything else on the machine
 FLOPS_OF_A_CORE = 2.5e10  # of a CPU core in float32, measured for large products; bf16 and NF4 are no faster
 SIDES = (1024, 768, 512)
 EARLIER = 3  # pictures before the one that is painted, where a pipeline does not say how many it takes
-KERNELS = {
-    "native": "Attention kernel: PyTorch's own.",
-    "auto": "Attention kernel: xformers where it is installed and knows the card, else PyTorch's own.",
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ class Plan:
         fits: whether both are there. `why_not` is the sentence when they are not.
         seconds: for a picture where it can be told beforehand (on a CPU, or after the first ones), else 0.
         measured: whether `seconds` is what pictures took here, not an estimate.
-        attention: name of the painter's kernel; "auto" for a card that is not here.
+        attention: the painter's kernel; "auto" for a card that is not here.
+        unused_gpu: what to install for a GPU that PyTorch cannot use, in a sentence; "" where there is none.
         faster: what would make it faster, in sentences.
     """
 
@@ -89,18 +87,19 @@ class Plan:
     seconds: float = 0.0
     faster: tuple[str, ...] = ()
     measured: bool = False
-    attention: str = "native"
+    attention: Kernel = Kernel("native")
+    unused_gpu: str = ""
 
     def how(self, guided: bool) -> str:
         """All that makes a step of a picture faster or slower on one machine, as a word for `duogen.timings`."""
         load, where = self.load, "card" if self.card else "cpu"
         size = f"{self.size[0]}x{self.size[1]}"
-        return " ".join([where, load.painter_precision, load.offload, size, self.attention, load.compile, f"{1 + guided}"])
+        return " ".join([where, load.painter_precision, load.offload, size, self.attention.name, load.compile, f"{1 + guided}"])
 
     def sentences(self) -> list[str]:
         """What was chosen, what it costs and what would be faster."""
         if not self.fits:
-            return [self.why_not]
+            return [self.why_not, *([self.unused_gpu] if self.unused_gpu else [])]
         load, (width, height) = self.load, self.size
         said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
         how = {"model": "The parts take turns on the card.", "group": "The painter comes layer by layer."}
@@ -114,12 +113,12 @@ class Plan:
             said += [f"It needs {_gb(self.card)} on the card and {_gb(self.host)} of host memory."]
         measured = ", as measured here" if self.measured else ""
         said += [f"A picture takes about {spoken(self.seconds)}{measured}." if self.seconds else ""]
-        said += [self.kernel(), *self.faster]
+        said += [self.kernel(), *self.faster, self.unused_gpu]
         return [each for each in said if each]
 
     def kernel(self) -> str:
         """Which attention kernel paints."""
-        return KERNELS.get(self.attention, f"Attention kernel: {self.attention}.")
+        return self.attention.sentence()
 
     def line(self) -> str:
         """All of that in one line."""
@@ -215,7 +214,7 @@ def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, can
     fits = card <= machine.card and host + HOST_SPARE <= machine.host
     seconds = 0.0 if machine.card else _cpu_seconds(parts["transformer"], about, size, machine.cores)
     kernel = load.attention if load.attention != "auto" or machine.card else "native"
-    return Plan(load, size, card, host, fits, seconds=seconds, attention=kernel)
+    return Plan(load, size, card, host, fits, seconds=seconds, attention=Kernel(kernel))
 
 
 def _precision_of(name: str, load: LoadOptions) -> str:

@@ -11,7 +11,7 @@ from duogen.memory import Machine, Plan, another_size
 from duogen.memory import plan as best_plan
 from duogen.options import ImageOptions, LoadOptions
 from duogen.pipeline import About, DuoGenPipeline, open_pair, pick_device
-from duogen.placement import attention
+from duogen.placement import attention, unused_gpu_here
 from duogen.stock import StockPair, is_stock, open_stock, own_defaults
 
 
@@ -81,10 +81,16 @@ def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -
 
 def _as_here(costs: Costs) -> Plan:
     """A plan with what is known of this machine alone: its kernel, and how long pictures took so far."""
-    plan, about = costs.plan, costs.about
-    plan = replace(plan, attention=attention(pick_device(plan.load.device), plan.load.attention))
+    plan, about = say_kernel(costs.plan), costs.about
     step = timings.known(costs.name, plan.how(about["guidance"] > 1))
     return replace(plan, seconds=step * about["steps"], measured=True) if step else plan
+
+
+def say_kernel(plan: Plan) -> Plan:
+    """A plan for this machine with the kernel that runs here, and what to install for a GPU that PyTorch cannot use."""
+    device = pick_device(plan.load.device)
+    unused = unused_gpu_here(device) if plan.load.device == "auto" else ""
+    return replace(plan, attention=attention(device, plan.load.attention), unused_gpu=unused)
 
 
 def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:

@@ -59,6 +59,8 @@ def plan(given: argparse.Namespace) -> int:
     """`python -m duogen plan`."""
     from duogen.catalogue import find, installed
     from duogen.memory import GB, Machine
+    from duogen.opening import planned as planned_here
+    from duogen.opening import say_kernel
 
     load = from_flags(given, LoadOptions)
     here = Machine.here(load.device)
@@ -69,9 +71,9 @@ def plan(given: argparse.Namespace) -> int:
     machine = Machine(here.card, host, here.cores) if given.vram is None else Machine.with_card(given.vram, host, here.cores)
     known, this_one = _known(given.pair), given.vram is None and given.ram is None
     if known is not None and not given.brain and not (this_one and installed(known)):
-        print(planned(known.parts, known.about, machine, load, known.presets).line())
+        chosen = planned(known.parts, known.about, machine, load, known.presets)
+        print((say_kernel(chosen) if this_one else chosen).line())
         return 0
-    from duogen.opening import planned as planned_here
 
     costs, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
     print(costs.plan.line())

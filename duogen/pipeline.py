@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
+from duogen.kernels import Kernel
 from duogen.nn.frames import through_block
 from duogen.options import LoadOptions
 from duogen.placement import (
@@ -28,6 +29,7 @@ from duogen.placement import (
     scaled,
     set_attention,
     tile,
+    unused_gpu_here,
 )
 from duogen.precision import best_precision, token_dtype
 
@@ -160,7 +162,7 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
-        self.attention, self.caching, self.through = "native", "off", through_block
+        self.attention, self.caching, self.through = Kernel("native"), "off", through_block
         self.turns = Turns(text_encoder, [], "cpu")
         self.token_dtype: torch.dtype | None = None
 
@@ -372,7 +374,7 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("There is no CUDA device here; use --device cpu.")
+        raise ValueError(" ".join(filter(None, ["There is no CUDA device here; use --device cpu.", unused_gpu_here("cpu")])))
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("There is no Apple GPU here; use --device cpu.")
     try:

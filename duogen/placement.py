@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.attention
 
+from duogen.kernels import Kernel, has_xformers, serves_wheels, torch_build, unfit_for_xformers, unused_gpu, xformers_obstacle
 from duogen.options import LoadOptions
 
 # Of painters: small layers at the rims, and the connector. Quantising them costs more than it saves.
@@ -19,7 +21,7 @@ KEPT_WHOLE = (
 )  # fmt: skip
 CACHED_FROM = 9  # steps; below, every step changes too much to be skipped
 CACHE_THRESHOLD = 0.08
-WIDEST_XFORMERS = (9, 0)  # compute capability: its wheels have no kernels for newer cards
+SDPA_KINDS = {"FLASH_ATTENTION": "flash", "EFFICIENT_ATTENTION": "memory-efficient", "CUDNN_ATTENTION": "cuDNN", "MATH": "plain"}
 
 
 def dtype_of(precision: str, device: str) -> torch.dtype:
@@ -186,60 +188,97 @@ def tile(vae: Any, wish: str) -> None:
         vae.enable_tiling()
 
 
-def attention(device: str, wish: str = "auto") -> str:
-    """The attention kernel's name in diffusers' dispatcher; "auto" takes xformers where it loads and knows the card, else PyTorch's own.
+def attention(device: str, wish: str = "auto") -> Kernel:
+    """The attention kernel for a device; "auto" takes xformers where it loads and knows the GPU, else PyTorch's own.
 
     Raises:
         ValueError: there is no such kernel.
     """
-    from diffusers.models.attention_dispatch import AttentionBackendName
-
-    names = [each.value for each in AttentionBackendName]
+    if wish == "native":
+        return Kernel(wish, sdpa_kind(device))
     if wish != "auto":
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        names = [each.value for each in AttentionBackendName]
         if wish not in names:
             common = ", ".join(name for name in names if not name.startswith("_") and not name.endswith("hub"))
             raise ValueError(f"There is no attention kernel {wish!r}; choose auto or one of {common}.")
-        return wish
-    if not device.startswith("cuda") or torch.cuda.get_device_capability() > WIDEST_XFORMERS:
-        return "native"
-    return "xformers" if xformers_works(device) else "native"
+        return Kernel(wish)
+    why = why_not_xformers(device)
+    if not why:
+        return Kernel("xformers")
+    told = is_nvidia(device) and (has_xformers() or serves_wheels())  # elsewhere nobody can have it
+    return Kernel("native", sdpa_kind(device), why if told else "")
 
 
-def xformers_works(device: str) -> bool:
-    """Whether xformers is there and computes on this card; silent when not."""
-    if importlib.util.find_spec("xformers") is None:
-        return False
+def is_nvidia(device: str) -> bool:
+    """Whether a device is an NVIDIA GPU; PyTorch calls AMD's "cuda" too."""
+    return device.startswith("cuda") and torch.version.hip is None
+
+
+def why_not_xformers(device: str) -> str:
+    """Why xformers does not compute on a device, as a clause; "" where it does."""
+    if not is_nvidia(device):
+        return "xformers computes on NVIDIA GPUs only"
+    return unfit_for_xformers(torch.cuda.get_device_capability(device)) or xformers_obstacle(torch_build()) or _xformers_failure(device)
+
+
+def _xformers_failure(device: str) -> str:
+    """What goes wrong when xformers computes on a GPU, as a clause; "" when nothing does."""
     try:
         from xformers.ops import memory_efficient_attention
 
         probe = torch.zeros(1, 8, 1, 64, dtype=torch.bfloat16, device=device)
         memory_efficient_attention(probe, probe, probe)
-    except Exception:  # whatever it is, PyTorch's own kernel does as well
-        return False
-    return True
+    except Exception as error:  # whatever it is, PyTorch's own kernel does as well
+        return f"xformers fails on this GPU ({_first_line(error)})"
+    return ""
 
 
-def set_attention(model: Any, device: str, wish: str) -> str:
-    """Choose a painter's kernel; returns its name.
+def sdpa_kind(device: str) -> str:
+    """Which of PyTorch's own kernels a painter's attention takes on a GPU, asked of PyTorch's dispatcher; "" for a CPU."""
+    if device.startswith("cpu"):
+        return ""
+    try:
+        probe = torch.zeros(1, 4, 128, 64, dtype=torch.bfloat16, device=device)
+        names = {int(each): name for name, each in torch.nn.attention.SDPBackend.__members__.items()}
+        return SDPA_KINDS.get(names.get(torch._fused_sdp_choice(probe, probe, probe), ""), "")
+    except (RuntimeError, NotImplementedError):  # a device whose backend does not say
+        return ""
+
+
+def unused_gpu_here(device: str) -> str:
+    """What to install where the CPU computes since PyTorch cannot use the GPU, as a sentence; "" where all is well."""
+    usable = not device.startswith("cpu") or any(each.is_available() for each in (torch.cuda, torch.xpu, torch.backends.mps))
+    return unused_gpu(torch_build(), usable)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def set_attention(model: Any, device: str, wish: str) -> Kernel:
+    """Choose a painter's kernel; returns it.
 
     Raises:
         ValueError: one sentence, when a kernel that was wished for is not to be had here.
     """
     from diffusers.utils import logging
 
-    name, spoken = attention(device, wish), logging.get_verbosity()
+    kernel, spoken = attention(device, wish), logging.get_verbosity()
     logging.set_verbosity_error()  # that kernels are experimental is nothing a user can act on
     try:
-        model.set_attention_backend(name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
+        model.set_attention_backend(kernel.name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+        reason = _first_line(error)
         if wish != "auto":
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"The attention kernel {name!r} cannot be used here ({reason}); choose --attention native.") from error
-        if name != "native":
-            return set_attention(model, device, "native")
+            reason = (why_not_xformers(device) if wish == "xformers" else "") or reason
+            raise ValueError(f"The attention kernel {wish!r} cannot be used here ({reason}); choose --attention native.") from error
+        if kernel.name != "native":
+            return replace(set_attention(model, device, "native"), why=f"{kernel.name} does not work with this painter ({reason})")
     finally:
         logging.set_verbosity(spoken)
-    return name
+    return kernel
 
 
 def wants_skipping(steps: int, wish: str) -> bool:

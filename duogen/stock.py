@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 
+from duogen.kernels import Kernel
 from duogen.options import ImageOptions, LoadOptions
 from duogen.painter import Frames, Painted, check_mask, fit, lay_in
 from duogen.pipeline import About, bnb_options, image_processor, less_seen, one_sentence, open_mllm, pick_device, talks
@@ -46,7 +47,7 @@ class StockPair:
     Attributes:
         text_encoder: the MLLM, named as in `DuoGenPipeline`; it may be the pipeline's own text encoder too.
         turns: who is on the card.
-        attention: name of the painter's kernel.
+        attention: the painter's kernel.
         away: sends from the card what a finished picture left there.
     """
 
@@ -57,7 +58,7 @@ class StockPair:
     about: About
     turns: Turns
     load: LoadOptions = field(default_factory=LoadOptions)
-    attention: str = "native"
+    attention: Kernel = Kernel("native")
     away: Callable[[], None] = lambda: None
 
     @property

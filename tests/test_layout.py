@@ -23,7 +23,9 @@ TOP = {
     "bench",
     "duogen",
     "pyproject.toml",
+    "requirements-common.txt",
     "requirements-dev.txt",
+    "requirements-gpu.txt",
     "requirements.txt",
     "tests",
     "ui",
@@ -35,6 +37,7 @@ ROOMS = [
     {
         "duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
         "duogen.prompts", "duogen.teaching", "duogen.jobs", "duogen.timings", "duogen.precision",
+        "duogen.kernels",
     },
     {"duogen.nn"},
     {"duogen.sequence", "duogen.placeholders", "duogen.thinking"},
@@ -207,7 +210,7 @@ def test_the_readme_has_two_command_lines_and_ci_runs_the_second():
 
 
 def test_requirements_are_pinned():
-    lines = [line for file in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / file).read_text().splitlines()]
+    lines = [line for file in ROOT.glob("requirements*.txt") for line in (ROOT / file).read_text().splitlines()]
     wanted = [line for line in lines if line and not line.startswith(("#", "-r"))]
     assert [line for line in wanted if not re.match(r"[a-z0-9-]+==[0-9.]+(; .+)?$", line)] == []
     assert "torch==2.13.0" in wanted

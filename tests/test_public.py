@@ -26,7 +26,7 @@ from duogen.memory import HOST_SPARE, Machine
 from duogen.mllm import Context
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from duogen.placeholders import Asked
-from duogen.placement import Turns, attention, come_when_called, free, set_attention, take_turns
+from duogen.placement import Turns, come_when_called, free, take_turns
 from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
@@ -608,33 +608,5 @@ def slowly(paint):
     return painted
 
 
-def test_the_kernel_is_said_and_an_unfit_one_is_silent(monkeypatch) -> None:
+def test_the_kernel_is_said() -> None:
     assert "Attention kernel: PyTorch's own." in opened("flux2-klein-4b").plan.line()
-    monkeypatch.setattr("duogen.placement.attention", lambda device, wish: "native" if wish == "native" else "xformers")
-
-    class Painter:
-        def set_attention_backend(self, name: str) -> None:
-            raise RuntimeError("no such operator")
-
-    class Choosy(Painter):
-        chosen = ""
-
-        def set_attention_backend(self, name: str) -> None:
-            if name == "xformers":
-                super().set_attention_backend(name)
-            self.chosen = name
-
-    painter = Choosy()
-    assert set_attention(painter, "cuda", "auto") == "native" == painter.chosen, "diffusers takes the kernel chosen last"
-    with pytest.raises(ValueError, match="'xformers' cannot be used here \\(no such operator\\); choose --attention native"):
-        set_attention(Painter(), "cuda", "xformers")
-
-
-def test_the_attention_kernel(monkeypatch) -> None:
-    assert attention("cpu") == "native" and attention("cpu", "flash") == "flash"
-    with pytest.raises(ValueError, match="choose auto or one of"):
-        attention("cpu", "sideways")
-    for capability, works, name in [((8, 9), True, "xformers"), ((8, 9), False, "native"), ((12, 0), True, "native")]:
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda value=capability: value)
-        monkeypatch.setattr("duogen.placement.xformers_works", lambda device, value=works: value)
-        assert attention("cuda") == name

@@ -158,7 +158,8 @@ class Models:
         plan = getattr(loading.engine, "plan", None)
         if loading.engine is None or loading.words != f"Ready: {loading.engine.about['title']}." or plan is None:
             return status_line(loading.words, "bad" if loading.error else "")
-        return status_line(" ".join([say(f"Open now: {loading.engine.about['title']}."), say(plan.kernel())]))
+        said = [f"Open now: {loading.engine.about['title']}.", plan.kernel(), plan.unused_gpu]
+        return status_line(" ".join(map(say, filter(None, said))))
 
     def _load(self, values: dict) -> LoadOptions:
         return controls.read(LoadOptions, self.load, values)
