@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shutil
@@ -70,10 +71,26 @@ def test_the_pinned_pair_fits_by_what_the_wheels_say() -> None:
 def test_all_that_is_pinned_takes_the_older_torch() -> None:
     older, said = pins("requirements-gpu.txt")["torch"], []
     for name in pins("requirements.txt"):
-        requires = [Requirement(each) for each in importlib.metadata.requires(name) or []]
-        said += [(name, str(each)) for each in requires if each.name == "torch"]
-        assert [str(each) for each in requires if each.name == "torch" and older not in each.specifier] == [], name
+        requires = [each for each in map(Requirement, importlib.metadata.requires(name) or []) if each.name == "torch"]
+        asked = [each for each in requires if each.marker is None or each.marker.evaluate({"extra": "torch"})]
+        said += [(name, str(each)) for each in asked]
+        assert [str(each) for each in asked if older not in each.specifier] == [], name
     assert {"bitsandbytes", "accelerate", "transformers"} <= {name for name, _ in said}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DUOGEN_TEST_REGISTRY" not in os.environ, reason="fetches a gigabyte; set DUOGEN_TEST_REGISTRY=1")
+def test_the_package_index_still_says_so(tmp_path) -> None:
+    """pip resolves the pair, and gives what `wheels.json` holds."""
+    pinned = pins("requirements-gpu.txt")
+    wanted = [f"{name}=={pinned[name]}" for name in ("torch", "xformers")]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report"]
+    only = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_CONSTRAINT": ""}
+    ran = subprocess.run([*command, str(tmp_path / "report.json"), *wanted], env=os.environ | only, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    for each in json.loads((tmp_path / "report.json").read_text())["install"]:
+        about, known = each["metadata"], WHEELS[f"{each['metadata']['name']}-{each['metadata']['version']}"]
+        assert each["download_info"]["url"].endswith(known["file"]) and set(known["requires"]) <= set(about["requires_dist"])
 
 
 def test_the_commands_install_what_is_pinned() -> None:
@@ -345,7 +362,7 @@ def test_plan_start_and_page_say_it(monkeypatch) -> None:
 
     tab = Models.__new__(Models)
     tab.loading = Open()
-    assert "Open now: A pair. Attention kernel: PyTorch&#x27;s own. PyTorch cannot use the NVIDIA GPU here." in tab._open_now()
+    assert "Open now: A pair. Attention kernel: PyTorch's own. PyTorch cannot use the NVIDIA GPU here." in tab._open_now()
 
 
 def test_the_sentences_in_other_languages(wheel, monkeypatch) -> None:
