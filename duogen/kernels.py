@@ -75,7 +75,7 @@ def xformers_obstacle(torch: TorchBuild | None) -> str:
     The library uses PyTorch's stable ABI alone: it loads beside any later version, if that brings the same CUDA (same major version).
     """
     if not has_xformers():
-        return "xformers is not installed" + _install_clause(torch)
+        return f"xformers is not installed: {GPU_INSTALL}" if _install_clause(torch) else "xformers is not installed"
     file = _beside("xformers", "cpp_lib.json")
     if file is None:
         return "xformers was installed without its CUDA library"

@@ -374,7 +374,8 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(" ".join(filter(None, ["There is no CUDA device here; use --device cpu.", unused_gpu_here("cpu")])))
+        unused, none = unused_gpu_here("cpu"), "There is no CUDA device here; use --device cpu."
+        raise ValueError(f"There is no CUDA device here; use --device cpu. {unused}" if unused else none)
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("There is no Apple GPU here; use --device cpu.")
     try:
