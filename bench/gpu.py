@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from PIL import Image as PILImage
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from duogen.catalogue import FILE, entries
 from duogen.conversation import Conversation, Image, write_beside
@@ -53,6 +53,7 @@ HEADS = (
     "planned GB (* it ran out and stepped down)",
 )  # fmt: skip
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+PLAIN_CHAT = "{% for message in messages %}{{ message.content }}{% endfor %}"
 WHOLE = {*KEPT_WHOLE, "visual", "lm_head"}
 RAW = json.loads(FILE.read_text(encoding="utf-8"))
 
@@ -97,14 +98,29 @@ TOYS: dict[str, dict[str, Any]] = {  # what `--tiny` changes of the public confi
 }  # fmt: skip
 
 
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Bytes and Qwen's marks: enough to measure with."""
+def tokenizer(texts: Sequence[str] = (), chat: str = PLAIN_CHAT) -> transformers.PreTrainedTokenizerFast:
+    """Bytes and Qwen's marks: enough to measure with. The words of `texts` become about a token each, as with a real tokenizer."""
     alphabet = [*MARKS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     inner = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    if texts:
+        initial, special = pre_tokenizers.ByteLevel.alphabet(), list(MARKS)
+        trainer = trainers.BpeTrainer(vocab_size=2048, special_tokens=special, initial_alphabet=initial, show_progress=False)
+        inner.train_from_iterator([*texts] * 2, trainer)  # a pair must be seen twice
     inner.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
-    chat = "{% for message in messages %}{{ message.content }}{% endfor %}"
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=MARKS[0], unk_token=MARKS[0], chat_template=chat)
+
+
+def mark_ids(words: transformers.PreTrainedTokenizerFast) -> dict[str, int]:
+    """The marks of pictures, as the configuration of an MLLM names them."""
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    return {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{mark}|>") for name, mark in names.items()}
+
+
+def part_class(name: str) -> Any:
+    """The class of a part of the catalogue."""
+    raw = RAW["parts"][name]
+    return getattr({"transformers": transformers, "diffusers": diffusers}[raw["library"]], raw["class"])
 
 
 @dataclass(frozen=True)
@@ -121,8 +137,7 @@ class Workshop:
 
     def built(self, name: str, precision: str, **changes: Any) -> Any:
         """A part with random weights, its large layers quantised as `duogen` does."""
-        raw = next(each for key, each in RAW["parts"].items() if key == name)
-        kind = getattr({"transformers": transformers, "diffusers": diffusers}[raw["library"]], raw["class"])
+        raw, kind = RAW["parts"][name], part_class(name)
         config = merged(raw["config"] | changes, TOYS[name] if self.tiny else {})
         with init_empty_weights():
             model = kind(kind.config_class(**config)) if raw["library"] == "transformers" else kind(**config)
@@ -167,9 +182,7 @@ def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[in
     raw, words = next(each for each in RAW["pairs"] if each["id"] == id), tokenizer()
     names, about = raw["parts"], raw["about"]
     workshop = Workshop(device, device if load.offload == "none" else "cpu", scale == TINY)
-    marks = {f"{name}_token_id": words.convert_tokens_to_ids(f"<|{mark}|>") for name, mark in (
-        ("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}  # fmt: skip
-    talker = workshop.built(names.get("brain") or names["text_encoder"], load.precision, **marks)
+    talker = workshop.built(names.get("brain") or names["text_encoder"], load.precision, **mark_ids(words))
     painter, vae = workshop.built(names["transformer"], load.painter_precision), workshop.built(names["vae"], "bf16")
     patch, most = talker.config.vision_config.patch_size, min(640, scale.side) ** 2
     eyes = transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=2, min_pixels=4096, max_pixels=most)

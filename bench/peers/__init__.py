@@ -1,0 +1,1 @@
+"""DuoGen beside diffusers' pipelines and transformers' `generate`, in one run, with the same weights."""

@@ -1,0 +1,227 @@
+"""The families that are compared, one function each: real classes at a small size with random weights, for both ways the same modules.
+
+A further family is one function here and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from PIL import Image as PILImage
+
+from bench.gpu import RAW, TOYS, mark_ids, merged, part_class, qwen_edit, tokenizer
+from bench.peers.naive import Wish, paint_frame, read_states
+from bench.peers.script import CHAT_ONLY, GUIDE, TEXTS, Exchange
+from duogen.engine import Engine
+from duogen.options import LoadOptions
+from duogen.painter import Frames
+from duogen.pipeline import About, DuoGenPipeline
+from duogen.placeholders import Asked
+from duogen.placement import Turns
+from duogen.stock import StockPair
+from duogen.stock import place as place_stock
+
+HEAD = 64  # channels of an attention head
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{{ part.text }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the models are: `width` channels and `layers` layers of MLLM and DiT, `side` pixels of a picture, `steps` of denoising."""
+
+    width: int = 384
+    layers: int = 8
+    side: int = 256
+    steps: int = 4
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        return self.side, self.side
+
+
+@dataclass
+class Peers:
+    """A pair, and how the libraries alone do what it does.
+
+    Attributes:
+        naive: paints a picture by diffusers' pipeline.
+        readers: models that read tokens. `dit`: the denoiser.
+    """
+
+    engine: Engine
+    naive: Callable[[Wish], PILImage.Image]
+    readers: tuple[torch.nn.Module, ...]
+    dit: torch.nn.Module
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attributes:
+    title: for the table.
+    peer: what it is compared with.
+    goal: the least ratio of seconds, naive to DuoGen.
+    script: what is said and painted.
+    """
+
+    title: str
+    peer: str
+    build: Callable[[Size], Peers]
+    goal: float = 1.0
+    script: tuple[Exchange, ...] = GUIDE
+
+
+def build_part(name: str, **changes: Any) -> Any:
+    """A part of the catalogue by its public configuration with some values changed, initialised as its class does."""
+    kind, config = part_class(name), merged(RAW["parts"][name]["config"], changes)
+    model = kind(kind.config_class(**config)) if RAW["parts"][name]["library"] == "transformers" else kind(**config)
+    return model.eval().requires_grad_(False)
+
+
+def text_sizes(width: int, layers: int, vocabulary: int) -> dict[str, Any]:
+    """Sizes of a language model of Qwen's kind."""
+    heads = width // HEAD
+    return {
+        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": max(1, heads // 3), "head_dim": HEAD, "vocab_size": vocabulary, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def build_mllm(name: str, size: Size, words: Any) -> tuple[Any, Any]:
+    """An MLLM and what prepares its pictures."""
+    rope = RAW["parts"][name]["config"]["text_config"]["rope_parameters"] | {"mrope_section": [8, 12, 12]}
+    seen = size.width // 2
+    eyes = {"depth": 4, "hidden_size": seen, "intermediate_size": 2 * seen, "num_heads": seen // 32, "out_hidden_size": size.width}
+    last = {"deepstack_visual_indexes": [0, 1, 2]} if "qwen3" in name else {"fullatt_block_indexes": [1, 3]}
+    text = text_sizes(size.width, size.layers, len(words)) | {"rope_parameters": rope}
+    model = build_part(name, text_config=text, vision_config=eyes | last, tie_word_embeddings=False, **mark_ids(words))
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = words.pad_token_id, None
+    patch = model.config.vision_config.patch_size
+    limits = {"min_pixels": 32 * 32, "max_pixels": size.side**2}
+    return model, transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=2, **limits)
+
+
+def known_of(size: Size, **about: Any) -> About:
+    return About(title="toy", image_size=size.picture, steps=size.steps, guidance=1.0, **about)
+
+
+class AllowAll:
+    """Stands for the guardrail, which is another package and no part of the comparison."""
+
+    def to(self, device: Any) -> AllowAll:
+        return self
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+
+def cosmos(size: Size, causal: bool) -> Peers:
+    """Cosmos-Predict2.5. The DiT has no padding mask, whose resizing wants torchvision; the pipelines' own calls need it for nothing else.
+
+    Args:
+        causal: a pair that says BOV itself, reads the conversation's states and paints block-causally; else the plain checkpoint, which
+            reads a prompt and sees all frames at every step.
+    """
+    torch.manual_seed(0)
+    words = tokenizer(TEXTS, CHAT)
+    mllm, eyes = build_mllm("qwen2.5-vl-7b", size, words)
+    dit = build_part(
+        "cosmos-predict2.5-2b", num_attention_heads=size.width // HEAD, attention_head_dim=HEAD, num_layers=size.layers,
+        text_embed_dim=size.width, adaln_lora_dim=size.width // 4, crossattn_proj_in_channels=size.width * size.layers,
+        encoder_hidden_states_channels=size.width, max_size=(16, 64, 64), concat_padding_mask=False,
+    )  # fmt: skip
+    vae = build_part("wan-vae", **TOYS["wan-vae"])
+    solver = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    pair = DuoGenPipeline(mllm, words, dit, vae, solver, image_processor=eyes)
+    pair.about = known_of(size, tuned=causal, frame_attention="block_causal" if causal else "bidirectional")
+    pipe = diffusers.Cosmos2_5_PredictBasePipeline(mllm, words, dit, vae, type(solver).from_config(solver.config), AllowAll())
+    engine = Engine(pair)
+
+    def naive(wish: Wish) -> PILImage.Image:
+        embeds = read_states(mllm, engine.tokens, wish.packed) if causal else pipe.encode_prompt(wish.prompt, None, False)[0]
+        return paint_frame(pipe, embeds, wish, size.picture, size.steps)[0]
+
+    return Peers(engine, naive, (mllm,), dit)
+
+
+def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...], most: int) -> Peers:
+    """A pipeline of diffusers. Both ways give it the same earlier pictures: the latest, as many as it takes."""
+    load = LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", offload="none", tiling="off")
+    pair = StockPair(
+        mllm, pipe.tokenizer, eyes, pipe, known_of(size, tuned=False, most_sources=most), Turns(mllm, [], "cpu"), load
+    )  # fmt: skip
+    place_stock(pair, load, "cpu")
+    words_only = pipe
+    if type(pipe).__name__.startswith("QwenImageEdit"):  # it cannot begin from nothing
+        words_only = diffusers.QwenImagePipeline(**{name: part for name, part in pipe.components.items() if name != "processor"})
+        words_only.set_progress_bar_config(disable=True)
+
+    def naive(wish: Wish) -> PILImage.Image:
+        return call_pipeline(pipe if wish.pictures else words_only, wish, size, most)
+
+    return Peers(Engine(pair), naive, readers, pipe.transformer)
+
+
+def call_pipeline(pipe: Any, wish: Wish, size: Size, most: int) -> PILImage.Image:
+    """The pipeline's own call."""
+    sources = {"image": wish.pictures[::-1][:most]} if wish.pictures else {}
+    guidance = {"true_cfg_scale": 1.0} if type(pipe).__name__.startswith("QwenImage") else {"guidance_scale": 1.0}
+    width, height = size.picture
+    generator = torch.Generator().manual_seed(wish.seed)
+    return pipe(
+        prompt=wish.prompt, width=width, height=height, num_inference_steps=size.steps, generator=generator, **sources, **guidance
+    ).images[0]  # fmt: skip
+
+
+def qwen_image_edit(size: Size) -> Peers:
+    """Its text encoder is the MLLM."""
+    torch.manual_seed(0)
+    words = tokenizer(TEXTS, CHAT)
+    mllm, eyes = build_mllm("qwen2.5-vl-7b", size, words)
+    dit = build_part(
+        "qwen-image-20b", num_layers=size.layers, num_attention_heads=size.width // HEAD, attention_head_dim=HEAD,
+        joint_attention_dim=size.width, axes_dims_rope=(16, 24, 24),
+    )  # fmt: skip
+    pipe = qwen_edit(mllm, dit, build_part("qwen-image-vae", **TOYS["qwen-image-vae"]), words, eyes)
+    return stock(size, pipe, mllm, eyes, (mllm,), 3)
+
+
+def flux2_klein(size: Size) -> Peers:
+    """A Qwen3-VL talks; a Qwen3 reads the prompts, of which the pipeline takes the 27th layer."""
+    torch.manual_seed(0)
+    words = tokenizer(TEXTS, CHAT)
+    mllm, eyes = build_mllm("qwen3-vl-4b", size, words)
+    reader = build_part("qwen3-4b", **text_sizes(max(HEAD, size.width // 3), 28, len(words)))
+    twofold = max(1, size.layers // 4)
+    dit = build_part(
+        "flux2-klein-4b", num_attention_heads=size.width // HEAD, attention_head_dim=HEAD, num_layers=twofold,
+        num_single_layers=size.layers - twofold, joint_attention_dim=3 * reader.config.hidden_size, axes_dims_rope=(16, 16, 16, 16),
+    )  # fmt: skip
+    vae = build_part("flux2-vae", **TOYS["flux2-vae"])
+    solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipe = diffusers.Flux2KleinPipeline(solver, vae, reader, words, dit, is_distilled=True)
+    return stock(size, pipe, mllm, eyes, (mllm, reader), 4)
+
+
+def cosmos_causal(size: Size) -> Peers:
+    return cosmos(size, True)
+
+
+def cosmos_plain(size: Size) -> Peers:
+    return cosmos(size, False)
+
+
+FAMILIES = {
+    "block-causal": Family("Cosmos class, block-causal, as the bundled pair", "Cosmos2_5_PredictBasePipeline", cosmos_causal, 3.0),
+    "cosmos": Family("Cosmos-Predict2.5 as it is", "Cosmos2_5_PredictBasePipeline", cosmos_plain),
+    "qwen-image-edit": Family("Qwen-Image-Edit-Plus", "QwenImageEditPlusPipeline", qwen_image_edit),
+    "flux2-klein": Family("FLUX.2 klein", "Flux2KleinPipeline", flux2_klein),
+    "words": Family("Words alone, two turns", "generate", cosmos_causal, 1.0, CHAT_ONLY),
+}
