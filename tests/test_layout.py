@@ -21,6 +21,7 @@ TOP = {
     "app.py",
     "assets",
     "bench",
+    "docs",
     "duogen",
     "pyproject.toml",
     "requirements-common.txt",
@@ -231,7 +232,7 @@ def test_the_tree_in_the_readme_is_true():
     assert missing == []
 
 
-@pytest.mark.parametrize("file", ["README.md", "weights/duogen-sketch/README.md"])
+@pytest.mark.parametrize("file", ["README.md", "docs/figures.md", "weights/duogen-sketch/README.md"])
 def test_what_a_page_links_to_is_there(file):
     page = ROOT / file
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) if "://" not in link]

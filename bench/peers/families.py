@@ -6,7 +6,7 @@ A further family is one function here and one line in `FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -15,13 +15,11 @@ import transformers
 from PIL import Image as PILImage
 
 from bench.gpu import RAW, TOYS, mark_ids, merged, part_class, qwen_edit, tokenizer
-from bench.peers.naive import Wish, paint_frame, read_states
+from bench.peers.naive import Wish, paint_frame, prepare_pictures, prepare_video, read_states
 from bench.peers.script import CHAT_ONLY, GUIDE, TEXTS, Exchange
 from duogen.engine import Engine
 from duogen.options import LoadOptions
-from duogen.painter import Frames
 from duogen.pipeline import About, DuoGenPipeline
-from duogen.placeholders import Asked
 from duogen.placement import Turns
 from duogen.stock import StockPair
 from duogen.stock import place as place_stock
@@ -37,9 +35,9 @@ CHAT = (
 class Size:
     """How large the models are: `width` channels and `layers` layers of MLLM and DiT, `side` pixels of a picture, `steps` of denoising."""
 
-    width: int = 384
-    layers: int = 8
-    side: int = 256
+    width: int = 256
+    layers: int = 6
+    side: int = 192
     steps: int = 4
 
     @property
@@ -52,14 +50,17 @@ class Peers:
     """A pair, and how the libraries alone do what it does.
 
     Attributes:
-        naive: paints a picture by diffusers' pipeline.
-        readers: models that read tokens. `dit`: the denoiser.
+        pipe: diffusers' pipeline.
+        naive: paints a picture by it.
+        readers: models that read tokens.
+        last: the layer that the denoiser ends with.
     """
 
     engine: Engine
+    pipe: Any
     naive: Callable[[Wish], PILImage.Image]
     readers: tuple[torch.nn.Module, ...]
-    dit: torch.nn.Module
+    last: torch.nn.Module
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,14 @@ class AllowAll:
         return True
 
 
-def cosmos(size: Size, causal: bool) -> Peers:
-    """Cosmos-Predict2.5. The DiT has no padding mask, whose resizing wants torchvision; the pipelines' own calls need it for nothing else.
+def cosmos(size: Size, causal: bool, least: bool = False) -> Peers:
+    """Cosmos-Predict2.5. The DiT has no padding mask, whose resizing wants torchvision; what is called here needs it for nothing else.
 
     Args:
-        causal: a pair that says BOV itself, reads the conversation's states and paints block-causally; else the plain checkpoint, which
-            reads a prompt and sees all frames at every step.
+        causal: DuoGen's pair says BOV itself, reads the conversation's states and paints block-causally; the pipeline's prompt is all the
+            words so far. Else both read the picture's prompt, and DuoGen too sees all frames at every step.
+        least: the script does the least that a script without memory can: it reads the conversation's states once for each picture, encodes
+            every picture by itself, and decodes the new one alone.
     """
     torch.manual_seed(0)
     words = tokenizer(TEXTS, CHAT)
@@ -142,13 +145,18 @@ def cosmos(size: Size, causal: bool) -> Peers:
     pair = DuoGenPipeline(mllm, words, dit, vae, solver, image_processor=eyes)
     pair.about = known_of(size, tuned=causal, frame_attention="block_causal" if causal else "bidirectional")
     pipe = diffusers.Cosmos2_5_PredictBasePipeline(mllm, words, dit, vae, type(solver).from_config(solver.config), AllowAll())
+    pipe.set_progress_bar_config(disable=True)
     engine = Engine(pair)
 
     def naive(wish: Wish) -> PILImage.Image:
-        embeds = read_states(mllm, engine.tokens, wish.packed) if causal else pipe.encode_prompt(wish.prompt, None, False)[0]
-        return paint_frame(pipe, embeds, wish, size.picture, size.steps)[0]
+        if least:
+            embeds = read_states(mllm, engine.tokens, wish.packed)
+            return paint_frame(pipe, embeds, prepare_pictures(pipe, wish, size.picture), size.steps, False)
+        prompt = words.decode(wish.packed.ids, skip_special_tokens=True) if causal else wish.prompt
+        embeds = pipe.encode_prompt(prompt, None, False)[0]
+        return paint_frame(pipe, embeds, prepare_video(pipe, wish, size.picture), size.steps, True)
 
-    return Peers(engine, naive, (mllm,), dit)
+    return Peers(engine, pipe, naive, (mllm,), dit.proj_out)
 
 
 def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...], most: int) -> Peers:
@@ -166,12 +174,14 @@ def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...],
     def naive(wish: Wish) -> PILImage.Image:
         return call_pipeline(pipe if wish.pictures else words_only, wish, size, most)
 
-    return Peers(Engine(pair), naive, readers, pipe.transformer)
+    dit = pipe.transformer
+    last = dit.proj_out if hasattr(dit, "proj_out") else next(iter(dit.all_final_layer.values()))
+    return Peers(Engine(pair), pipe, naive, readers, last)
 
 
 def call_pipeline(pipe: Any, wish: Wish, size: Size, most: int) -> PILImage.Image:
     """The pipeline's own call."""
-    sources = {"image": wish.pictures[::-1][:most]} if wish.pictures else {}
+    sources = {"image": wish.pictures[::-1][:most]} if wish.pictures and most else {}
     guidance = {"true_cfg_scale": 1.0} if type(pipe).__name__.startswith("QwenImage") else {"guidance_scale": 1.0}
     width, height = size.picture
     generator = torch.Generator().manual_seed(wish.seed)
@@ -210,8 +220,30 @@ def flux2_klein(size: Size) -> Peers:
     return stock(size, pipe, mllm, eyes, (mllm, reader), 4)
 
 
+def z_image(size: Size) -> Peers:
+    """Z-Image takes no pictures. It is not in the catalogue: its class's own defaults are its public configuration."""
+    torch.manual_seed(0)
+    words = tokenizer(TEXTS, CHAT)
+    mllm, eyes = build_mllm("qwen3-vl-4b", size, words)
+    reader = build_part("qwen3-4b", **text_sizes(size.width, size.layers, len(words)))
+    heads = size.width // HEAD
+    dit = diffusers.ZImageTransformer2DModel(
+        dim=size.width, n_layers=size.layers, n_heads=heads, n_kv_heads=heads, cap_feat_dim=size.width, axes_dims=[16, 24, 24],
+    )  # fmt: skip
+    channels = {"block_out_channels": (32, 32, 32, 32), "down_block_types": ("DownEncoderBlock2D",) * 4}
+    vae = diffusers.AutoencoderKL(latent_channels=16, up_block_types=("UpDecoderBlock2D",) * 4, shift_factor=0.1159, **channels)
+    for part in (dit, vae):
+        part.eval().requires_grad_(False)
+    pipe = diffusers.ZImagePipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae, reader, words, dit)
+    return stock(size, pipe, mllm, eyes, (mllm, reader), 0)
+
+
 def cosmos_causal(size: Size) -> Peers:
     return cosmos(size, True)
+
+
+def cosmos_least(size: Size) -> Peers:
+    return cosmos(size, True, True)
 
 
 def cosmos_plain(size: Size) -> Peers:
@@ -220,8 +252,10 @@ def cosmos_plain(size: Size) -> Peers:
 
 FAMILIES = {
     "block-causal": Family("Cosmos class, block-causal, as the bundled pair", "Cosmos2_5_PredictBasePipeline", cosmos_causal, 3.0),
+    "block-causal-least": Family("The same, against the least work without memory", "its parts", cosmos_least),
     "cosmos": Family("Cosmos-Predict2.5 as it is", "Cosmos2_5_PredictBasePipeline", cosmos_plain),
     "qwen-image-edit": Family("Qwen-Image-Edit-Plus", "QwenImageEditPlusPipeline", qwen_image_edit),
     "flux2-klein": Family("FLUX.2 klein", "Flux2KleinPipeline", flux2_klein),
+    "z-image": Family("Z-Image", "ZImagePipeline", z_image),
     "words": Family("Words alone, two turns", "generate", cosmos_causal, 1.0, CHAT_ONLY),
 }

@@ -59,7 +59,7 @@ def counting(peers: Peers) -> Iterator[Counts]:
     readers = [next(part for part in model.modules() if hasattr(part, "embed_tokens")) for model in peers.readers]
     hooks = [reader.register_forward_pre_hook(read, with_kwargs=True) for reader in readers]
     # The engine walks through the DiT's parts; its last one is called once for each forward by whoever drives it.
-    hooks.append(peers.dit.proj_out.register_forward_pre_hook(paint))
+    hooks.append(peers.last.register_forward_pre_hook(paint))
     try:
         yield found
     finally:
@@ -134,27 +134,27 @@ def _status(name: str) -> float:
 
 def measure(family: Family, size: Size, thin: Size, repeats: int) -> dict[str, Any]:
     """All figures of a family. `thin` is the same number of layers and calls with hardly any arithmetic: what Python and dispatch cost."""
+    found: dict[str, Any] = {"title": family.title, "peer": family.peer, "goal": family.goal}
+    thinly = run_thin(family, thin)  # first, since it warms up the libraries too
     with small_sources(size.side):
         peers = family.build(size)
-        found: dict[str, Any] = {"title": family.title, "peer": family.peer, "goal": family.goal}
-        for way in WAYS:  # this round warms up, too
-            with counting(peers) as counts:
-                RUNS[way](peers, family.script)
-            found[way] = vars(counts)
         for way in WAYS:
-            with peaking() as peak:
+            with counting(peers) as counts, peaking() as peak:
                 RUNS[way](peers, family.script)
-            found[way]["peak_mb"] = peak[0]
+            found[way] = {**vars(counts), "peak_mb": peak[0], "overhead_seconds": thinly[way]}
         for way, seconds in in_turn(peers, family, repeats).items():
             found[way] |= spread(seconds)
-    with small_sources(thin.side):
-        peers = family.build(thin)
-        in_turn(peers, family, 1)
-        for way, seconds in in_turn(peers, family, 1).items():
-            found[way]["overhead_seconds"] = seconds[0]
     ratios = [naive / duogen for naive, duogen in zip(found["naive"]["all_seconds"], found["duogen"]["all_seconds"], strict=True)]
     found["ratio"], found["ratio_least"], found["ratio_most"] = statistics.median(ratios), min(ratios), max(ratios)
     return found
+
+
+def run_thin(family: Family, thin: Size) -> dict[str, float]:
+    """Seconds of each way where there is hardly any arithmetic."""
+    with small_sources(thin.side):
+        peers = family.build(thin)
+        in_turn(peers, family, 1)  # warms up
+        return {way: seconds[0] for way, seconds in in_turn(peers, family, 1).items()}
 
 
 def in_turn(peers: Peers, family: Family, repeats: int) -> dict[str, list[float]]:

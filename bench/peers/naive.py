@@ -108,22 +108,50 @@ def read_states(model: Any, tokens: Tokens, packed: Packed) -> torch.Tensor:
     return torch.cat([(each - each.mean(-1, keepdim=True)) / (each.std(-1, keepdim=True) + 1e-8) for each in states], -1)
 
 
-@torch.no_grad()
-def paint_frame(pipe: Any, embeds: torch.Tensor, wish: Wish, size: tuple[int, int], steps: int) -> tuple[PILImage.Image, torch.Tensor]:
-    """The next frame after all earlier ones, by the components of a `Cosmos2_5_PredictBasePipeline`, as its `__call__` drives them.
+Prepared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
-    That call takes one or two latents of a video as given; here every earlier picture is one, encoded by itself, and only the new frame is
-    decoded, which is less work than its own. Returns the picture and its latents.
+
+@torch.no_grad()
+def prepare_video(pipe: Any, wish: Wish, size: tuple[int, int]) -> Prepared:
+    """Noise, given latents, their mask and indicator, by the pipeline's own `prepare_latents`.
+
+    The earlier pictures are a video's beginning. A latent stands for one video frame and each further one for four, so the later pictures
+    are repeated; the rest is filled up with the last one, as in `__call__`.
     """
     width, height = size
+    count, generator = len(wish.pictures), torch.Generator().manual_seed(wish.seed)
+    frames = [each for index, each in enumerate(wish.pictures) for _ in range(4 if index else 1)] + wish.pictures[-1:] * 4
+    video = pipe.video_processor.preprocess_video(frames, height, width) if frames else None
+    return pipe.prepare_latents(
+        video, 1, pipe.vae.config.z_dim, height, width, num_frames_in=max(0, 4 * count - 3), num_frames_out=1 + 4 * count,
+        do_classifier_free_guidance=False, dtype=torch.float32, device="cpu", generator=generator,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def prepare_pictures(pipe: Any, wish: Wish, size: tuple[int, int]) -> Prepared:
+    """What `prepare_video` returns, with the least work: every earlier picture is one latent, encoded by itself."""
+    width, height = size
     frames = [pipe.video_processor.preprocess(each, height, width)[:, :, None] for each in wish.pictures]
-    mean, scale = pipe.latents_mean, pipe.latents_std
-    known = [(pipe.vae.encode(each).latent_dist.mode() - mean) * scale for each in frames]
+    known = [(pipe.vae.encode(each).latent_dist.mode() - pipe.latents_mean) * pipe.latents_std for each in frames]
     ratio = pipe.vae_scale_factor_spatial
-    noise = torch.randn((1, pipe.vae.config.z_dim, height // ratio, width // ratio), generator=torch.Generator().manual_seed(wish.seed))
-    given = torch.cat([*known, torch.zeros_like(noise)[:, :, None]], 2)
-    latents = torch.cat([*(torch.zeros_like(each) for each in known), noise[:, :, None]], 2)
+    noise = torch.randn((1, pipe.vae.config.z_dim, 1, height // ratio, width // ratio), generator=torch.Generator().manual_seed(wish.seed))
+    given = torch.cat([*known, torch.zeros_like(noise)], 2)
+    latents = torch.cat([*(torch.zeros_like(each) for each in known), noise], 2)
     indicator, mask = pipe.create_condition_mask(given.shape, "cpu", torch.float32, len(known))
+    return latents, given, mask, indicator
+
+
+@torch.no_grad()
+def paint_frame(pipe: Any, embeds: torch.Tensor, prepared: Prepared, steps: int, whole: bool) -> PILImage.Image:
+    """The next frame, by the components of a `Cosmos2_5_PredictBasePipeline` as its `__call__` drives them from its denoising loop on.
+
+    The call itself refuses more than two given latents.
+
+    Args:
+        whole: decode all frames, as the call does; else the new one alone.
+    """
+    latents, given, mask, indicator = prepared
     pipe.scheduler.set_timesteps(steps)
     truth = (latents - given) * mask
     for index, timestep in enumerate(pipe.scheduler.timesteps):
@@ -133,6 +161,6 @@ def paint_frame(pipe: Any, embeds: torch.Tensor, wish: Wish, size: tuple[int, in
             encoder_hidden_states=embeds, return_dict=False,
         )[0]  # fmt: skip
         latents = pipe.scheduler.step(truth + out * (1 - mask), timestep, latents, return_dict=False)[0]
-    made = latents[:, :, -1:]
-    pixels = pipe.vae.decode(made / scale + mean, return_dict=False)[0]
-    return pipe.video_processor.postprocess_video(pixels, output_type="pil")[0][0], made
+    made = latents if whole else latents[:, :, -1:]
+    pixels = pipe.vae.decode(made / pipe.latents_std + pipe.latents_mean, return_dict=False)[0]
+    return pipe.video_processor.postprocess_video(pixels, output_type="pil")[0][-1]

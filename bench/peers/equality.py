@@ -1,0 +1,82 @@
+"""Single pictures by DuoGen's painters and by diffusers' own pipelines: equal weights, seed, steps, prompt and source pictures.
+
+The pipelines run as they are, but for two things that hold for both ways. Qwen's picture tokens get their own positions, which diffusers
+does not pass on (the hook in `duogen.stock` works on the text encoder that both share). Cosmos is called as for a video whose given latents
+are the earlier pictures; that call takes one whole picture at most, since its autoencoder lays four further video frames into one latent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+from bench.peers.families import FAMILIES, Peers, Size
+from bench.peers.measure import small_sources
+from bench.peers.naive import Wish
+from duogen.options import ImageOptions
+from duogen.painter import Frames
+from duogen.placeholders import Asked
+from duogen.sequence import Packed
+
+SIZE = Size(64, 2, 64)
+PROMPT, SEED = "a red house with a blue door under a sun", 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """`allowed` is the greatest difference that rounding explains: of pixels in 0..1, of Cosmos' latents relative to their largest."""
+
+    family: str
+    earlier: int
+    allowed: float = 0.0
+
+
+CASES = (
+    Case("cosmos", 0, 1e-5), Case("cosmos", 1, 1e-5),
+    Case("qwen-image-edit", 0), Case("qwen-image-edit", 1), Case("qwen-image-edit", 2),
+    Case("flux2-klein", 0), Case("flux2-klein", 1), Case("flux2-klein", 2),
+    Case("z-image", 0),
+)  # fmt: skip
+
+
+def compare(case: Case, size: Size = SIZE) -> float:
+    """The greatest difference."""
+    rng = np.random.default_rng(case.earlier)
+    shape = (size.side, size.side, 3)
+    pictures = [PILImage.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(case.earlier)]
+    with small_sources(size.side):
+        peers = FAMILIES[case.family].build(size)
+        mine = paint(peers, pictures, size)
+        if isinstance(mine, torch.Tensor):
+            theirs = call_cosmos(peers, pictures, size)
+            return float((mine - theirs).abs().max() / theirs.abs().max())
+        theirs = peers.naive(Wish(Packed(), PROMPT, pictures, SEED))
+    one, other = (np.asarray(each, dtype=np.float32) / 255 for each in (mine, theirs))
+    return float(np.abs(one - other).max())
+
+
+def paint(peers: Peers, pictures: list[PILImage.Image], size: Size) -> torch.Tensor | PILImage.Image:
+    """By DuoGen: latents [1, C, h, w] of a frame painter, the picture of another."""
+    painter, frames = peers.engine.painter, Frames.empty()
+    condition, segment = (Asked(PROMPT), 0) if painter.reads_words else peers.engine.mllm.alone(PROMPT)
+    for each in pictures:
+        painter.remember(frames, painter.encode(each), None, 0)
+    *_, last = painter.paint(frames, condition, segment, ImageOptions(size.steps, 1.0), SEED)
+    return last.latents
+
+
+def call_cosmos(peers: Peers, pictures: list[PILImage.Image], size: Size) -> torch.Tensor:
+    """By the pipeline's own call: latents [1, C, h, w] of the frame after `pictures`."""
+    pipe, width, height = peers.pipe, *size.picture
+    ratio, count = pipe.vae_scale_factor_spatial, len(pictures)
+    noise = torch.randn(1, pipe.vae.config.z_dim, 1, height // ratio, width // ratio, generator=torch.Generator().manual_seed(SEED))
+    latents = torch.cat([*(torch.zeros_like(noise) for _ in pictures), noise], 2)
+    video = {"video": pictures, "num_latent_conditional_frames": count} if pictures else {}
+    made = pipe(
+        prompt=PROMPT, width=width, height=height, num_frames=1 + 4 * count, num_inference_steps=size.steps, guidance_scale=1.0,
+        latents=latents, output_type="latent", **video,
+    ).frames  # fmt: skip
+    return made[:, :, -1]
