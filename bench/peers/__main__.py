@@ -41,7 +41,8 @@ def machine(size: Size, threads: int, repeats: int) -> dict[str, Any]:
     """What the figures were measured on, and at what size."""
     kind = {"capability": torch.backends.cpu.get_cpu_capability(), "isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "")}
     versions = {name: version(name) for name in ("torch", "transformers", "diffusers")}
-    return {**host(), **kind, "threads": threads, **versions, "precision": "fp32", "repeats": repeats, **vars(size)}
+    known = {name: value for name, value in host().items() if name != "load"}  # which every family has of its own
+    return {**known, **kind, "threads": threads, **versions, "precision": "fp32", "repeats": repeats, **vars(size)}
 
 
 def as_table(families: dict[str, dict[str, Any]]) -> str:
@@ -56,18 +57,20 @@ def as_table(families: dict[str, dict[str, Any]]) -> str:
 
 
 def run_time(names: list[str], size: Size, given: argparse.Namespace) -> None:
-    """Measure, print and write."""
+    """Measure, print and write. A file of the same machine and size keeps the families that are not measured now."""
     about = machine(size, given.threads, given.repeats)
-    thin = Size(THIN["width"], size.layers, min(THIN["side"], size.side), size.steps)
-    families = {}
-    for name in names:
-        families[name] = measure(FAMILIES[name], size, thin, given.repeats)
-        each = families[name]
-        print(f"{name:16} {each['naive']['seconds']:6.2f} / {each['duogen']['seconds']:6.2f} s = {each['ratio']:.2f}", flush=True)
-    print(as_table(families))
     kind = re.sub(r"[^A-Za-z0-9]+", "-", f"{about['cpu']} {about['capability']}").strip("-")
     file = given.out or RESULTS / f"peers-{kind}-{given.threads}.json"
-    write_beside(file, (json.dumps({"machine": about, "families": families}, indent=1) + "\n").encode())
+    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    families = old["families"] if old.get("machine") == about else {}
+    thin = Size(THIN["width"], size.layers, min(THIN["side"], size.side), size.steps)
+    for name in names:
+        load = host()["load"]
+        families[name] = each = {"load": load} | measure(FAMILIES[name], size, thin, given.repeats)
+        print(f"{name:20} {each['naive']['seconds']:6.2f} / {each['duogen']['seconds']:6.2f} s = {each['ratio']:.2f}", flush=True)
+        families = {key: families[key] for key in FAMILIES if key in families}
+        write_beside(file, (json.dumps({"machine": about, "families": families}, indent=1) + "\n").encode())
+    print(as_table(families))
     print(f"Wrote {file}")
 
 
