@@ -142,11 +142,10 @@ def measure(family: Family, size: Size, thin: Size, repeats: int) -> dict[str, A
             with counting(peers) as counts, peaking() as peak:
                 RUNS[way](peers, family.script)
             found[way] = {**vars(counts), "peak_mb": peak[0], "overhead_seconds": thinly[way]}
-        for way, seconds in in_turn(peers, family, repeats).items():
-            found[way] |= spread(seconds)
-    ratios = [naive / duogen for naive, duogen in zip(found["naive"]["all_seconds"], found["duogen"]["all_seconds"], strict=True)]
-    found["ratio"], found["ratio_least"], found["ratio_most"] = statistics.median(ratios), min(ratios), max(ratios)
-    return found
+        rounds = in_turn(peers, family, repeats)
+    for way in WAYS:
+        found[way] |= spread(rounds[way])
+    return found | ratios(rounds)
 
 
 def run_thin(family: Family, thin: Size) -> dict[str, float]:
@@ -154,20 +153,39 @@ def run_thin(family: Family, thin: Size) -> dict[str, float]:
     with small_sources(thin.side):
         peers = family.build(thin)
         in_turn(peers, family, 1)  # warms up
-        return {way: seconds[0] for way, seconds in in_turn(peers, family, 1).items()}
+        return {way: rounds[0].wall for way, rounds in in_turn(peers, family, 1).items()}
 
 
-def in_turn(peers: Peers, family: Family, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, one after the other, `repeats` times."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one round: on the clock, and of all cores at work for this process, which others on the machine disturb less."""
+
+    wall: float
+    cpu: float
+
+
+def in_turn(peers: Peers, family: Family, repeats: int) -> dict[str, list[Round]]:
+    """Rounds of each way, one after the other, `repeats` times."""
+    rounds: dict[str, list[Round]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way in WAYS:
             gc.collect()
-            begun = time.perf_counter()
+            begun = time.perf_counter(), time.process_time()
             RUNS[way](peers, family.script)
-            seconds[way].append(time.perf_counter() - begun)
-    return seconds
+            rounds[way].append(Round(time.perf_counter() - begun[0], time.process_time() - begun[1]))
+    return rounds
 
 
-def spread(seconds: list[float]) -> dict[str, Any]:
-    return {"seconds": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "all_seconds": seconds}
+def spread(rounds: list[Round]) -> dict[str, Any]:
+    """Median and extremes."""
+    wall = [each.wall for each in rounds]
+    cpu = statistics.median(each.cpu for each in rounds)
+    return {"seconds": statistics.median(wall), "least": min(wall), "most": max(wall), "cpu_seconds": cpu}
+
+
+def ratios(rounds: dict[str, list[Round]]) -> dict[str, float]:
+    """How many times as fast, of the rounds that stand side by side."""
+    pairs = list(zip(*rounds.values(), strict=True))
+    found = [naive.wall / duogen.wall for naive, duogen in pairs]
+    cpu = statistics.median(naive.cpu / duogen.cpu for naive, duogen in pairs)
+    return {"ratio": statistics.median(found), "ratio_least": min(found), "ratio_most": max(found), "cpu_ratio": cpu}
