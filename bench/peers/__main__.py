@@ -33,7 +33,8 @@ THIN = {"width": 64, "side": 64}  # of the run that counts what Python costs
 TINY = Size(64, 2, 64)
 ROWS = {  # key of a way: head, and how it is written
     "seconds": ("seconds", "{:.2f}"), "cpu_seconds": ("CPU s", "{:.2f}"), "tokens": ("tokens encoded", "{}"),
-    "forwards": ("DiT forwards", "{}"), "painted": ("tokens in them", "{}"), "peak_mb": ("peak MB", "{:.0f}"), "overhead_seconds": ("overhead s", "{:.2f}"),
+    "forwards": ("DiT forwards", "{}"), "painted": ("tokens in them", "{}"), "peak_mb": ("peak MB", "{:.0f}"),
+    "overhead_seconds": ("overhead s", "{:.2f}"),
 }  # fmt: skip
 
 
