@@ -6,7 +6,7 @@ C latent channels, h w latent size, S words, D channels of the condition.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,22 +21,38 @@ from duogen.pipeline import DuoGenPipeline
 from duogen.placement import CACHE_THRESHOLD, wants_skipping
 
 
+@dataclass(frozen=True)
+class Brief:
+    """What a frame reads: the first `words` words of the conversation, of which those from index `segment` on are new."""
+
+    words: int
+    segment: int
+
+
 @dataclass
 class Frames:
-    """The pictures of a conversation as the painter knows them: `past` their latents, each [1, C, h, w], `cache` their keys and values,
-    `words` those of the words that it has read."""
+    """The pictures of a conversation as the painter knows them.
 
-    past: list[torch.Tensor]
-    cache: FrameCache
-    words: WordCache
+    Attributes:
+        past: their latents, each [1, C, h, w].
+        cache: keys and values of the first of them.
+        briefs: of the others, whose keys and values are computed when a picture comes after them; the last picture needs none.
+        words: keys and values of the words.
+    """
+
+    past: list[torch.Tensor] = field(default_factory=list)
+    cache: FrameCache = field(default_factory=FrameCache)
+    briefs: list[Brief] = field(default_factory=list)
+    words: WordCache = field(default_factory=WordCache)
 
     @staticmethod
     def empty() -> Frames:
-        return Frames([], FrameCache(), WordCache())
+        return Frames()
 
     def keep(self, count: int, words: int) -> None:
         """Forget all but the first `count` pictures and the first `words` words."""
         del self.past[count:]
+        del self.briefs[max(0, count - self.cache.frames) :]
         self.cache.keep(count)
         self.words.keep(words)
 
@@ -141,7 +157,7 @@ class FramePainter:
 
     @torch.no_grad()
     def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int) -> None:
-        """Add a final picture: computed once here, its keys and values serve every later picture.
+        """Add a final picture; its keys and values are computed once, before the next picture, and serve every later one.
 
         Args:
             condition: [1, S, D] states of the words before its BOV.
@@ -152,14 +168,21 @@ class FramePainter:
         """
         self._check_room(frames)
         frames.past.append(latents)
-        if not self.causal:
-            return
-        packed = self._embedded(frames.past[:-1], latents, True)
-        timesteps = torch.zeros(1, 1, device=latents.device)
-        reads = self._reads(condition.shape[1], segment)
-        words, room = self._condition(frames, condition), frames.cache.room(1, packed.lengths[0])
-        _, fresh = walk(self.model, packed, timesteps, words, reads, room=room)
-        frames.cache.append(fresh)
+        if self.causal:
+            self._condition(frames, condition)  # now, since the states are not kept
+            frames.briefs.append(Brief(condition.shape[1], segment))
+
+    def _fill_cache(self, frames: Frames) -> None:
+        """Compute the keys and values that are still due."""
+        while frames.briefs:
+            brief, index = frames.briefs[0], frames.cache.frames
+            latents = frames.past[index]
+            packed = self._embedded(frames.past[:index], latents, True)
+            timesteps = torch.zeros(1, 1, device=latents.device)
+            words, room = frames.words.first(brief.words), frames.cache.room(1, packed.lengths[0])
+            _, fresh = walk(self.model, packed, timesteps, words, self._reads(brief.words, brief.segment), room=room)
+            frames.cache.append(fresh)
+            del frames.briefs[0]
 
     @torch.no_grad()
     def paint(
@@ -168,7 +191,7 @@ class FramePainter:
         """Paint the next picture.
 
         Args:
-            frames: the pictures before it; only the words that it has read are added.
+            frames: the pictures before it; only their caches are filled.
             condition: [1, S, D] states of all words before its BOV.
             segment: index of the first word of the last text segment, which the negative branch does not read.
             retouch: leave a picture as it is outside a mask; at every step what stays is put back at the step's noise (blended
@@ -181,6 +204,7 @@ class FramePainter:
             ValueError: the conversation has more pictures than the model has positions for; as `About.picture_size`.
         """
         self._check_room(frames)
+        self._fill_cache(frames)
         height, width = self.size(options.side)
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.

@@ -105,6 +105,26 @@ def test_every_word_is_projected_once(tmp_path, monkeypatch):
     assert len(rows) == len(engine.memory.slots) + 1 and 0 < rows[-1] < engine.memory.slots[-1].bov
 
 
+def test_the_last_picture_costs_no_pass_of_its_own(tmp_path, monkeypatch):
+    """Its keys and values are due when a picture comes after it; forgetting pictures forgets those that are due."""
+    engine = Engine(open_pair(tiny_pair(tmp_path), "cpu", "fp32"))
+    passes = []
+    engine.pair.transformer.proj_out.register_forward_hook(lambda *given: passes.append(1))
+    script(monkeypatch, engine.tokens, "One", BOV, "two", BOV, END)
+    done = last(engine.answer(Conversation().say("user", "Draw."), options(3)))
+    frames = engine.memory.frames
+    assert len(passes) == 2 * 2 + 1
+    assert (len(frames.past), frames.cache.frames, len(frames.briefs)) == (2, 1, 1)
+    script(monkeypatch, engine.tokens, "Three", BOV, END)
+    last(engine.answer(done.conversation.say("user", "More."), options(4)))
+    assert len(passes) == 2 * 3 + 2
+    assert (len(frames.past), frames.cache.frames, len(frames.briefs)) == (3, 2, 1)
+    frames.keep(2, 5)
+    assert (len(frames.past), frames.cache.frames, len(frames.briefs)) == (2, 2, 0)
+    frames.keep(1, 5)
+    assert (len(frames.past), frames.cache.frames, len(frames.briefs)) == (1, 1, 0)
+
+
 def test_hidden_states_of_two_turns_are_the_plain_ones(engine, monkeypatch):
     first = Conversation().say("user", "Draw a house.", noise_picture(1))
     script(monkeypatch, engine.tokens, "Step 1.", BOV, "good", END)

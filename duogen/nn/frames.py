@@ -109,6 +109,10 @@ class WordCache:
                 for buffer, part in zip(whole, new, strict=True):
                     buffer[:, :, self.count : words] = part
             self.count = words
+        return self.first(words)
+
+    def first(self, words: int) -> list[KeyValue]:
+        """Those of the first `words` words, which have been projected."""
         return [(key[:, :, :words], value[:, :, :words]) for key, value in self.buffers]
 
     def keep(self, words: int) -> None:
