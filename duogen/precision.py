@@ -87,3 +87,8 @@ def _least_seconds(work: Callable[[], object]) -> float:
         work()
         seconds.append(time.perf_counter() - begun)
     return min(seconds)
+
+
+def resolve_precision(wish: str, device: str | torch.device = "cpu") -> str:
+    """The precision that a wish stands for: "auto" is the format for products of many rows on `device`, all else itself."""
+    return NAMES[many_rows_dtype(device)] if wish == "auto" else wish

@@ -37,7 +37,7 @@ class Pace(Checked):
 class TalkRecipe(Pace):
     """Stage 1: the MLLM."""
 
-    precision: str = option("bf16", "Of the model that is adapted: bf16, or nf4 to save memory (QLoRA).")
+    precision: str = option("auto", "Of the model that is adapted: auto, bf16, fp32, or nf4 to save memory (QLoRA).")
     first_layer: int = option(-1, "The lowest layer that learns; -1 leaves those alone that the painter reads.", -1, 1000, 1)
     vision: bool = option(False, "The vision tower learns too.")
 
@@ -78,10 +78,10 @@ class FineTune(Checked):
         for stage in (self.talk, self.paint):
             if stage.optimizer not in ("adamw", "adamw8bit", "muon"):
                 raise ValueError(f"optimizer must be adamw, adamw8bit or muon, not {stage.optimizer}.")
-        if self.talk.precision not in ("bf16", "nf4", "fp32"):
-            raise ValueError(f"precision must be bf16, nf4 or fp32, not {self.talk.precision}.")
+        if self.talk.precision not in ("auto", "bf16", "nf4", "fp32"):
+            raise ValueError(f"precision must be auto, bf16, nf4 or fp32, not {self.talk.precision}.")
         if self.talk.precision == "nf4" and not self.talk.rank:
-            raise ValueError("A quantised model can only be adapted; choose a rank above 0, or the precision bf16.")
+            raise ValueError("A quantised model can only be adapted; choose a rank above 0, or the precision auto.")
         if self.paint.connector not in ("lora", "full"):
             raise ValueError(f"connector must be lora or full, not {self.paint.connector}.")
 

@@ -18,12 +18,13 @@ import torch
 from duogen import timings
 from duogen.data.describe import Report
 from duogen.pipeline import About
+from duogen.precision import many_rows_dtype, resolve_precision
 from duogen.teaching import REHEARSED, FineTune, Pace
 
 GB = 1024**3
 START_SECONDS = 5.0
 UNIT = 1e13  # operations; what they take is a handy number of seconds on every machine
-NF4_BYTES = 0.56  # a weight with its share of the scales
+BYTES = {"nf4": 0.56, "bf16": 2, "fp32": 4}  # of a weight; nf4 with its share of the scales
 BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
 REACHED = 0.35  # share of a matrix product's speed that a training step reaches
 FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and token: forward and backward, LoRA or full
@@ -109,7 +110,7 @@ def _talk(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     text = config.get("text_config", config)
     shapes = Shapes.read(pair / "text_encoder", "layers.")
     inner = shapes.layers()
-    size = {"nf4": NF4_BYTES, "bf16": 2, "fp32": 4}[own.precision]
+    size = BYTES[resolve_precision(own.precision, device)]
     base = inner * size + (shapes.weights - inner) * 2 if own.rank else 0.0
     tokens = own.batch * _usual(report)
     logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # of what the assistant says
@@ -129,7 +130,7 @@ def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     frames = max(1.0, (report.painted + report.seen) / max(1, report.examples))
     tokens = width * height * own.batch * (frames * own.copies + frames - 1)
     brain = Shapes.read(pair / "text_encoder", "layers.")
-    seeing = brain.layers() * (NF4_BYTES if recipe.talk.precision == "nf4" else 2) + (brain.weights - brain.layers()) * 2
+    seeing = brain.layers() * BYTES[resolve_precision(recipe.talk.precision, device)] + (brain.weights - brain.layers()) * 2
     base = shapes.weights * (4 if _kind(device) == "cpu" else 2) if own.rank else 0.0
     active = _activations(shapes.linears, tokens, own.checkpointing, config["num_layers"])
     training = base + _learning(shapes, own) + active
@@ -176,7 +177,7 @@ def _kind(device: str) -> str:
 def speed(device: str) -> float:
     """Floating-point operations a second that training reaches here, from one matrix product."""
     where = torch.device(device)
-    one = torch.randn(1024, 1024, device=where, dtype=torch.bfloat16)
+    one = torch.randn(1024, 1024, device=where, dtype=many_rows_dtype(where))
     one @ one
     began, rounds = time.perf_counter(), 0
     while time.perf_counter() - began < 0.15:

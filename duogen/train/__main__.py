@@ -1,6 +1,7 @@
 """`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage.
 
-`refit`, after the vision stage, fits the tower's last layer in closed form; `export` puts the whole into `weights/`, and `all` does
+`refit`, after the vision stage, fits the tower's last layer in closed form; `states` reads the fixed dialogues of the `dit` stage, which
+that stage does itself otherwise, and several processes may do it side by side; `export` puts the whole into `weights/`, and `all` does
 everything, from nothing.
 """
 
@@ -15,9 +16,12 @@ from torch import nn
 
 from duogen.assemble import base_model, processor
 from duogen.nn.vae import PatchVAE
+from duogen.precision import resolve_precision
 from duogen.sequence import Tokens
+from duogen.train.dit import DiTStage
 from duogen.train.export import export
 from duogen.train.loop import Recipe, Stage, load_weights, named, save_state, train, whole_state
+from duogen.train.states import PROJECTION, Projection
 
 STAGES = ("vae", "vision", "mllm", "dit")
 
@@ -34,9 +38,16 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "refit":
             print(f"The last layer explains {refit_vision(options.recipe, runs):.0%} of what is to be seen.")
             return 0
+        if options.stage == "states":
+            build("dit", Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
+            return 0
         for stage in STAGES if options.stage == "all" else [options.stage]:
             recipe = Recipe.load(options.recipe, stage)
-            done = train(build(stage, recipe, options.recipe, runs), recipe, runs / stage, options.until)
+            built = build(stage, recipe, options.recipe, runs)
+            if stage == "dit":
+                built.fill_states()
+                keep_projection(built, runs / "dit")
+            done = train(built, recipe, runs / stage, options.until)
             if options.stage == "all" and done < recipe.steps:  # stopped by hand
                 return 130
             if options.stage == "all" and stage == "vision":
@@ -54,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m duogen.train", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "refit", "export", "all"])
+    parser.add_argument("stage", choices=[*STAGES, "refit", "states", "export", "all"])
     parser.add_argument("--recipe", type=Path, default=Path("assets/recipes/duogen-sketch.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where states and logs are kept")
     parser.add_argument("--out", type=Path, default=Path("weights/duogen-sketch"), help="where export writes")
@@ -70,14 +81,13 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
 
         return VAEStage(recipe, runs / "vae")
     if stage == "dit":
-        from duogen.train.dit import DiTStage
         from duogen.train.mllm import stage_one
 
         mllm, tokens = brain()
         if recipe.settings["see"]:  # the painter reads what the talker sees: its vision tower and token rows
             mllm = stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
-        mllm = mllm.to(torch.bfloat16)
-        return DiTStage(recipe, mllm, tokens, fitted_vae(runs), recipe.settings["layers"])
+        mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
+        return DiTStage(recipe, mllm, tokens, fitted_vae(runs), recipe.settings["layers"], runs / "states")
     if stage == "vision":
         from duogen.train.vision import VisionStage
 
@@ -87,6 +97,22 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     mllm, tokens = brain()
     load_weights(runs / "vision", {"visual": mllm.model.visual})
     return MLLMStage(recipe, mllm, tokens)
+
+
+def keep_projection(stage: DiTStage, folder: Path) -> None:
+    """Put the projection of the stage's states beside the run's, for `export`, and hold that a run goes on with its own.
+
+    Raises:
+        ValueError: the run began with other states.
+    """
+    file = folder / PROJECTION
+    own, kept = stage.projection, Projection.load(file) if file.exists() else None
+    begun = (folder / "state.pt").exists()
+    if begun and (own is None) != (kept is None) or own and kept and not torch.equal(own.axes, kept.axes):
+        raise ValueError(f"The run in {folder} began with other states of the MLLM; go on with the recipe it began with, or move it away.")
+    if own and not kept:
+        folder.mkdir(parents=True, exist_ok=True)
+        own.write(file)
 
 
 def refit_vision(file: Path, runs: Path) -> float:

@@ -8,18 +8,17 @@ B conversations, F frames, K noisy copies, N tokens per frame, S words, L tokens
 
 from __future__ import annotations
 
-import copy
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import CosmosTransformer3DModel
 from torch import nn
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from duogen.conversation import Turn
-from duogen.mllm import embed, normalised
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import even_sigmas, noisy
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
@@ -28,9 +27,12 @@ from duogen.sequence import Packed, Tokens, positions
 from duogen.train.drills import dialogue
 from duogen.train.loop import Recipe
 from duogen.train.padding import padded
+from duogen.train.states import KeptStates, Projection, StateStore, name_store, read_states, sum_check, truncated
 from duogen.train.vae import to_pixels
 
-WORDS = 64  # a batch's length is a multiple of this
+WORDS = 16  # a batch's length is a multiple of this
+READ_AT_ONCE = 32  # dialogues whose states are made for keeping
+FITTED_TO = 128  # dialogues of each group that the projection is fitted to
 MOST_WEIGHT = 2.0  # of a target with little noise, against one of noise alone
 MOVED = 1e-4  # squared error, in units of a latent's mean variance, above which a place differs from the frame before
 
@@ -46,6 +48,7 @@ class FrameBatch:
         words: boolean [B, F, S], which words each frame reads (those before its own BOV); `fewer` is the negative branch's.
         painted: boolean [B, F], frames that are targets (a user's own are context only).
         first: time index of the first frame.
+        kept: states that were read before, int8 [B, S, K] and their scales [B, S]; `vision` is left out then.
     """
 
     ids: torch.Tensor
@@ -57,29 +60,49 @@ class FrameBatch:
     fewer: torch.Tensor
     painted: torch.Tensor
     first: int
+    kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-def collate(tokens: Tokens, dialogues: list[list[Turn]], frames: int, first: int, see: bool) -> FrameBatch:
+def collate(
+    tokens: Tokens, dialogues: list[list[Turn]], frames: int, first: int, see: bool, kept: list[KeptStates] | None = None
+) -> FrameBatch:
     """Pad conversations to one length, keeping the first `frames` pictures of each.
 
     Args:
         see: whether the MLLM reads the pictures too; without, its ids hold words alone.
+        kept: what the MLLM made of each conversation when it read them.
+
+    Raises:
+        ValueError: something else was read then.
     """
     packs = [tokens.pack(turns) for turns in dialogues]
     slots = [pack.slots[:frames] for pack in packs]
-    reads = [_readable(pack, kept, see) for pack, kept in zip(packs, slots, strict=True)]
+    reads = [_readable(pack, own, see) for pack, own in zip(packs, slots, strict=True)]
     ids, places, mask = padded([(own, where) for own, where, _ in reads], WORDS)
     words, fewer = (torch.zeros(len(packs), frames, ids.shape[1], dtype=torch.bool) for _ in range(2))
     for row, (_, _, cuts) in enumerate(reads):
         for index, (until, since) in enumerate(cuts):
             words[row, index, :until] = True
             fewer[row, index, : max(since, 1)] = True  # the first token always stays: attention needs one
-    pictures = [[slot.image for slot in kept] for kept in slots]
-    seen = [image for each in pictures for image in each[:-1]] if see else []
-    vision = tokens.pixels(seen) if seen else None
+    pictures = [[slot.image for slot in own] for own in slots]
+    seen = [each[:-1] if see else [] for each in pictures]
+    for read, images, states in zip(reads, seen, kept or [], strict=False):
+        if states.check != sum_check(read[0], images):
+            raise ValueError("The kept states are of other dialogues than the recipe makes now; remove their folder in `states`.")
+    shown = [image for each in seen for image in each]
+    vision = tokens.pixels(shown) if shown and kept is None else None
     pixels = torch.stack([to_pixels([image.picture for image in each]) for each in pictures])
-    painted = torch.tensor([[slot.painted for slot in kept] for kept in slots])
-    return FrameBatch(ids, places, mask, vision, pixels, words, fewer, painted, first)
+    painted = torch.tensor([[slot.painted for slot in own] for own in slots])
+    whole = _padded_states(kept, ids.shape[1]) if kept else None
+    return FrameBatch(ids, places, mask, vision, pixels, words, fewer, painted, first, whole)
+
+
+def _padded_states(kept: list[KeptStates], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    packed = torch.zeros(len(kept), length, kept[0].packed.shape[1], dtype=torch.int8)
+    scale = torch.zeros(len(kept), length, dtype=torch.float16)
+    for row, each in enumerate(kept):
+        packed[row, : len(each.packed)], scale[row, : len(each.scale)] = each.packed, each.scale
+    return packed, scale
 
 
 def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
@@ -121,15 +144,29 @@ def new_transformer(settings: dict[str, Any], channels: int, states: int) -> Cos
 
 
 class DiTStage:
-    """Teacher forcing on the sketchbook; `settings` name the share of every kind of dialogue."""
+    """Teacher forcing on the sketchbook; `settings` name the share of every kind of dialogue.
 
-    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, vae: PatchVAE, layers: list[int]) -> None:
+    With `dialogues` in the settings it learns from so many fixed ones, whose states are kept on disk, `states` channels each; without, from
+    new ones at every step.
+    """
+
+    def __init__(
+        self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, vae: PatchVAE, layers: list[int], states: Path | None = None
+    ) -> None:
+        """`states`: the folder for kept states."""
         self.recipe, self.tokens, self.vae, self.layers = recipe, tokens, vae, layers
         self.settings = recipe.settings or {}
         self.mllm = truncated(mllm, max(layers)).eval().requires_grad_(False)
         vae.requires_grad_(False)
         torch.manual_seed(recipe.seed)
+        self.store: StateStore | None = None
+        self.projection: Projection | None = None
         width = mllm.config.text_config.hidden_size * len(layers)
+        if self.settings.get("dialogues"):
+            if states is None:
+                raise ValueError("A recipe with `dialogues` needs a folder for their states.")
+            self.store = StateStore(states / name_store(self.settings, recipe.seed, self.mllm), self._counts())
+            width = self.settings["states"]
         self.transformer = new_transformer(self.settings["model"], vae.config.z_dim, width)
         self.modules = {"transformer": self.transformer}
         self.mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
@@ -142,14 +179,64 @@ class DiTStage:
         rng = random.Random(self.recipe.step_seed(step))
         groups = []
         for group in self.settings["groups"]:
-            frames = rng.choice(group["frames"])
-            turns = [
-                dialogue(rng, group["tasks"], frames, self.settings)
-                for _ in range(max(1, group["targets"] // ((frames - group.get("skip", 0)) * group["copies"])))
-            ]
+            choice = rng.randrange(len(group["frames"]))
+            frames, kept = group["frames"][choice], None
+            if self.store is None:
+                turns = [dialogue(rng, group["tasks"], frames, self.settings) for _ in range(_conversations(group, frames))]
+            else:
+                known = range(choice, self.store.counts[group["name"]], len(group["frames"]))
+                numbers = rng.choices(known, k=_conversations(group, frames))
+                turns = [self.numbered(group, number)[0] for number in numbers]
+                kept = [self.store.get(group["name"], number) for number in numbers]
             first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are known too
-            groups.append(collate(self.tokens, turns, frames, first, self.settings["see"]))
+            groups.append(collate(self.tokens, turns, frames, first, self.settings["see"], kept))
         return groups
+
+    def numbered(self, group: dict[str, Any], number: int) -> tuple[list[Turn], int]:
+        """A group's dialogue of a number, always the same, and how many of its pictures count."""
+        frames = group["frames"][number % len(group["frames"])]
+        rng = random.Random(f"{self.recipe.seed}/{group['name']}/{number}")
+        return dialogue(rng, group["tasks"], frames, self.settings), frames
+
+    def _counts(self) -> dict[str, int]:
+        """How many of the fixed dialogues each group has: as a step takes of them."""
+        groups = self.settings["groups"]
+        shares = [sum(_conversations(group, frames) for frames in group["frames"]) / len(group["frames"]) for group in groups]
+        wished = [round(self.settings["dialogues"] * share / sum(shares)) for share in shares]
+        return {group["name"]: max(count, len(group["frames"])) for group, count in zip(groups, wished, strict=True)}
+
+    def fill_states(self, say: Callable[[str], None] = print) -> None:
+        """Read the fixed dialogues whose states are not kept yet. A run that was stopped goes on where it was."""
+        if self.store is None:
+            return
+        groups = {group["name"]: group for group in self.settings["groups"]}
+
+        def samples() -> Iterator[torch.Tensor]:
+            say("Finding the axes of the states ...")
+            for group in groups.values():
+                yield from (states for states, _ in self._read(group, range(min(FITTED_TO, self.store.counts[group["name"]]))))
+
+        def make(name: str, numbers: range) -> list[KeptStates]:
+            read = self._read(groups[name], numbers)
+            return [KeptStates(*self.projection.pack(states), check) for states, check in read]
+
+        self.projection = self.store.fill_projection(samples, self.settings["states"])
+        self.store.fill(make, say)
+
+    def _read(self, group: dict[str, Any], numbers: range) -> Iterator[tuple[torch.Tensor, int]]:
+        """What the MLLM makes of dialogues, in order: [S, D], and the sum of what it read."""
+        for start in range(0, len(numbers), READ_AT_ONCE):
+            made: dict[int, tuple[torch.Tensor, int]] = {}
+            part = numbers[start : start + READ_AT_ONCE]
+            for frames in sorted(set(group["frames"])):
+                rows = [number for number in part if group["frames"][number % len(group["frames"])] == frames]
+                turns = [self.numbered(group, number)[0] for number in rows]
+                data = collate(self.tokens, turns, frames, 0, self.settings["see"]) if rows else None
+                states = self.states(data) if data else []
+                for row, number in enumerate(rows):
+                    own = [image for turn in turns[row] for image in turn.images()][: frames - 1] if self.settings["see"] else []
+                    made[number] = states[row, data.mask[row]], sum_check(data.ids[row, data.mask[row]].tolist(), own)
+            yield from (made[number] for number in part)
 
     def loss(self, batch: list[FrameBatch], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros(()), {}
@@ -227,26 +314,13 @@ class DiTStage:
 
     @torch.no_grad()
     def states(self, data: FrameBatch) -> torch.Tensor:
-        """[B, S, layers * width], as the connector reads them."""
-        with torch.autocast("cpu", enabled=False):
-            embeds = embed(self.mllm, data.ids, *(data.vision or (None, None)))
-            out = self.mllm.model.language_model(
-                inputs_embeds=embeds, position_ids=data.places, attention_mask=data.mask.long(), output_hidden_states=True, use_cache=False
-            )
-            return torch.cat([normalised(out.hidden_states[layer]) for layer in self.layers], -1).to(torch.bfloat16)
+        """[B, S, D] as the connector reads them, float32; of kept states [B, S, K]."""
+        if data.kept is not None:
+            return self.projection.unpack(*data.kept)
+        return read_states(self.mllm, self.layers, data.ids, data.places, data.mask, data.vision)
 
 
-def truncated(model: nn.Module, layers: int) -> nn.Module:
-    """The model's first `layers` layers without the final norm, sharing all weights: the connector reads no later ones."""
-    # On the layers, which both share: each of the two would do it anew, and count every state twice.
-    maybe_install_capturing_hooks(model.model.language_model)
-    short = copy.copy(model)
-    short._modules = dict(model._modules)
-    short.model = copy.copy(model.model)
-    short.model._modules = dict(model.model._modules)
-    language = copy.copy(model.model.language_model)
-    language._modules = dict(language._modules)
-    language.layers = nn.ModuleList(list(language.layers)[:layers])
-    language.norm = nn.Identity()
-    short.model.language_model = language
-    return short
+def _conversations(group: dict[str, Any], frames: int) -> int:
+    """Of a batch of a group's."""
+    return max(1, group["targets"] // ((frames - group.get("skip", 0)) * group["copies"]))
+

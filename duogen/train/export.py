@@ -18,6 +18,7 @@ from duogen.sequence import Tokens
 from duogen.train.dit import new_transformer
 from duogen.train.loop import Recipe, load_weights
 from duogen.train.mllm import stage_one
+from duogen.train.states import PROJECTION, Projection, fold_connector
 
 MODEL_INDEX = {
     "_class_name": "DuoGenPipeline",
@@ -47,8 +48,12 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
     steps["vae"] = load_weights(runs / "vae", {"vae": vae})
     vae.save_pretrained(beside / "vae")
-    transformer = new_transformer(dit.settings["model"], vae.config.z_dim, 576 * len(dit.settings["layers"]))
+    projection = runs / "dit" / PROJECTION
+    width = dit.settings["states"] if projection.exists() else 576 * len(dit.settings["layers"])
+    transformer = new_transformer(dit.settings["model"], vae.config.z_dim, width)
     steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
+    if projection.exists():  # it learnt from projected states, and reads whole ones from now on
+        fold_connector(transformer, Projection.load(projection))
     transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=dit.settings["shift"]).save_pretrained(beside / "scheduler")
     (beside / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")

@@ -103,7 +103,7 @@ def _work(order: Order, job: Job | None, say: Say) -> None:
     with _device(ready.device, job):
         for stage in STAGES[order.stage]:
             lesson = LESSONS[stage](ready, job)
-            ending = _learn(lesson, ready, job)
+            ending = _learn(lesson, ready, job, say)
             del lesson
             clear()
             if ending == "pause":
@@ -150,14 +150,14 @@ def _waited(lock: Any, words: str, job: Job) -> Iterator[None]:
         lock.release()
 
 
-def _learn(lesson: Lesson, ready: Ready, job: Job | None) -> str:
+def _learn(lesson: Lesson, ready: Ready, job: Job | None, say: Say) -> str:
     """The loop, then what it made; returns "" when all steps are done, else what was asked for."""
     name, stage, watch = lesson.name, lesson.stage, None
     folder, recipe = ready.order.out / "run" / name, stage.recipe
     if job is not None:
         watch = Watcher(job, name, recipe, ready.order.recipe.sample_every, lesson.sampler, lesson.held)
         watch.begin()
-    done = train(stage, recipe, folder, say=lambda line: None, watch=watch)
+    done = train(stage, recipe, folder, say=lambda line: None, watch=watch, warn=say)
     ending = watch.ending if watch is not None else ""
     if not ending and done < recipe.steps:
         ending = "pause"  # a signal asked for it

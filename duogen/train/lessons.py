@@ -29,14 +29,15 @@ from duogen.mllm import MLLM
 from duogen.painter import FramePainter
 from duogen.pipeline import About, open_parts, pick_device
 from duogen.placement import free
+from duogen.precision import resolve_precision
 from duogen.sequence import Tokens
 from duogen.teaching import STAGES, FineTune, Pace
 from duogen.train import shards
 from duogen.train.cache import Cache, Seeing, fingerprint
 from duogen.train.cache import read as read_seen
-from duogen.train.dit import truncated
-from duogen.train.loop import Recipe
+from duogen.train.loop import Recipe, autocast
 from duogen.train.rehearsal import rehearsals
+from duogen.train.states import truncated
 from duogen.train.taught import PaintStage, Rehearsed, TalkStage, lowest_layer, paint_config, talk_config
 from duogen.train.watching import PaintSampler, Sampler, TalkSampler, cast_inputs
 
@@ -120,7 +121,7 @@ def loop_recipe(own: Pace, whole: FineTune, **settings: Any) -> Recipe:
     kept = ("steps", "learning_rate", "warmup", "weight_decay", "clip", "ema", "optimizer", "accumulate")
     return Recipe(
         **{name: getattr(own, name) for name in kept}, schedule="cosine", betas=(0.9, 0.99), seed=whole.seed, workers=0,
-        save_minutes=whole.save_minutes, keep=whole.keep, log_every=1, precision=settings.pop("precision", "bf16"), settings=settings,
+        save_minutes=whole.save_minutes, keep=whole.keep, log_every=1, precision=settings.pop("precision", "auto"), settings=settings,
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def learner(ready: Ready, stage: str, device: str) -> tuple[Any, nn.Module, Lora
     """The parts that a stage needs, the one that learns, ready to learn, and its adapter's shape."""
     if stage == "talk":
         own = ready.order.recipe.talk
-        parts = open_parts(ready.pair, ("text_encoder",), device, own.precision)
+        parts = open_parts(ready.pair, ("text_encoder",), device, resolve_precision(own.precision, ready.device))
         module = parts.text_encoder
         first = lowest_layer(own, parts.about, module.config.text_config.num_hidden_layers)
         config = talk_config(module, own, first) if own.rank else None
@@ -184,7 +185,7 @@ def talk_lesson(ready: Ready, job: Job | None) -> Lesson:
     if own.checkpointing:
         mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     learns = own.vision or not own.rank
-    recipe = loop_recipe(own, order.recipe, train_vision=learns, precision="fp32" if own.precision == "fp32" else "bf16")
+    recipe = loop_recipe(own, order.recipe, train_vision=learns, precision="bf16" if own.precision == "nf4" else own.precision)
     old = _rehearsals("talk", ready, job)
     stage = TalkStage(recipe, mllm, tokens, ready.train, own.batch, Rehearsed(old, order.recipe.rehearse))
     held = TalkStage(recipe, mllm, tokens, ready.held, own.batch) if ready.held else None
@@ -244,7 +245,8 @@ def seen(ready: Ready, examples: list[Example], job: Job | None) -> list[Path]:
     adapter = order.out / "text_encoder" if order.stage == "both" and recipe.talk.rank else None
     base = new_pair(ready) if order.stage == "both" and not recipe.talk.rank else ready.pair
     adapter = adapter if adapter is not None and adapter.is_dir() else None
-    name = fingerprint(base, recipe.talk.precision, adapter, recipe.paint.buckets)
+    precision = resolve_precision(recipe.talk.precision, ready.device)
+    name = fingerprint(base, precision, adapter, recipe.paint.buckets)
     cache = Cache(home() / "cache" / name)
     missing = [example for example in examples if not cache.file(example).exists()]
     see: Any = None
@@ -273,7 +275,8 @@ def _check_room(ready: Ready) -> None:
 
 
 def seeing(base: Path, ready: Ready, adapter: Path | None) -> Seeing:
-    parts = open_parts(base, ("text_encoder", "vae"), ready.device, ready.order.recipe.talk.precision)
+    precision = resolve_precision(ready.order.recipe.talk.precision, ready.device)
+    parts = open_parts(base, ("text_encoder", "vae"), ready.device, precision)
     if adapter is not None:
         put_on(parts, [Wanted(adapter.parent)])
     count = parts.text_encoder.config.text_config.num_hidden_layers
@@ -296,10 +299,10 @@ def new_pair(ready: Ready) -> Path:
 
 def step_seconds(stage: Any, count: int) -> float:
     """What a batch takes, forward and back: the median of some that are made and thrown away; the first of all warms up."""
-    taken, enabled = [], stage.recipe.precision != "fp32"
+    taken = []
     for number in range(count + 1):
         began = time.perf_counter()
-        with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=enabled):
+        with autocast(stage.recipe):
             loss, _ = stage.loss(stage.batch(number), torch.Generator().manual_seed(number))
         loss.backward()
         float(loss.detach())

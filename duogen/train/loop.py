@@ -25,9 +25,12 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from duogen.precision import resolve_precision
 from duogen.train import shards
+from duogen.train.muon import Float32Muon
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
+PRECISIONS = ("auto", "bf16", "fp32")
 
 
 class Diverged(ValueError):
@@ -45,6 +48,7 @@ class Recipe:
         ema: decay of the averaged weights, 0 for none.
         workers: processes that make batches.
         save_minutes: how often the state is written.
+        precision: of the computing: "bf16", "fp32", or "auto" for the one that this machine multiplies fastest in.
         optimizer: "adamw", "adamw8bit" (bitsandbytes, GPUs only), or "muon" for the matrices of the repeated blocks with AdamW for
             everything else.
         schedule: "linear", or "cosine" from the end of the warm-up to the last step.
@@ -65,7 +69,7 @@ class Recipe:
     workers: int = 1
     save_minutes: float = 5.0
     log_every: int = 20
-    precision: str = "bf16"
+    precision: str = "auto"
     optimizer: str = "adamw"
     schedule: str = "linear"
     accumulate: int = 1
@@ -77,6 +81,8 @@ class Recipe:
             raise TypeError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer}")
         if self.schedule not in ("linear", "cosine"):
             raise TypeError(f"schedule must be linear or cosine, not {self.schedule}")
+        if self.precision not in PRECISIONS:
+            raise TypeError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}")
 
     def step_seed(self, step: int) -> int:
         """What everything random in a step is drawn from, its batch included."""
@@ -130,10 +136,24 @@ class Watch(Protocol):
         """What is wished: "" to go on, "save", or "pause" to save and end. `step` counts the steps done."""
 
 
+def kind_of_device() -> str:
+    """The kind of device that training computes on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def autocast(recipe: Recipe) -> torch.autocast:
+    """Computing in the recipe's precision, outside of `train` too."""
+    kind = kind_of_device()
+    return torch.autocast(kind, torch.bfloat16, enabled=resolve_precision(recipe.precision, kind) == "bf16")
+
+
 def train(
-    stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, say: Callable[[str], None] = print, watch: Watch | None = None
-) -> int:
+    stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, say: Callable[[str], None] = print, watch: Watch | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> int:  # fmt: skip
     """Train `stage`, going on from the state in `folder` if there is one; stop after step `until` (default: all).
+
+    `say` gets the figures of the steps, `warn` (by default the same) what a user must know.
 
     Under `accelerate launch` every process takes its share of a step's batches: P processes that accumulate A batches do what one
     does that accumulates P * A; with FSDP each also keeps its share of the weights only.
@@ -145,15 +165,18 @@ def train(
         Diverged: the loss is not finite; the saved state is from before.
         ValueError: the optimizer needs whole weights, and they are to be shared out.
     """
-    precision = recipe.precision if recipe.precision != "fp32" else "no"
+    precision = resolve_precision(recipe.precision, kind_of_device())
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+    mixed = "no" if precision == "fp32" else precision
+    accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     whole = _together(stage, recipe, accelerator)
     names = _trainable(stage)
     parameters = list(names.values())
-    optimizers = _optimizers(names, recipe)
+    optimizers = make_optimizers(names, recipe)
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
-    start, rested = load_state(folder, stage.modules, names, averaged, optimizers)
+    start, rested, before = load_state(folder, stage.modules, names, averaged, optimizers)
+    if before not in ("", precision):
+        (warn or say)(f"This run began in {before}; it goes on in {precision}, not to the bit.")
     last = min(recipe.steps, until or recipe.steps)
     shares = _Shares(recipe, accelerator, whole or stage.loss)
     log = Log(folder, recipe, say)
@@ -175,7 +198,7 @@ def train(
         asked = watch.after(done, figures) if watch else ""
         ends = shares.agreed(pause.asked or asked == "pause" or done == last)
         if shares.agreed(log.due() or asked == "save") or ends:
-            shares.save(folder, done, names, averaged, optimizers, rested)
+            shares.save(folder, done, names, averaged, optimizers, rested, precision)
         if ends:
             break
     return done
@@ -298,7 +321,7 @@ def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named(stage.modules).items() if parameter.requires_grad}
 
 
-def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024), scaled to AdamW's step size (Liu et al., 2025, arXiv 2502.16982), so that one rate serves both."""
     matrices = {name: p for name, p in names.items() if recipe.optimizer == "muon" and p.ndim == 2 and "blocks." in name}
     rest = [p for name, p in names.items() if name not in matrices]
@@ -309,10 +332,10 @@ def _optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.op
     adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(
-        list(matrices.values()), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [adamw, muon]
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if resolve_precision("auto", rest[0].device if rest else kind_of_device()) == "fp32":
+        return [adamw, Float32Muon(list(matrices.values()), **options)]
+    return [adamw, torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)]
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
@@ -334,10 +357,10 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
 
 def whole_state(
     step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any],
-    rested: dict[str, torch.Tensor] | None = None,
+    rested: dict[str, torch.Tensor] | None = None, precision: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """All that a run needs to go on. `rested` are weights that learnt in earlier runs of the same training and no longer do."""
-    state = {"step": step, "weights": (rested or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
+    state = {"step": step, "precision": precision, "weights": (rested or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
     return state | {"learning": list(names), "optimizers": [each.state_dict() for each in optimizers]}
 
 
@@ -362,17 +385,17 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
 
 def load_state(
     folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]
-) -> tuple[int, dict[str, torch.Tensor]]:
+) -> tuple[int, dict[str, torch.Tensor], str]:
     """Restore what `save_state` wrote, also what learns no longer.
 
     Parameters that the earlier run did not train stay as they are; with those or another optimizer, the moments start anew.
 
     Returns:
-        The next step, 0 when there is no state, and the weights that learn no longer, by name.
+        The next step, 0 when there is no state; the weights that learn no longer, by name; the precision of the last save, if known.
     """
     file = folder / "state.pt"
     if not file.exists():
-        return 0, {}
+        return 0, {}, ""
     state = torch.load(file, map_location="cpu", weights_only=True)
     rested = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
     every = named(modules)
@@ -383,7 +406,7 @@ def load_state(
     if len(state["optimizers"]) == len(optimizers) and state.get("learning", list(state["weights"])) == list(names):
         for each, saved in zip(optimizers, state["optimizers"], strict=True):
             each.load_state_dict(shards.spread_moments(saved, each))
-    return state["step"], rested
+    return state["step"], rested, state.get("precision", "")
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from duogen.mllm import embed
+from duogen.precision import resolve_precision
 from duogen.sequence import Packed, Tokens, positions
 from duogen.train.drills import practised
-from duogen.train.loop import Recipe, load_weights
+from duogen.train.loop import Recipe, kind_of_device, load_weights
 from duogen.train.padding import padded
 
 MOST = 64  # dialogues to choose a batch from, fewer where they are long
@@ -47,7 +48,7 @@ def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
     return TextBatch(ids, places, mask, learn, tokens.pixels(images) if images else None)
 
 
-def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int]) -> nn.Module:
+def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int], precision: str = "auto") -> nn.Module:
     """The MLLM with a fresh LoRA adapter on its upper layers.
 
     With `train_vision` (the default) the vision tower and the special tokens' rows learn too; without, nothing below the adapter
@@ -59,7 +60,8 @@ def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int]) -> nn.Mo
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         exclude_modules=r".*visual.*", trainable_token_indices={"embed_tokens": rows},
     )  # fmt: skip
-    mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them anew at every step
+    if resolve_precision(precision, kind_of_device()) == "bf16":
+        mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them anew at every step
     model = get_peft_model(mllm, config)
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
@@ -77,7 +79,7 @@ class MLLMStage:
 
     def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
         self.recipe, self.tokens, self.settings = recipe, tokens, recipe.settings or {}
-        self.peft = adapted(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad])
+        self.peft = adapted(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
         self.mllm = mllm
         self.modules = {"mllm": self.peft}
 
@@ -126,5 +128,5 @@ def stage_one(mllm: nn.Module, tokens: Tokens, recipe: Recipe, runs: Path) -> tu
         ValueError: the vision stage or stage 1 has not run.
     """
     load_weights(runs / "vision", {"visual": mllm.model.visual}, ema=False)
-    peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad])
+    peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
     return peft, load_weights(runs / "mllm", {"mllm": peft})

@@ -22,7 +22,7 @@ from duogen.mllm import MLLM, Context
 from duogen.options import ImageOptions, TextOptions
 from duogen.painter import FramePainter, Frames
 from duogen.train.cache import Seen
-from duogen.train.loop import Recipe, Stage, rate_at
+from duogen.train.loop import Recipe, Stage, autocast, rate_at
 
 SAMPLES, SAMPLE_TOKENS, CHECKED_BATCHES = 4, 120, 8
 TELL_SECONDS = 0.5
@@ -193,11 +193,9 @@ class Watcher:
 def validation(stage: Stage, recipe: Recipe) -> float:
     """The mean loss of the examples that are kept back, always with the same noise."""
     losses = []
-    enabled = recipe.precision != "fp32"
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
     for number in range(min(CHECKED_BATCHES, stage.rounds.batches)):
         torch.manual_seed(number)
-        with torch.autocast(kind, torch.bfloat16, enabled=enabled):
+        with autocast(recipe):
             losses.append(float(stage.loss(stage.batch(number), torch.Generator().manual_seed(number))[0]))
     return round(sum(losses) / len(losses), 5)
 

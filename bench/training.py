@@ -1,0 +1,167 @@
+"""Seconds of a step of the bundled pair's `dit` recipe, and where they go: `python -m bench.training`.
+
+The stage is built from the bundled pair and the recipe's own batches. A step is split in making the batch (a worker process does that in a
+real run), reading the words with the frozen MLLM, the DiT forward and back, and the optimisers. `before` is the same without what this
+module is there to compare: bf16 everywhere, conversations padded to the longest of the batch and to 64 words, PyTorch's own Muon. `kept`
+takes the words' states from the disk, as a recipe with `"dialogues"` does. The ways are timed in turn, on the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.machine import host
+from duogen.catalogue import find
+from duogen.conversation import write_beside
+from duogen.mllm import embed, normalised
+from duogen.pipeline import open_parts
+from duogen.precision import resolve_precision
+from duogen.sequence import Tokens
+from duogen.train.dit import DiTStage, FrameBatch
+from duogen.train.loop import Recipe, autocast, make_optimizers, named
+
+RECIPE = Path("assets/recipes/duogen-sketch.json")
+OLD_MULTIPLE = 64
+
+
+class Clock:
+    """Adds up the seconds of parts of a step: of the wall, and of computing, so that a busy machine says about the same as an idle one."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
+
+    def time(self, name: str, work: Callable[[], Any]) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = work()
+        self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
+        self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - cpu
+        return result
+
+
+class Way:
+    """A stage and its optimisers, one way of computing a step."""
+
+    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
+        precision = resolve_precision(recipe.precision)
+        parts = open_parts(find(None).folder, ("text_encoder", "vae"), "cpu", precision)
+        parts.text_encoder.set_attn_implementation({"text_config": "eager"})  # as `duogen.train` has it
+        tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
+        self.stage = DiTStage(recipe, parts.text_encoder, tokens, parts.vae.float(), recipe.settings["layers"], folder)
+        self.stage.fill_states()
+        self.optimizers = make_optimizers(named(self.stage.modules), recipe)
+
+    def batch(self, step: int) -> list[FrameBatch]:
+        return self.stage.batch(step)
+
+    def read(self, data: FrameBatch) -> torch.Tensor:
+        return self.stage.states(data)
+
+    def time_step(self, step: int) -> tuple[Clock, int]:
+        """The parts of one step, and its targets."""
+        clock, stage = Clock(), self.stage
+        batch = clock.time("batch", lambda: self.batch(step))
+        states = iter([clock.time("words", lambda each=each: self.read(each)) for each in batch])
+        stage.states = lambda data: next(states)  # type: ignore[method-assign]
+        with autocast(stage.recipe):
+            loss = clock.time("forward", lambda: stage.loss(batch, torch.Generator().manual_seed(step))[0])
+        clock.time("backward", loss.backward)
+        for each in self.optimizers:
+            clock.time("muon" if isinstance(each, torch.optim.Muon) else "adamw", each.step)
+            each.zero_grad()
+        del stage.states
+        groups = zip(stage.settings["groups"], batch, strict=True)
+        return clock, sum(len(data.pixels) * (data.pixels.shape[1] - group.get("skip", 0)) * group["copies"] for group, data in groups)
+
+
+class OldWay(Way):
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(replace(recipe, precision="bf16"))
+        adamw, muon = self.optimizers
+        rate = {name: muon.defaults[name] for name in ("lr", "weight_decay")}
+        self.optimizers = [adamw, torch.optim.Muon(muon.param_groups[0]["params"], adjust_lr_fn="match_rms_adamw", **rate)]
+
+    def batch(self, step: int) -> list[FrameBatch]:
+        return [self._padded(data) for data in self.stage.batch(step)]
+
+    def _padded(self, data: FrameBatch) -> FrameBatch:
+        more = -data.ids.shape[1] % OLD_MULTIPLE
+        wider = {name: F.pad(getattr(data, name), (0, more)) for name in ("ids", "places", "mask", "words", "fewer")}
+        return replace(data, **wider)
+
+    @torch.no_grad()
+    def read(self, data: FrameBatch) -> torch.Tensor:
+        """All at once, padding too."""
+        mllm = self.stage.mllm
+        embeds = embed(mllm, data.ids, *(data.vision or (None, None)))
+        out = mllm.model.language_model(
+            inputs_embeds=embeds, position_ids=data.places, attention_mask=data.mask.long(), output_hidden_states=True, use_cache=False
+        )
+        return torch.cat([normalised(out.hidden_states[layer]) for layer in self.stage.layers], -1).to(torch.bfloat16)
+
+
+def mean_figures(taken: list[tuple[Clock, int]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for kind in ("wall", "cpu"):
+        parts = {name: statistics.mean(getattr(clock, kind)[name] for clock, _ in taken) for name in taken[0][0].wall}
+        figures[kind] = {name: round(value, 3) for name, value in parts.items()}
+        figures[kind]["step"] = round(sum(value for name, value in parts.items() if name != "batch"), 3)
+    targets = statistics.mean(count for _, count in taken)
+    return figures | {"targets": targets, "targets_per_cpu_second": round(targets / figures["cpu"]["step"], 2)}
+
+
+def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    recipe = replace(Recipe.load(given.recipe, "dit"), precision=given.precision)
+    fixed = replace(recipe, settings=recipe.settings | {"dialogues": given.dialogues, "states": given.states})
+    makers = {"before": lambda: OldWay(recipe), "now": lambda: Way(recipe), "kept": lambda: Way(fixed, given.folder or folder)}
+    ways = {name: makers[name]() for name in given.ways}
+    taken: dict[str, list[tuple[Clock, int]]] = {name: [] for name in ways}
+    for step in range(given.steps + 1):
+        for name, way in ways.items():
+            result = way.time_step(step)
+            if step:  # the first warms up
+                taken[name].append(result)
+    return {name: mean_figures(results) for name, results in taken.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--ways", nargs="+", choices=("before", "now", "kept"), default=["before", "now", "kept"])
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 for `now` and `kept`")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dialogues", type=int, default=512, help="that `kept` keeps; reading them takes a while")
+    parser.add_argument("--states", type=int, default=384, help="channels that `kept` keeps")
+    parser.add_argument("--folder", type=Path, help="where `kept` keeps them (default: nowhere)")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    figures: dict[str, Any] = {"machine": host() | {"threads": given.threads, "isa": torch.backends.cpu.get_cpu_capability()}}
+    figures |= {"torch": torch.__version__, "precision": resolve_precision(given.precision), "steps": given.steps}
+    with tempfile.TemporaryDirectory() as folder:
+        figures |= measure(given, Path(folder))
+    for name in given.ways:
+        own = figures[name]
+        parts = "  ".join(f"{part} {seconds:.2f}" for part, seconds in own["wall"].items() if part != "step")
+        print(f"{name}: a step {own['wall']['step']:.2f} s ({parts}); {own['targets_per_cpu_second']:.1f} targets a CPU second", flush=True)
+    for name in given.ways[1:]:
+        ratio = figures[given.ways[0]]["wall"]["step"] / figures[name]["wall"]["step"]
+        print(f"{name}: {ratio:.2f} times as fast as {given.ways[0]}")
+    if given.json:
+        write_beside(given.json, json.dumps(figures, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()

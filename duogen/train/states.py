@@ -1,0 +1,260 @@
+"""The frozen MLLM's hidden states, as the connector reads them: read anew, or read once, projected and kept on disk.
+
+A fixed set of dialogues is made anew from its numbers whenever it is wanted, pictures included; only what the MLLM makes of it, which takes
+most of a step, is kept: its states' first principal components as 8-bit numbers. The projection folds into the connector at export.
+
+B conversations, S words, D channels of the states (layers * width), K of the projection, T words of all dialogues in a file.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from duogen.conversation import Image
+from duogen.mllm import embed, normalised
+
+MULTIPLE = 16  # a slice's length is one of this
+SLICE_WORDS = 1024  # about what a slice holds: more rows of one length make no product faster
+CHUNK = 256  # dialogues of a file
+PROJECTION = "projection.safetensors"
+
+
+def truncated(model: nn.Module, layers: int) -> nn.Module:
+    """The model's first `layers` layers without the final norm, sharing all weights: the connector reads no later ones."""
+    # On the layers, which both share: each of the two would do it anew, and count every state twice.
+    maybe_install_capturing_hooks(model.model.language_model)
+    short = copy.copy(model)
+    short._modules = dict(model._modules)
+    short.model = copy.copy(model.model)
+    short.model._modules = dict(model.model._modules)
+    language = copy.copy(model.model.language_model)
+    language._modules = dict(language._modules)
+    language.layers = nn.ModuleList(list(language.layers)[:layers])
+    language.norm = nn.Identity()
+    short.model.language_model = language
+    return short
+
+
+@torch.no_grad()
+def read_states(
+    mllm: nn.Module, layers: list[int], ids: torch.Tensor, places: torch.Tensor, mask: torch.Tensor,
+    vision: tuple[torch.Tensor, torch.Tensor] | None, slice_words: int = SLICE_WORDS,
+) -> torch.Tensor:  # fmt: skip
+    """[B, S, D] float32, in slices of conversations of like length, each padded to its own longest; zeros where there is padding.
+
+    Args:
+        ids, places, mask: [B, S], [3, B, S], [B, S], padded at the end.
+        vision: patches and grids of all pictures, in order.
+        slice_words: a slice takes conversations as long as it holds no more words than this, and one at least.
+    """
+    with torch.autocast(ids.device.type, enabled=False):
+        embeds = embed(mllm, ids, *(vision or (None, None)))
+        lengths = mask.sum(1)
+        order = lengths.argsort(descending=True).tolist()
+        out = torch.zeros(*ids.shape, embeds.shape[2] * len(layers))
+        while order:
+            length = min(ids.shape[1], -(-int(lengths[order[0]]) // MULTIPLE) * MULTIPLE)
+            count = max(1, slice_words // length)
+            rows, order = order[:count], order[count:]
+            read = mllm.model.language_model(
+                inputs_embeds=embeds[rows, :length], position_ids=places[:, rows, :length], attention_mask=mask[rows, :length].long(),
+                output_hidden_states=True, use_cache=False,
+            )  # fmt: skip
+            states = torch.cat([normalised(read.hidden_states[layer]) for layer in layers], -1)
+            out[rows, :length] = states * mask[rows, :length, None]
+        return out
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where states are kept: their first principal components, with a mean square of one over all channels, as whole states have.
+
+    Attributes:
+        mean: [D].
+        axes: [K, D], at right angles and of one length.
+        spread: [K], the standard deviation of each component.
+    """
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    spread: torch.Tensor
+
+    @staticmethod
+    def fit(samples: Iterable[torch.Tensor], channels: int) -> Projection:
+        """From states, each sample [S, D].
+
+        Raises:
+            ValueError: states have fewer channels than are to be kept.
+        """
+        count, total, square = 0, 0.0, 0.0
+        for states in samples:
+            count, total, square = count + len(states), total + states.sum(0).double(), square + (states.T @ states).double()
+        if channels > len(total):
+            raise ValueError(f"The states have {len(total)} channels, so {channels} cannot be kept; lower `states` in the recipe.")
+        mean = total / count
+        values, vectors = torch.linalg.eigh(square / count - mean.outer(mean))
+        values, vectors = values[-channels:].flip(0).clamp(min=1e-8), vectors[:, -channels:].flip(1)
+        size = (channels / values.sum()).sqrt()
+        return Projection(mean.float(), (vectors.T * size).float().contiguous(), (values.sqrt() * size).float())
+
+    @staticmethod
+    def load(file: Path) -> Projection:
+        return Projection(**load_file(file))
+
+    def write(self, file: Path) -> None:
+        _write_whole({"mean": self.mean, "axes": self.axes, "spread": self.spread}, file)
+
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        """[..., D] -> [..., K]."""
+        return (states - self.mean) @ self.axes.T
+
+    def pack(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[S, D] -> 8-bit numbers [S, K] and a scale for each word, [S]."""
+        parts = self.project(states) / self.spread
+        scale = (parts.abs().amax(-1) / 127).clamp(min=1e-4).half()
+        return (parts / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+
+    def unpack(self, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """What `pack` was given, projected: [..., K]."""
+        return packed.float() * scale.float()[..., None] * self.spread
+
+
+@torch.no_grad()
+def fold_connector(transformer: nn.Module, projection: Projection) -> None:
+    """Have a DiT that reads projected states read whole ones, to the same end."""
+    weight, bias = transformer.crossattn_proj[0].weight, transformer.crossattn_proj[0].bias
+    whole = weight.double() @ projection.axes.double()
+    _put_connector(transformer, whole, bias.double() - whole @ projection.mean.double())
+
+
+@torch.no_grad()
+def narrow_connector(transformer: nn.Module, projection: Projection) -> None:
+    """Have a DiT that reads whole states read projected ones, as well as these can say the same."""
+    weight, bias = transformer.crossattn_proj[0].weight.double(), transformer.crossattn_proj[0].bias.double()
+    axes = projection.axes.double()
+    _put_connector(transformer, weight @ axes.T / axes[0].square().sum(), bias + weight @ projection.mean.double())
+
+
+def _put_connector(transformer: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    old = transformer.crossattn_proj[0].weight
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device=old.device, dtype=old.dtype)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+    transformer.crossattn_proj[0] = layer
+    transformer.register_to_config(crossattn_proj_in_channels=weight.shape[1])
+
+
+@dataclass
+class KeptStates:
+    """Of one dialogue.
+
+    Attributes:
+        packed, scale: int8 [S, K] and float16 [S], as `Projection.pack` made them.
+        check: `sum_check` of what was read.
+    """
+
+    packed: torch.Tensor
+    scale: torch.Tensor
+    check: int
+
+
+def sum_check(ids: list[int], pictures: list[Image]) -> int:
+    """A number that tells whether two conversations are the same to the MLLM."""
+    check = zlib.crc32(repr(ids).encode())
+    for image in pictures:
+        check = zlib.crc32(image.picture.tobytes(), check)
+    return check
+
+
+class StateStore:
+    """The states of numbered dialogues in a folder, in files that are there as a whole or not at all.
+
+    Several processes may fill it side by side.
+    """
+
+    def __init__(self, folder: Path, counts: dict[str, int]) -> None:
+        """`counts`: how many dialogues each group has; their files are filled up to the last."""
+        self.folder, self.counts = folder, counts
+
+    def file(self, group: str, chunk: int) -> Path:
+        return self.folder / f"{group}-{chunk:05d}.safetensors"
+
+    def missing(self) -> list[tuple[str, int]]:
+        chunks = [(group, chunk) for group, count in self.counts.items() for chunk in range(math.ceil(count / CHUNK))]
+        return [each for each in chunks if not self.file(*each).exists()]
+
+    def fill_projection(self, samples: Callable[[], Iterable[torch.Tensor]], channels: int) -> Projection:
+        """The projection, fitted where it is not there yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / PROJECTION
+        with FileLock(self.folder / ".projection.lock"):
+            if not file.exists():
+                Projection.fit(samples(), channels).write(file)
+        return Projection.load(file)
+
+    def fill(self, make: Callable[[str, range], list[KeptStates]], say: Callable[[str], None]) -> None:
+        """Make what is missing with `make`, which gets a group and dialogues' numbers."""
+        for wait in (False, True):  # first what nobody else makes, then what somebody else may have left
+            missing = self.missing()
+            for done, (group, chunk) in enumerate(missing):
+                try:
+                    with FileLock(self.folder / f".{group}-{chunk:05d}.lock", timeout=-1 if wait else 0):
+                        if not self.file(group, chunk).exists():
+                            say(f"Reading the words of dialogues: {done} of {len(missing)} files of {CHUNK} ...")
+                            self._write(make(group, range(chunk * CHUNK, (chunk + 1) * CHUNK)), self.file(group, chunk))
+                except Timeout:
+                    continue
+        for lock in self.folder.glob(".*.lock"):
+            lock.unlink(missing_ok=True)
+
+    def _write(self, kept: list[KeptStates], file: Path) -> None:
+        ends = torch.tensor([0, *(len(each.packed) for each in kept)]).cumsum(0)
+        packed, scale = torch.cat([each.packed for each in kept]), torch.cat([each.scale for each in kept])
+        _write_whole({"states": packed, "scale": scale, "ends": ends, "checks": torch.tensor([each.check for each in kept])}, file)
+
+    def get(self, group: str, number: int) -> KeptStates:
+        """Raises ValueError when the file is gone or damaged."""
+        file = self.file(group, number // CHUNK)
+        try:
+            with safe_open(file, "pt") as opened:
+                place = number % CHUNK
+                start, end = opened.get_slice("ends")[place : place + 2].tolist()
+                check = int(opened.get_slice("checks")[place : place + 1])
+                return KeptStates(opened.get_slice("states")[start:end], opened.get_slice("scale")[start:end], check)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"The kept states in {file} cannot be read; remove the file, and they are made again.") from error
+
+
+def name_store(settings: dict[str, Any], seed: int, mllm: nn.Module) -> str:
+    """A folder's name for everything that kept states depend on: the recipe's dialogues, the MLLM that reads them, the projection."""
+    kinds = [{name: group[name] for name in ("name", "frames", "tasks")} for group in settings["groups"]]
+    others = {name: settings.get(name) for name in ("layers", "see", "core_kinds", "core_share", "hands", "states")}
+    digest = hashlib.sha256(json.dumps([1, seed, kinds, others], sort_keys=True).encode())
+    for name, weight in sorted(mllm.model.state_dict().items()):
+        digest.update(name.encode() + weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_whole(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
