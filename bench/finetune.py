@@ -38,7 +38,7 @@ from duogen.sketchbook.verify import check_scene
 from duogen.teaching import FineTune
 from duogen.train import lessons as lessons_of
 from duogen.train.finetune import finetune
-from duogen.train.loop import Recipe
+from duogen.train.loop import Recipe, autocast
 from duogen.train.taught import PaintStage, gathered, paint_config
 
 FIGURES = ("guide_steps_words", "guide_steps_pictures", "it_co", "it_co_attributes", "questions_right", "talk_right")
@@ -195,7 +195,7 @@ def _compared(given: argparse.Namespace, order: lessons_of.Order) -> dict[str, f
 def _timed(stage: PaintStage, batch: Callable[[int], Any], step: int) -> float:
     clock = time.process_time if stage.transformer.device.type == "cpu" else time.perf_counter
     began = clock()
-    with torch.autocast(stage.transformer.device.type, torch.bfloat16):
+    with autocast(stage.recipe):
         loss, _ = stage.loss(batch(step), torch.Generator().manual_seed(step))
     loss.backward()
     stage.transformer.zero_grad()

@@ -3,7 +3,8 @@
 The stage is built from the bundled pair and the recipe's own batches. A step is split in making the batch (a worker process does that in a
 real run), reading the words with the frozen MLLM, the DiT forward and back, and the optimisers. `before` is the same without what this
 module is there to compare: bf16 everywhere, conversations padded to the longest of the batch and to 64 words, PyTorch's own Muon. `kept`
-takes the words' states from the disk, as a recipe with `"dialogues"` does. The ways are timed in turn, on the same batches.
+has the words' states read already, as a recipe with `"dialogues"` does; they are random numbers here, and the disk, from which a worker
+process takes them, is left out. The ways are timed in turn, on the same batches.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +30,7 @@ from duogen.precision import resolve_precision
 from duogen.sequence import Tokens
 from duogen.train.dit import DiTStage, FrameBatch
 from duogen.train.loop import Recipe, autocast, make_optimizers, named
+from duogen.train.states import Projection, narrow_connector
 
 RECIPE = Path("assets/recipes/duogen-sketch.json")
 OLD_MULTIPLE = 64
@@ -53,13 +54,12 @@ class Clock:
 class Way:
     """A stage and its optimisers, one way of computing a step."""
 
-    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         precision = resolve_precision(recipe.precision)
         parts = open_parts(find(None).folder, ("text_encoder", "vae"), "cpu", precision)
         parts.text_encoder.set_attn_implementation({"text_config": "eager"})  # as `duogen.train` has it
         tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
-        self.stage = DiTStage(recipe, parts.text_encoder, tokens, parts.vae.float(), recipe.settings["layers"], folder)
-        self.stage.fill_states()
+        self.stage = DiTStage(recipe, parts.text_encoder, tokens, parts.vae.float(), recipe.settings["layers"])
         self.optimizers = make_optimizers(named(self.stage.modules), recipe)
 
     def batch(self, step: int) -> list[FrameBatch]:
@@ -111,6 +111,22 @@ class OldWay(Way):
         return torch.cat([normalised(out.hidden_states[layer]) for layer in self.stage.layers], -1).to(torch.bfloat16)
 
 
+class KeptWay(Way):
+    def __init__(self, recipe: Recipe, channels: int) -> None:
+        super().__init__(recipe)
+        old = self.stage.transformer.config.crossattn_proj_in_channels
+        self.stage.projection = Projection(torch.zeros(old), torch.eye(channels, old), torch.ones(channels))
+        narrow_connector(self.stage.transformer, self.stage.projection)
+        self.optimizers = make_optimizers(named(self.stage.modules), recipe)
+
+    def batch(self, step: int) -> list[FrameBatch]:
+        return [replace(data, vision=None, kept=self._states(data)) for data in self.stage.batch(step)]
+
+    def _states(self, data: FrameBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (*data.ids.shape, len(self.stage.projection.spread))
+        return torch.randint(-127, 128, shape, dtype=torch.int8), torch.full(data.ids.shape, 1 / 64, dtype=torch.float16)
+
+
 def mean_figures(taken: list[tuple[Clock, int]]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for kind in ("wall", "cpu"):
@@ -121,16 +137,18 @@ def mean_figures(taken: list[tuple[Clock, int]]) -> dict[str, Any]:
     return figures | {"targets": targets, "targets_per_cpu_second": round(targets / figures["cpu"]["step"], 2)}
 
 
-def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(given: argparse.Namespace) -> dict[str, Any]:
     recipe = replace(Recipe.load(given.recipe, "dit"), precision=given.precision)
-    fixed = replace(recipe, settings=recipe.settings | {"dialogues": given.dialogues, "states": given.states})
-    makers = {"before": lambda: OldWay(recipe), "now": lambda: Way(recipe), "kept": lambda: Way(fixed, given.folder or folder)}
+    if given.copies:
+        groups = [group | {"copies": given.copies} for group in recipe.settings["groups"]]
+        recipe = replace(recipe, settings=recipe.settings | {"groups": groups})
+    makers = {"before": lambda: OldWay(recipe), "now": lambda: Way(recipe), "kept": lambda: KeptWay(recipe, given.states)}
     ways = {name: makers[name]() for name in given.ways}
     taken: dict[str, list[tuple[Clock, int]]] = {name: [] for name in ways}
-    for step in range(given.steps + 1):
+    for step in range(given.warm + given.steps):
         for name, way in ways.items():
             result = way.time_step(step)
-            if step:  # the first warms up
+            if step >= given.warm:
                 taken[name].append(result)
     return {name: mean_figures(results) for name, results in taken.items()}
 
@@ -140,18 +158,17 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--ways", nargs="+", choices=("before", "now", "kept"), default=["before", "now", "kept"])
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--warm", type=int, default=1, help="steps before those that count")
+    parser.add_argument("--copies", type=int, default=0, help="noisy versions of a picture (default: the recipe's), targets as before")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 for `now` and `kept`")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dialogues", type=int, default=512, help="that `kept` keeps; reading them takes a while")
     parser.add_argument("--states", type=int, default=384, help="channels that `kept` keeps")
-    parser.add_argument("--folder", type=Path, help="where `kept` keeps them (default: nowhere)")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     figures: dict[str, Any] = {"machine": host() | {"threads": given.threads, "isa": torch.backends.cpu.get_cpu_capability()}}
-    figures |= {"torch": torch.__version__, "precision": resolve_precision(given.precision), "steps": given.steps}
-    with tempfile.TemporaryDirectory() as folder:
-        figures |= measure(given, Path(folder))
+    figures |= {"torch": torch.__version__, "precision": resolve_precision(given.precision), "steps": given.steps, "copies": given.copies}
+    figures |= measure(given)
     for name in given.ways:
         own = figures[name]
         parts = "  ".join(f"{part} {seconds:.2f}" for part, seconds in own["wall"].items() if part != "step")

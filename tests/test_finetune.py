@@ -262,6 +262,25 @@ def test_the_plain_cosmos_layout_learns_too(place, tmp_path):
     assert About.load(tmp_path / "merged").tuned and not About.load(tmp_path / "cosmos").tuned
 
 
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")])
+def test_the_machine_chooses_the_number_format(place, monkeypatch, dtype, name):
+    """Of the MLLM that learns, of the one that is frozen, of both stages; and the run says which it was."""
+    monkeypatch.setattr("duogen.precision.many_rows_dtype", lambda device="cpu": dtype)
+    opened = []
+
+    def watched(*given):
+        parts = open_parts(*given)
+        opened.append(parts.text_encoder.model.language_model.layers[0].mlp.up_proj.weight.dtype if "text_encoder" in given[1] else None)
+        return parts
+
+    monkeypatch.setattr(lessons, "open_parts", watched)
+    known = finetune(order(place, f"in-{name}", rehearse=0.0), quiet)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert known["phase"] == "done", known
+    assert [each for each in opened if each] == [dtype, dtype]
+    assert {state(place / f"in-{name}", stage)["precision"] for stage in ("talk", "paint")} == {name}
+
+
 def test_recomputation_changes_nothing(place, adapter):
     ready = prepared(order(place, "whole"), quiet)
     files = seen(ready, ready.data.examples, None)

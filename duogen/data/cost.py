@@ -111,7 +111,7 @@ def _talk(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     shapes = Shapes.read(pair / "text_encoder", "layers.")
     inner = shapes.layers()
     size = BYTES[resolve_precision(own.precision, device)]
-    base = inner * size + (shapes.weights - inner) * 2 if own.rank else 0.0
+    base = inner * size + (shapes.weights - inner) * max(2, size) if own.rank else 0.0
     tokens = own.batch * _usual(report)
     logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # of what the assistant says
     active = _activations(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
@@ -130,7 +130,8 @@ def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     frames = max(1.0, (report.painted + report.seen) / max(1, report.examples))
     tokens = width * height * own.batch * (frames * own.copies + frames - 1)
     brain = Shapes.read(pair / "text_encoder", "layers.")
-    seeing = brain.layers() * BYTES[resolve_precision(recipe.talk.precision, device)] + (brain.weights - brain.layers()) * 2
+    size = BYTES[resolve_precision(recipe.talk.precision, device)]
+    seeing = brain.layers() * size + (brain.weights - brain.layers()) * max(2, size)
     base = shapes.weights * (4 if _kind(device) == "cpu" else 2) if own.rank else 0.0
     active = _activations(shapes.linears, tokens, own.checkpointing, config["num_layers"])
     training = base + _learning(shapes, own) + active
