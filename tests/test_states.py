@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import CosmosTransformer3DModel
 from safetensors.torch import load_file
 
 from duogen.nn.frames import project_condition
@@ -174,7 +175,7 @@ def test_the_projection_keeps_what_the_states_span():
         Projection.fit([states], 129)
 
 
-def test_a_folded_connector_reads_whole_states_as_it_read_projected_ones(pair):
+def test_a_folded_connector_reads_whole_states_as_it_read_projected_ones(pair, tmp_path):
     projection, states = known_projection(20)
     narrow, whole = copy.deepcopy(pair.transformer), copy.deepcopy(pair.transformer)
     narrow_connector(narrow, projection)
@@ -188,7 +189,9 @@ def test_a_folded_connector_reads_whole_states_as_it_read_projected_ones(pair):
     inner = copy.deepcopy(pair.transformer)
     narrow_connector(inner, projection)
     expected = inner.crossattn_proj(projection.project(outside)).detach()
-    assert (narrow.crossattn_proj(outside) - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
+    narrow.save_pretrained(tmp_path)
+    for folded in (narrow, CosmosTransformer3DModel.from_pretrained(tmp_path)):
+        assert (folded.crossattn_proj(outside) - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
 
 
 def test_a_run_keeps_its_own_projection(pair, tokens, tmp_path):

@@ -166,16 +166,14 @@ def train(
         ValueError: the optimizer needs whole weights, and they are to be shared out.
     """
     precision = resolve_precision(recipe.precision, kind_of_device())
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
-    mixed = "no" if precision == "fp32" else precision
-    accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+    accelerator = _open_accelerator(precision)
     whole = _together(stage, recipe, accelerator)
     names = _trainable(stage)
     parameters = list(names.values())
     optimizers = make_optimizers(names, recipe)
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
     start, rested, before = load_state(folder, stage.modules, names, averaged, optimizers)
-    if before not in ("", precision):
+    if accelerator.is_main_process and before not in ("", precision):
         (warn or say)(f"This run began in {before}; it goes on in {precision}, not to the bit.")
     last = min(recipe.steps, until or recipe.steps)
     shares = _Shares(recipe, accelerator, whole or stage.loss)
@@ -183,13 +181,9 @@ def train(
     pause = Pause()
     done = start
     for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
-        for group in [group for each in optimizers for group in each.param_groups]:
-            group["lr"] = recipe.learning_rate * rate_at(step, recipe)
         figures = shares.gradients(step, batches)
         norm = shards.gathered(nn.utils.clip_grad_norm_(parameters, recipe.clip))
-        for each in optimizers:
-            each.step()
-            each.zero_grad(set_to_none=True)
+        _step_optimizers(optimizers, recipe.learning_rate * rate_at(step, recipe))
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
         figures = _finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
         if accelerator.is_main_process:
@@ -202,6 +196,20 @@ def train(
         if ends:
             break
     return done
+
+
+def _open_accelerator(precision: str) -> Accelerator:
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
+    mixed = "no" if precision == "fp32" else precision
+    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+
+
+def _step_optimizers(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    for each in optimizers:
+        for group in each.param_groups:
+            group["lr"] = rate
+        each.step()
+        each.zero_grad(set_to_none=True)
 
 
 def _finite(figures: dict[str, float], step: int) -> dict[str, float]:
