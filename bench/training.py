@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -167,6 +168,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     figures: dict[str, Any] = {"machine": host() | {"threads": given.threads, "isa": torch.backends.cpu.get_cpu_capability()}}
+    figures["onednn_max_isa"] = os.environ.get("ONEDNN_MAX_CPU_ISA", "")  # AVX2 makes a large CPU like a laptop's
     figures |= {"torch": torch.__version__, "precision": resolve_precision(given.precision), "steps": given.steps, "copies": given.copies}
     figures |= measure(given)
     for name in given.ways:

@@ -30,7 +30,7 @@ from duogen.conversation import Image
 from duogen.mllm import embed, normalised
 
 MULTIPLE = 16  # a slice's length is one of this
-SLICE_WORDS = 1024  # about what a slice holds: more rows of one length make no product faster
+SLICE_WORDS = 512  # about what a slice holds: more rows make no product faster
 CHUNK = 256  # dialogues of a file
 PROJECTION = "projection.safetensors"
 
