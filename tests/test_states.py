@@ -207,6 +207,9 @@ def test_a_run_keeps_its_own_projection(pair, tokens, tmp_path):
         other.fill_states(quiet)
         with pytest.raises(ValueError, match="began with other states"):
             keep_projection(other, tmp_path / "dit")
+    (tmp_path / "dit" / "state.pt").unlink()  # the run is thrown away: the next one may have others, or none
+    keep_projection(other, tmp_path / "dit")
+    assert not (tmp_path / "dit" / PROJECTION).exists()
 
 
 def test_two_processes_share_the_work(tmp_path):

@@ -105,14 +105,16 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
     Raises:
         ValueError: the run began with other states.
     """
-    file = folder / PROJECTION
-    own, kept = stage.projection, Projection.load(file) if file.exists() else None
-    begun = (folder / "state.pt").exists()
-    if begun and (own is None) != (kept is None) or own and kept and not torch.equal(own.axes, kept.axes):
+    file, own = folder / PROJECTION, stage.projection
+    if not (folder / "state.pt").exists():
+        file.unlink(missing_ok=True)  # of a run that was thrown away
+        if own is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            own.write(file)
+        return
+    kept = Projection.load(file) if file.exists() else None
+    if (own is None) != (kept is None) or (own is not None and not torch.equal(own.axes, kept.axes)):
         raise ValueError(f"The run in {folder} began with other states of the MLLM; go on with the recipe it began with, or move it away.")
-    if own and not kept:
-        folder.mkdir(parents=True, exist_ok=True)
-        own.write(file)
 
 
 def refit_vision(file: Path, runs: Path) -> float:
