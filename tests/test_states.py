@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import random
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from duogen.nn.vae import PatchVAE
 from duogen.pipeline import open_pair
 from duogen.sequence import Tokens
 from duogen.train import states as kept_states
-from duogen.train.__main__ import keep_projection
+from duogen.train.__main__ import keep_projection, main
 from duogen.train.dit import DiTStage, collate
 from duogen.train.drills import dialogue
 from duogen.train.loop import Recipe, train
@@ -227,3 +228,18 @@ def test_two_processes_share_the_work(tmp_path):
     store.fill(make, quiet)
     assert made == [4, 0] and not store.missing()
     assert store.get("one", 5).check == 5 and store.get("one", 5).packed.shape == (2, 3)
+
+
+def test_the_commands_make_states_and_train_from_them(pair, tokens, tmp_path, monkeypatch):
+    file = tmp_path / "small.json"
+    file.write_text(json.dumps({"dit": {"steps": 2, "learning_rate": 0.01, "workers": 0, "settings": KEPT}}))
+    monkeypatch.setattr("duogen.train.__main__.build", lambda name, wish, file, runs: stage_of(pair, tokens, wish, runs / "states"))
+    runs = tmp_path / "runs" / "small"
+    given = ["--recipe", str(file), "--runs", str(tmp_path / "runs"), "--threads", "1"]
+    assert main(["states", *given]) == 0
+    made = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
+    counts = stage_of(pair, tokens, Recipe.load(file, "dit"), runs / "states").store.counts
+    assert len(made) == 1 + sum(-(-count // 4) for count in counts.values())  # the projection, and files of four
+    assert main(["dit", *given]) == 0
+    assert (runs / "dit" / PROJECTION).exists() and torch.load(runs / "dit" / "state.pt")["step"] == 2
+    assert all(path.stat().st_mtime_ns == when for path, when in made.items())
