@@ -8,6 +8,7 @@ import pickle
 import random
 import sys
 import threading
+import unicodedata
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -22,12 +23,12 @@ from warcio.warcwriter import WARCWriter
 from duogen.__main__ import main
 from duogen.data.align import align, by_words
 from duogen.data.dialogue import Turn, convert, wrong
-from duogen.data.filters import filters, without_personal_data
+from duogen.data.filters import filters, normal, without_personal_data
 from duogen.data.markdown import read_markdown
 from duogen.data.near import alike, signature
 from duogen.data.options import DataOptions
 from duogen.data.pages import places, read
-from duogen.data.pictures import as_file, looked_at
+from duogen.data.pictures import as_file, look_of, looked_at
 from duogen.data.report import funnel, write_report
 from duogen.data.rewrite import clean
 from duogen.data.run import Work, here, make, over_cores, overrule, prepare
@@ -338,6 +339,27 @@ def test_banners_flat_pictures_and_codes_say_nothing():
     assert "code" in why(PILImage.fromarray(numpy.asarray(code)))
     assert "banner" in why(photo(1).resize((900, 200)))
     assert "one colour" in why(PILImage.new("RGB", (300, 300), "beige"))
+
+
+def slow_look(grey: PILImage.Image) -> list[bool]:
+    """The bits of a perceptual hash by the sums that define the DCT-II."""
+    tiny, at = numpy.asarray(grey.resize((32, 32), PILImage.Resampling.LANCZOS), dtype=numpy.float64), numpy.arange(32) + 0.5
+    waves = [numpy.cos(numpy.pi * number * at / 32) * (0.5**0.5 if number == 0 else 1) for number in range(8)]
+    low = [(tiny * down[:, None] * along[None, :]).sum() for down in waves for along in waves]
+    return [each > numpy.median(low[1:]) for each in low]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_perceptual_hash_is_that_of_its_definition(seed: int):
+    coarse = numpy.random.default_rng(seed).integers(0, 256, (5, 7), dtype=numpy.uint8)
+    grey = PILImage.fromarray(coarse).resize((256, 190), PILImage.Resampling.BICUBIC)
+    assert [letter == "1" for letter in f"{look_of(grey):064b}"] == slow_look(grey)
+
+
+@pytest.mark.parametrize("text", ["plain words, 1/2 cup (240 ml)", "cafe\u0301", "soft\u00adhyphen", "zero\u200bwidth", "a\tb\x07", ""])
+def test_letters_have_one_spelling(text: str):
+    slow = "".join(letter for letter in unicodedata.normalize("NFC", text) if unicodedata.category(letter) != "Cf")
+    assert normal(text) == slow
 
 
 def test_a_large_picture_is_made_smaller_only_where_that_saves_something():

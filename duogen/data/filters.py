@@ -157,6 +157,8 @@ def without_personal_data(sample: Sample) -> Sample | Dropped:
 
 def normal(text: str) -> str:
     """One spelling of each letter, soft hyphens and zero-width characters gone."""
+    if text.isascii():  # has none of these
+        return text
     return "".join(letter for letter in unicodedata.normalize("NFC", text) if unicodedata.category(letter) != "Cf" or letter == "\u200d")
 
 

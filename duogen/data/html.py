@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import trafilatura
 from lxml import etree
 from lxml import html as lxml_html
 
@@ -29,6 +28,8 @@ def read_html(page: bytes | str, file: str, load: Load, url: str = "") -> tuple[
     Raises:
         ValueError: it is no HTML, or holds no article.
     """
+    import trafilatura  # a sixth of what a worker imports, and Markdown needs none of it
+
     if isinstance(page, str):
         page = page.encode()
     tree = lxml_html.document_fromstring(page, parser=lxml_html.HTMLParser(encoding=_charset(page))) if page.strip() else None

@@ -11,7 +11,6 @@ import pyvips
 import zxingcpp
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
-from scipy.fft import dctn
 
 from duogen.conversation import MAX_PIXELS
 from duogen.data.options import DataOptions
@@ -28,7 +27,11 @@ FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP":
 THINNEST = 3.2  # longer side / shorter side
 THUMB = 256
 KEPT = (".jpg", ".png", ".webp")  # what training reads as it is
+FREQUENCIES = numpy.cos(numpy.pi / 32 * (numpy.arange(32) + 0.5) * numpy.arange(8)[:, None])  # [8, 32], DCT-II
+FREQUENCIES[0] *= 0.5**0.5  # orthonormal but for one factor, which the median takes out
 PER_PIXEL = 0.2  # bytes of a photograph as JPEG of quality 92: where the file has no more, making it smaller would save nothing
+
+pyvips.cache_set_max(0)  # no operation comes twice: to remember the last hundred of them costs memory and saves nothing
 
 
 def looked_at(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
@@ -107,7 +110,7 @@ def _by_pixels(grey: PILImage.Image) -> str:
 def look_of(grey: PILImage.Image) -> int:
     """64 bits of the low frequencies, as in pHash (Zauner 2010): near-duplicates differ in few of them."""
     tiny = numpy.asarray(grey.resize((32, 32), PILImage.Resampling.LANCZOS), dtype=numpy.float32)
-    low = dctn(tiny, norm="ortho")[:8, :8].flatten()
+    low = (FREQUENCIES @ tiny @ FREQUENCIES.T).flatten()
     bits = low > numpy.median(low[1:])
     return int.from_bytes(numpy.packbits(bits).tobytes(), "big")
 

@@ -14,6 +14,10 @@ EMOJI = re.compile("[\U0001f300-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bf
 NOT_AN_END = re.compile(r"(?:\b(?:e\.g|i\.e|etc|approx|ca|vs|tsp|tbsp|oz|lb|min|no|fig|mr|mrs|dr|st)|\b[A-Z])\.$", re.I)
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
 FILLERS = frozenset(re.findall(r"\w+", "a an and also are be is it just now of so that the then these this those to very was were your"))
+FACE = re.compile(r"(?<!\w)[:;]-?[)D(](?!\w)")
+EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*(?:edit|\d+|\u2026|\.\.\.)?\s*\]")
+BLANKS = re.compile(r"[ \t\u00a0]+")
+BLANK_BEFORE_MARK = re.compile(r"(?<!\d)\s+([,.;:!?)])")
 POINTER = re.compile(r"\s*\((?:see|as in|like in) (?:the )?(?:picture|photo|image|pic)s?(?: (?:below|above))?\)", re.I)
 
 
@@ -70,9 +74,8 @@ def _gist(text: str) -> tuple[str, ...]:
 def tidy(text: str) -> str:
     """One form of blanks and letters; addresses, emoji and pointers to pictures that will move are left out."""
     text = POINTER.sub("", URL.sub("", EMOJI.sub(" ", normal(text))))
-    text = re.sub(r"(?<!\w)[:;]-?[)D(](?!\w)", "", text)
-    text = re.sub(r"\(\s*\)|\[\s*(?:edit|\d+|\u2026|\.\.\.)?\s*\]", "", text)
-    text = re.sub(r"(?<!\d)\s+([,.;:!?)])", r"\1", re.sub(r"[ \t\u00a0]+", " ", text))
+    text = EMPTY_BRACKETS.sub("", FACE.sub("", text))
+    text = BLANK_BEFORE_MARK.sub(r"\1", BLANKS.sub(" ", text))
     return text.strip()
 
 
