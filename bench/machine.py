@@ -14,10 +14,22 @@ def host() -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     return {
         "cpu": cpu,
+        "cpu_kind": cpu_kind(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "load": load,
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def cpu_kind() -> str:
+    """The instructions that PyTorch uses, and whether bf16 pays: "AVX512 with bf16" or "AVX2"; of an emulated CPU, what it emulates."""
+    import torch  # seconds, and most of the memory of a benchmark that computes nothing with it
+
+    from duogen import precision
+
+    bf16 = precision.many_rows_dtype() == torch.bfloat16
+    return torch.backends.cpu.get_cpu_capability() + (" with bf16" if bf16 else "")
