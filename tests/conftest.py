@@ -1,4 +1,4 @@
-"""For all tests."""
+"""For all tests: what each worker has once, and the marks that a test gets from the fixtures that it uses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the servers and commands that tests start, which run side by side
+if TYPE_CHECKING:
+    from tests.browser import Server
+
+# Tests' models are so small that more threads only wait for each other; the servers and commands that tests start run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+MARKED = {"browser": {"browser", "tab"}, "training": {"as_before"}}  # a mark, and the fixtures whose users have it
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,10 +33,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         del os.environ["DUOGEN_HOME"]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """The tests' models are so small that more threads only wait for each other."""
-    torch.set_num_threads(1)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before `-m` chooses."""
+    for item in items:
+        for mark, fixtures in MARKED.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(mark)
 
 
 @pytest.fixture
@@ -41,3 +52,91 @@ def as_before():
     for name, handler in before.items():
         signal.signal(name, handler)
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """One for all tests of a worker. It has an event loop in this thread, so `asyncio.run` needs another one."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser import CHROMIUM, FLAGS, SHOTS
+
+    SHOTS.mkdir(exist_ok=True)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser) -> Iterator[Callable]:
+    """Opens a page at an address; whatever the page's own code raises fails the test."""
+    from tests.browser import patience
+
+    contexts, errors = [], []
+
+    def opened(address: str, **look):
+        contexts.append(browser.new_context(viewport=look.pop("viewport", {"width": 1100, "height": 820}), **look))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(1000 * patience())
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#box textarea")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+@pytest.fixture(scope="session")
+def stand_in_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests of a worker that need no real pair: the engine is `stand_in.py`. Tests take `fast`."""
+    from tests.browser import stand_in
+
+    server = stand_in(tmp_path_factory.mktemp("home"))
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def fast(stand_in_server: Server) -> Server:
+    """The worker's server with the stand-in, and nothing of earlier tests in its home."""
+    empty(stand_in_server.home)
+    return stand_in_server
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests of a worker that need a real pair which answers at once, whatever it says."""
+    from tests.browser import Server
+    from tests.tiny import served_pair
+
+    home = tmp_path_factory.mktemp("home")
+    server = Server(home, "--pair", str(served_pair(home / "tiny")), "--device", "cpu")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def tiny(tiny_server: Server) -> Server:
+    """The worker's server with a tiny pair, and nothing of earlier tests in its home."""
+    empty(tiny_server.home)
+    return tiny_server
+
+
+def empty(home: Path) -> None:
+    """Delete what a person made on a running server, as another window would."""
+    from duogen.gallery import Gallery, Wanted
+    from duogen.store import Store
+
+    store, gallery = Store(home / "conversations"), Gallery(home)
+    for entry in store.entries():
+        store.delete(entry.id)
+    while entries := gallery.find(Wanted())[0]:
+        for entry in entries:
+            gallery.delete(entry.id)
+    gallery.free()
+    for file in (home / "go", home / "arena" / "votes.jsonl"):
+        file.unlink(missing_ok=True)

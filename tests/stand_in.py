@@ -1,7 +1,7 @@
-"""The page with a stand-in for the engine, slow and sure, so that tests can look at an answer in the middle: python tests/stand_in.py
+"""The page with a stand-in for the engine, so that tests can look at an answer in the middle: python tests/stand_in.py
 
-Its answers have three pictures whose colours come from the seed; `--seconds` is what each takes,
-and twenty times that if the question says "slowly".
+Its answers have three pictures whose colours come from the seed; `--seconds` is what each takes. If the question says "slowly", the
+third of a new answer is half painted until somebody stops it or the file `go` is in DUOGEN_HOME.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 ROOT = Path(__file__).parents[1]
-STEPS = 5
+STEPS, HALF, LAST = 5, 3, 2
 WORDS = ("Step 1. Draw the hull of the boat.", "\n\nStep 2. Put a mast on it.", "\n\nStep 3. Paint the **sail**.", "\n\nAll done!")
 
 
@@ -31,7 +31,7 @@ class StandIn:
     }
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = self.pace = seconds
+        self.seconds = seconds
 
     def answer(self, conversation, options, stop: threading.Event) -> Iterator:
         yield from self._answer(conversation, [], options, stop)
@@ -48,35 +48,38 @@ class StandIn:
         from duogen.events import Done, Stats, TextDelta
 
         began, seeds = time.monotonic(), random.Random(options.seed)
-        self.pace = 20 * self.seconds if "slowly" in conversation.path()[-1].text() else self.seconds
-        masked = next((image for image in conversation.path()[-1].images() if image.mask), None)
+        asked = conversation.path()[-1]
+        masked = next((image for image in asked.images() if image.mask), None)
         first = sum(isinstance(part, Image) for part in parts)
+        slow = "slowly" in asked.text() and first == 0
         for at, words in enumerate(WORDS[first:], first):
             for word in words.split(" "):
                 yield TextDelta(word + " ")
                 time.sleep(self.seconds / 50)
             parts.append(Text(words))
             if at < 3 and not stop.is_set():
-                yield from self._paint(at, seeds.randrange(1000), parts, stop, masked)
+                yield from self._paint(at, seeds.randrange(1000), parts, stop, masked, slow and at == LAST)
             if stop.is_set():
                 break
         why = "user" if stop.is_set() else "end"
         yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
 
     def painting(self, conversation, options, stop: threading.Event) -> Iterator:
-        turn, self.pace = conversation.path()[-1], self.seconds
-        yield from self._paint(len(turn.images()), options.seed, [], stop)
+        yield from self._paint(len(conversation.path()[-1].images()), options.seed, [], stop)
 
-    def _paint(self, index: int, seed: int, parts: list, stop: threading.Event, masked=None) -> Iterator:
+    def _paint(self, index: int, seed: int, parts: list, stop: threading.Event, masked=None, slow: bool = False) -> Iterator:
         from duogen.conversation import Image
         from duogen.events import ImageDone, ImageStarted, ImageStep
+        from duogen.store import data_home
 
         picture = boat(index + 1, random.Random(seed))
         if masked:
             picture = PILImage.composite(picture.resize(masked.picture.size), masked.picture, masked.mask)
         yield ImageStarted(index, seed, STEPS)
         for step in range(1, STEPS + 1):
-            time.sleep(self.pace / STEPS)
+            time.sleep(self.seconds / STEPS)
+            while slow and step > HALF and not stop.is_set() and not (data_home() / "go").exists():
+                time.sleep(0.01)
             if stop.is_set():
                 return
             yield ImageStep(index, step, STEPS, picture.resize((8, 8)) if step % 2 == 0 else None)

@@ -18,10 +18,9 @@ from duogen.engine import Engine
 from duogen.evaluate.arena import Contestant, Vote, cast, table, votes
 from duogen.gallery import Gallery, Wanted
 from duogen.options import LoadOptions, preset_options
-from tests.test_chat import fast  # noqa: F401
+from tests.browser import SHOTS, browser_only, sideways
 from tests.test_everyone import LOOKS, faults
 from tests.test_languages import english_on
-from tests.test_page import SHOTS, browser, browser_only, sideways, tab  # noqa: F401
 from tests.tiny import tiny_pair
 from ui.arena import contestants, elo_table, named
 from ui.loading import Loading
@@ -182,7 +181,7 @@ def request(page, words: str) -> None:
 
 
 @browser_only
-def test_a_blind_vote_in_the_browser(fast, tab: Callable) -> None:  # noqa: F811
+def test_a_blind_vote_in_the_browser(fast, tab: Callable) -> None:
     page = tab(fast.address)
     page.wait_for_selector("#status:has-text('Ready')")
     to_arena(page)
@@ -211,7 +210,7 @@ def test_a_blind_vote_in_the_browser(fast, tab: Callable) -> None:  # noqa: F811
     expect(page.locator("#arena-vote")).not_to_be_visible()
     for part in (heads[1][1:].strip(), "1016"):
         expect(page.locator("#arena-table tr:nth-child(2)")).to_contain_text(part)
-    with (fast.log.parent / "arena" / "votes.jsonl").open("a") as out:
+    with (fast.home / "arena" / "votes.jsonl").open("a") as out:
         out.write("{broken\n")
     page.reload()
     to_arena(page)
@@ -224,7 +223,7 @@ def test_a_blind_vote_in_the_browser(fast, tab: Callable) -> None:  # noqa: F811
 
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_tab_is_for_everyone(fast, tab: Callable, look: str) -> None:  # noqa: F811
+def test_the_tab_is_for_everyone(fast, tab: Callable, look: str) -> None:
     german = look != "light"
     page = tab(fast.address, **LOOKS[look], locale="de-DE" if german else "en-GB")
     page.wait_for_selector(f"#status:has-text('{'Bereit' if german else 'Ready'}')")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
+from tests.browser import SHOTS, Server, browser_only, settle, sideways
 from tests.test_data import site  # noqa: F401
-from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
-from tests.tiny import tiny_pair
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("home"), "--pair", str(tiny_pair(tmp_path_factory.mktemp("pair"))), "--device", "cpu")
-    yield server
-    server.end()
 
 
 @browser_only
@@ -50,10 +41,10 @@ def test_pages_become_a_set_that_a_person_overrules(tiny: Server, tab: Callable,
     page.screenshot(path=SHOTS / "data-dropped.png")
     page.click("#data-overrule")
     page.wait_for_selector("#data-status:has-text('2 dialogues from 6 pages.')")
-    written = (tiny.log.parent / "sets" / "recipes" / "conversations.jsonl").read_text(encoding="utf-8")
+    written = (tiny.home / "sets" / "recipes" / "conversations.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line)["source"]["title"] for line in written.splitlines()] == ["Apple strudel", "My strudel"]
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(300)
+    settle(page)
     assert sideways(page) <= 0
     page.screenshot(path=SHOTS / "data-phone.png")
     page.click("#data-send")

@@ -8,8 +8,8 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import expect
 
-from tests.test_chat import answered, fast, open_list  # noqa: F401
-from tests.test_page import SHOTS, browser, browser_only, sideways, tab  # noqa: F401
+from tests.browser import SHOTS, browser_only, settle, sideways
+from tests.test_chat import open_list
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js")  # axe-core, as npm has it, in a package that pip can fetch
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -24,7 +24,7 @@ def faults(page, inside: str = "body") -> list[str]:
     """What axe-core finds wrong with what is shown now."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
-    page.wait_for_timeout(400)  # what fades in has its colours only then
+    settle(page)  # what fades in has its colours only then
     found = page.evaluate(
         "([rules, include, exclude]) => axe.run({include, exclude}, {runOnly: rules, resultTypes: ['violations']})",
         [RULES, inside, FOREIGN],
@@ -38,7 +38,7 @@ def faults(page, inside: str = "body") -> list[str]:
 
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
-def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:  # noqa: F811
+def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
     page = tab(fast.address, **LOOKS[look])
     page.wait_for_selector("#talk .example")
     found = {"empty": faults(page)}
@@ -52,14 +52,14 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:  # noq
     page.click("#drawer")
     found["options"] = faults(page)
     page.click("#options .toggle-button")
-    page.wait_for_timeout(500)
+    settle(page)
     open_list(page)
     found["list"] = faults(page)
     page.click("#chats summary >> nth=0")
     found["menu"] = faults(page, "#chats details[open]")
     page.keyboard.press("Escape")
     page.click("#side .toggle-button")
-    page.wait_for_timeout(500)
+    settle(page)
     page.click("#tabs button[role=tab] >> nth=1")
     found["studio, empty"] = faults(page)
     page.click("#tabs button[role=tab] >> nth=0")
@@ -104,7 +104,7 @@ def tab_to(page, selector: str, key: str = "Tab", most: int = 90) -> None:
 
 
 @browser_only
-def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:  # noqa: F811
+def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:
     page = tab(fast.address)
     page.wait_for_selector("#talk .example")
     expect(page.locator("#box textarea"), "one can type at once").to_be_focused()
@@ -121,7 +121,7 @@ def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:  # noqa: F81
     page.wait_for_selector("#talk .bot .count:has-text('1/2')")
     tab_to(page, "#open-side", "Shift+Tab")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(600)
+    settle(page)
     tab_to(page, "#chats summary")
     page.keyboard.press("Enter")
     tab_to(page, "#chats button[value^=rename]")
@@ -132,7 +132,7 @@ def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:  # noqa: F81
     page.wait_for_selector("#chats .open:has-text('By keyboard')")
     tab_to(page, "#side .toggle-button")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(600)
+    settle(page)
     tab_to(page, "#tab-library-button")
     page.keyboard.press("Enter")
     tab_to(page, "#library-grid .thumbnail-item")

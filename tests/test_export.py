@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from PIL import Image as PILImage
 from duogen import __main__ as cli
 from duogen.conversation import Conversation, Image, save_conversation
 from duogen.export import as_html, as_pdf, as_zip, export, markdown_lines, sections
+from tests.browser import browser_only
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -183,22 +182,18 @@ def test_a_letter_without_a_font_is_refused():
     assert "\U00031000" in as_html(unknown)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_html_in_a_browser_prints_well_and_fits_a_phone(tmp_path: Path):
-    from playwright.sync_api import sync_playwright
-
+@browser_only
+def test_html_in_a_browser_prints_well_and_fits_a_phone(browser, tmp_path: Path):
     conversation = guide().say("user", "<script>ran=1</script>").say("assistant", "w" * 300)
     (tmp_path / "guide.html").write_text(as_html(conversation), encoding="utf-8")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-        page.goto((tmp_path / "guide.html").as_uri())
-        assert page.evaluate("[document.documentElement.scrollWidth, typeof ran, document.images.length]") == [390, "undefined", 4]
-        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        page.emulate_media(color_scheme="light")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
-        printed = page.pdf(prefer_css_page_size=True)
-        browser.close()
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.goto((tmp_path / "guide.html").as_uri())
+    assert page.evaluate("[document.documentElement.scrollWidth, typeof ran, document.images.length]") == [390, "undefined", 4]
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    printed = page.pdf(prefer_css_page_size=True)
+    page.close()
     found = pages(printed)
     assert len(found) > 1 and sum(images for _, images in found) == 4
     for text, images in found:

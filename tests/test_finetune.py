@@ -49,6 +49,7 @@ from duogen.train.lessons import LESSONS, Order, loop_recipe, measured, prepared
 from duogen.train.loop import Diverged, rate_at, train
 from duogen.train.rehearsal import rehearsals
 from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
+from tests.browser import forks
 from tests.test_data import site  # noqa: F401
 from tests.test_examples import conversations, picture
 from tests.test_training import Toy, equal, recipe
@@ -89,9 +90,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def processes(place):
     """Starts processes that have imported everything already, and used nothing of it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["duogen.train.finetune", __name__])
-    return context
+    return forks()
 
 
 def order(place: Path, out: str, stage: str = "both", **changes) -> Order:

@@ -22,11 +22,10 @@ from duogen.jobs import Job
 from duogen.options import Options
 from duogen.store import Store
 from duogen.teaching import FineTune, PaintRecipe, TalkRecipe
-from tests.test_chat import fast  # noqa: F401
+from tests.browser import SHOTS, Server, browser_only, send, settle, sideways, wait_until_answered
 from tests.test_everyone import LOOKS, faults
 from tests.test_examples import conversations, picture
 from tests.test_languages import english_on
-from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab, wait_until_answered  # noqa: F401
 from tests.tiny import tiny_pair
 from ui import controls
 from ui.card import Card
@@ -79,23 +78,20 @@ def start_training(page, data: Path) -> None:
 
 
 @browser_only
-def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Path) -> None:  # noqa: F811
+def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Path) -> None:
     data, home = examples(tmp_path / "my-boats"), tmp_path / "home"
     home.mkdir()
     pair = ["--pair", str(tiny_pair(tmp_path / "pair"))]
     server, job = Server(home, *pair), Job(home / "finetune" / "my-boats")
     try:
         page = tab(server.address)
-        page.set_default_timeout(100_000)
         page.wait_for_selector("#status:has-text('Ready')")
         start_training(page, data)
         page.context.close()
-        server.process.kill()
-        server.process.wait()
+        server.end()
         assert job.alive()
         server = Server(home, *pair)
         page = tab(server.address)
-        page.set_default_timeout(100_000)
         to_tab(page)
         page.wait_for_selector("#finetune-progress:has-text('Stage 2: step')")
         page.click("#finetune-stop")
@@ -123,25 +119,25 @@ def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Pa
 
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_tab_is_for_everyone(fast, tab, look: str) -> None:  # noqa: F811
+def test_the_tab_is_for_everyone(fast, tab, look: str) -> None:
     page = tab(fast.address, **LOOKS[look])
     page.wait_for_selector("#talk .example")
     to_tab(page)
     page.click("#finetune-settings button.label-wrap")
-    page.wait_for_timeout(500)
+    settle(page)
     page.screenshot(path=SHOTS / f"finetune-{look.replace(', ', '-')}.png")
     assert faults(page) == [] and sideways(page) <= 0
 
 
 @browser_only
 @pytest.mark.parametrize(("locale", "name"), [("de-DE", "Anlernen"), ("zh-CN", "微调")])
-def test_the_tab_speaks_the_language_of_the_browser(fast, tab, locale: str, name: str) -> None:  # noqa: F811
+def test_the_tab_speaks_the_language_of_the_browser(fast, tab, locale: str, name: str) -> None:
     page = tab(fast.address, locale=locale)
     page.wait_for_selector("#talk .example")
     page.click(f"button[role=tab]:has-text('{name}')")
     page.wait_for_selector("#finetune-start")
     page.click("#finetune-settings button.label-wrap")
-    page.wait_for_timeout(500)
+    settle(page)
     page.screenshot(path=SHOTS / f"finetune-{locale[:2]}.png")
     assert english_on(page) == [] and sideways(page) <= 0
 

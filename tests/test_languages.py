@@ -14,8 +14,9 @@ from playwright.sync_api import expect
 
 from duogen.data.state import STEPS
 from duogen.options import LoadOptions, Options
-from tests.test_chat import answered, fast, open_list  # noqa: F401
-from tests.test_page import ROOT, SHOTS, browser, browser_only, sideways, tab  # noqa: F401
+from tests.browser import SHOTS, browser_only, settle, sideways
+from tests.sources import ROOT, nodes
+from tests.test_chat import answered, open_list
 from ui.speech import TABLES, said_in
 
 SAYING = {"Refused", "say", "status_line", "sentence", "_mark", "button"}  # calls whose words a person reads
@@ -40,7 +41,7 @@ def template(node: ast.AST) -> list[str]:
 def said() -> Iterator[tuple[str, str]]:
     """Where and what: every literal sentence that the code of the page shows."""
     for file in sorted((ROOT / "ui").glob("*.py")):
-        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for call in nodes(file):
             if not isinstance(call, ast.Call) or file.name in ("api.py", "endpoint.py", "auth.py", "asking.py"):
                 continue
             name = getattr(call.func, "id", None) or getattr(call.func, "attr", "").replace("say", "")
@@ -72,7 +73,7 @@ def test_all_that_the_page_says_is_in_every_file(language: str) -> None:
 def written() -> Iterator[str]:
     """Every sentence in the code below and of the page, and every name that becomes a label."""
     for file in [file for place in ("ui", "duogen") for file in (ROOT / place).rglob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes(file):
             yield from template(node)
             if isinstance(node, ast.AnnAssign):
                 yield ast.unparse(node.target).replace("_", " ").capitalize()
@@ -148,7 +149,7 @@ NAME_FITS = """() => {
 
 @browser_only
 @pytest.mark.parametrize(("locale", "ask"), [("de-DE", "Frag etwas"), ("zh-CN", "提问")])
-def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str) -> None:  # noqa: F811
+def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str) -> None:
     page = answered(tab, fast, "How do I draw a boat?", locale=locale, ready="Bereit" if locale == "de-DE" else "就绪")
     language = locale[:2]
     expect(page.locator("#box textarea")).to_have_attribute("placeholder", re.compile(ask))
@@ -158,37 +159,37 @@ def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str
     if language == "zh":
         return  # the files have the same sentences, so one of them shows where the others are
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(300)
+    settle(page)
     page.wait_for_function(NAME_FITS)  # no button lies on the name
     page.screenshot(path=SHOTS / "chat-phone-de.png")
     page.set_viewport_size({"width": 1100, "height": 820})
     page.click("#drawer")
-    page.wait_for_timeout(600)
+    settle(page)
     assert english_on(page) == []
     page.screenshot(path=SHOTS / f"options-{language}.png")
     page.click("#options .toggle-button")
     open_list(page)
     page.click("#chats summary >> nth=0")
-    page.wait_for_timeout(300)
+    settle(page)
     assert english_on(page) == []
     page.click("#side .toggle-button")
-    page.wait_for_timeout(500)
+    settle(page)
     page.locator("#talk .bot button.i-studio").nth(1).click()
     page.wait_for_selector("#studio-editor canvas")
     page.locator("#studio-canvas button").first.click()
     page.locator("#studio-others button").first.click()
-    page.wait_for_timeout(600)
+    settle(page)
     assert english_on(page) == []
     page.screenshot(path=SHOTS / f"studio-{language}.png")
     page.locator("#tabs button[role=tab]").nth(2).click()
     page.locator("#library-grid .thumbnail-item").first.click()
     page.wait_for_selector("#library-settings dd")
-    page.wait_for_timeout(300)
+    settle(page)
     assert english_on(page) == [] and sideways(page) <= 0
     page.screenshot(path=SHOTS / f"library-{language}.png")
     for number, name, ready in ((3, "models", "#models-plan .status"), (4, "data", "#data-make")):
         page.locator("#tabs button[role=tab]").nth(number).click()
         page.wait_for_selector(ready)
-        page.wait_for_timeout(300)
+        settle(page)
         assert english_on(page) == [] and sideways(page) <= 0
         page.screenshot(path=SHOTS / f"{name}-{language}.png")

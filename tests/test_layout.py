@@ -7,15 +7,17 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.sources import ROOT, nodes
+
 TOP = {
     ".ci",
     ".gitignore",
+    "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
     "app.py",
@@ -81,17 +83,17 @@ def name_of(file: Path) -> str:
 
 
 FILES = {name_of(file): file for top in ("duogen", "ui", "bench") for file in (ROOT / top).rglob("*.py")} | {"app": ROOT / "app.py"}
-TREES = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
 
 
 def under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+@cache
 def imports(name: str) -> set[str]:
     """Dotted names of all that a module imports, inside functions too; a module of ours as itself, not as its package."""
     found = set()
-    for node in ast.walk(TREES[name]):
+    for node in nodes(FILES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -175,11 +177,13 @@ def test_serving_loads_no_drawing_code():
     assert [name for name in loaded if any(under(name, banned) for banned in NOT_WHILE_SERVING)] == []
 
 
-def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for file in sorted({*FILES.values(), *(ROOT / "tests").glob("*.py")}):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{file.relative_to(ROOT)}:{node.lineno} {node.name}", node
+def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    return [
+        (f"{file.relative_to(ROOT)}:{node.lineno} {node.name}", node)
+        for file in sorted({*FILES.values(), *(ROOT / "tests").glob("*.py")})
+        for node in nodes(file)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
 
 def test_functions_are_short():

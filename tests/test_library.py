@@ -7,7 +7,7 @@ import sqlite3
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from duogen.conversation import Conversation
 from duogen.gallery import Gallery, Thumbnails, Wanted, name_of
 from duogen.picture_file import About, from_json, from_parameters, read_brought, to_json
 from duogen.store import Store
-from tests.test_page import SHOTS, Server, browser, browser_only, sideways, tab  # noqa: F401
+from tests.browser import SHOTS, Server, browser_only, patience, settle, sideways
+from tests.conftest import empty
 from ui.pictures import PictureFolder
 from ui.space import Space
 
@@ -215,8 +216,9 @@ def test_shown_pictures_are_bounded_in_bytes(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("home")
+def server(stand_in_server: Server) -> Server:
+    home = stand_in_server.home
+    empty(home)
     gallery, store = Gallery(home), Store(home / "conversations")
     said = store.save(Conversation(title="A boat").say("user", "Draw a boat.").say("assistant", "Here.", plain(0)))
     for number, colour in enumerate(["red", "blue", "green"] * 24):
@@ -227,9 +229,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         if number == 1:
             about = replace(about, conversation=said.id, turn=said.head)
         gallery.add(PILImage.effect_noise((90, 60), 60 + number).convert("RGB"), about)
-    server = Server(home, "--pair", str(home / "no-pair-is-needed"))
-    yield server
-    server.end()
+    return stand_in_server
 
 
 def choose(page, at: int) -> None:
@@ -241,11 +241,11 @@ def found(page, words: str) -> None:
 
 
 @browser_only
-def test_a_library_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
+def test_a_library_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:
     page = tab(server.address)
     page.click("button[role=tab]:has-text('Library')")
     found(page, "Page 1 of 2 · 72 pictures")
-    page.wait_for_timeout(500)
+    settle(page)
     page.screenshot(path=SHOTS / "library.png")
     page.fill("#library-words input, #library-words textarea", "blue boat")
     found(page, "12 pictures")
@@ -270,14 +270,14 @@ def test_a_library_in_the_browser(server: Server, tab: Callable, tmp_path: Path)
 
 
 @browser_only
-def test_a_dropped_picture_gives_its_settings_back(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dropped_picture_gives_its_settings_back(server: Server, tab: Callable, tmp_path: Path) -> None:
     about = About("A lamp on a table.", seed=77, options={"image": {"steps": 13}})
     made = Gallery(tmp_path / "elsewhere").add(plain(9), about)
     page = tab(server.address, viewport={"width": 390, "height": 844}, color_scheme="dark")
     page.click("button[role=tab]:has-text('Library')")
     page.set_input_files("#library-drop input[type=file]", str(made.file))
     page.wait_for_selector("#library-settings dd:has-text('A lamp on a table.')")
-    page.wait_for_timeout(500)
+    settle(page)
     assert sideways(page) <= 0
     page.screenshot(path=SHOTS / "library-phone.png")
     page.click("#library-again")
@@ -290,17 +290,17 @@ def test_a_dropped_picture_gives_its_settings_back(server: Server, tab: Callable
 
 def status_of(server: Server, path: str) -> int:
     try:
-        return urllib.request.urlopen(f"{server.address}gradio_api/file={path}", timeout=30).status
+        return urllib.request.urlopen(f"{server.address}gradio_api/file={path}", timeout=patience()).status
     except urllib.error.HTTPError as error:
         return error.code
 
 
 def test_only_pictures_and_thumbnails_are_served(server: Server) -> None:
-    gallery = Gallery(server.log.parent)
+    gallery = Gallery(server.home)
     kept, gone = gallery.find(Wanted(sort="old"))[0][10:12]
     gallery.delete(gone.id)
     assert status_of(server, str(kept.file)) == status_of(server, str(gallery.thumbnail(kept))) == 200
-    aside, said = gallery.deleted / gone.file.name, next((server.log.parent / "conversations").glob("*/conversation.json"))
+    aside, said = gallery.deleted / gone.file.name, next((server.home / "conversations").glob("*/conversation.json"))
     assert aside.exists()
     for path in (aside, gallery.index, said, f"{gallery.pictures}/../pictures.sqlite", f"{gallery.pictures}/%2e%2e/pictures.sqlite"):
         assert status_of(server, str(path)) in (403, 404), path

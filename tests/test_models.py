@@ -23,9 +23,9 @@ from duogen.guardrail import Guardrail
 from duogen.options import LoadOptions
 from duogen.store import Store
 from tests import public
+from tests.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, patience, send, sideways
 from tests.hub import Hub, served
-from tests.test_page import SHOTS, Server, browser, browser_only, fix_seed, loaded_pictures, send, sideways, tab  # noqa: F401
-from tests.test_studio import served_pair
+from tests.tiny import served_pair
 from ui.loading import Loading
 from ui.models import OTHER, card, choices
 from ui.page import Page
@@ -44,7 +44,7 @@ def test_the_tab_follows_what_is_chosen(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     loading = Loading()
     loading.finished.set()
-    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models  # noqa: F811
+    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models
     values = {tab.choice: "cosmos-predict2.5-14b", tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
     window = types.SimpleNamespace(session_hash="window")
     shown = tab.show(values, window)
@@ -70,7 +70,7 @@ def test_what_lacks_of_a_choice_can_be_fetched(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     loading, pair = Loading(), entries()["qwen-image-edit-2511"]
     loading.finished.set()
-    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models  # noqa: F811
+    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models
     values = {tab.choice: pair.id, tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
     started: list = []
     monkeypatch.setattr("duogen.download.start", lambda *given: started.append(given))
@@ -171,10 +171,10 @@ def home(hub: Hub, tmp_path_factory) -> Iterator[Path]:
 
 
 def started(home: Path) -> Server:
-    return Server(home, "--device", "cpu", "--pair", str(served_pair(home / "tiny")))
+    return Server(home, "--device", "cpu", "--pair", str(served_pair(home / "tiny")), fresh=True)
 
 
-def models_of(tab: Callable, server: Server, **look: Any) -> Any:  # noqa: F811
+def models_of(tab: Callable, server: Server, **look: Any) -> Any:
     page = tab(server.address, **look)
     page.wait_for_selector("#status:has-text('Ready: Tiny')")
     page.click("button[role=tab]:has-text('Models')")
@@ -208,7 +208,7 @@ def asked(page, words: str, seed: int, answers: int) -> None:
 
 
 @browser_only
-def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: Callable, tmp_path) -> None:  # noqa: F811
+def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: Callable, tmp_path) -> None:
     server = started(home)
     try:
         fetch_a_part(hub, server, tab)
@@ -235,7 +235,7 @@ def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: C
         server.end()
 
 
-def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
+def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:
     """Look at the card, begin, close the page and pause in another; the hub sends nine files and keeps the tenth back."""
     hub.left = 9
     page = models_of(tab, server)
@@ -254,14 +254,14 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:  # noqa: F811
     page = models_of(tab, server)
     page.click(KLEIN)
     page.wait_for_selector("#models-status:has-text('MB/s')")
-    until = time.monotonic() + 120
+    until = time.monotonic() + patience()
     while len(hub.asked) < 10 and time.monotonic() < until:
         page.wait_for_timeout(50)
     page.click("#models-pause")
     page.wait_for_selector("#models-status:has-text('Paused at')")
 
 
-def fetch_the_rest(hub: Hub, server: Server, tab: Callable) -> Any:  # noqa: F811
+def fetch_the_rest(hub: Hub, server: Server, tab: Callable) -> Any:
     hub.left = -1
     before, asked = [name for name, _ in hub.asked[:9]], len(hub.asked)
     page = models_of(tab, server)
@@ -297,7 +297,7 @@ def another_folder(page, folder: Path) -> None:
     page.wait_for_selector("#models-status:has-text('Open now: unseen.')")
 
 
-def phone_sized(tab: Callable, server: Server) -> None:  # noqa: F811
+def phone_sized(tab: Callable, server: Server) -> None:
     page = tab(server.address, viewport={"width": 390, "height": 844})
     page.wait_for_selector("#status:has-text('Ready: unseen')")
     page.click("button[role=tab]:has-text('Models')")

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
@@ -29,6 +22,7 @@ from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
 from duogen.options import Options
 from duogen.store import Store
+from tests.browser import SHOTS, Server, browser_only, loaded_pictures, patience, send, settle, sideways, wait_until_answered
 from ui import controls
 from ui.history import Answer, messages, text_part
 from ui.jobs import Job, Task, Waiting, asking
@@ -36,115 +30,15 @@ from ui.loading import Loading
 from ui.page import Page
 from ui.pictures import PictureFolder
 
-ROOT = Path(__file__).parents[1]
-SHOTS = ROOT / "tests" / "screenshots"
-expect.set_options(timeout=120_000)  # a busy machine is slow, not wrong
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 GUIDE = "How do I draw a red house with a blue door?"
-browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-
-class Server:
-    """`python app.py`, or another program that takes its flags, on a free port."""
-
-    def __init__(self, home: Path, *flags: str, program: str = "app.py") -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}/"
-        command = [sys.executable, str(ROOT / program), "--port", str(self.port), "--no-browser", *flags]
-        self.log = home / "app.log"
-        started = time.monotonic()
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() - started > 180:
-                self.process.kill()
-                raise AssertionError(f"The server does not start: {self.log.read_text()}")
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        try:
-            return urllib.request.urlopen(self.address, timeout=5).status == 200
-        except OSError:
-            return False
-
-    def end(self) -> None:
-        """At once; `leave` is how a service manager does it."""
-        self.process.kill()
-        self.process.wait()
-
-    def leave(self) -> int:
-        """Asked to go, as by Ctrl+C or a service manager; returns its exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("home"))
+    """With the shipped pair, started as people start it."""
+    server = Server(tmp_path_factory.mktemp("home"), fresh=True)
     yield server
     server.end()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    SHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser) -> Iterator[Callable]:
-    """Opens a page at an address; whatever the page's own code raises fails the test."""
-    contexts, errors = [], []
-
-    def opened(address: str, **look):
-        contexts.append(browser.new_context(viewport=look.pop("viewport", {"width": 1100, "height": 820}), **look))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(120_000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("#box textarea")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not errors
-
-
-def fix_seed(page, seed: int) -> None:
-    """In the drawer, which is open."""
-    page.fill("#options input[placeholder=random], #options textarea[placeholder=random]", str(seed))
-
-
-def send(page, words: str) -> None:
-    page.fill("#box textarea", words)
-    page.keyboard.press("Enter")
-
-
-def wait_until_answered(page) -> None:
-    page.wait_for_selector("#talk .bot small")
-    page.wait_for_selector("#box .submit-button")
-
-
-def loaded_pictures(page, least: int, inside: str = ".bot") -> int:
-    """How many painted or brought pictures the browser has really decoded, once there are at least so many."""
-    shown = f"[...document.querySelectorAll('#talk {inside} img.picture')]"
-    count = f"{shown}.filter(img => img.naturalWidth > 0 && !img.src.endsWith('.svg')).length"
-    page.wait_for_function(f"{count} >= {least}")
-    return page.evaluate(count)
-
-
-def sideways(page) -> int:
-    """By how many pixels the page is wider than the window."""
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
 
 @browser_only
@@ -162,7 +56,7 @@ def test_is_up_at_once_and_explains_itself(server: Server, tab) -> None:
     expect(page.locator("#talk .limits"), "what a person has read stays away").not_to_be_visible()
     page.click("#drawer")
     page.wait_for_selector("#options input[type=range]")
-    page.wait_for_timeout(600)
+    settle(page)
     page.screenshot(path=SHOTS / "options.png")
     dark = tab(server.address, color_scheme="dark")
     dark.wait_for_selector("#talk .example")
@@ -182,7 +76,6 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
         "[...document.querySelectorAll('#talk .bot img.picture')].some(img => img.naturalWidth && !/svg$/.test(img.src))"
     )
     wait_until_answered(page)
-    page.wait_for_timeout(300)
     assert loaded_pictures(page, 2) >= 2
     assert all(words.strip() for words in page.eval_on_selector_all("#talk .bot img.picture", "imgs => imgs.map(img => img.alt)"))
     expect(page.locator("#talk .bot small").first).to_contain_text("seed")
@@ -194,7 +87,7 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
     expect(page.locator("#talk .bot small").first).not_to_have_text(before, use_inner_text=True)
     expect(page.locator("#talk .user button.i-edit")).to_have_count(1)
     page.click("#look")
-    page.wait_for_timeout(500)
+    settle(page)
     page.screenshot(path=SHOTS / "guide-dark.png")
     page.click("#new")
     page.wait_for_selector("#talk .example")
@@ -250,7 +143,7 @@ def test_is_at_home_on_a_phone_and_runs_nobodys_code(server: Server, tab) -> Non
     assert sideways(page) <= 0
     page.screenshot(path=SHOTS / "phone-guide.png")
     page.click("#drawer")
-    page.wait_for_timeout(600)
+    settle(page)
     assert sideways(page) <= 0
     page.screenshot(path=SHOTS / "phone-options.png")
 
@@ -264,7 +157,7 @@ def test_a_pair_that_does_not_open_gets_a_sentence(tab, tmp_path: Path) -> None:
         send(page, "hello")
         page.wait_for_selector(".toast-body:has-text('nowhere')")
         assert page.input_value("#box textarea") == "hello"
-        page.wait_for_timeout(500)
+        settle(page)
         page.screenshot(path=SHOTS / "no-pair.png")
     finally:
         server.end()
@@ -295,8 +188,8 @@ def answered(script: Callable, home: Path, before: Conversation | None = None) -
     asked = page.store.save((before or Conversation()).say("user", "hello"))
     work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
     job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), back or asked.head))
-    began = time.monotonic()
-    while not job.done and time.monotonic() - began < 10:
+    until = time.monotonic() + patience()
+    while not job.done and time.monotonic() < until:
         time.sleep(0.01)
     assert job.done and not page.jobs.running(), "nobody could ever ask again"
     return page, job, page.store.open(asked.id)
@@ -358,7 +251,7 @@ def under_way(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event
 
     def script(said: Conversation) -> Iterator[Event]:
         yield TextDelta("Step 1.")
-        gate.wait(10)
+        gate.wait(patience())
         yield Done(said.say("assistant", "Step 1. That is all."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
 
     page = page_with(script, folder)
@@ -371,7 +264,7 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     page, job, request, gate = under_way(tmp_path)
     arrived = page.chat.arrive({page.search: ""}, request)
     gate.set()
-    until = time.monotonic() + 10
+    until = time.monotonic() + patience()
     while not job.done and time.monotonic() < until:
         time.sleep(0.01)
     values = {page.view: arrived[page.view], page.search: ""}
@@ -407,7 +300,7 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
     gate = threading.Event()
 
     def script(said: Conversation) -> Iterator[Event]:
-        gate.wait(10)
+        gate.wait(patience())
         if said.path()[-1].text() == "hello":
             yield from fail(said)
             return
@@ -422,7 +315,7 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
     *_, shown = job.messages()
     assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
     gate.set()
-    until = time.monotonic() + 10
+    until = time.monotonic() + patience()
     while (page.jobs.running() or not job.done) and time.monotonic() < until:
         time.sleep(0.01)
     path = page.store.open(asked.id).path()

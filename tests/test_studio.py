@@ -19,7 +19,7 @@ from duogen.gallery import Gallery, Wanted
 from duogen.options import Options
 from duogen.pipeline import open_pair
 from duogen.store import Store
-from tests.test_page import SHOTS, Server, browser, browser_only, fix_seed, sideways, tab  # noqa: F401
+from tests.browser import SHOTS, Server, browser_only, fix_seed, settle, sideways
 from tests.tiny import BOV, END, script, tiny_pair
 from ui import controls
 from ui.change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
@@ -255,21 +255,6 @@ def test_settings_of_a_picture_go_back_into_the_drawer(studio: Studio, values: d
     assert restored == {shared.drawer["seed",]: "5", shared.drawer["image", "steps"]: 12}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("home")
-    server = Server(home, "--pair", str(served_pair(home / "tiny")))
-    yield server
-    server.end()
-
-
-def served_pair(folder: Path) -> Path:
-    """A tiny pair that another process can open: its own class is named by its package."""
-    index = tiny_pair(folder) / "model_index.json"
-    index.write_text(index.read_text().replace('"duogen.nn.vae"', '"duogen"'))
-    return folder
-
-
 def brush(page, start: tuple[float, float], end: tuple[float, float]) -> None:
     """A stroke over the editor; places are shares of its canvas."""
     box = settled_box(page, "#studio-editor canvas")
@@ -308,9 +293,9 @@ def pull_the_canvas(page) -> None:
 
 
 @browser_only
-def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:  # noqa: F811
+def test_a_picture_is_changed_in_the_browser(tiny: Server, tab: Callable, tmp_path: Path) -> None:
     noise(4, (320, 240)).save(tmp_path / "brought.png")
-    page = tab(server.address)
+    page = tab(tiny.address)
     page.click("button[role=tab]:has-text('Studio')")
     page.wait_for_selector("#studio-upload")
     page.screenshot(path=SHOTS / "studio-empty.png")
@@ -325,11 +310,11 @@ def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_
     page.click("#studio-change")
     page.wait_for_selector("#studio-status:has-text('Here it is')")
     page.wait_for_selector("#studio-slider img")
-    page.wait_for_timeout(800)
+    settle(page)
     page.screenshot(path=SHOTS / "studio-compare.png")
     before, after = (each.bounding_box() for each in page.locator("#studio-slider .slider-wrap img").all())
     assert before == after, "before and after do not lie over each other"
-    gallery = Gallery(server.log.parent)
+    gallery = Gallery(tiny.home)
     first, second = (np.asarray(open_picture(entry.file)) for entry in gallery.versions(gallery.find(Wanted())[0][0].id))
     changed = np.argwhere((first != second).any(-1))
     assert first.shape == second.shape == (240, 320, 3) and len(changed) > 100
@@ -337,7 +322,7 @@ def test_a_picture_is_changed_in_the_browser(server: Server, tab: Callable, tmp_
     page.reload()
     page.click("button[role=tab]:has-text('Studio')")
     page.wait_for_selector("#studio-strip .thumbnail-item >> nth=1")
-    phone = tab(server.address, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    phone = tab(tiny.address, viewport={"width": 390, "height": 844}, color_scheme="dark")
     phone.click("button[role=tab]:has-text('Studio')")
     phone.set_input_files("#studio-upload input[type=file]", str(tmp_path / "brought.png"))
     phone.wait_for_selector("#studio-editor canvas")

@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 
 from duogen.conversation import open_picture
 from duogen.gallery import Gallery, Wanted
-from tests.test_chat import QUESTION, said, shown_pictures, stand_in
-from tests.test_page import SHOTS, Server, browser, browser_only, send, sideways, tab  # noqa: F401
+from tests.browser import SHOTS, Server, browser_only, send, settle, sideways, stand_in
+from tests.test_chat import QUESTION, said, shown_pictures
 from tests.test_studio import brush
 
 LOOKS = {"wide": {}, "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True}}
@@ -31,7 +31,7 @@ class Day:
         assert sideways(self.page) <= 0, name
         for colours in COLOURS:
             self.page.emulate_media(color_scheme=colours)
-            self.page.wait_for_timeout(500)  # for what slides or fades in
+            settle(self.page)
             assert self.page.evaluate("document.body.classList.contains('dark')") == (colours == "dark")
             self.page.screenshot(path=SHOTS / f"day-{self.look}-{self.shots}-{name}-{colours}.png")
 
@@ -118,11 +118,10 @@ def leave_with_a_pdf(day: Day, file: Path) -> None:
 
 def cut_the_power(day: Day, server: Server) -> None:
     send(day.page, "And a ship, slowly?")
-    day.page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 4")
+    day.page.wait_for_function("document.querySelectorAll('#talk .bot .card:not(.pending) img.picture').length == 5")
     day.page.wait_for_selector("#talk .pending progress")
     day.shoot("painting")
-    server.process.kill()  # SIGKILL: nothing is told to end
-    server.process.wait()
+    server.end()
 
 
 def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
@@ -133,7 +132,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
     if day.page.locator("#side.open .toggle-button").count():
         page.click("#side .toggle-button")
     day.shoot("morning")
-    assert shown_pictures(page)[:3] == pictures and len(shown_pictures(page)) >= 4
+    assert shown_pictures(page)[:3] == pictures and len(shown_pictures(page)) == 5
     assert "And a ship, slowly?" in said(page, "user")
     expect(page.locator("#talk .user .count").first).to_have_text("1/2")
     expect(page.locator("#talk .versions button")).to_have_count(2)
@@ -147,7 +146,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
 
 @browser_only
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
+def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:
     server = stand_in(tmp_path)
     try:
         day = Day(tab(server.address, **LOOKS[look]), look)
@@ -159,8 +158,8 @@ def test_a_day(tab: Callable, tmp_path: Path, look: str) -> None:  # noqa: F811
         leave_with_a_pdf(day, tmp_path / "guide.pdf")
         cut_the_power(day, server)
     finally:
-        server.process.kill()
-    again = stand_in(tmp_path, seconds=0.05)
+        server.end()
+    again = stand_in(tmp_path)
     try:
         morning = Day(tab(again.address, **LOOKS[look]), f"{look}-after")
         find_everything(morning, tmp_path, pictures)
