@@ -15,26 +15,21 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.waiting import patience
+
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "tests" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-PRELOADED = ["gradio", "ui.page", "ui.api", "ui.endpoint", "duogen.engine", "duogen.train.finetune", "tests.test_finetune"]
-
-
-def patience() -> float:
-    """Seconds to wait for what must come: a busy machine is slow, not wrong."""
-    return 300 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
+PRELOADED, IF_USED = ["ui.page", "ui.api", "ui.endpoint", "tests.browser"], ["duogen.engine", "duogen.train.finetune", "tests.test_finetune"]
 expect.set_options(timeout=1000 * patience())
 
 
 def forks() -> multiprocessing.context.ForkServerContext:
-    """Starts processes that have imported everything already, and used nothing of it."""
+    """Starts processes that have imported all that these tests need, and used nothing of it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(PRELOADED + [name for name in IF_USED if name in sys.modules])  # once for a worker
     return context
 
 

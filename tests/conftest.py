@@ -71,7 +71,7 @@ def browser() -> Iterator:
 @pytest.fixture
 def tab(browser) -> Iterator[Callable]:
     """Opens a page at an address; whatever the page's own code raises fails the test."""
-    from tests.browser import patience
+    from tests.waiting import patience
 
     contexts, errors = [], []
 

@@ -22,6 +22,7 @@ from tests.browser import SHOTS, browser_only, sideways
 from tests.test_everyone import LOOKS, faults
 from tests.test_languages import english_on
 from tests.tiny import tiny_pair
+from tests.waiting import patience
 from ui.arena import contestants, elo_table, named
 from ui.loading import Loading
 from ui.pictures import PictureFolder
@@ -86,7 +87,7 @@ def rounds_of(pair: str, home: Path) -> Rounds:
 def ended(made: Round) -> Round:
     for thread in threading.enumerate():
         if thread.name == "arena":
-            thread.join(60)
+            thread.join(patience())
     return made
 
 

@@ -18,13 +18,13 @@ from tests.browser import (
     Server,
     browser_only,
     loaded_pictures,
-    patience,
     send,
     settle,
     sideways,
     stand_in,
     wait_until_answered,
 )  # fmt: skip
+from tests.waiting import patience
 from ui.correct import corrected, to_words
 from ui.shared import Refused
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from duogen import __main__ as cli
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.options import Options
+from tests.waiting import patience
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "weights" / "duogen-sketch" / "model_index.json"
@@ -46,7 +46,7 @@ class Scripted:
         for index, colour in enumerate(("red", "blue")):
             if self.ending == "interrupt" and index:
                 os.kill(os.getpid(), signal.SIGINT)
-                assert stop.wait(5), "Ctrl-C did not set the stop event"
+                assert stop.wait(patience()), "Ctrl-C did not set the stop event"
                 break
             if self.ending == "fail" and index:
                 yield Failed("Memory ran out.", conversation.say("assistant", *parts))
@@ -141,11 +141,10 @@ def test_a_process_ends_with_status_2():
 
 
 def test_help_comes_at_once():
-    probe = "import sys, duogen.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    started = time.monotonic()
+    slow = "{'torch', 'transformers', 'diffusers', 'gradio', 'datasets', 'ray'}"
+    probe = f"import sys, duogen.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print({slow} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.endswith("False\n"), "--help imports torch"
-    assert time.monotonic() - started < 5
+    assert done.stdout.endswith("\nset()\n"), "--help imports what takes long"
 
 
 def test_every_option_has_a_flag(scripted, tmp_path):
@@ -250,7 +249,7 @@ def test_chat_forgets_a_question_that_failed(scripted, tmp_path, monkeypatch):
 def test_ask_with_the_shipped_pair(tmp_path):
     command = [sys.executable, "-m", "duogen", "ask", "How do I draw a red house with a blue door?", "--seed", "1", "--steps", "2"]
     limits = ["--max-images", "1", "--max-tokens", "80", "--temperature", "0", "--out", str(tmp_path / "out")]
-    done = subprocess.run([*command, *limits], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    done = subprocess.run([*command, *limits], cwd=ROOT, capture_output=True, text=True, timeout=patience())
     assert done.returncode == 0, done.stderr
     assert "[picture 1: 01.png]" in done.stdout
     assert open_picture(tmp_path / "out" / "01.png").size == (256, 256)

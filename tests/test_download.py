@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from duogen import download, fetching
 from duogen.__main__ import main
 from duogen.catalogue import entries, find, installed, lora_file, missing, places, wanted
 from tests.hub import COMMIT, Hub, served
+from tests.waiting import until
 
 BIG = 3_000_000
 REPO = "someone/painter"
@@ -157,7 +157,7 @@ def test_a_dead_link_can_be_paused(hub) -> None:
     download.start(REPO)
     until(lambda: len(hub.asked) == 2)
     download.pause(REPO)
-    until(lambda: not download.running(REPO), 5)
+    until(lambda: not download.running(REPO))
     assert download.status(REPO).state == "paused"
 
 
@@ -243,13 +243,6 @@ def test_weights_in_parts_are_not_here_before_all_are(tmp_path) -> None:
     assert missing(tmp_path) == [parts["2"]]
     save_file({"b": torch.rand(2)}, tmp_path / parts["2"])
     assert missing(tmp_path) == []
-
-
-def until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
 
 
 def test_a_worker_is_paused_killed_and_goes_on(hub, monkeypatch) -> None:

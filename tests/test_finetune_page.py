@@ -27,6 +27,7 @@ from tests.test_everyone import LOOKS, faults
 from tests.test_examples import conversations, picture
 from tests.test_languages import english_on
 from tests.tiny import tiny_pair
+from tests.waiting import patience, until
 from ui import controls
 from ui.card import Card
 from ui.finetune import Finetune, keep_example
@@ -241,12 +242,6 @@ def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, 
     job = Job(tmp_path / "finetune" / "boats")
     job.write_order({"stage": "2"})
 
-    def until(true) -> None:
-        began = time.monotonic()
-        while not true():
-            assert time.monotonic() - began < 60
-            time.sleep(0.005)
-
     def held() -> bool:
         try:
             with serving_lock("cuda:0").acquire(timeout=0):
@@ -257,7 +252,7 @@ def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, 
     until(held)
     with job.living():
         job.tell(phase="waiting", words="Waiting", device="cuda:0", wants_card=True)
-        with serving_lock("cuda:0").acquire(timeout=60):
+        with serving_lock("cuda:0").acquire(timeout=patience()):
             job.tell(phase="training", words="Training", wants_card=False)
             assert loading.engine is None and "training" in loading.words and not loading.finished.is_set()
         until(lambda: loading.engine is not None and loading.finished.is_set())

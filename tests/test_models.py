@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +22,10 @@ from duogen.guardrail import Guardrail
 from duogen.options import LoadOptions
 from duogen.store import Store
 from tests import public
-from tests.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, patience, send, sideways
+from tests.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, send, sideways
 from tests.hub import Hub, served
 from tests.tiny import served_pair
+from tests.waiting import until
 from ui.loading import Loading
 from ui.models import OTHER, card, choices
 from ui.page import Page
@@ -254,9 +254,7 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:
     page = models_of(tab, server)
     page.click(KLEIN)
     page.wait_for_selector("#models-status:has-text('MB/s')")
-    until = time.monotonic() + patience()
-    while len(hub.asked) < 10 and time.monotonic() < until:
-        page.wait_for_timeout(50)
+    until(lambda: len(hub.asked) >= 10)
     page.click("#models-pause")
     page.wait_for_selector("#models-status:has-text('Paused at')")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
@@ -22,7 +21,8 @@ from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
 from duogen.options import Options
 from duogen.store import Store
-from tests.browser import SHOTS, Server, browser_only, loaded_pictures, patience, send, settle, sideways, wait_until_answered
+from tests.browser import SHOTS, Server, browser_only, loaded_pictures, send, settle, sideways, wait_until_answered
+from tests.waiting import patience, until
 from ui import controls
 from ui.history import Answer, messages, text_part
 from ui.jobs import Job, Task, Waiting, asking
@@ -188,10 +188,8 @@ def answered(script: Callable, home: Path, before: Conversation | None = None) -
     asked = page.store.save((before or Conversation()).say("user", "hello"))
     work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
     job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), back or asked.head))
-    until = time.monotonic() + patience()
-    while not job.done and time.monotonic() < until:
-        time.sleep(0.01)
-    assert job.done and not page.jobs.running(), "nobody could ever ask again"
+    until(lambda: job.done)
+    assert not page.jobs.running(), "nobody could ever ask again"
     return page, job, page.store.open(asked.id)
 
 
@@ -264,9 +262,7 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     page, job, request, gate = under_way(tmp_path)
     arrived = page.chat.arrive({page.search: ""}, request)
     gate.set()
-    until = time.monotonic() + patience()
-    while not job.done and time.monotonic() < until:
-        time.sleep(0.01)
+    until(lambda: job.done)
     values = {page.view: arrived[page.view], page.search: ""}
 
     async def followed() -> list:
@@ -315,9 +311,7 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
     *_, shown = job.messages()
     assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
     gate.set()
-    until = time.monotonic() + patience()
-    while (page.jobs.running() or not job.done) and time.monotonic() < until:
-        time.sleep(0.01)
+    until(lambda: job.done and not page.jobs.running())
     path = page.store.open(asked.id).path()
     assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
     assert page.store.about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not page.jobs.put_off(job, question)

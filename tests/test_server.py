@@ -25,7 +25,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image as PILImage
 
 from duogen.events import TextDelta
-from tests.browser import ROOT, Server, patience, stand_in
+from tests.browser import ROOT, Server, stand_in
+from tests.waiting import patience
 from ui.auth import add_user
 from ui.endpoint import Endpoint
 from ui.loading import Loading

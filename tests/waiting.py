@@ -1,0 +1,24 @@
+"""How tests wait: for a condition, never for a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+
+def patience() -> float:
+    """Seconds to wait for what must come: a busy machine is slow, not wrong."""
+    return 300 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until it holds.
+
+    Raises:
+        AssertionError: it never does.
+    """
+    end = time.monotonic() + patience()
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
