@@ -22,7 +22,8 @@ SHOTS = ROOT / "tests" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-PRELOADED, IF_USED = ["ui.page", "ui.api", "ui.endpoint", "tests.browser"], ["duogen.engine", "duogen.train.finetune", "tests.test_finetune"]
+PRELOADED = ["ui.page", "ui.api", "ui.endpoint", "tests.browser"]
+IF_USED = ["duogen.engine", "duogen.train.finetune", "tests.test_finetune"]
 expect.set_options(timeout=1000 * patience())
 
 

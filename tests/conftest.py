@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 # Tests' models are so small that more threads only wait for each other; the servers and commands that tests start run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-MARKED = {"browser": {"browser", "tab"}, "training": {"as_before"}}  # a mark, and the fixtures whose users have it
+MARKED = {  # a mark, and the fixtures whose users have it
+    "browser": {"browser", "tab"},
+    "training": {"as_before"},
+    "slow": {"stand_in_server", "tiny_server", "server", "guarded", "processes", "adapter"},
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

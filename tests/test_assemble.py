@@ -23,7 +23,7 @@ from transformers import (
 from duogen import assemble
 from duogen.mllm import placed
 
-pytestmark = pytest.mark.skipif(assemble.find_base() is None, reason=f"needs: {assemble.BASE_COMMAND}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(assemble.find_base() is None, reason=f"needs: {assemble.BASE_COMMAND}")]
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 

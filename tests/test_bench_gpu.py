@@ -24,6 +24,7 @@ def rows_of(file) -> list[dict]:
     return json.loads(file.read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_a_tiny_run_fills_the_table(tmp_path, monkeypatch, capsys) -> None:
     out = tmp_path / "gpu.json"
     assert gpu.main(["--tiny", "--pairs", COSMOS, "--out", str(out)]) == 0

@@ -245,6 +245,7 @@ def test_chat_forgets_a_question_that_failed(scripted, tmp_path, monkeypatch):
     assert [len(asked.path()) for asked in engine.asked] == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHIPPED.exists(), reason="the trained weights are not there")
 def test_ask_with_the_shipped_pair(tmp_path):
     command = [sys.executable, "-m", "duogen", "ask", "How do I draw a red house with a blue door?", "--seed", "1", "--steps", "2"]

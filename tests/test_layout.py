@@ -168,6 +168,7 @@ def test_serving_reaches_no_drawing_code():
     assert {name: who for name, who in found.items() if any(under(name, banned) for banned in NOT_WHILE_SERVING)} == {}
 
 
+@pytest.mark.slow
 def test_serving_loads_no_drawing_code():
     probe = "import json, sys, app, duogen.engine, duogen.assemble, ui.loading, ui.page, ui.theme; print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)

@@ -30,6 +30,7 @@ from duogen.placement import Turns, come_when_called, free, take_turns
 from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
+from tests.waiting import until
 
 SIDE = 64
 REPOSITORIES = {  # of the catalogue
@@ -159,8 +160,7 @@ def test_stop_ends_a_picture_and_frees_the_thread(klein, monkeypatch) -> None:
         if isinstance(event, ImageStep) and event.step == 2:
             stop.set()
     assert isinstance(seen[-1], Done) and seen[-1].stats.stopped == "user" and seen[-2].step == 2
-    time.sleep(0.05)
-    assert not [thread for thread in threading.enumerate() if thread.name == "pipeline"]
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "pipeline"])
 
 
 def test_a_failing_pipeline_keeps_what_is_finished(klein, monkeypatch) -> None:

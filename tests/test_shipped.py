@@ -19,6 +19,7 @@ from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.verify import check_scene
 from duogen.sketchbook.world import make_thing, random_colours
 
+pytestmark = pytest.mark.slow
 CALM = Options(seed=1, text=TextOptions(temperature=0, max_tokens=300), image=ImageOptions(preview_every=0))
 
 

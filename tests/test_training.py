@@ -191,6 +191,7 @@ def painter_stage(pair, tokens: Tokens, wish: Recipe) -> DiTStage:
     return DiTStage(wish, pair.text_encoder, tokens, vae, [1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_the_painter_learns_in_forty_steps(pair, tokens, tmp_path, precision):
     wish = recipe(steps=40, learning_rate=0.004, ema=0.0, seed=2, settings=SETTINGS, precision=precision)
@@ -252,6 +253,7 @@ def test_a_blind_painter_reads_the_words_alone(tokens):
     assert [type(image) for image in turns[1].images()[:1]] == [Image]
 
 
+@pytest.mark.slow
 def test_refitting_brings_what_is_seen_among_the_words():
     mllm, tokens = brain()
     mllm.model.visual.load_state_dict(load_file(shipped() / "text_encoder" / "vision.safetensors"))
