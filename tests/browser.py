@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from duogen.gallery import Gallery, Wanted
+from duogen.store import Store
 from tests.waiting import patience
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +94,19 @@ class Server:
 def stand_in(home: Path, *flags: str, seconds: float = 0.05, fresh: bool = False) -> Server:
     """A server whose answers come from `stand_in.py`, where a picture takes so many seconds."""
     return Server(home, "--seconds", str(seconds), *flags, program="tests/stand_in.py", fresh=fresh)
+
+
+def empty(home: Path) -> None:
+    """Delete what a person made on a running server, as another window would."""
+    store, gallery = Store(home / "conversations"), Gallery(home)
+    for entry in store.entries():
+        store.delete(entry.id)
+    while entries := gallery.find(Wanted())[0]:
+        for entry in entries:
+            gallery.delete(entry.id)
+    gallery.free()
+    for file in (home / "go", home / "arena" / "votes.jsonl"):
+        file.unlink(missing_ok=True)
 
 
 def fix_seed(page, seed: int) -> None:

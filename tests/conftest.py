@@ -7,7 +7,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -107,6 +106,8 @@ def stand_in_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture
 def fast(stand_in_server: Server) -> Server:
     """The worker's server with the stand-in, and nothing of earlier tests in its home."""
+    from tests.browser import empty
+
     empty(stand_in_server.home)
     return stand_in_server
 
@@ -126,21 +127,7 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def tiny(tiny_server: Server) -> Server:
     """The worker's server with a tiny pair, and nothing of earlier tests in its home."""
+    from tests.browser import empty
+
     empty(tiny_server.home)
     return tiny_server
-
-
-def empty(home: Path) -> None:
-    """Delete what a person made on a running server, as another window would."""
-    from duogen.gallery import Gallery, Wanted
-    from duogen.store import Store
-
-    store, gallery = Store(home / "conversations"), Gallery(home)
-    for entry in store.entries():
-        store.delete(entry.id)
-    while entries := gallery.find(Wanted())[0]:
-        for entry in entries:
-            gallery.delete(entry.id)
-    gallery.free()
-    for file in (home / "go", home / "arena" / "votes.jsonl"):
-        file.unlink(missing_ok=True)

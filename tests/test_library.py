@@ -19,8 +19,7 @@ from duogen.conversation import Conversation
 from duogen.gallery import Gallery, Thumbnails, Wanted, name_of
 from duogen.picture_file import About, from_json, from_parameters, read_brought, to_json
 from duogen.store import Store
-from tests.browser import SHOTS, Server, browser_only, settle, sideways
-from tests.conftest import empty
+from tests.browser import SHOTS, Server, browser_only, empty, settle, sideways
 from tests.waiting import patience
 from ui.pictures import PictureFolder
 from ui.space import Space
