@@ -21,6 +21,7 @@ from duogen.pipeline import open_pair
 from duogen.store import Store
 from tests.browser import SHOTS, Server, browser_only, fix_seed, settle, sideways
 from tests.tiny import BOV, END, script, tiny_pair
+from tests.waiting import patience
 from ui import controls
 from ui.change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
 from ui.loading import Loading
@@ -217,7 +218,15 @@ def test_what_brings_no_picture_says_so(play: Callable, words: str, tmp_path: Pa
 
 
 def test_stop_stops_and_keeps_what_is_finished(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(monkeypatch, studio.shared.loading.engine.tokens, *[BOV] * 4)
+    chosen = []
+
+    def choose(logits, options, generator) -> int:
+        if chosen:
+            studio.stops["tab"].wait(patience())  # the second picture begins when it is no longer wanted
+        chosen.append(BOV)
+        return BOV
+
+    monkeypatch.setattr("duogen.mllm.choose", choose)
     after: dict = {}
     for update in studio._make(values | {studio.words: "x"}, "tab", 4):
         after |= update
