@@ -165,6 +165,7 @@ def test_parallel_interrupted_and_plain_runs_give_the_same_set(site: Path, tmp_p
         make(site, twice, DataOptions(min_words=1), say=lambda words: None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
     pytest.importorskip("ray")

@@ -298,6 +298,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["held-out", "held-out-kinds"])
 def test_a_pair_is_played_to_the_end(tiny: Engine, split: str, tmp_path) -> None:
     figures = sketchbook.evaluate(tiny, split, 6, 0, tmp_path, say=lambda line: None)

@@ -288,6 +288,7 @@ def test_qwen3_vl_reads_as_its_own_forward(klein) -> None:
     assert torch.allclose(context.logits[said], plain[said].float(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_real_language_model_as_the_brain(klein) -> None:
     """SmolLM2 as it comes, which knows nothing of pictures: whatever it says, the answer is words and pictures without markup."""
     from duogen.assemble import base_model, processor
