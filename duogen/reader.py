@@ -106,15 +106,19 @@ def _plain(folder: Path, name: str, device: str, precision: str, open_mllm: obje
     """A checkpoint in transformers' own layout."""
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
+    from duogen.precision import best_precision, token_dtype
+
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind != "qwen2_5_vl":
         raise ValueError(f"{name} is a {kind} model; a reader or judge must be a Qwen2.5-VL checkpoint or a pair.")
+    if precision == "auto":
+        precision = best_precision(device)
     try:
         model = open_mllm(folder, device, precision)
         tokens = Tokens(AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessorPil.from_pretrained(folder))
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"{name} cannot be opened: {str(error).splitlines()[0]}") from error
-    return MLLMReader(MLLM(model, tokens, [-1]), name, version_of(folder))
+    return MLLMReader(MLLM(model, tokens, [-1], token_dtype=token_dtype(precision)), name, version_of(folder))
 
 
 def version_of(folder: Path) -> str:

@@ -30,7 +30,7 @@ def add_to(data: argparse.ArgumentParser) -> None:
     make.add_argument("--ray", metavar="ADDRESS", help=f"{about} (pip install \"ray[data]\")")
     make.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that captions, places and words; rules alone without")
     make.add_argument("--device", default="auto", help="of --mllm: auto, cpu, cuda, mps ...")
-    make.add_argument("--precision", default="auto", help="of --mllm: auto, nf4, int8, bf16 or fp32")
+    make.add_argument("--precision", default="auto", help="of --mllm: auto, nf4, int8, bf16, mixed or fp32")
     hints = get_type_hints(DataOptions)
     for each in fields(DataOptions):
         flag, about = f"--{each.name.replace('_', '-')}", each.metadata["help"]
@@ -44,7 +44,7 @@ def add_to(data: argparse.ArgumentParser) -> None:
     making.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that words the requests and judges")
     making.add_argument("--least", type=float, default=3.0, metavar="X", help="each of the five scores must reach it, 0 to 5 (default: 3)")
     making.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    making.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    making.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16, mixed or fp32")
     report = what.add_parser("report", help="write the report of a run again", description="Writes report.html and funnel.json.")
     report.add_argument("folder", type=Path, help="the folder of a run")
     report.add_argument("--samples", type=int, default=50, metavar="N", help="dialogues by chance to show (default: 50)")

@@ -45,7 +45,7 @@ def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> No
     compare.add_argument("--limit", type=int, metavar="N", help="only so many tasks, spread evenly over all")
     _add_scoring(compare)
     compare.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
-    compare.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16 or fp32")
+    compare.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16, mixed or fp32")
 
 
 def _add_scoring(each: argparse.ArgumentParser) -> None:
