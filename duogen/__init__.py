@@ -7,6 +7,9 @@ import os
 from typing import Any
 
 from duogen.kernels import hide_xformers
+from duogen.lazy import import_lazily
+
+import_lazily()
 
 # A thread that waits for another shall sleep: on a machine that has other work, those that spin make a picture take twenty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported

@@ -14,15 +14,20 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from duogen.lazy import is_read
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+# peft is imported where an adapter is put on: most pairs wear none, and it takes long.
 
 ADAPTER, WEIGHTS = "adapter.json", "adapter_model.safetensors"
 PARTS = ("text_encoder", "transformer")
@@ -98,6 +103,10 @@ def _name(folder: Path) -> str:
 
 
 def _layers(module: nn.Module) -> list[BaseTunerLayer]:
+    if not is_read("peft"):
+        return []  # whose layers nobody has made
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     return [each for each in module.modules() if isinstance(each, BaseTunerLayer)]
 
 
@@ -113,6 +122,8 @@ def _take_off(module: nn.Module, name: str) -> None:
 
 
 def _load(module: nn.Module, folder: Path, name: str, whole: Path) -> None:
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
     try:
         config = LoraConfig.from_pretrained(str(folder))
         weights = {key.removeprefix(PREFIX): value for key, value in load_file(folder / WEIGHTS).items()}
@@ -143,6 +154,8 @@ def _weigh(module: nn.Module, weights: dict[str, float]) -> None:
 
 def merged(module: nn.Module) -> None:
     """Add the adapters that work into the weights, and take them off."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, layer in [(name, each) for name, each in module.named_modules() if isinstance(each, BaseTunerLayer)]:
         layer.merge(safe_merge=True)
         above, _, last = name.rpartition(".")
@@ -153,6 +166,8 @@ def merged(module: nn.Module) -> None:
 
 def write(module: nn.Module, name: str, config: LoraConfig, folder: Path) -> None:
     """Write the adapter `name` of a module into `folder`, as peft and diffusers read it."""
+    from peft.utils import get_peft_model_state_dict
+
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     weights = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
