@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.theme import looks
 
     worn = {each.folder.resolve(): each.weight for each in given.adapter}
-    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn)
+    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn, tell=partial(print, flush=True))
     page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown", local=users is None)
     Endpoint(loading, page.pictures).add_to(page.blocks)
     try:
@@ -117,10 +118,10 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
         sys.exit(2)
     if given.mcp:
         show_in_mcp(page.blocks)
-    loading.start()
-    Card(loading).start()
     address = f"http://{given.host}:{given.port}"
     print(f"DuoGen is at {address} (Ctrl+C ends it)", flush=True)
+    loading.start()
+    Card(loading).start()
     if not given.no_browser:
         webbrowser.open(address)
     page.blocks.block_thread()

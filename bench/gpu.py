@@ -37,10 +37,10 @@ from duogen.conversation import Conversation, Image, write_beside
 from duogen.engine import Engine, Memory
 from duogen.events import ImageStarted, ImageStep, Notice
 from duogen.memory import CARDS, CUDA, GB, Machine, Plan, plan
-from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, scaled
 from duogen.pipeline import About, DuoGenPipeline
 from duogen.pipeline import place as place_frames
-from duogen.placement import KEPT_WHOLE, Turns, free, scaled, sdpa_kind, set_attention, why_not_xformers
+from duogen.placement import KEPT_WHOLE, Turns, free, sdpa_kind, set_attention, why_not_xformers
 from duogen.stock import StockPair, WordsAndPictures
 from duogen.stock import place as place_stock
 

@@ -20,6 +20,13 @@ for _name in ("xformers", "bitsandbytes.backends.cpu.ops"):
 hide_xformers()  # diffusers imports xformers wherever it finds it, and xformers warns wherever it cannot load
 
 
+def silence_libraries() -> None:
+    """Keep the libraries' own bars and remarks off the terminal; they read these when they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def __getattr__(name: str) -> Any:
     """Classes that model folders name as `["duogen", "PatchVAE"]`; looked up late so that `import duogen` costs nothing."""
     if name == "PatchVAE":

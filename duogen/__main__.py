@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
-from duogen import pairs
+from duogen import pairs, silence_libraries
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.data import command as data_command
 from duogen.evaluate import command as evaluate_command
@@ -280,9 +280,7 @@ def open_engine(given: argparse.Namespace) -> Engine:
     Raises:
         ValueError: one sentence that says what is wrong with it.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    silence_libraries()
     if given.adapter:
         from duogen.adapters import Wanted
 

@@ -25,11 +25,11 @@ from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageSte
 from duogen.memory import Plan
 from duogen.mllm import MLLM, Context
 from duogen.opening import Costs, opened, planned
-from duogen.options import ImageOptions, LoadOptions, Options
+from duogen.options import ImageOptions, LoadOptions, Options, scaled
 from duogen.painter import FramePainter, Frames
 from duogen.pipeline import DuoGenPipeline, check_parts, pick_device
 from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
-from duogen.placement import free, scaled, take_turns
+from duogen.placement import free, take_turns
 from duogen.sequence import Packed, Slot, Tokens
 from duogen.stock import StockPainter, StockPair, is_stock
 

@@ -1,10 +1,12 @@
 """Lazy imports in transformers and diffusers: what they import and a pair may never call is read at its first use.
 
 A third of the time that importing them takes goes into packages that most pairs never call: peft, bitsandbytes (which imports all of
-PyTorch's compiler), xformers and scipy. From Python 3.15 on an interpreter does this by itself (PEP 810); here a finder does it for the modules in `LAZY`.
-`import M` gives a stand-in that becomes M at the first attribute that is asked of it. `from M import name`, in the body of a module of
-the two libraries, gives a stand-in of `name` that becomes it when it is called, subclassed or asked for an attribute. Everywhere else
-both import at once, so that no code of this project holds a stand-in of a name.
+PyTorch's compiler), xformers and scipy. From Python 3.15 on an interpreter can do this by itself (PEP 810); here a finder does it for
+the modules in `LAZY`.
+
+`import M` gives a stand-in that becomes M at the first attribute that is asked of it. `from M import name` in the two libraries gives a
+stand-in of `name` that becomes it when it is called, subclassed or asked for an attribute. Everywhere else it imports M at once, so that
+no code of this project holds a stand-in of a name.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from opcode import opmap
 from types import ModuleType
 from typing import Any
 
@@ -102,11 +105,12 @@ class _Found(Loader):
 
 
 def _imports_by_name() -> bool:
-    """Whether who asks a lazy module for an attribute is a line `from M import name` in the body of a module of `IMPORTERS`."""
+    """Whether who asks a lazy module for an attribute is a line `from M import name` in `IMPORTERS`."""
     where = sys._getframe(2)
     while where.f_code.co_filename.startswith("<frozen importlib") and where.f_back is not None:
         where = where.f_back
-    return where.f_code.co_name == "<module>" and str(where.f_globals.get("__name__")).startswith(IMPORTERS)
+    does = where.f_code.co_code[where.f_lasti]
+    return does in (opmap["IMPORT_NAME"], opmap["IMPORT_FROM"]) and str(where.f_globals.get("__name__")).startswith(IMPORTERS)
 
 
 def _waits(name: str) -> bool:

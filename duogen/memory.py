@@ -12,8 +12,7 @@ from typing import Any
 
 from duogen.catalogue import Part
 from duogen.kernels import Kernel
-from duogen.options import LoadOptions
-from duogen.placement import scaled
+from duogen.options import LoadOptions, scaled
 from duogen.timings import spoken
 
 GB = 2**30

@@ -101,6 +101,13 @@ def from_flags(given: argparse.Namespace, kind: type) -> Any:
     return kind(**{each.name: value for each in fields(kind) if (value := vars(given).get(each.name)) is not None})
 
 
+def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) of the same shape with `side` as its longer one, in steps of 16 px."""
+    factor = side / max(size)
+    width, height = (max(16, round(each * factor / 16) * 16) for each in size)
+    return width, height
+
+
 GROUPS = {"text": TextOptions, "image": ImageOptions}  # the fields of `Options` that are groups
 
 # By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.

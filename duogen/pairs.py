@@ -63,11 +63,11 @@ def plan(given: argparse.Namespace) -> int:
     from duogen.opening import say_kernel
 
     load = from_flags(given, LoadOptions)
+    if given.pair is None:  # of no machine in particular: nothing has to be asked of this one, which takes importing torch
+        print(table(64 * GB if given.ram is None else given.ram * GB))
+        return 0
     here = Machine.here(load.device)
     host = here.host if given.ram is None else given.ram * GB
-    if given.pair is None:
-        print(table(host if given.ram is not None else 64 * GB))
-        return 0
     machine = Machine(here.card, host, here.cores) if given.vram is None else Machine.with_card(given.vram, host, here.cores)
     known, this_one = _known(given.pair), given.vram is None and given.ram is None
     if known is not None and not given.brain and not (this_one and installed(known)):

@@ -17,7 +17,7 @@ import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name 
 from duogen.conversation import write_beside
 from duogen.kernels import Kernel
 from duogen.nn.frames import through_block
-from duogen.options import LoadOptions
+from duogen.options import LoadOptions, scaled
 from duogen.placement import (
     Turns,
     dtype_of,
@@ -26,7 +26,6 @@ from duogen.placement import (
     put_aside,
     quantisation,
     quantised,
-    scaled,
     set_attention,
     tile,
     unused_gpu_here,

@@ -31,13 +31,6 @@ def dtype_of(precision: str, device: str) -> torch.dtype:
     return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
-def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(width, height) of the same shape with `side` as its longer one, in steps of 16 px."""
-    factor = side / max(size)
-    width, height = (max(16, round(each * factor / 16) * 16) for each in size)
-    return width, height
-
-
 def quantisation(precision: str) -> Any:
     """What diffusers' `from_pretrained` takes to quantise a painter, `None` for whole weights."""
     from diffusers import BitsAndBytesConfig

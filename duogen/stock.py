@@ -15,7 +15,7 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.kernels import Kernel
-from duogen.options import ImageOptions, LoadOptions
+from duogen.options import ImageOptions, LoadOptions, scaled
 from duogen.painter import Frames, Painted, check_mask, fit, lay_in
 from duogen.pipeline import About, bnb_options, image_processor, less_seen, one_sentence, open_mllm, pick_device, talks
 from duogen.placeholders import Asked
@@ -28,7 +28,6 @@ from duogen.placement import (
     open_painter,
     put_aside,
     quantised,
-    scaled,
     set_attention,
     skip_small_changes,
     tile,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen import silence_libraries
 from duogen.catalogue import bundled
 from duogen.options import LoadOptions
 from ui.line import Line
@@ -17,6 +19,8 @@ from ui.line import Line
 if TYPE_CHECKING:
     from duogen.adapters import Wanted
     from duogen.engine import Engine
+
+IMPORTING = "Loading the model: importing PyTorch and its libraries ..."
 
 Lend = Callable[[str, str, Mapping[Path, float]], "Engine"]  # pair, brain, adapters
 
@@ -30,6 +34,7 @@ class Loading:
         brain: the MLLM of a painter that cannot talk.
         load: how it is opened, where the two words before do not say all.
         words: what is going on, for the status line.
+        tell: told all of that too, for the terminal.
         line: the queue of all who want to use the engine.
         ahead: how many switches to other pairs were asked for and are not over.
         worn: the adapters that are on, by folder, and how strongly.
@@ -39,7 +44,7 @@ class Loading:
     pair: str | None = None
     device: str = "auto"
     precision: str = "auto"
-    words: str = "Starting ..."
+    words: str = "Loading the model ..."
     line: Line = field(default_factory=Line)
     worn: dict[Path, float] = field(default_factory=dict)
     engine: Engine | None = None
@@ -48,6 +53,7 @@ class Loading:
     brain: str | None = None
     load: LoadOptions | None = None
     ahead: int = 0
+    tell: Callable[[str], None] = lambda words: None
 
     @property
     def busy(self) -> bool:
@@ -99,6 +105,9 @@ class Loading:
 
     def _open(self) -> None:
         try:
+            silence_libraries()
+            if "duogen.engine" not in sys.modules:
+                self._say(IMPORTING)
             # Imported here: torch and what comes with it would keep the page waiting.
             from duogen.engine import Engine
 
@@ -106,10 +115,12 @@ class Loading:
             self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=self.wishes())
             self.put_on()
         except ValueError as error:
-            self.words = self.error = str(error)
+            self.error = str(error)
+            self._say(self.error)
         except Exception as error:  # whatever it is, the page must say so instead of waiting for ever
             traceback.print_exc()
-            self.words = self.error = f"The pair could not be opened ({type(error).__name__}: {error}); the terminal shows more."
+            self.error = f"The pair could not be opened ({type(error).__name__}: {error}); the terminal shows more."
+            self._say(self.error)
         finally:
             self.finished.set()
 
@@ -169,6 +180,7 @@ class Loading:
 
     def _say(self, words: str) -> None:
         self.words = words
+        self.tell(words)
 
 
 def _wanted(worn: Mapping[Path, float]) -> list[Wanted]:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from duogen.assemble import base_model, processor
-from duogen.nn.vae import PatchVAE
-from duogen.precision import resolve_precision
-from duogen.sequence import Tokens
-from duogen.train.dit import DiTStage
-from duogen.train.export import export
-from duogen.train.loop import Recipe, Stage, load_weights, named, save_state, train, whole_state
-from duogen.train.states import PROJECTION, Projection
+    from duogen.nn.vae import PatchVAE
+    from duogen.sequence import Tokens
+    from duogen.train.dit import DiTStage
+    from duogen.train.loop import Recipe, Stage
+
+# What importing torch and the models costs (seconds) is paid inside the functions, so that --help and wrong input answer at once.
 
 STAGES = ("vae", "vision", "mllm", "dit")
 
@@ -29,6 +28,11 @@ STAGES = ("vae", "vision", "mllm", "dit")
 def main(argv: list[str] | None = None) -> int:
     """Run one stage, or export; bad input ends with one sentence on stderr and status 2."""
     options = _parser().parse_args(argv)
+    import torch
+
+    from duogen.train.export import export
+    from duogen.train.loop import Recipe
+
     try:
         torch.set_num_threads(options.threads)
         runs = options.runs / options.recipe.stem
@@ -41,17 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "states":
             build("dit", Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
             return 0
-        for stage in STAGES if options.stage == "all" else [options.stage]:
-            recipe = Recipe.load(options.recipe, stage)
-            built = build(stage, recipe, options.recipe, runs)
-            if stage == "dit":
-                built.fill_states()
-                keep_projection(built, runs / "dit")
-            done = train(built, recipe, runs / stage, options.until)
-            if options.stage == "all" and done < recipe.steps:  # stopped by hand
-                return 130
-            if options.stage == "all" and stage == "vision":
-                refit_vision(options.recipe, runs)
+        if not _train(options, runs):
+            return 130
         if options.stage == "all":
             export(options.recipe, runs, options.out)
         return 0
@@ -61,6 +56,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from the last saved state.", file=sys.stderr)
         return 130
+
+
+def _train(options: argparse.Namespace, runs: Path) -> bool:
+    """Train the stage that is asked for, or all; returns whether nobody stopped it before the end of a stage that others follow."""
+    from duogen.train.loop import Recipe, train
+
+    for stage in STAGES if options.stage == "all" else [options.stage]:
+        recipe = Recipe.load(options.recipe, stage)
+        built = build(stage, recipe, options.recipe, runs)
+        if stage == "dit":
+            built.fill_states()
+            keep_projection(built, runs / "dit")
+        done = train(built, recipe, runs / stage, options.until)
+        if options.stage == "all" and done < recipe.steps:
+            return False
+        if options.stage == "all" and stage == "vision":
+            refit_vision(options.recipe, runs)
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,11 +89,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     """The stage with everything that earlier stages made."""
+    import torch
+
+    from duogen.train.loop import Recipe, load_weights
+
     if stage == "vae":
         from duogen.train.vae import VAEStage
 
         return VAEStage(recipe, runs / "vae")
     if stage == "dit":
+        from duogen.precision import resolve_precision
+        from duogen.train.dit import DiTStage
         from duogen.train.mllm import stage_one
 
         mllm, tokens = brain()
@@ -105,6 +124,10 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
     Raises:
         ValueError: the run began with other states.
     """
+    import torch
+
+    from duogen.train.states import PROJECTION, Projection
+
     file, own = folder / PROJECTION, stage.projection
     if not (folder / "state.pt").exists():
         file.unlink(missing_ok=True)  # of a run that was thrown away
@@ -119,6 +142,8 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
 
 def refit_vision(file: Path, runs: Path) -> float:
     """Fit the vision tower's last layer in closed form, after the vision stage; returns the share of variance it explains."""
+    from duogen.train.loop import Recipe, load_weights, named, save_state, whole_state
+
     stage = build("vision", Recipe.load(file, "vision"), file, runs)
     step = load_weights(runs / "vision", stage.modules, ema=False)
     explained = stage.refit(pictures=3200, seed=21)
@@ -128,6 +153,11 @@ def refit_vision(file: Path, runs: Path) -> float:
 
 def brain() -> tuple[nn.Module, Tokens]:
     """The base model, float32, and its tokens."""
+    import torch
+
+    from duogen.assemble import base_model, processor
+    from duogen.sequence import Tokens
+
     mllm, tokenizer = base_model(torch.float32)
     # Plain matrix products: on a CPU PyTorch's fused attention takes a quarter of stage 1's time, and these a twentieth.
     mllm.set_attn_implementation({"text_config": "eager"})
@@ -136,6 +166,8 @@ def brain() -> tuple[nn.Module, Tokens]:
 
 def fitted_vae(runs: Path) -> PatchVAE:
     """Raises ValueError when the autoencoder has not been fitted yet."""
+    from duogen.nn.vae import PatchVAE
+
     folder = runs / "vae" / "fitted"
     if not folder.exists():
         raise ValueError("There is no fitted autoencoder yet; run `python -m duogen.train vae` first.")
