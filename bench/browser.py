@@ -3,6 +3,9 @@
 Seconds until a conversation of 200 messages is to be seen, from the first request for the page (a new browser, and one that has been
 here before), beside those of an empty page; and the frames of a conversation with 12 pictures of 1024 px that is scrolled while an
 answer streams, beside those while nothing happens. The server is the tests' stand-in for a pair, so that no model takes the processor.
+
+`python -m bench.browser --answers N` measures instead what an answer of the bundled pair takes: N times in the browser, each followed by
+the same answer (same seed and options) from the engine in this process, while the page has nothing to do.
 """
 
 from __future__ import annotations
@@ -31,7 +34,12 @@ from duogen.store import Store
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "results" / "browser.json"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-GOALS = {"open_seconds": 2.0}
+ANSWERS_FILE = FILE.with_name("answers.json")
+QUESTION = "How do I draw a red house with a blue door?"
+GOALS = {"open_seconds": 2.0, "first_word_to_engine": 1.15}
+LAST_WORDS = "[...document.querySelectorAll('#talk .bot')].at(-1)?.innerText ?? ''"
+FIRST_WORD = f"() => /[a-z]/i.test({LAST_WORDS}) ? performance.now() / 1000 : false"
+ANSWERED = f"() => {{ const found = /seed (\\d+)/.exec({LAST_WORDS}); return found ? [performance.now() / 1000, +found[1]] : false }}"
 PICTURE_SECONDS, SCROLL_SECONDS = 2.0, 6.0
 WINDOW = {"width": 1100, "height": 820}
 SHOWN = """count => {
@@ -57,12 +65,13 @@ SCROLL = """seconds => new Promise(done => {
 
 
 @contextmanager
-def served(home: Path) -> Iterator[str]:
-    """The address of a page whose data folder is `home`."""
+def served(home: Path, *program: str) -> Iterator[str]:
+    """The address of a page whose data folder is `home`; `program` is by default the stand-in."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [sys.executable, str(ROOT / "tests" / "stand_in.py"), "--seconds", str(PICTURE_SECONDS), "--port", str(port), "--no-browser"]
+    program = program or ("tests/stand_in.py", "--seconds", str(PICTURE_SECONDS))
+    command = [sys.executable, *program, "--port", str(port), "--no-browser"]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}/"
@@ -141,22 +150,87 @@ def measured(home: Path, repeats: int) -> tuple[dict[str, float], str]:
     return found, name
 
 
+def answer_in_browser(browser: Any, address: str) -> tuple[float, float, int]:
+    """Seconds from sending a question to the first word and to the end of its answer, as they are seen, and the answer's seed."""
+    context = browser.new_context(viewport=WINDOW)
+    page = context.new_page()
+    page.set_default_timeout(300_000)
+    page.goto(address)
+    page.wait_for_selector("#talk .examples, #talk [class*=example]")  # they come with the pair
+    page.fill("#box textarea", QUESTION)
+    began = page.evaluate("performance.now() / 1000")
+    page.keyboard.press("Enter")
+    first = page.wait_for_function(FIRST_WORD, polling="raf").json_value()
+    ended, seed = page.wait_for_function(ANSWERED, polling="raf").json_value()
+    context.close()
+    return first - began, ended - began, seed
+
+
+def answer_from_engine(engine: Any, seed: int) -> tuple[float, float]:
+    """The same of the engine alone, with what a user gets who changes nothing."""
+    from duogen.conversation import Conversation
+    from duogen.engine import Memory
+    from duogen.events import Done
+    from duogen.options import preset_options
+
+    engine.memory = Memory()
+    *_, last = engine.answer(Conversation().say("user", QUESTION), preset_options("balanced", engine.about, seed))
+    if not isinstance(last, Done):
+        raise ValueError("The pair failed.")
+    return last.stats.first_text_seconds, last.stats.seconds
+
+
+def answering(home: Path, repeats: int) -> dict[str, float]:
+    """Medians of an answer on the page and from the engine, one after the other, and of their ratios; one pair before them warms up."""
+    from playwright.sync_api import sync_playwright
+
+    from duogen.engine import Engine
+    from duogen.store import data_home
+
+    if (pairs := data_home() / "pairs").is_dir():
+        (home / "pairs").symlink_to(pairs)
+    began = time.monotonic()
+    with served(home, "app.py") as address, sync_playwright() as play:
+        up = time.monotonic() - began
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        first_ever = answer_in_browser(browser, address)
+        begun = time.monotonic() - began
+        engine = Engine.open()
+        answer_from_engine(engine, first_ever[2])
+        rounds = []
+        for _ in range(repeats):
+            *page, seed = answer_in_browser(browser, address)
+            rounds.append((*page, *answer_from_engine(engine, seed)))
+        browser.close()
+    first, whole, engine_first, engine_whole = zip(*rounds, strict=True)
+    kinds = {"page_first_word": first, "page_answer": whole, "engine_first_word": engine_first, "engine_answer": engine_whole}
+    found = {"page_is_up_seconds": up, "start_to_first_answer_seconds": begun}
+    found |= {f"{name}_seconds": statistics.median(each) for name, each in kinds.items()}
+    found["first_word_to_engine"] = statistics.median(one / other for one, other in zip(first, engine_first, strict=True))
+    found["answer_to_engine"] = statistics.median(one / other for one, other in zip(whole, engine_whole, strict=True))
+    return {name: round(each, 3) for name, each in found.items()}
+
+
 def main() -> int:
     top = argparse.ArgumentParser(prog="python -m bench.browser", description=__doc__.splitlines()[0])
     top.add_argument("--repeats", type=int, default=5, help="visits, of which the median counts")
     top.add_argument("--beside", default="", metavar="WORDS", help="what else runs on this machine meanwhile, for the record")
+    top.add_argument("--answers", type=int, default=0, metavar="N", help="measure N answers of the bundled pair instead")
     given = top.parse_args()
     about = host() | {"beside": given.beside, "repeats": given.repeats, "gradio": version("gradio")}
     try:
         with tempfile.TemporaryDirectory(prefix="duogen-browser-") as home:
-            figures, about["browser"] = measured(Path(home), given.repeats)
+            if given.answers:
+                figures, file = answering(Path(home), given.answers), ANSWERS_FILE
+            else:
+                (figures, about["browser"]), file = measured(Path(home), given.repeats), FILE
     except ValueError as error:
         print(f"bench.browser: {error}", file=sys.stderr)
         return 2
     for name, value in [*about.items(), *figures.items()]:
         print(f"{name:32} {value}" + (f"   goal < {GOALS[name]}" if name in GOALS else ""))
-    FILE.write_text(json.dumps({"machine": about, "figures": figures, "goals": GOALS}, indent=1) + "\n", encoding="utf-8")
-    print(f"Wrote {FILE}")
+    file.write_text(json.dumps({"machine": about, "figures": figures, "goals": GOALS}, indent=1) + "\n", encoding="utf-8")
+    print(f"Wrote {file}")
     return 0
 
 

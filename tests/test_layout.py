@@ -40,7 +40,7 @@ ROOMS = [
     {
         "duogen.conversation", "duogen.events", "duogen.options", "duogen.store", "duogen.gallery", "duogen.picture_file", "duogen.export",
         "duogen.prompts", "duogen.teaching", "duogen.jobs", "duogen.timings", "duogen.precision",
-        "duogen.kernels",
+        "duogen.kernels", "duogen.lazy",
     },
     {"duogen.nn"},
     {"duogen.sequence", "duogen.placeholders", "duogen.thinking"},

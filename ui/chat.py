@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from ui.jobs import Job, Jobs, Task, Waiting, asking, repainting
 from ui.shared import EMPTY_BOX, Refused, Shared, Updates, check_uploads, new_seed, refused, sentence, status_line
 from ui.sidebar import chat_list
 
-REDRAW_SECONDS = 0.08
+LOOK_SECONDS = 0.02  # between two looks at whether there is something new
+REDRAW_SECONDS = 0.25  # between two drawings: each takes time from the models, in the server and, on one machine, in the browser
 
 
 @dataclass(frozen=True)
@@ -147,23 +149,24 @@ class Chat:
             await asyncio.sleep(REDRAW_SECONDS)
 
     async def _drawn(self, view: View, session: str, job: Job, mine: object) -> AsyncIterator[Updates]:
-        before, seen = self._before(job), -1
+        before, seen, drawn, bare = self._before(job), -1, 0.0, True
         while self.watching.get(session) is mine and self.places.get(session, view.id) == view.id:
             if job.done:
                 if job.bad:
                     gr.Warning(sentence(job.status))
                 if later := self.jobs.of(view.id):  # what waited for the end of this one
-                    job, before, seen = later, self._before(later), -1
+                    job, before, seen, bare = later, self._before(later), -1, True
                     continue
                 self.over.add(session)
                 said = status_line(job.status, "bad" if job.bad else "")
                 with contextlib.suppress(ValueError):  # deleted in another window, as `settle` will say
                     yield {self.talk: self.messages(self.store.open(view.id)), self.status: said}
                 return
-            if seen != job.changed:
-                seen = job.changed
+            first = bare and bool(job.answer.parts)  # nobody waits for the first word longer than it takes
+            if seen != job.changed and (first or time.monotonic() - drawn > REDRAW_SECONDS):
+                seen, drawn, bare = job.changed, time.monotonic(), bare and not first
                 yield {self.talk: [*before, *job.messages()], self.status: status_line(job.status, "busy")}
-            await asyncio.sleep(REDRAW_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
 
     @kindly
     def settle(self, values: dict, request: gr.Request) -> Updates:
