@@ -21,10 +21,10 @@ from types import ModuleType
 from typing import Any
 
 LAZY = frozenset((
-    "bitsandbytes", "pandas", "peft", "peft.helpers", "peft.tuners", "peft.tuners.tuners_utils", "scipy", "scipy.optimize", "scipy.stats",
+    "bitsandbytes", "peft", "peft.helpers", "peft.tuners", "peft.tuners.tuners_utils", "scipy", "scipy.optimize", "scipy.stats",
     "xformers", "xformers.ops",
 ))  # fmt: skip
-IMPORTERS = ("diffusers.", "gradio.", "transformers.")
+IMPORTERS = ("diffusers.", "transformers.")
 
 _real: set[str] = set()  # modules of `LAZY` that something has used
 
