@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from diffusers.utils import logging
+import diffusers.utils.logging
+import transformers.utils.logging
 
 from duogen import timings
 from duogen.catalogue import Found, Part, Preset, lora_file, preset_of
@@ -97,7 +98,8 @@ def say_kernel(plan: Plan) -> Plan:
 
 def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:
     """Open a pair as planned. Raises ValueError, one sentence for the user."""
-    logging.disable_progress_bar()  # who opens it is told how far it is, in sentences
+    for each in (diffusers.utils.logging, transformers.utils.logging):
+        each.disable_progress_bar()  # who opens it is told how far it is, in sentences
     known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
     if preset:
         known |= preset.about()
