@@ -201,6 +201,7 @@ def answering(home: Path, repeats: int) -> dict[str, float]:
         for _ in range(repeats):
             *page, seed = answer_in_browser(browser, address)
             rounds.append((*page, *answer_from_engine(engine, seed)))
+            print("first word and whole, page then engine:", *(f"{each:.3f}" for each in rounds[-1]), flush=True)
         browser.close()
     first, whole, engine_first, engine_whole = zip(*rounds, strict=True)
     kinds = {"page_first_word": first, "page_answer": whole, "engine_first_word": engine_first, "engine_answer": engine_whole}
