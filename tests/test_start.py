@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 MODELS = {"torch", "transformers", "diffusers", "peft", "accelerate", "numpy", "gradio", "pandas", "scipy"}
 NOT_CALLED = {
     "peft", "bitsandbytes", "xformers", "xformers.ops", "scipy", "scipy.stats", "scipy.optimize", "torch._inductor.compile_fx", "pandas",
-    "datasets", "sklearn", "trafilatura", "gradio", "gguf.gguf_writer", "torchvision", "matplotlib",
+    "datasets", "sklearn", "trafilatura", "gradio", "torchvision", "matplotlib",
 }  # fmt: skip
 READ = """
 import json, sys
