@@ -130,7 +130,7 @@ def real_module(name: str) -> ModuleType:
 
 def is_read(name: str) -> bool:
     """Whether a module has been imported, and no stand-in is in its place."""
-    return name in sys.modules and not _waits(name)
+    return sys.modules.get(name) is not None and not _waits(name)
 
 
 def import_lazily() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 from duogen.options import LoadOptions, add_flags, from_flags
@@ -59,16 +60,17 @@ def plan(given: argparse.Namespace) -> int:
     """`python -m duogen plan`."""
     from duogen.catalogue import find, installed
     from duogen.memory import GB, Machine
-    from duogen.opening import planned as planned_here
-    from duogen.opening import say_kernel
 
     load = from_flags(given, LoadOptions)
     if given.pair is None:  # of no machine in particular: nothing has to be asked of this one, which takes importing torch
         print(table(64 * GB if given.ram is None else given.ram * GB))
         return 0
+    from duogen.opening import planned as planned_here
+    from duogen.opening import say_kernel
+
     here = Machine.here(load.device)
     host = here.host if given.ram is None else given.ram * GB
-    machine = Machine(here.card, host, here.cores) if given.vram is None else Machine.with_card(given.vram, host, here.cores)
+    machine = replace(here, host=host) if given.vram is None else Machine.with_card(given.vram, host, here.cores)
     known, this_one = _known(given.pair), given.vram is None and given.ram is None
     if known is not None and not given.brain and not (this_one and installed(known)):
         chosen = planned(known.parts, known.about, machine, load, known.presets)
