@@ -18,7 +18,7 @@ OWN = {  # further measures of a pair of the sketchbook world, a module each: wh
     "phrasings": ("on requests of the world written by hand: the right kind of reply, the wishes kept", 200, "requests"),
     "shapes": ("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
     "vague": ("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
-    "autoencoder": ("of the painter: how well it gives drawings back", 100, "drawings"),
+    "autoencoder": ("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings"),
 }
 NAMES = ("geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie")
 

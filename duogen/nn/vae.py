@@ -109,3 +109,38 @@ class PatchVAE(ModelMixin, ConfigMixin):
         scales = variances.clamp(min=1e-8) ** 0.25
         scales = scales * (variances / scales**2).mean().sqrt()
         self.register_to_config(latents_mean=(mean @ axes).tolist(), latents_std=scales.tolist())
+
+
+@torch.no_grad()
+def grow_vae(vae: PatchVAE, z_dim: int, moments: torch.Tensor) -> PatchVAE:
+    """A copy of `vae` with `z_dim` channels: its own first, then the principal axes of what those leave over.
+
+    The first channels and their statistics stay as they are. Zeros in the new ones decode to what `vae` decodes, so a painter of the
+    old latents stays a painter of the new ones.
+
+    Args:
+        moments: second moments of patches [3 * P * P, 3 * P * P], the mean of each patch's outer product with itself.
+
+    Raises:
+        ValueError: `z_dim` is not greater than the channels of `vae`.
+    """
+    old = vae.config.z_dim
+    if z_dim <= old:
+        raise ValueError(f"The autoencoder has {old} channels already; z_dim must be greater, not {z_dim}.")
+    config = {name: vae.config[name] for name in ("patch_size", "width", "blocks")}
+    grown = PatchVAE(z_dim=z_dim, **config)
+    axes = vae.encoder.weight.flatten(1)
+    rest = torch.eye(len(moments)) - axes.T @ axes
+    sizes, further = torch.linalg.eigh(rest @ moments @ rest)
+    sizes, further = sizes.flip(0)[: z_dim - old], further.flip(1)[:, : z_dim - old]
+    kernels = torch.cat([axes, further.T]).reshape(grown.encoder.weight.shape)
+    weights = vae.state_dict() | {"encoder.weight": kernels, "to_pixels.weight": kernels}
+    weights["encoder.bias"] = torch.cat([vae.encoder.bias, torch.zeros(z_dim - old)])
+    grown.load_state_dict(weights)
+    # The old statistics are fourth roots of variances, times this one factor.
+    known = torch.tensor(vae.config.latents_std)
+    scales = sizes.clamp(min=1e-8) ** 0.25 * known.square().mean() ** 0.25
+    grown.register_to_config(
+        latents_mean=[*vae.config.latents_mean, *[0.0] * (z_dim - old)], latents_std=[*vae.config.latents_std, *scales.tolist()]
+    )
+    return grown

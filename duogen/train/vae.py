@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 
-from duogen.nn.vae import PatchVAE
+from duogen.nn.vae import PatchVAE, grow_vae
 from duogen.sketchbook.draw import draw
-from duogen.sketchbook.scene import BACKGROUNDS, Scene
-from duogen.sketchbook.world import kinds, random_composition, random_scene
+from duogen.sketchbook.edits import Pool, random_edit
+from duogen.sketchbook.hands import HANDS, by_hand
+from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, LEVELS, SIDES, Scene, Thing, fits, part_boxes
+from duogen.sketchbook.world import holds_out, kinds, random_composition, random_scene, random_thing
 from duogen.train.loop import Recipe
+
+TINY = 16  # pixels: a part that is not wider or not higher than this is tiny
+STRAY = 4  # pixels around a tiny part that belong to it: its outline, and how far another hand strays
+CHUNK = 50  # pictures whose patches are in memory at once
 
 
 def to_pixels(pictures: list[Any]) -> torch.Tensor:
@@ -29,42 +38,108 @@ def any_scene(rng: random.Random, named: float = 0.5) -> Scene:
     return Scene(rng.choice(BACKGROUNDS), (random_composition(rng),))
 
 
+def crowded_scene(rng: random.Random, share: float) -> Scene:
+    """Two or three things, or shapes, at half size for `share` of the scenes; else any scene, rarely free compositions."""
+    if rng.random() >= share:
+        return any_scene(rng, 0.8)
+    background = rng.choice(BACKGROUNDS)
+    for _ in range(60):
+        sides = rng.sample(SIDES, rng.choice((2, 3, 3)))
+        scene = Scene(background, tuple(_half_size(rng, side) for side in sides))
+        if all(fits(thing) for thing in scene.things) and not holds_out(scene):
+            return scene
+    return any_scene(rng)
+
+
+def _half_size(rng: random.Random, side: str) -> Thing:
+    placing = {"scale": "small", "side": side, "level": rng.choice(tuple(LEVELS))}
+    return random_composition(rng, **placing) if rng.random() < 0.2 else random_thing(rng, kinds("train"), **placing)
+
+
+def tiny_places(scene: Scene) -> np.ndarray:
+    """Where the scene has tiny parts: boolean [256, 256]."""
+    found = np.zeros((CANVAS, CANVAS), bool)
+    for left, top, right, bottom in (box for thing in scene.things for boxes in part_boxes(thing) for box in boxes):
+        if min(right - left, bottom - top) <= TINY:
+            found[max(0, int(top) - STRAY) : int(bottom) + STRAY, max(0, int(left) - STRAY) : int(right) + STRAY] = True
+    return found
+
+
 class VAEStage:
-    """Trains the decoder's correction on latents with some noise, so that it also cleans what the painter leaves blurred."""
+    """Trains the decoder's correction on latents with some noise, so that it also cleans what the painter leaves blurred.
+
+    Settings, all but `model`, `batch` and `noise` optional:
+        model: sizes of a new `PatchVAE`.
+        grow_from: folder of an autoencoder whose channels come first, and its decoder is the beginning; of `model`, only `z_dim` counts.
+        patches_from: pictures that the axes are fitted on.
+        crowded, edits, hands: shares of half-size scenes, of scenes after an edit, of pictures by other hands.
+        tiny: how much more tiny parts count in the loss.
+        old_only: share of the pictures that have zeros in the channels that were added, as a painter has them that does not know them yet.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
-        settings = recipe.settings or {}
+        self.settings = recipe.settings or {}
         fitted = folder / "fitted"
         if fitted.exists():  # later stages and resumed runs must see the very same axes
             self.vae = PatchVAE.from_pretrained(fitted)
         else:
-            self.vae = PatchVAE(**settings.get("model", {}))
-            self.vae.fit_patches(self._patches(settings.get("patches_from", 1500)))
+            self.vae = self._fit()
             self.vae.save_pretrained(fitted)
         for part in (self.vae.encoder, self.vae.to_pixels):
             part.requires_grad_(False)
         self.modules = {"vae": self.vae}
         self.std = torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1)
+        grown_from = self.settings.get("grow_from")
+        self.known = PatchVAE.load_config(grown_from)["z_dim"] if grown_from else self.vae.config.z_dim
 
-    def _patches(self, count: int) -> torch.Tensor:
+    def _fit(self) -> PatchVAE:
+        model, source = self.settings.get("model", {}), self.settings.get("grow_from")
+        count = self.settings.get("patches_from", 1500)
+        if not source:
+            vae = PatchVAE(**model)
+            vae.fit_patches(torch.cat(list(self._patches(count, vae.config.patch_size))))
+            return vae
+        old = PatchVAE.from_pretrained(source)
+        moments = sum(patches.T @ patches / len(patches) for patches in self._patches(count, old.config.patch_size))
+        return grow_vae(old, model["z_dim"], moments / math.ceil(count / CHUNK))
+
+    def _patches(self, count: int, side: int) -> Iterator[torch.Tensor]:
+        """Patches [N, 3 * side * side] of `count` pictures, in chunks."""
         rng = random.Random(self.recipe.seed)
-        pixels = to_pixels([draw(any_scene(rng)) for _ in range(count)])
-        side = self.vae.config.patch_size
-        return F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
+        for start in range(0, count, CHUNK):
+            pixels = to_pixels([self._example(rng)[0] for _ in range(min(CHUNK, count - start))])
+            yield F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
 
-    def batch(self, step: int) -> torch.Tensor:
+    def _example(self, rng: random.Random) -> tuple[Image, Scene]:
+        scene = crowded_scene(rng, self.settings["crowded"]) if "crowded" in self.settings else any_scene(rng)
+        if rng.random() < self.settings.get("edits", 0.0):
+            scene = random_edit(rng, Pool(tuple(kinds("train"))), scene).scene
+        picture = draw(scene)
+        if rng.random() < self.settings.get("hands", 0.0):
+            picture = by_hand(picture, rng.choice(HANDS), rng.randrange(2**31))
+        return picture, scene
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels [N, 3, 256, 256], and where tiny parts are, boolean [N, 1, 256, 256]."""
         rng = random.Random(self.recipe.step_seed(step))
-        return to_pixels([draw(any_scene(rng)) for _ in range(self.recipe.settings["batch"])])
+        examples = [self._example(rng) for _ in range(self.settings["batch"])]
+        places = np.stack([tiny_places(scene) for _, scene in examples])
+        return to_pixels([picture for picture, _ in examples]), torch.from_numpy(places)[:, None]
 
-    def loss(self, pixels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, batch: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        pixels, tiny = batch
         latents = self.vae.encoder(pixels)
-        level = torch.rand(len(pixels), 1, 1, 1, generator=generator) * self.recipe.settings["noise"]
+        level = torch.rand(len(pixels), 1, 1, 1, generator=generator) * self.settings["noise"]
         level = level * (torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5)
         latents = latents + torch.randn(latents.shape, generator=generator) * self.std * level
+        old_only = torch.rand(len(pixels), 1, 1, 1, generator=generator) < self.settings.get("old_only", 0.0)
+        added = torch.arange(latents.shape[1]).view(1, -1, 1, 1) >= self.known
+        latents = latents.masked_fill(old_only & added, 0.0)
         decoded = self.vae.decode_frames(latents).float()
-        error = (decoded - pixels).square().mean((1, 2, 3))
-        clean = error[level.flatten() == 0]
-        psnr = float(10 * torch.log10(4 / clean.detach()).mean()) if len(clean) else 0.0
+        error = (decoded - pixels).square()
+        clean = error.detach().mean((1, 2, 3))[(level == 0).flatten() & ~old_only.flatten()]
+        psnr = float(10 * torch.log10(4 / clean).mean()) if len(clean) else 0.0
         # Some absolute error beside the squared one keeps flat areas flat.
-        return error.mean() + 0.1 * (decoded - pixels).abs().mean(), {"psnr": psnr}
+        weighed = (1 + self.settings.get("tiny", 0.0) * tiny) * (error + 0.1 * (decoded - pixels).abs())
+        return weighed.mean(), {"psnr": psnr}

@@ -1,0 +1,49 @@
+"""A painter of few latent channels becomes one of more: its own weights, and zeros for what is new."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import CosmosTransformer3DModel
+
+
+@torch.no_grad()
+def grow_transformer(model: CosmosTransformer3DModel, old: int, new: int) -> CosmosTransformer3DModel:
+    """A copy of `model`, which paints latents of `old` channels, for latents of `new` channels.
+
+    Its inputs are, as `embed_frames` packs them, a frame's latents, the condition mask (and the padding mask), and the latents of the
+    frame before where the model sees them. Outputs beyond the latents (a gate) stay behind them. What the grown model says of the first
+    `old` channels does not depend on the others, and of those it says zero, until it is trained.
+
+    Raises:
+        ValueError: `new` is not greater than `old`, or the model does not paint latents of `old` channels.
+    """
+    seen, rest = divmod(model.config.in_channels - 1, old)
+    beside = model.config.out_channels - old
+    if new <= old:
+        raise ValueError(f"The latents have {old} channels already; there must be more than that, not {new}.")
+    if rest or seen not in (1, 2) or beside < 0:
+        raise ValueError(f"A model with {model.config.in_channels} inputs does not paint latents of {old} channels.")
+    config = dict(model.config) | {"in_channels": seen * new + 1, "out_channels": new + beside}
+    grown = CosmosTransformer3DModel.from_config(config).to(model.dtype)
+    area = model.config.patch_size[0] * model.config.patch_size[1] * model.config.patch_size[2]
+    weights = model.state_dict()
+    weights["patch_embed.proj.weight"] = _wider(weights["patch_embed.proj.weight"], old, new, seen, area)
+    # The rows of the last layer are ordered (place in the patch, channel).
+    rows = weights["proj_out.weight"].unflatten(0, (area, old + beside))
+    latents, others = rows.split((old, beside), 1)
+    added = rows.new_zeros(area, new - old, rows.shape[-1])
+    weights["proj_out.weight"] = torch.cat([latents, added, others], 1).flatten(0, 1)
+    grown.load_state_dict(weights)
+    return grown.train(model.training)
+
+
+def _wider(weight: torch.Tensor, old: int, new: int, seen: int, area: int) -> torch.Tensor:
+    """The first layer's weight, its columns ordered (channel, place in the patch): a frame, masks, and if `seen` is 2 the frame before."""
+    columns = weight.unflatten(1, (-1, area))
+    masks = columns.shape[1] - seen * old
+    parts = list(columns.split((old, masks, old)[: seen + 1], 1))
+    added = weight.new_zeros(len(weight), new - old, area)
+    parts[0] = torch.cat([parts[0], added], 1)
+    if seen == 2:
+        parts[2] = torch.cat([parts[2], added], 1)
+    return torch.cat(parts, 1).flatten(1)
