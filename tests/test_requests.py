@@ -10,10 +10,12 @@ import pytest
 from duogen.conversation import Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate import autoencoder, shapes, vague
+from duogen.evaluate.scores import MOST_DECIBELS
 from duogen.evaluate.shapes import SHAPES, Composition, as_wished, marks
 from duogen.pipeline import open_pair
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import COLOURS, SHAPE_SIZES, Part, Scene, Thing
+from duogen.sketchbook.verify import Check, PartCheck
 from duogen.sketchbook.words import picture_sentence
 from duogen.sketchbook.world import make_thing
 from tests.tiny import tiny_pair
@@ -112,5 +114,35 @@ def test_a_real_pair_is_asked(tmp_path):
     engine = Engine(open_pair(tiny_pair(tmp_path), "cpu", "fp32"))
     assert shapes.evaluate(engine, 1, say=lambda line: None)["asked"][0]["say"] == EVERY[0].say
     assert len(vague.evaluate(engine, 1, say=lambda line: None)["asked"]) == vague.SEEDS
-    psnr = autoencoder.evaluate(engine, 3, say=lambda line: None)["scores"]["psnr"]
-    assert psnr["n"] == 3 and 0 < psnr["value"] < 30, "its weights are random"
+    scores = autoencoder.evaluate(engine, 4, say=lambda line: None)["scores"]
+    assert scores["psnr"]["n"] == 4 and 0 < scores["psnr"]["value"] < 30, "its weights are random"
+    assert scores["right_scenes"]["n"] == 2 and scores["right"]["value"] < 1
+
+
+def test_an_autoencoder_is_judged_by_what_it_loses():
+    def scores(restore) -> dict:
+        return autoencoder.measure(restore, 12, say=lambda line: None)["scores"]
+
+    kept = scores(lambda picture: picture)
+    assert kept["right"]["value"] == 1.0 and [kept[f"right_{group}"]["n"] for group in ("scenes", "edits", "hands")] == [6, 3, 3]
+    assert kept["psnr"]["value"] == MOST_DECIBELS
+    lost = scores(lambda picture: picture.resize((16, 16)).resize((256, 256)))
+    assert lost["right"]["value"] < 0.3 and lost["right_hands"]["value"] < 1 and lost["psnr"]["value"] < 30
+    with pytest.raises(ValueError, match="at least 1"):
+        autoencoder.measure(lambda picture: picture, 0)
+
+
+def test_only_what_was_right_before_can_be_lost():
+    wrong, right = PartCheck(0, 0, True, False, True, True, True), PartCheck(0, 0, True, True, True, True, True)
+    assert autoencoder.keeps(Check(True, (wrong,), True), Check(True, (right,)))
+    assert autoencoder.keeps(Check(True, (wrong,), True), Check(True, (wrong,), True))
+    for less in (Check(True, (wrong,)), Check(False, (right,)), Check(True, (right,), True)):
+        assert not autoencoder.keeps(Check(True, (right,)), less)
+
+
+def test_the_drawings_of_a_seed_are_the_same():
+    one, other = (list(autoencoder.cases(8, 5)) for _ in range(2))
+    assert [case.scene for case in one] == [case.scene for case in other]
+    assert all(a.picture.tobytes() == b.picture.tobytes() for a, b in zip(one, other, strict=True))
+    assert [case.group for case in one] == [*autoencoder.GROUPS] * 2
+    assert draw(one[0].scene).tobytes() == one[0].picture.tobytes() and draw(one[3].scene).tobytes() != one[3].picture.tobytes()

@@ -92,7 +92,8 @@ def cases(n: int, seed: int) -> Iterator[Case]:
 
 def loss_of(case: Case, restored: Picture) -> Loss:
     """What `restored` has lost of the drawing."""
-    return Loss(case.group, keeps(check_scene(case.picture, case.scene), check_scene(restored, case.scene)), decibels(case.picture, restored))
+    before, after = (check_scene(picture, case.scene) for picture in (case.picture, restored))
+    return Loss(case.group, keeps(before, after), decibels(case.picture, restored))
 
 
 def keeps(before: Check, after: Check) -> bool:
