@@ -10,11 +10,12 @@ import torch
 
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE, grow_vae
+from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Part, Scene, Thing, fits
 from duogen.sketchbook.world import holds_out
 from duogen.train.grow import grow_transformer
 from duogen.train.loop import Recipe, train
-from duogen.train.vae import VAEStage, crowded_scene, tiny_places
+from duogen.train.vae import VAEStage, crowded_scene, smallness
 from tests.tiny import tiny_patch_vae, tiny_transformer
 
 OLD, NEW = 16, 24
@@ -139,10 +140,11 @@ def test_tiny_parts_and_zeroed_channels_weigh_as_the_recipe_says(tmp_path):
     wish = recipe(grow_from=str(tmp_path / "old"), old_only=0.0, tiny=0.0, noise=0.0)
     stage = VAEStage(wish, tmp_path / "run")
     pixels, _ = stage.batch(1)
-    nowhere, everywhere = torch.zeros(2, 1, 256, 256, dtype=torch.bool), torch.ones(2, 1, 256, 256, dtype=torch.bool)
+    nowhere, everywhere = torch.zeros(2, 1, 256, 256), torch.ones(2, 1, 256, 256)
 
     def loss(tiny: torch.Tensor) -> float:
-        return float(stage.loss((pixels, tiny), torch.Generator().manual_seed(0))[0])
+        with torch.no_grad():
+            return float(stage.loss((pixels, tiny), torch.Generator().manual_seed(0))[0])
 
     plain = loss(everywhere)
     assert plain == loss(nowhere)
@@ -164,9 +166,25 @@ def test_half_of_the_scenes_are_crowded():
     assert not any(holds_out(scene) for scene in scenes) and any(thing.kind is None for scene in half_size for thing in scene.things)
 
 
-def test_tiny_parts_are_found():
+def test_a_part_counts_the_more_the_smaller_it_is():
     parts = (Part("square", "medium", "red", stand="on the ground"), Part("circle", "tiny", "blue", place="on top of", of=0))
-    found = tiny_places(Scene("paper", (Thing(None, parts),)))  # 64 px above the ground at 224, 16 px on it
+    found = smallness(Scene("paper", (Thing(None, parts),)))  # 64 px that stand on the ground at 224, 16 px on top
     rows, columns = found.any(1).nonzero()[0], found.any(0).nonzero()[0]
-    assert (rows[0], rows[-1], columns[0], columns[-1]) == (140, 163, 116, 139)
-    assert not tiny_places(Scene("paper", (Thing(None, parts[:1]),))).any()
+    assert (rows[0], rows[-1], columns[0], columns[-1], found.max()) == (140, 163, 116, 139, 1)
+    assert smallness(Scene("paper", (Thing(None, parts, "small"),))).max() == 4
+    assert not smallness(Scene("paper", (Thing(None, parts[:1]),))).any()
+
+
+def test_patches_with_tiny_parts_are_fitted_more_often(tmp_path, monkeypatch):
+    tiny_patch_vae().save_pretrained(tmp_path / "old")
+    stage = VAEStage(recipe(grow_from=str(tmp_path / "old")), tmp_path / "run")
+    parts = (Part("square", "medium", "red", stand="on the ground"), Part("circle", "tiny", "blue", place="on top of", of=0))
+    scene = Scene("paper", (Thing(None, parts),))
+    monkeypatch.setattr(stage, "_example", lambda rng: (draw(scene), scene))
+
+    def blue(tiny: float) -> int:
+        stage.settings["tiny"] = tiny
+        patches = next(stage._patches(20, 16)).unflatten(1, (3, -1))
+        return int(((patches[:, 2] > 0.5) & (patches[:, 0] < -0.5)).any(1).sum())
+
+    assert 0 < 2 * blue(0.0) < blue(8.0)

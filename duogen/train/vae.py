@@ -56,12 +56,14 @@ def _half_size(rng: random.Random, side: str) -> Thing:
     return random_composition(rng, **placing) if rng.random() < 0.2 else random_thing(rng, kinds("train"), **placing)
 
 
-def tiny_places(scene: Scene) -> np.ndarray:
-    """Where the scene has tiny parts: boolean [256, 256]."""
-    found = np.zeros((CANVAS, CANVAS), bool)
+def smallness(scene: Scene) -> np.ndarray:
+    """How small the parts are at each point, float32 [256, 256]: 1 at parts of `TINY` pixels, 4 at those of half of that, 0 elsewhere."""
+    found = np.zeros((CANVAS, CANVAS), np.float32)
     for left, top, right, bottom in (box for thing in scene.things for boxes in part_boxes(thing) for box in boxes):
-        if min(right - left, bottom - top) <= TINY:
-            found[max(0, int(top) - STRAY) : int(bottom) + STRAY, max(0, int(left) - STRAY) : int(right) + STRAY] = True
+        side = min(right - left, bottom - top)
+        if side <= TINY:
+            place = found[max(0, int(top) - STRAY) : int(bottom) + STRAY, max(0, int(left) - STRAY) : int(right) + STRAY]
+            np.maximum(place, (TINY / side) ** 2, out=place)
     return found
 
 
@@ -73,7 +75,7 @@ class VAEStage:
         grow_from: folder of an autoencoder whose channels come first, and its decoder is the beginning; of `model`, only `z_dim` counts.
         patches_from: pictures that the axes are fitted on.
         crowded, edits, hands: shares of half-size scenes, of scenes after an edit, of pictures by other hands.
-        tiny: how much more tiny parts count in the loss.
+        tiny: how much more tiny parts count, by their smallness: pixels in the loss, patches in the fit.
         old_only: share of the pictures that have zeros in the channels that were added, as a painter has them that does not know them yet.
     """
 
@@ -105,11 +107,20 @@ class VAEStage:
         return grow_vae(old, model["z_dim"], moments / math.ceil(count / CHUNK))
 
     def _patches(self, count: int, side: int) -> Iterator[torch.Tensor]:
-        """Patches [N, 3 * side * side] of `count` pictures, in chunks."""
+        """Patches [N, 3 * side * side] of `count` pictures, in chunks; those with tiny parts come more often."""
         rng = random.Random(self.recipe.seed)
         for start in range(0, count, CHUNK):
-            pixels = to_pixels([self._example(rng)[0] for _ in range(min(CHUNK, count - start))])
-            yield F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
+            pixels, small = self._examples(rng, min(CHUNK, count - start))
+            patches = F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
+            weights = 1 + self.settings.get("tiny", 0.0) * F.avg_pool2d(small, side).flatten()
+            generator = torch.Generator().manual_seed(self.recipe.step_seed(start))
+            yield patches[torch.multinomial(weights, len(patches), replacement=True, generator=generator)]
+
+    def _examples(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels [N, 3, 256, 256], and how small the parts are there [N, 1, 256, 256]."""
+        examples = [self._example(rng) for _ in range(count)]
+        small = torch.from_numpy(np.stack([smallness(scene) for _, scene in examples]))[:, None]
+        return to_pixels([picture for picture, _ in examples]), small
 
     def _example(self, rng: random.Random) -> tuple[Image, Scene]:
         scene = crowded_scene(rng, self.settings["crowded"]) if "crowded" in self.settings else any_scene(rng)
@@ -121,14 +132,10 @@ class VAEStage:
         return picture, scene
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels [N, 3, 256, 256], and where tiny parts are, boolean [N, 1, 256, 256]."""
-        rng = random.Random(self.recipe.step_seed(step))
-        examples = [self._example(rng) for _ in range(self.settings["batch"])]
-        places = np.stack([tiny_places(scene) for _, scene in examples])
-        return to_pixels([picture for picture, _ in examples]), torch.from_numpy(places)[:, None]
+        return self._examples(random.Random(self.recipe.step_seed(step)), self.settings["batch"])
 
     def loss(self, batch: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        pixels, tiny = batch
+        pixels, small = batch
         latents = self.vae.encoder(pixels)
         level = torch.rand(len(pixels), 1, 1, 1, generator=generator) * self.settings["noise"]
         level = level * (torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5)
@@ -141,5 +148,5 @@ class VAEStage:
         clean = error.detach().mean((1, 2, 3))[(level == 0).flatten() & ~old_only.flatten()]
         psnr = float(10 * torch.log10(4 / clean).mean()) if len(clean) else 0.0
         # Some absolute error beside the squared one keeps flat areas flat.
-        weighed = (1 + self.settings.get("tiny", 0.0) * tiny) * (error + 0.1 * (decoded - pixels).abs())
+        weighed = (1 + self.settings.get("tiny", 0.0) * small) * (error + 0.1 * (decoded - pixels).abs())
         return weighed.mean(), {"psnr": psnr}
