@@ -112,7 +112,10 @@ class VAEStage:
         for start in range(0, count, CHUNK):
             pixels, small = self._examples(rng, min(CHUNK, count - start))
             patches = F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
-            weights = 1 + self.settings.get("tiny", 0.0) * F.avg_pool2d(small, side).flatten()
+            if not self.settings.get("tiny"):
+                yield patches
+                continue
+            weights = 1 + self.settings["tiny"] * F.avg_pool2d(small, side).flatten()
             generator = torch.Generator().manual_seed(self.recipe.step_seed(start))
             yield patches[torch.multinomial(weights, len(patches), replacement=True, generator=generator)]
 
