@@ -172,8 +172,9 @@ class FramePainter:
             self._condition(frames, condition)  # now, since the states are not kept
             frames.briefs.append(Brief(condition.shape[1], segment))
 
-    def _fill_cache(self, frames: Frames) -> None:
-        """Compute the keys and values that are still due."""
+    @torch.no_grad()
+    def fill_cache(self, frames: Frames) -> None:
+        """Compute the keys and values that are still due, before a picture comes after them."""
         while frames.briefs:
             brief, index = frames.briefs[0], frames.cache.frames
             latents = frames.past[index]
@@ -204,7 +205,7 @@ class FramePainter:
             ValueError: the conversation has more pictures than the model has positions for; as `About.picture_size`.
         """
         self._check_room(frames)
-        self._fill_cache(frames)
+        self.fill_cache(frames)
         height, width = self.size(options.side)
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.

@@ -278,6 +278,9 @@ class StockPainter:
         """`picture` with what was painted where `mask` is white; outside not a pixel changes."""
         return lay_in(painted, picture, mask)
 
+    def fill_cache(self, frames: Frames) -> None:
+        """Nothing is due: the pipeline reads the pictures themselves."""
+
     def remember(self, frames: Frames, latents: PILImage.Image, condition: Any, segment: int) -> None:
         """Add a final picture."""
         frames.past.append(latents)
