@@ -53,8 +53,10 @@ def test_the_tab_follows_what_is_chosen(tmp_path, monkeypatch) -> None:
     folder = public.cosmos(tmp_path / "unseen")
     values |= {tab.choice: OTHER, tab.name: str(folder), tab.load["picture_side",]: 64}
     shown = tab.show(values, window)
-    tab.latest["window"] = "duogen-sketch"  # chosen while the folder was looked up
-    assert tab.card not in tab._unless_late(values, window, shown)
+    assert tab.plan in tab._unless_late(values, window, shown)
+    for later in ({tab.choice: "duogen-sketch"}, {tab.load["picture_side",]: 128}):  # chosen while the folder was looked up
+        tab.latest["window"] = tab._choices(values | later)
+        assert tab.plan not in tab._unless_late(values, window, shown)
     assert "64 x 32 px" in shown[tab.plan] and shown[tab.use].interactive and not shown[tab.pull].visible
     switched = []
     monkeypatch.setattr(loading, "switch", lambda *given: switched.append(given))

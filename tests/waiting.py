@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 
 def patience() -> float:
-    """Seconds to wait for what must come: a busy machine is slow, not wrong."""
-    return 300 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """Seconds to wait for what must come: a busy machine is slow, not wrong; at most ten minutes, so that CI ends."""
+    return min(600, 200 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -29,7 +29,7 @@ class Models:
     def __init__(self, tab: gr.Tab, loading: Loading, timer: gr.Timer) -> None:
         """`timer` is the page's, which looks up how far the loading of a pair is."""
         self.loading, self.timer = loading, timer
-        self.latest: dict[str, str] = {}  # what a browser chose last, by session
+        self.latest: dict[str, tuple[Any, ...]] = {}  # what a browser chose last, by session
         with tab, gr.Row(elem_id="models"):
             self._lay_out()
         self._wire(tab)
@@ -80,6 +80,10 @@ class Models:
         """What is chosen: an id of the catalogue, or what was typed in."""
         return values[self.choice] if values[self.choice] != OTHER else (values[self.name] or "").strip()
 
+    def _choices(self, values: dict) -> tuple[Any, ...]:
+        """All that decides what is shown: the pair and how it is opened."""
+        return self._id(values), self._brain(values), *(values[each] for each in self.load.values())
+
     def spoken(self) -> Updates:
         """What the browser cannot put into its language by itself."""
         return {self.choice: gr.update(choices=choices())}  # a new Radio would be laid out, where the page is being built
@@ -90,7 +94,7 @@ class Models:
 
     def show(self, values: dict, request: gr.Request) -> Updates:
         """All of the tab for what is chosen; nothing where the browser has chosen something else meanwhile."""
-        self.latest[request.session_hash] = self._id(values)
+        self.latest[request.session_hash] = self._choices(values)
         return self._unless_late(values, request, self._shown(values))
 
     def looked(self, values: dict, request: gr.Request) -> Updates:
@@ -98,7 +102,8 @@ class Models:
         return self._unless_late(values, request, self.look(values))
 
     def _unless_late(self, values: dict, request: gr.Request, updates: Updates) -> Updates:
-        late = self.latest.get(request.session_hash, self._id(values)) != self._id(values)
+        mine = self._choices(values)
+        late = self.latest.get(request.session_hash, mine) != mine
         return {self.status: gr.skip()} if late else updates
 
     def _shown(self, values: dict) -> Updates:
