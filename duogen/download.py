@@ -25,6 +25,7 @@ from duogen.fetching import Fetching, Paused, Progress, digest, home_of, reposit
 from duogen.store import data_home
 
 WATCH_SECONDS = 0.2
+PROBE_SECONDS = 5  # how long `running`, which takes the lock for a moment, may keep a worker from it on a busy machine
 CAN_BE_WOKEN = hasattr(signal, "pthread_kill")  # from waiting for bytes that do not come; not on Windows
 
 
@@ -108,7 +109,7 @@ def work(id: str, preset: str = "") -> int:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        with _lock(id).acquire(timeout=0):
+        with _lock(id).acquire(timeout=PROBE_SECONDS):
             try:
                 with _listening(id):
                     fetching.run()

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from duogen import download, fetching
@@ -272,6 +274,15 @@ def kill(id: str) -> None:
         words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
         if b"duogen.download" in words and id.encode() in words:
             os.kill(int(process.name), signal.SIGKILL)
+
+
+def test_a_worker_waits_for_who_only_looks(hub) -> None:
+    """To see whether a worker runs is to take its lock for a moment, longer on a busy machine: the worker must not give up then."""
+    lock = FileLock(download._lock("flux2-klein-4b").lock_file, thread_local=False)
+    lock.acquire(timeout=0)
+    threading.Timer(0.3, lock.release).start()
+    assert download.work("flux2-klein-4b") == 0
+    assert installed(entries()["flux2-klein-4b"])
 
 
 def test_pull_verify_and_remove_from_the_command_line(hub, capsys) -> None:

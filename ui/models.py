@@ -69,7 +69,7 @@ class Models:
         quick = {"inputs": inputs, "outputs": outputs, **QUICK}
         chosen = [tab.select, self.choice.input, self.name.submit, self.brain.submit, self.name.blur, self.brain.blur]
         chosen += [each.input for each in self.load.values()]
-        gr.on(chosen, self.show, trigger_mode="multiple", **quick)  # else a choice is dropped while the one before is being looked up
+        gr.on(chosen, self.show, trigger_mode="always_last", **quick)  # in order: two look-ups at once may end the other way round
         self.poll.tick(self.looked, **quick)
         for button, act in ((self.pull, self._pull), (self.pause, self._pause), (self.use, self._use), (self.sure, self._remove)):
             button.click(kindly(act, self.status), **quick)
