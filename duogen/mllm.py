@@ -15,7 +15,7 @@ from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 from duogen.kv_cache import new_kv_cache
 from duogen.options import TextOptions
 from duogen.sequence import Packed, Tokens, positions
-from duogen.token_forward import TokenForward, is_supported, weight_versions
+from duogen.token_forward import TokenForward, is_supported, weights_version
 
 PROMPT_SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
 PROMPT_LENGTH = 512
@@ -224,7 +224,7 @@ class MLLM:
         """Lay out the weights for single tokens as they are now: training and adapters change them."""
         if not is_supported(self.model):
             self.token_forward = None
-        elif self.token_forward is None or self.token_forward.versions != weight_versions(self.model):
+        elif self.token_forward is None or self.token_forward.version != weights_version(self.model):
             self.token_forward = TokenForward(self.model, self.token_dtype or self.model.lm_head.weight.dtype)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,12 +45,12 @@ class TokenForward:
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, dtype: torch.dtype) -> None:
         language, config = model.model.language_model, model.config.text_config
-        self.versions = weight_versions(model)
+        self.version = weights_version(model)
         self.dtype, self.eps = dtype, config.rms_norm_eps
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.frequencies = language.rotary_emb.inv_freq.float()
         self.scaling = language.rotary_emb.attention_scaling
-        self.embedding = model.get_input_embeddings().weight
+        self.embed, self.stored = model.get_input_embeddings(), model.dtype  # the cache's format is the model's own
         self.layers = [_layer_weights(layer, dtype) for layer in language.layers]
         self.norm = language.norm.weight.float()
         self.head = model.lm_head.weight.to(dtype)
@@ -65,7 +66,7 @@ class TokenForward:
         angles = torch.cat([self.frequencies, self.frequencies]) * position
         cos, sin = angles.cos() * self.scaling, angles.sin() * self.scaling
         sin[: len(sin) // 2].neg_()  # the first half takes minus the second one
-        hidden = self.embedding[token].float()[None]
+        hidden = self.embed(torch.tensor([token])).float()
         states = [hidden]
         with plain_products():
             for index, weights in enumerate(self.layers):
@@ -86,12 +87,11 @@ class TokenForward:
         heads = F.linear(rows, weights.qkv, weights.qkv_bias).float().view(self.heads + 2 * self.kv_heads, -1)
         turned = heads[: self.heads + self.kv_heads]
         turned = turned * rotary[0] + turned.roll(turned.shape[1] // 2, 1) * rotary[1]
-        stored = self.embedding.dtype  # as the model's own forward writes the cache
-        key = turned[self.heads :].to(stored)[None, :, None]
-        value = heads[self.heads + self.kv_heads :].to(stored)[None, :, None]
+        key = turned[self.heads :].to(self.stored)[None, :, None]
+        value = heads[self.heads + self.kv_heads :].to(self.stored)[None, :, None]
         keys, values = cache.update(key, value, index)
         # The queries that share a key head are the rows of one product.
-        query = turned[: self.heads].to(stored).view(1, self.kv_heads, -1, turned.shape[1])
+        query = turned[: self.heads].to(self.stored).view(1, self.kv_heads, -1, turned.shape[1])
         attended = F.scaled_dot_product_attention(query, keys, values)
         return F.linear(attended.reshape(1, -1).to(self.dtype), weights.out).float()
 
@@ -111,9 +111,13 @@ def is_supported(model: nn.Module) -> bool:
     return all(_effective_weight(each) is not None for layer in layers for each in _products(layer)) and type(model.lm_head) is nn.Linear
 
 
-def weight_versions(model: nn.Module) -> int:
-    """A number that grows whenever weights are changed in place, as an optimizer does."""
-    return sum(weight._version for weight in model.parameters())
+def weights_version(model: Qwen2_5_VLForConditionalGeneration) -> tuple[Any, ...]:
+    """Differs as soon as the model computes something else: weights were changed in place, as an optimizer does, or other adapters work,
+    or the same ones with another strength. For a model for which `is_supported` holds.
+    """
+    products = [each for layer in model.model.language_model.layers for each in _products(layer) if hasattr(each, "lora_A")]
+    adapters = [(*each.active_adapters, each.disable_adapters, each.merged, *each.scaling.items()) for each in products]
+    return sum(weight._version for weight in model.parameters()), *adapters
 
 
 @contextmanager

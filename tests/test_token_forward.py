@@ -110,6 +110,38 @@ def test_changed_weights_are_laid_out_anew(model):
     assert mllm.token_forward is not before
 
 
+def test_an_adapter_of_another_strength_counts_at_once(model):
+    """Its weights do not change then: only how strongly they count, or whether."""
+    tokens = Tokens(tiny_tokenizer(), None, MARKS[BOV - 1])
+    inject_adapter_in_model(LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "down_proj"]), model, adapter_name="one")
+    mllm, layers = MLLM(model, tokens, [1, LAYERS]), [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    changes = [lambda each: None, lambda each: each.set_scale("one", 0.2), lambda each: each.enable_adapters(False)]
+    seen = []
+    for change in changes:
+        for layer in layers:
+            change(layer)
+        context, plain = Context(), DynamicCache()
+        mllm.prefill(context, Packed(PROMPT, [False] * len(PROMPT), []))
+        mllm.append(context, 41)
+        read_slowly(model, PROMPT, plain)
+        states, _ = read_slowly(model, [41], plain)
+        torch.testing.assert_close(context.fresh[-1][0, 1], states[LAYERS, 0], rtol=2e-5, atol=1e-4)
+        seen.append(states[LAYERS, 0])
+    assert not torch.allclose(seen[0], seen[1], rtol=1e-3) and not torch.allclose(seen[1], seen[2], rtol=1e-3)
+
+
+def test_rows_of_tokens_that_learnt_count(model):
+    """An adapter may hold new embeddings of single tokens, as that of begin-of-vision."""
+    plain = TokenForward(model, torch.float32)(41, 0, new_kv_cache())[1]
+    config = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [41, 43]})
+    inject_adapter_in_model(config, model, adapter_name="one")
+    rows = [weight for name, weight in model.named_parameters() if "trainable_tokens_delta" in name]
+    with torch.no_grad():
+        rows[0].add_(torch.randn_like(rows[0]))
+    compare(model, torch.float32, 2e-5)
+    assert not torch.allclose(TokenForward(model, torch.float32)(41, 0, new_kv_cache())[1], plain, rtol=1e-3)
+
+
 def test_what_is_not_supported_is_left_to_transformers(model):
     assert is_supported(model)
     model.config.text_config.hidden_act = "gelu"
