@@ -168,19 +168,17 @@ def answer_in_browser(browser: Any, address: str) -> tuple[float, float, int]:
 
 def answer_from_engine(engine: Any, seed: int) -> tuple[float, float]:
     """The same of the engine alone, with what a user gets who changes nothing."""
+    from bench.reply import answer
     from duogen.conversation import Conversation
     from duogen.engine import Memory
-    from duogen.events import Done
     from duogen.options import preset_options
 
     engine.memory = Memory()
-    *_, last = engine.answer(Conversation().say("user", QUESTION), preset_options("balanced", engine.about, seed))
-    if not isinstance(last, Done):
-        raise ValueError("The pair failed.")
-    return last.stats.first_text_seconds, last.stats.seconds
+    done, _ = answer(engine, Conversation().say("user", QUESTION), preset_options("balanced", engine.about, seed))
+    return done.stats.first_text_seconds, done.stats.seconds
 
 
-def answering(home: Path, repeats: int) -> dict[str, float]:
+def measure_answers(home: Path, repeats: int) -> dict[str, float]:
     """Medians of an answer on the page and from the engine, one after the other, and of their ratios; one pair before them warms up."""
     from playwright.sync_api import sync_playwright
 
@@ -222,7 +220,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="duogen-browser-") as home:
             if given.answers:
-                figures, file = answering(Path(home), given.answers), ANSWERS_FILE
+                figures, file = measure_answers(Path(home), given.answers), ANSWERS_FILE
             else:
                 (figures, about["browser"]), file = measured(Path(home), given.repeats), FILE
     except ValueError as error:

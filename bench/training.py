@@ -94,9 +94,9 @@ class OldWay(Way):
         self.optimizers = [adamw, torch.optim.Muon(muon.param_groups[0]["params"], adjust_lr_fn="match_rms_adamw", **rate)]
 
     def batch(self, step: int) -> list[FrameBatch]:
-        return [self._padded(data) for data in self.stage.batch(step)]
+        return [self._pad_batch(data) for data in self.stage.batch(step)]
 
-    def _padded(self, data: FrameBatch) -> FrameBatch:
+    def _pad_batch(self, data: FrameBatch) -> FrameBatch:
         more = -data.ids.shape[1] % OLD_MULTIPLE
         wider = {name: F.pad(getattr(data, name), (0, more)) for name in ("ids", "places", "mask", "words", "fewer")}
         return replace(data, **wider)

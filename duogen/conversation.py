@@ -12,6 +12,7 @@ import os
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
@@ -245,6 +246,15 @@ def write_beside(file: Path, data: bytes) -> None:
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be lost; empty where the file is not there, damaged or something else."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def append_line(file: Path, data: dict) -> None:

@@ -420,7 +420,7 @@ class Engine:
             self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
         condition, segment = self._brief(asked)
         self.pair.turns.paint()
-        self.painter.fill_cache(memory.frames)
+        self.painter.fill_cache(memory.frames)  # of the pictures before: not part of what this one takes
         if self.shrunk and options.side > max(self.pair.about.image_size):
             options = replace(options, side=0)
         retouch = self.painter.retouch(masked.picture, masked.mask, options.side) if masked else None

@@ -10,12 +10,11 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from duogen.conversation import write_beside
+from duogen.conversation import read_record, write_beside
 from duogen.store import data_home
 
 FILE = "precision.json"
@@ -34,6 +33,11 @@ def many_rows_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     return torch.bfloat16 if _probe_machine() == "bf16" else torch.float32
 
 
+def resolve_precision(wish: str, device: str | torch.device = "cpu") -> str:
+    """The precision that a wish stands for: "auto" is the format for products of many rows on `device`, all else itself."""
+    return NAMES[many_rows_dtype(device)] if wish == "auto" else wish
+
+
 def best_precision(device: str | torch.device = "cpu") -> str:
     """The MLLM's precision where nobody asked for one: "bf16", or "mixed" where reading many rows wants float32."""
     return "bf16" if many_rows_dtype(device) == torch.bfloat16 else "mixed"
@@ -48,7 +52,7 @@ def token_dtype(precision: str) -> torch.dtype | None:
 def _probe_machine() -> str:
     """"bf16" or "fp32", measured once for each kind of CPU."""
     kind = _cpu_kind()
-    known = _load()
+    known = read_record(data_home() / FILE)
     if known.get(kind) not in NAMES.values():
         known[kind] = NAMES[min(NAMES, key=_product_seconds)]
         try:
@@ -59,14 +63,6 @@ def _probe_machine() -> str:
     return known[kind]
 
 
-def _load() -> dict[str, str]:
-    try:
-        known = json.loads((data_home() / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
 def _cpu_kind() -> str:
     """What decides the speed of products: the instructions that PyTorch and oneDNN use here."""
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -74,21 +70,11 @@ def _cpu_kind() -> str:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """The least time of one product of many rows, [128, 576] x [576, 1536]."""
+    """The least time of one product of many rows, [128, 576] x [576, 1536]; the first one warms up."""
     rows, weight = torch.ones(MANY, WIDTH, dtype=dtype), torch.ones(INNER, WIDTH, dtype=dtype)
-    return _least_seconds(lambda: F.linear(rows, weight))
-
-
-def _least_seconds(work: Callable[[], object]) -> float:
-    work()
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(REPEATS + 1):
         begun = time.perf_counter()
-        work()
+        F.linear(rows, weight)
         seconds.append(time.perf_counter() - begun)
-    return min(seconds)
-
-
-def resolve_precision(wish: str, device: str | torch.device = "cpu") -> str:
-    """The precision that a wish stands for: "auto" is the format for products of many rows on `device`, all else itself."""
-    return NAMES[many_rows_dtype(device)] if wish == "auto" else wish
+    return min(seconds[1:])

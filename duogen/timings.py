@@ -7,21 +7,13 @@ import statistics
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from duogen.conversation import write_beside
+from duogen.conversation import read_record, write_beside
 from duogen.store import data_home
 
 FILE = "timings.json"
 KEPT, PAIRS = 5, 50
 _writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="timings")  # a slow disk must not hold up the next picture
 _written: list[Future[None]] = []  # the last one that was asked for
-
-
-def _load(file: Path) -> dict[str, dict[str, list[float]]]:
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def note(pair: str, how: str, seconds: float) -> None:
@@ -34,7 +26,7 @@ def note(pair: str, how: str, seconds: float) -> None:
 
 
 def _add(file: Path, pair: str, how: str, seconds: float) -> None:
-    known = _load(file)
+    known = read_record(file)
     ways = known.pop(pair, {})
     ways[how] = [*ways.get(how, []), round(seconds, 4)][-KEPT:]
     latest = list(known.items())[1 - PAIRS :]  # the one that was used last comes last
@@ -49,7 +41,7 @@ def known(pair: str, how: str) -> float:
     """Seconds as they were last, 0 where nothing was done so."""
     for writing in _written:
         writing.result()
-    seconds = _load(data_home() / FILE).get(pair, {}).get(how)
+    seconds = read_record(data_home() / FILE).get(pair, {}).get(how)
     return statistics.median(seconds) if seconds else 0.0
 
 

@@ -11,7 +11,7 @@ import pytest
 from bench.peers import __main__ as command
 from bench.peers import equality
 from bench.peers.families import FAMILIES, Size
-from bench.peers.measure import RUNS, counting, run_duogen, run_naive, small_sources
+from bench.peers.measure import RUNS, count_work, run_duogen, run_naive, small_sources
 from bench.peers.script import CHAT_ONLY, GUIDE, Exchange
 
 SMALL = Size(64, 2, 64, 2)
@@ -40,9 +40,9 @@ def test_both_ways_say_and_paint_the_same(name) -> None:
     script: tuple[Exchange, ...] = SHORT if FAMILIES[name].script is GUIDE else CHAT_ONLY
     with small_sources(SMALL.side):
         peers = FAMILIES[name].build(SMALL)
-        with counting(peers) as alone:
+        with count_work(peers) as alone:
             naive = run_naive(peers, script)
-        with counting(peers) as ours:
+        with count_work(peers) as ours:
             conversation = run_duogen(peers, script)
     known = peers.engine.memory.context.packed.ids
     assert known == naive.said.ids[: len(known)] and len(naive.said.ids) - len(known) <= 2, "the same conversation, but for its last mark"

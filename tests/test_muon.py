@@ -29,7 +29,7 @@ def step(optimizer: torch.optim.Optimizer, number: int) -> None:
     optimizer.step()
 
 
-def made(kind: type, own: list[nn.Parameter], **options) -> torch.optim.Optimizer:
+def make_optimizer(kind: type, own: list[nn.Parameter], **options) -> torch.optim.Optimizer:
     return kind(own, lr=0.02, weight_decay=0.1, **({} if kind is Float32Muon else {"adjust_lr_fn": "match_rms_adamw"}), **options)
 
 
@@ -37,7 +37,7 @@ def made(kind: type, own: list[nn.Parameter], **options) -> torch.optim.Optimize
 def test_a_step_is_pytorchs_but_for_rounding(nesterov):
     ours, theirs = weights(), weights()
     start = copy.deepcopy(ours)
-    optimizers = [made(Float32Muon, ours, nesterov=nesterov), made(torch.optim.Muon, theirs, nesterov=nesterov)]
+    optimizers = [make_optimizer(Float32Muon, ours, nesterov=nesterov), make_optimizer(torch.optim.Muon, theirs, nesterov=nesterov)]
     for number in range(3):
         for each in optimizers:
             step(each, number)
@@ -62,9 +62,9 @@ def test_the_iteration_does_to_each_singular_value_what_the_polynomial_does():
 
 def test_either_reads_the_others_state():
     for one, other in ((Float32Muon, torch.optim.Muon), (torch.optim.Muon, Float32Muon)):
-        first = made(one, weights())
+        first = make_optimizer(one, weights())
         step(first, 0)
-        second = made(other, weights())
+        second = make_optimizer(other, weights())
         second.load_state_dict(first.state_dict())
         assert equal(second.state_dict()["state"], first.state_dict()["state"])
         step(second, 1)

@@ -90,8 +90,8 @@ def test_training_from_kept_states_has_the_same_loss(pair, tokens, tmp_path):
     fold_connector(whole.transformer, stage.projection)
     turns = {}
     for group, data in zip(SETTINGS["groups"], batch, strict=True):
-        known = [stage.numbered(group, number) for number in range(stage.store.counts[group["name"]])]
-        read = {own_ids(tokens, own, group["frames"][0]): own for own, _ in known}
+        known = [stage.make_dialogue(group, number) for number in range(stage.store.counts[group["name"]])]
+        read = {own_ids(tokens, own, group["frames"][0]): own for own in known}
         turns[group["name"]] = [read[tuple(ids[mask].tolist())] for ids, mask in zip(data.ids, data.mask, strict=True)]
     anew = [collate(tokens, turns[g["name"]], g["frames"][0], data.first, True) for g, data in zip(SETTINGS["groups"], batch, strict=True)]
     assert all(data.kept is None and data.ids.equal(old.ids) for data, old in zip(anew, batch, strict=True))
@@ -117,9 +117,9 @@ def test_kept_states_are_made_once_and_go_on_where_they_were(pair, tokens, tmp_p
 
     stage, _ = fill(3)  # the axes, one file, and the beginning of the second
     files = {file: file.stat().st_mtime_ns for file in stage.store.folder.glob("*-*.safetensors")}
-    assert len(files) == 1 and stage.store.missing()
+    assert len(files) == 1 and stage.store.list_missing()
     again, said = fill(0)
-    assert not again.store.missing() and not any("axes" in line for line in said)
+    assert not again.store.list_missing() and not any("axes" in line for line in said)
     assert all(file.stat().st_mtime_ns == when for file, when in files.items())
     assert fill(0)[1] == [] and not list(again.store.folder.glob("*.part"))
     tensors = load_file(next(iter(files)))
@@ -226,7 +226,7 @@ def test_two_processes_share_the_work(tmp_path):
         return [KeptStates(torch.zeros(2, 3, dtype=torch.int8), torch.ones(2, dtype=torch.float16), number) for number in numbers]
 
     store.fill(make, quiet)
-    assert made == [4, 0] and not store.missing()
+    assert made == [4, 0] and not store.list_missing()
     assert store.get("one", 5).check == 5 and store.get("one", 5).packed.shape == (2, 3)
 
 

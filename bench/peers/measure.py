@@ -44,7 +44,7 @@ class Counts:
 
 
 @contextmanager
-def counting(peers: Peers) -> Iterator[Counts]:
+def count_work(peers: Peers) -> Iterator[Counts]:
     """Count while the block runs."""
     found = Counts()
 
@@ -108,7 +108,7 @@ def small_sources(side: int) -> Iterator[None]:
 
 
 @contextmanager
-def peaking() -> Iterator[list[float]]:
+def measure_peak() -> Iterator[list[float]]:
     """MB that this process grows by at most while the block runs, appended when it ends; NaN where the system does not tell.
 
     Linux keeps the high-water mark of a process and lets it be set back. Freed memory is given back first, so that it does not hide growth.
@@ -139,7 +139,7 @@ def measure(family: Family, size: Size, thin: Size, repeats: int) -> dict[str, A
     with small_sources(size.side):
         peers = family.build(size)
         for way in WAYS:
-            with counting(peers) as counts, peaking() as peak:
+            with count_work(peers) as counts, measure_peak() as peak:
                 RUNS[way](peers, family.script)
             found[way] = {**vars(counts), "peak_mb": peak[0], "overhead_seconds": thinly[way]}
         rounds = in_turn(peers, family, repeats)

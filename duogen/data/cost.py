@@ -17,6 +17,7 @@ import torch
 
 from duogen import timings
 from duogen.data.describe import Report
+from duogen.memory import BYTES
 from duogen.pipeline import About
 from duogen.precision import many_rows_dtype, resolve_precision
 from duogen.teaching import REHEARSED, FineTune, Pace
@@ -24,7 +25,6 @@ from duogen.teaching import REHEARSED, FineTune, Pace
 GB = 1024**3
 START_SECONDS = 5.0
 UNIT = 1e13  # operations; what they take is a handy number of seconds on every machine
-BYTES = {"nf4": 0.56, "bf16": 2, "fp32": 4}  # of a weight; nf4 with its share of the scales
 BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
 REACHED = 0.35  # share of a matrix product's speed that a training step reaches
 FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and token: forward and backward, LoRA or full

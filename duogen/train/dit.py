@@ -93,11 +93,11 @@ def collate(
     vision = tokens.pixels(shown) if shown and kept is None else None
     pixels = torch.stack([to_pixels([image.picture for image in each]) for each in pictures])
     painted = torch.tensor([[slot.painted for slot in own] for own in slots])
-    whole = _padded_states(kept, ids.shape[1]) if kept else None
+    whole = _pad_states(kept, ids.shape[1]) if kept else None
     return FrameBatch(ids, places, mask, vision, pixels, words, fewer, painted, first, whole)
 
 
-def _padded_states(kept: list[KeptStates], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_states(kept: list[KeptStates], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     packed = torch.zeros(len(kept), length, kept[0].packed.shape[1], dtype=torch.int8)
     scale = torch.zeros(len(kept), length, dtype=torch.float16)
     for row, each in enumerate(kept):
@@ -186,17 +186,17 @@ class DiTStage:
             else:
                 known = range(choice, self.store.counts[group["name"]], len(group["frames"]))
                 numbers = rng.choices(known, k=_conversations(group, frames))
-                turns = [self.numbered(group, number)[0] for number in numbers]
+                turns = [self.make_dialogue(group, number) for number in numbers]
                 kept = [self.store.get(group["name"], number) for number in numbers]
             first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are known too
             groups.append(collate(self.tokens, turns, frames, first, self.settings["see"], kept))
         return groups
 
-    def numbered(self, group: dict[str, Any], number: int) -> tuple[list[Turn], int]:
-        """A group's dialogue of a number, always the same, and how many of its pictures count."""
+    def make_dialogue(self, group: dict[str, Any], number: int) -> list[Turn]:
+        """A group's dialogue of a number, always the same."""
         frames = group["frames"][number % len(group["frames"])]
         rng = random.Random(f"{self.recipe.seed}/{group['name']}/{number}")
-        return dialogue(rng, group["tasks"], frames, self.settings), frames
+        return dialogue(rng, group["tasks"], frames, self.settings)
 
     def _counts(self) -> dict[str, int]:
         """How many of the fixed dialogues each group has: as a step takes of them."""
@@ -230,7 +230,7 @@ class DiTStage:
             part = numbers[start : start + READ_AT_ONCE]
             for frames in sorted(set(group["frames"])):
                 rows = [number for number in part if group["frames"][number % len(group["frames"])] == frames]
-                turns = [self.numbered(group, number)[0] for number in rows]
+                turns = [self.make_dialogue(group, number) for number in rows]
                 data = collate(self.tokens, turns, frames, 0, self.settings["see"]) if rows else None
                 states = self.states(data) if data else []
                 for row, number in enumerate(rows):

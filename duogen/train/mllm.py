@@ -48,7 +48,7 @@ def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
     return TextBatch(ids, places, mask, learn, tokens.pixels(images) if images else None)
 
 
-def adapted(mllm: nn.Module, settings: dict[str, Any], rows: list[int], precision: str = "auto") -> nn.Module:
+def adapt_mllm(mllm: nn.Module, settings: dict[str, Any], rows: list[int], precision: str = "auto") -> nn.Module:
     """The MLLM with a fresh LoRA adapter on its upper layers.
 
     With `train_vision` (the default) the vision tower and the special tokens' rows learn too; without, nothing below the adapter
@@ -79,7 +79,7 @@ class MLLMStage:
 
     def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
         self.recipe, self.tokens, self.settings = recipe, tokens, recipe.settings or {}
-        self.peft = adapted(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
+        self.peft = adapt_mllm(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
         self.mllm = mllm
         self.modules = {"mllm": self.peft}
 
@@ -128,5 +128,5 @@ def stage_one(mllm: nn.Module, tokens: Tokens, recipe: Recipe, runs: Path) -> tu
         ValueError: the vision stage or stage 1 has not run.
     """
     load_weights(runs / "vision", {"visual": mllm.model.visual}, ema=False)
-    peft = adapted(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
+    peft = adapt_mllm(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
     return peft, load_weights(runs / "mllm", {"mllm": peft})

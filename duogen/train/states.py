@@ -12,7 +12,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from duogen.conversation import Image
+from duogen.conversation import Image, write_beside
 from duogen.mllm import embed, normalised
 
 MULTIPLE = 16  # a slice's length is one of this
@@ -118,7 +117,7 @@ class Projection:
         return Projection(**load_file(file))
 
     def write(self, file: Path) -> None:
-        _write_whole({"mean": self.mean, "axes": self.axes, "spread": self.spread}, file)
+        _write_tensors({"mean": self.mean, "axes": self.axes, "spread": self.spread}, file)
 
     def project(self, states: torch.Tensor) -> torch.Tensor:
         """[..., D] -> [..., K]."""
@@ -195,7 +194,7 @@ class StateStore:
     def file(self, group: str, chunk: int) -> Path:
         return self.folder / f"{group}-{chunk:05d}.safetensors"
 
-    def missing(self) -> list[tuple[str, int]]:
+    def list_missing(self) -> list[tuple[str, int]]:
         chunks = [(group, chunk) for group, count in self.counts.items() for chunk in range(math.ceil(count / CHUNK))]
         return [each for each in chunks if not self.file(*each).exists()]
 
@@ -211,7 +210,7 @@ class StateStore:
     def fill(self, make: Callable[[str, range], list[KeptStates]], say: Callable[[str], None]) -> None:
         """Make what is missing with `make`, which gets a group and dialogues' numbers."""
         for wait in (False, True):  # first what nobody else makes, then what somebody else may have left
-            missing = self.missing()
+            missing = self.list_missing()
             for done, (group, chunk) in enumerate(missing):
                 try:
                     with FileLock(self.folder / f".{group}-{chunk:05d}.lock", timeout=-1 if wait else 0):
@@ -226,7 +225,7 @@ class StateStore:
     def _write(self, kept: list[KeptStates], file: Path) -> None:
         ends = torch.tensor([0, *(len(each.packed) for each in kept)]).cumsum(0)
         packed, scale = torch.cat([each.packed for each in kept]), torch.cat([each.scale for each in kept])
-        _write_whole({"states": packed, "scale": scale, "ends": ends, "checks": torch.tensor([each.check for each in kept])}, file)
+        _write_tensors({"states": packed, "scale": scale, "ends": ends, "checks": torch.tensor([each.check for each in kept])}, file)
 
     def get(self, group: str, number: int) -> KeptStates:
         """Raises ValueError when the file is gone or damaged."""
@@ -251,10 +250,5 @@ def name_store(settings: dict[str, Any], seed: int, mllm: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_whole(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+def _write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    write_beside(file, save({name: value.contiguous() for name, value in tensors.items()}))
