@@ -13,7 +13,7 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.nn.attention import FrameCache, KeyValue, word_scores
-from duogen.nn.flow import guide, noisy, sample, to_velocity
+from duogen.nn.flow import add_change, copy_unchanged, guide, noisy, sample, to_velocity
 from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.frames import Skipping, WordCache, embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions
@@ -105,6 +105,7 @@ class FramePainter:
         config = pair.vae.config
         shape = (1, -1, 1, 1)
         self.mean, self.std = (torch.tensor(values).view(shape).to(self.device) for values in (config.latents_mean, config.latents_std))
+        self.weight = self.std.square() / self.std.square().mean()  # of a latent's error, so that it is that of pixels
         self.causal = self.about.frame_attention == "block_causal"
 
     @property
@@ -228,7 +229,10 @@ class FramePainter:
 
         steps = sample(self.pair.scheduler, velocity, noise, options.steps, settle if retouch else None)
         for step, (latents, predicted) in enumerate(steps, 1):
-            yield Painted(step, latents if step == options.steps else predicted)
+            painted = latents if step == options.steps else predicted
+            if self.about.least_change and frames.past:
+                painted = copy_unchanged(painted, frames.past[-1], self.weight, self.about.least_change)
+            yield Painted(step, painted)
 
     def _check_room(self, frames: Frames) -> None:
         most = self.model.config.max_size[0]
@@ -255,13 +259,16 @@ class FramePainter:
 
     def _embedded(self, past: list[torch.Tensor], latents: torch.Tensor, clean: bool) -> PackedFrames:
         """One frame after those of `past`, which a third branch does not see."""
-        previous = None
-        if self.about.sees_previous:
-            before = past[-1].expand(len(latents), -1, -1, -1).to(self.model.dtype) if past else None
-            if before is not None and len(latents) > 2:
-                before = torch.cat([before[:2], torch.zeros_like(before[2:])])
-            previous = [before]
+        before = self._previous(past, len(latents))
+        previous = [before if before is None else before.to(self.model.dtype)] if self.about.sees_previous else None
         return embed_frames(self.model, [latents.to(self.model.dtype)], [len(past)], [clean], previous)
+
+    def _previous(self, past: list[torch.Tensor], branches: int) -> torch.Tensor | None:
+        """The last frame of `past` as every branch sees it, [branches, C, h, w]; a third one does not."""
+        if not past:
+            return None
+        before = past[-1].expand(branches, -1, -1, -1)
+        return torch.cat([before[:2], torch.zeros_like(before[2:])]) if branches > 2 else before
 
     def _condition(self, frames: Frames, condition: torch.Tensor, branches: int = 1) -> list[KeyValue]:
         states = condition.to(self.device, self.model.dtype)
@@ -289,7 +296,8 @@ class FramePainter:
             self.model, packed, timesteps, given.condition, given.reads, given.sees, given.room,
             skipping=given.skipping, through=self.pair.through,
         )  # fmt: skip
-        return unpatchify(self.model, out, packed.sizes[0])
+        made = unpatchify(self.model, out, packed.sizes[0]).float()
+        return add_change(made, self._previous(frames.past, len(batch)), self.about.prediction)
 
     def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: Given) -> torch.Tensor:
         """All frames in one sequence, every frame seeing all, as the checkpoint was trained."""

@@ -43,7 +43,9 @@ class About:
         bov: the token that asks for a picture.
         layers: indices into the MLLM's hidden states that the connector reads; `None` for all of them but the embeddings.
         frame_attention: "block_causal" or "bidirectional".
-        prediction: what the DiT predicts, "velocity" or "sample".
+        prediction: what the DiT predicts: "velocity", "sample" (the clean frame), or "change" (what differs from the frame before; only
+            where `sees_previous`).
+        least_change: mean squared change of a place, in units of a latent's mean variance, below which the frame before is copied there.
         limits: what it cannot do, in a sentence or two for who meets it for the first time.
         timestep_scale: the DiT's timestep is sigma times this.
         fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
@@ -65,6 +67,7 @@ class About:
     layers: tuple[int, ...] | None = None
     frame_attention: str = "bidirectional"
     prediction: str = "velocity"
+    least_change: float = 0.0
     timestep_scale: float = 1.0
     fresh_bias: float = 0.0
     sees_previous: bool = False
@@ -83,8 +86,10 @@ class About:
             raise ValueError("fresh_bias and sees_previous are for block_causal frame attention")
         if not self.tuned and self.frame_attention != "bidirectional":
             raise ValueError("an untuned pair has bidirectional frame attention")
-        if self.prediction not in ("velocity", "sample"):
+        if self.prediction not in ("velocity", "sample", "change"):
             raise ValueError(f"prediction is {self.prediction!r}")
+        if (self.prediction == "change" or self.least_change) and not self.sees_previous:
+            raise ValueError("a pair that predicts or copies from the frame before must see it: sees_previous")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size!r}")
 

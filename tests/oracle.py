@@ -154,6 +154,8 @@ def velocity(
         for each, start in zip(scores, [*(each.segment for each in earlier), segment], strict=True):
             each[max(start, 1) :] = pair.about.fresh_bias
         out = block_causal(pair.transformer, frames, timesteps, reads, scores, blind)
+    if pair.about.prediction == "change" and earlier and not blind:
+        out = out + earlier[-1].latents
     return out if pair.about.prediction == "velocity" else (latents - out) / max(sigma, 0.05)
 
 
@@ -175,7 +177,20 @@ def paint(pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, se
             nothing = velocity(pair, earlier, states, cut, latents, sigma, blind=True)
             flow = flow + (pictures - 1) * (negative - nothing)
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
-    return latents
+    return copied(pair, latents, earlier[-1].latents) if earlier and pair.about.least_change else latents
+
+
+def copied(pair: DuoGenPipeline, latents: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """`latents` with the frame before at every place that hardly changed."""
+    weights = torch.tensor(pair.vae.config.latents_std) ** 2
+    weights = weights / weights.mean()
+    out = latents.clone()
+    for row in range(latents.shape[2]):
+        for column in range(latents.shape[3]):
+            change = (weights * (latents - before)[0, :, row, column] ** 2).mean()
+            if change < pair.about.least_change:
+                out[:, :, row, column] = before[:, :, row, column]
+    return out
 
 
 def answer(pair: DuoGenPipeline, path: list[Turn], options: Options) -> list[str | np.ndarray]:

@@ -27,13 +27,15 @@ KINDS = {
     "causal": {"frame_attention": "block_causal"},
     "bidirectional": {"frame_attention": "bidirectional"},
     "cosmos": {"cosmos_layout": True},
+    "change": {"frame_attention": "block_causal"},
 }
+CHANGE = {"prediction": "change", "least_change": 0.2}  # about half of the places of an untrained painter change less than this
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def pair(request, tmp_path_factory):
     opened = open_pair(tiny_pair(tmp_path_factory.mktemp("pair"), **KINDS[request.param]), "cpu", "fp32")
-    opened.about = replace(opened.about, image_size=(SIDE, SIDE), tuned=True)
+    opened.about = replace(opened.about, image_size=(SIDE, SIDE), tuned=True, **CHANGE if request.param == "change" else {})
     return opened
 
 
@@ -170,6 +172,9 @@ def test_a_picture_after_others_is_the_plain_one(engine, count, guidance, pictur
         plain = oracle.paint(engine.pair, earlier, states, segment, wish, 7)
         assert (painted.latents - plain).abs().max() < CLOSE
         assert painted.step == steps
+        if engine.pair.about.least_change and count:
+            stays = (painted.latents == earlier[-1].latents).all(1)
+            assert 0 < stays.float().mean() < 1
     picture = np.asarray(engine.painter.decode(painted.latents)).astype(np.float32)
     assert np.abs(picture - oracle.decode(engine.pair, plain)).max() <= 0.5 + 255 * CLOSE
 

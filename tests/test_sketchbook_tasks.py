@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from duogen.sketchbook.drafts import draft_answer, draft_steps
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import PHRASES, phrases
 from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import Scene, fits
 from duogen.sketchbook.tasks import TASKS, Dialogue, sample, sample_any, turns
-from duogen.sketchbook.world import HELD_OUT_KINDS, THINGS_FILE, held_out_colour, holds_out, kinds, random_composition, things
+from duogen.sketchbook.world import (
+    HELD_OUT_KINDS,
+    THINGS_FILE,
+    held_out_colour,
+    holds_out,
+    kinds,
+    make_thing,
+    random_colours,
+    random_composition,
+    things,
+)
+from duogen.train.drills import cut_dialogue, draft_dialogue
 
 EVEN = dict.fromkeys(TASKS, 1.0)
 
@@ -161,3 +175,43 @@ def test_turns_are_drawn_and_chained() -> None:
     assert drawn[0].parent is None and drawn[1].parent == drawn[0].id
     assert all(image.picture.size == (256, 256) and image.alt.endswith(".") for turn in drawn for image in turn.images())
     assert drawn[1].images()
+
+
+def test_drafts_lead_to_the_picture_a_part_at_a_time() -> None:
+    rng = random.Random(4)
+    seen = set()
+    for task in ("picture", "edit") * 60:
+        told = sample(task, rng)
+        drafted = draft_dialogue(told)
+        answers = [[part for part in line.parts if isinstance(part, Scene)] for line in drafted.lines if line.role == "assistant"]
+        wanted = [[part for part in line.parts if isinstance(part, Scene)] for line in told.lines if line.role == "assistant"]
+        assert [scenes[-1:] for scenes in answers] == [scenes[-1:] for scenes in wanted]
+        for scenes in answers:
+            for one, other in pairwise(scenes):
+                assert sum(len(thing.parts) for thing in other.things) == sum(len(thing.parts) for thing in one.things) + 1
+        seen |= {len(scenes) for scenes in answers}
+    assert {0, 1, 5} < seen
+
+
+def test_the_words_of_a_draft_say_what_is_new() -> None:
+    house, tree = (make_thing(kind, random_colours(kind, random.Random(1))) for kind in ("house", "tree"))
+    scene = Scene("sea", (replace(house, scale="small", side="left"), replace(tree, scale="small", side="right")))
+    words = [said for said, _ in draft_steps(scene)]
+    assert words[0].startswith("Step 1. By the sea, on the left, half as big, draw the walls: ")
+    first = len(house.parts)
+    assert words[first].startswith(f"Step {first + 1}. On the right, half as big, draw the trunk: ")
+    assert [said for said, _ in draft_answer("Now there is a tree ..., on the right, half as big.", scene)] == [
+        said for said, _ in draft_steps(scene, first=1)
+    ]
+    assert not draft_answer("Now the house has a door in blue.", scene)
+
+
+def test_a_long_draft_may_begin_at_any_picture() -> None:
+    rng = random.Random(5)
+    for number in range(60):
+        told = draft_dialogue(sample(("picture", "edit")[number % 2], rng))
+        for start in range(1, len(told.scenes())):
+            rest = cut_dialogue(told, start)
+            assert rest.scenes() == told.scenes()[start - 1 :]
+            assert [line.role for line in rest.lines] == ["user", "assistant"] * (len(rest.lines) // 2)
+            assert isinstance(rest.lines[0].parts[0], Scene)

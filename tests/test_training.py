@@ -185,10 +185,45 @@ def tokens(pair):
     return Tokens(pair.tokenizer, pair.image_processor)
 
 
-def painter_stage(pair, tokens: Tokens, wish: Recipe) -> DiTStage:
+def painter_stage(pair, tokens: Tokens, wish: Recipe, z_dim: int = 8) -> DiTStage:
     torch.manual_seed(0)
-    vae = PatchVAE(z_dim=8, patch_size=32, width=8, blocks=1, latents_mean=[0.0] * 8, latents_std=[0.5] * 8)
+    vae = PatchVAE(z_dim=z_dim, patch_size=32, width=8, blocks=1, latents_mean=[0.0] * z_dim, latents_std=[0.5] * z_dim)
     return DiTStage(wish, pair.text_encoder, tokens, vae, [1, 2])
+
+
+@pytest.mark.parametrize("predicts", ["sample", "change"])
+def test_a_painter_starts_from_a_smaller_one_with_its_last_layer_fitted(pair, tokens, tmp_path, monkeypatch, predicts):
+    monkeypatch.setattr("duogen.train.dit.FIT_STEPS", 3)
+    old = painter_stage(pair, tokens, recipe(settings=SETTINGS))
+    torch.nn.init.normal_(old.transformer.patch_embed.proj.weight)
+    old.transformer.save_pretrained(tmp_path / "old")
+    stage = painter_stage(pair, tokens, recipe(settings={**SETTINGS, "predicts": predicts}), z_dim=12)
+
+    @torch.no_grad()
+    def error() -> float:
+        generators = [torch.Generator().manual_seed(stage.recipe.step_seed(step)) for step in range(3)]
+        return sum(float(stage.loss(stage.batch(step), own)[0]) for step, own in enumerate(generators))
+
+    blank = error()  # the last layer says zero: with "change", that everything stays
+    stage.start_from(tmp_path / "old")
+    assert error() < 0.9 * blank
+    assert torch.equal(stage.transformer.patch_embed.proj.weight[:, :8], old.transformer.patch_embed.proj.weight[:, :8])
+    assert stage.transformer.proj_out.weight.shape[0] == 12
+
+
+def test_what_is_wrong_with_a_frame_is_wrong_with_the_next_where_changes_are_predicted(pair, tokens):
+    """So a painter of changes has nothing to say where nothing changes, whatever its own last picture looks like."""
+    stage = painter_stage(pair, tokens, recipe(settings={**SETTINGS, "predicts": "change"}))
+    data = collate(tokens, [dialogue(random.Random(4), {"thing_steps": 1.0}, 3, SETTINGS)], 3, 0, see=True)
+    noisy = stage._add_noise(data, 2, torch.Generator().manual_seed(0), 0)
+    clean = stage.encode(data.pixels)
+    for index, (time, _) in enumerate(noisy.order[2:]):
+        if time == 0:
+            assert torch.equal(noisy.meant[:, index], clean[:, 0])
+            continue
+        difference = clean[:, time] - clean[:, time - 1]
+        assert (noisy.meant[:, index] - noisy.packed[:, time - 1] - difference).abs().max() < 1e-5
+        assert (noisy.meant[:, index] - clean[:, time]).abs().max() > 1e-3
 
 
 @pytest.mark.slow

@@ -47,10 +47,31 @@ def noisy(data: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch
 
 
 def to_velocity(output: torch.Tensor, latents: torch.Tensor, sigma: torch.Tensor, prediction: str) -> torch.Tensor:
-    """The model's output as a velocity: `prediction` is "velocity" or "sample" (the clean data)."""
+    """The model's output as a velocity: `prediction` is "velocity", or "sample" or "change" (the clean data, after `add_change`)."""
     if prediction == "velocity":
         return output
     return (latents - output) / sigma.clamp(min=MIN_SIGMA)
+
+
+def add_change(output: torch.Tensor, before: torch.Tensor | None, prediction: str) -> torch.Tensor:
+    """The model's output for a frame, with the frame before it added where "change" is predicted: what differs between the two.
+
+    Args:
+        before: latents of the frame before, as `output`; `None` for a first frame, whose change is all of it.
+    """
+    return output if prediction != "change" or before is None else output + before
+
+
+def copy_unchanged(latents: torch.Tensor, before: torch.Tensor, weight: torch.Tensor, least: float) -> torch.Tensor:
+    """`latents` with those of the frame before at every place that changed less than `least`, so that what stays does so exactly.
+
+    Args:
+        latents, before: [B, C, h, w].
+        weight: [1, C, 1, 1], what a channel's squared change counts.
+        least: mean squared change of a place, weighted.
+    """
+    changed = (weight * (latents - before).square()).mean(1, keepdim=True) >= least
+    return torch.where(changed, latents, before)
 
 
 def guide(branches: torch.Tensor, words: float, pictures: float = 1.0) -> torch.Tensor:

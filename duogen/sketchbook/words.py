@@ -56,7 +56,8 @@ def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> s
     """The words of the step that draws part `index` of thing `number`.
 
     The part is named before its colour, with no other part between: whoever writes or paints the colour has then read whose it
-    is. The first step of a thing names background and placing: "On plain paper, draw the body: a big white circle on the ground."
+    is. The first step of a thing names its placing, and of the first thing the background: "On plain paper, draw the body: a big white
+    circle on the ground."
     """
     thing = scene.things[number]
     part = thing.parts[index]
@@ -66,7 +67,8 @@ def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> s
     start = f"{lead or f'{verb} the {part.name}'}: {what}." if part.name else f"{verb} {what}."
     if index:
         return start
-    where = [words for words in (BACKGROUND_WORDS[scene.background], placing_words(thing)) if words]
+    background = "" if number else BACKGROUND_WORDS[scene.background]
+    where = [words for words in (background, placing_words(thing)) if words]
     return capital(", ".join(where) + ", " + start[0].lower() + start[1:])
 
 

@@ -68,6 +68,9 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
         if stage == "dit":
             built.fill_states()
             keep_projection(built, runs / "dit")
+            source = (recipe.settings or {}).get("grow_from")
+            if source and not (runs / "dit" / "state.pt").exists():
+                built.start_from(Path(source) / "transformer")
         done = train(built, recipe, runs / stage, options.until)
         if options.stage == "all" and done < recipe.steps:
             return False
@@ -91,7 +94,7 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     """The stage with everything that earlier stages made."""
     import torch
 
-    from duogen.train.loop import Recipe, load_weights
+    from duogen.train.loop import load_weights
 
     if stage == "vae":
         from duogen.train.vae import VAEStage
@@ -100,11 +103,10 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     if stage == "dit":
         from duogen.precision import resolve_precision
         from duogen.train.dit import DiTStage
-        from duogen.train.mllm import stage_one
 
         mllm, tokens = brain()
-        if recipe.settings["see"]:  # the painter reads what the talker sees: its vision tower and token rows
-            mllm = stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
+        if recipe.settings["see"]:  # the painter reads what the MLLM sees: its vision tower and token rows
+            mllm = trained_mllm(mllm, tokens, recipe, file, runs)
         mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
         return DiTStage(recipe, mllm, tokens, fitted_vae(runs), recipe.settings["layers"], runs / "states")
     if stage == "vision":
@@ -116,6 +118,18 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     mllm, tokens = brain()
     load_weights(runs / "vision", {"visual": mllm.model.visual})
     return MLLMStage(recipe, mllm, tokens)
+
+
+def trained_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, file: Path, runs: Path) -> nn.Module:
+    """The MLLM after stage 1: of this run, or of the pair that the recipe grows from where stage 1 is not trained anew."""
+    from duogen.assemble import with_trained
+    from duogen.train.loop import Recipe
+    from duogen.train.mllm import stage_one
+
+    source = recipe.settings.get("grow_from")
+    if source and not (runs / "mllm" / "state.pt").exists():
+        return with_trained(mllm, Path(source) / "text_encoder")
+    return stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
 
 
 def keep_projection(stage: DiTStage, folder: Path) -> None:

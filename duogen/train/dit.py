@@ -20,19 +20,22 @@ from torch import nn
 
 from duogen.conversation import Turn
 from duogen.nn.attention import frame_mask, word_scores
-from duogen.nn.flow import even_sigmas, noisy
+from duogen.nn.flow import add_change, even_sigmas, noisy
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE
 from duogen.sequence import Packed, Tokens, positions
 from duogen.train.drills import dialogue
+from duogen.train.grow import grow_transformer
 from duogen.train.loop import Recipe
 from duogen.train.padding import padded
-from duogen.train.states import KeptStates, Projection, StateStore, name_store, read_states, sum_check, truncated
+from duogen.train.states import KeptStates, Projection, StateStore, name_store, narrow_connector, read_states, sum_check, truncated
 from duogen.train.vae import to_pixels
 
 WORDS = 16  # a batch's length is a multiple of this
 READ_AT_ONCE = 32  # dialogues whose states are made for keeping
 FITTED_TO = 128  # dialogues of each group that the projection is fitted to
+FIT_STEPS = 24  # batches that a last layer is fitted to
+RIDGE = 1e-4
 MOST_WEIGHT = 2.0  # of a target with little noise, against one of noise alone
 MOVED = 1e-4  # squared error, in units of a latent's mean variance, above which a place differs from the frame before
 
@@ -119,6 +122,24 @@ def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torc
     earlier = [sum(1 for index in inside if index < since) for _, since in cuts]
     cuts = [(cut - less, since - fewer) for (cut, since), less, fewer in zip(cuts, gone, earlier, strict=True)]
     return ids, torch.arange(len(ids)).expand(3, -1), cuts
+
+
+@dataclass
+class NoisyFrames:
+    """What the DiT is given of a batch, and what it should make of it.
+
+    Attributes:
+        packed: [B, given + targets, C, h, w], the clean frames and then the noisy ones.
+        order: of each, its time and its number among the copies; 0 for a clean one.
+        meant, change: of the targets, the clean latents [B, targets, C, h, w] and how much each place counts [B, targets, h, w].
+        sigma: [B, targets].
+    """
+
+    packed: torch.Tensor
+    order: list[tuple[int, int]]
+    meant: torch.Tensor
+    change: torch.Tensor
+    sigma: torch.Tensor
 
 
 def new_transformer(settings: dict[str, Any], channels: int, states: int) -> CosmosTransformer3DModel:
@@ -238,6 +259,43 @@ class DiTStage:
                     made[number] = states[row, data.mask[row]], sum_check(data.ids[row, data.mask[row]].tolist(), own)
             yield from (made[number] for number in part)
 
+    @torch.no_grad()
+    def start_from(self, folder: Path) -> None:
+        """Begin with the painter in `folder`, of as many latent channels or fewer, its last layer fitted anew to what is predicted here."""
+        old = CosmosTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+        channels = self.vae.config.z_dim
+        grown = grow_transformer(old, old.config.out_channels, channels) if old.config.out_channels < channels else old
+        if self.projection is not None:
+            narrow_connector(grown, self.projection)
+        self.transformer.load_state_dict(grown.state_dict())
+        self._fit_last_layer()
+
+    @torch.no_grad()
+    def _fit_last_layer(self) -> None:
+        """Closed form, weighted least squares from the last hidden states to what they should say."""
+        layer, inputs = self.transformer.proj_out, []
+        handle = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0].float()))
+        width = layer.in_features
+        gram, product = torch.zeros(width, width).double(), torch.zeros(width, layer.out_features).double()
+        try:
+            for step in range(FIT_STEPS):
+                generator = torch.Generator().manual_seed(self.recipe.step_seed(step))
+                for group, data in zip(self.settings["groups"], self.batch(step), strict=True):
+                    batch = self._add_noise(data, group["copies"], generator, group.get("skip", 0))
+                    out = self._walk(batch, data, generator)
+                    size = out.shape[-2] * out.shape[-1]
+                    hidden = inputs.pop()[:, -out.shape[1] * size :]
+                    said = out - layer(hidden).unflatten(1, (-1, size)).transpose(2, 3).unflatten(3, out.shape[-2:])  # what is added to it
+                    wanted = (batch.meant - said).flatten(3).transpose(2, 3).flatten(1, 2)
+                    weight = (self._weigh(batch, data)[..., None, None] * batch.change).flatten(1)[..., None]
+                    gram += torch.einsum("bnc,bnd->cd", hidden * weight, hidden).double()
+                    product += torch.einsum("bnc,bnd->cd", hidden * weight, wanted).double()
+                    inputs.clear()
+        finally:
+            handle.remove()
+        gram += RIDGE * gram.diagonal().mean() * torch.eye(width)
+        layer.weight.copy_(torch.linalg.solve(gram, product).T)
+
     def loss(self, batch: list[FrameBatch], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros(()), {}
         for group, data in zip(self.settings["groups"], batch, strict=True):
@@ -251,26 +309,34 @@ class DiTStage:
 
         The first `skip` frames are no targets: another group has enough of them.
         """
+        batch = self._add_noise(data, copies, generator, skip)
+        out = self._walk(batch, data, generator)
+        error = (self.weight * (out - batch.meant).square()).mean(2).mul(batch.change).mean((2, 3))
+        return error, self._weigh(batch, data)
+
+    def _weigh(self, batch: NoisyFrames, data: FrameBatch) -> torch.Tensor:
+        """How much each target counts [B, targets]."""
+        # More would teach to sharpen what is there already, at the cost of what to paint.
+        weight = (1 / batch.sigma.square()).clamp(max=MOST_WEIGHT)
+        return weight * data.painted[:, [time for time, _ in batch.order[-batch.sigma.shape[1] :]]]
+
+    def _add_noise(self, data: FrameBatch, copies: int, generator: torch.Generator, skip: int) -> NoisyFrames:
         count, frames = data.pixels.shape[:2]
         latents = self.encode(data.pixels)
-        states = self.states(data)
         targets = [(time, index + 1) for time in range(skip, frames) for index in range(copies)]
         sigma = even_sigmas(count * len(targets), self.settings["training_shift"], generator).view(count, -1)
         noise = torch.randn(count, len(targets), *latents.shape[2:], generator=generator)
         meant = latents[:, [time for time, _ in targets]]
         given = [(time, 0) for time in range(frames - 1)]  # nobody looks at the clean last frame
         # At run time earlier frames are the painter's own, not perfect: a little noise on them here.
-        blur = torch.rand(count, len(given), 1, 1, 1, generator=generator) * self.settings["context_noise"]
-        clean = latents[:, : len(given)] + blur * torch.randn(count, len(given), *latents.shape[2:], generator=generator)
-        packed = torch.cat([clean, noisy(meant, noise, sigma[..., None, None, None])], 1)
-        order = given + targets
-        out = self._walk(packed, order, data, states, sigma, generator)
+        changes = self.settings.get("predicts") == "change"
+        blur = torch.rand(count, 1 if changes else len(given), 1, 1, 1, generator=generator) * self.settings["context_noise"]
+        blur = blur * torch.randn(count, blur.shape[1], *latents.shape[2:], generator=generator)
+        if changes:  # what is wrong with a frame is wrong with the next one too: it says only what differs
+            meant = meant + blur * torch.tensor([float(time > 0) for time, _ in targets]).view(1, -1, 1, 1, 1)
+        packed = torch.cat([latents[:, : len(given)] + blur, noisy(meant, noise, sigma[..., None, None, None])], 1)
         change = torch.stack([self._changed(latents, time) for time, _ in targets], 1)
-        error = (self.weight * (out - meant).square()).mean(2).mul(change).mean((2, 3))
-        # More would teach to sharpen what is there already, at the cost of what to paint.
-        weight = (1 / sigma.square()).clamp(max=MOST_WEIGHT)
-        weight = weight * data.painted[:, [time for time, _ in targets]]
-        return error, weight
+        return NoisyFrames(packed, given + targets, meant, change, sigma)
 
     def _changed(self, latents: torch.Tensor, time: int) -> torch.Tensor:
         """How much each place of a frame counts [B, h, w]: what is new in it, the more the smaller, else a nose drowns in the sky."""
@@ -280,15 +346,9 @@ class DiTStage:
         share = moved.float().mean((1, 2), keepdim=True).clamp(min=1 / 32)
         return 1 + self.settings.get("focus", 0.0) * moved / share
 
-    def _walk(
-        self,
-        packed: torch.Tensor,
-        order: list[tuple[int, int]],
-        data: FrameBatch,
-        states: torch.Tensor,
-        sigma: torch.Tensor,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
+    def _walk(self, batch: NoisyFrames, data: FrameBatch, generator: torch.Generator) -> torch.Tensor:
+        """The predicted targets, clean, [B, targets, C, h, w]."""
+        packed, order, sigma = batch.packed, batch.order, batch.sigma
         given = len(order) - sigma.shape[1]
         times = [data.first + time for time, _ in order]
         before = [packed[:, time - 1] if time else None for time, _ in order]  # the clean frames come first, in order
@@ -302,9 +362,11 @@ class DiTStage:
         reads = torch.where(dropped[..., None], fewer, reads)
         scores = word_scores(reads, reads & ~fewer, self.settings["fresh_bias"]).repeat_interleave(size, 1)[:, None]
         timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings["timestep_scale"]
-        out, _ = walk(self.transformer, frames, timesteps, project_condition(self.transformer, states), scores, sees)
+        out, _ = walk(self.transformer, frames, timesteps, project_condition(self.transformer, self.states(data)), scores, sees)
         targets = out[:, given * size :].float().unflatten(1, (-1, size))
-        return torch.stack([unpatchify(self.transformer, each, frames.sizes[0]) for each in targets.unbind(1)], 1)
+        made = [unpatchify(self.transformer, each, frames.sizes[0]) for each in targets.unbind(1)]
+        predicts = self.settings.get("predicts", "sample")
+        return torch.stack([add_change(each, old, predicts) for each, old in zip(made, before[given:], strict=True)], 1)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

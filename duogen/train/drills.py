@@ -6,10 +6,11 @@ import random
 from typing import Any
 
 from duogen.conversation import Image, Text, Turn
+from duogen.sketchbook.drafts import draft_answer
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import BACKGROUNDS, Scene, Thing
-from duogen.sketchbook.tasks import TASKS, sample
+from duogen.sketchbook.tasks import TASKS, Dialogue, Line, sample
 from duogen.sketchbook.tasks import turns as drawn
 from duogen.sketchbook.words import picture_sentence, step_sentence
 from duogen.sketchbook.world import kinds, random_composition, random_scene, random_thing, things
@@ -33,7 +34,10 @@ def dialogue(rng: random.Random, shares: dict[str, float], frames: int, settings
 
 def practised(task: str, rng: random.Random, settings: dict[str, Any]) -> list[Turn]:
     """A dialogue of a task; with `hands`, that share of the pictures that people bring is drawn by another hand."""
-    told = sample(task, rng, kinds=core_only(rng, settings))
+    return _by_hands(sample(task, rng, kinds=core_only(rng, settings)), rng, settings)
+
+
+def _by_hands(told: Dialogue, rng: random.Random, settings: dict[str, Any]) -> list[Turn]:
     share = settings.get("hands", 0.0)
     if not share or not told.lines[0].scenes() or rng.random() >= share:
         return drawn(told)
@@ -100,4 +104,49 @@ def _steps(scene: Scene) -> list[Turn]:
     return _say(*parts)
 
 
-DRILLS = {"shapes": _shapes, "scene": _scene, "shape_steps": _shape_steps, "first_step": _first_step, "thing_steps": _thing_steps}
+def _drafts(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+    """Single pictures, and things that come new to a picture, part by part; half of the longer ones begin somewhere in between."""
+    task = rng.choice(("picture", "picture", "edit"))
+    told = draft_dialogue(sample(task, rng, kinds=core_only(rng, settings)))
+    spare = len(told.scenes()) - frames
+    if frames > 1 and spare > 0 and rng.random() < 0.5:
+        told = cut_dialogue(told, rng.randint(1, spare))
+    return _by_hands(told, rng, settings)
+
+
+def draft_dialogue(told: Dialogue) -> Dialogue:
+    """The dialogue as the painter reads it where pictures of many parts come from drafts: their steps stand for their sentence."""
+    lines = []
+    for line in told.lines:
+        parts: list[str | Scene] = []
+        for part in line.parts:
+            words = parts[-1] if parts and isinstance(parts[-1], str) else ""
+            steps = draft_answer(words, part) if isinstance(part, Scene) and line.role == "assistant" else []
+            if steps:
+                parts[-1:] = [each for step in steps for each in step]
+            else:
+                parts.append(part)
+        lines.append(Line(line.role, tuple(parts)))
+    return Dialogue(told.task, tuple(lines))
+
+
+def cut_dialogue(told: Dialogue, number: int) -> Dialogue:
+    """What follows picture number `number` (from 1), which the user now brings with the last wish."""
+    seen, lines = 0, list(told.lines)
+    while seen + len(lines[0].scenes()) < number:
+        seen += len(lines.pop(0).scenes())
+    scenes = [index for index, part in enumerate(lines[0].parts) if isinstance(part, Scene)]
+    last = scenes[number - seen - 1]
+    brought, rest = lines[0].parts[last], lines[0].parts[last + 1 :]
+    if lines[0].role == "user":
+        return Dialogue(told.task, (Line("user", lines[0].parts[last:]), *lines[1:]))
+    if not any(isinstance(part, Scene) for part in rest):
+        return Dialogue(told.task, (Line("user", (brought, *lines[1].parts)), *lines[2:]))
+    asks = [part for line in told.lines[: -len(lines)] for part in line.parts if line.role == "user" and isinstance(part, str)]
+    return Dialogue(told.task, (Line("user", (brought, asks[-1])), Line("assistant", rest), *lines[1:]))
+
+
+DRILLS = {
+    "shapes": _shapes, "scene": _scene, "shape_steps": _shape_steps, "first_step": _first_step, "thing_steps": _thing_steps,
+    "drafts": _drafts,
+}  # fmt: skip

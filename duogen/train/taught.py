@@ -18,7 +18,7 @@ from torch import nn
 
 from duogen.data.format import Example
 from duogen.nn.attention import frame_mask, word_scores
-from duogen.nn.flow import noisy, random_sigmas
+from duogen.nn.flow import add_change, noisy, random_sigmas
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE
 from duogen.pipeline import About, DuoGenPipeline
@@ -218,7 +218,7 @@ class PaintStage:
         frames += [noisy(data, own, s[:, None, None, None]) for data, own, s in zip(meant, noise, sigma.unbind(1), strict=True)]
         outs = self._walk(frames, given + targets, batch, sigma, generator)
         for index, (out, (time, _)) in enumerate(zip(outs, targets, strict=True)):
-            sample = self.about.prediction == "sample"
+            sample = self.about.prediction != "velocity"
             goal = meant[index] if sample else noise[index] - meant[index]
             errors.append((self.weight.to(out.device) * (out - goal).square()).mean((1, 2, 3)))
             strength = (1 / sigma[:, index].square()).clamp(max=10.0) if sample else torch.ones_like(sigma[:, index])
@@ -242,15 +242,17 @@ class PaintStage:
         before = [frames[time - 1] if time else None for time in times] if self.about.sees_previous else None
         dtype = model.patch_embed.proj.weight.dtype
         cast = [each.to(dtype) for each in frames]
-        before = [each if each is None else each.to(dtype) for each in before] if before else None
-        packed = embed_frames(model, cast, times, [index < given for index in range(len(order))], before)
+        seen = [each if each is None else each.to(dtype) for each in before] if before else None
+        packed = embed_frames(model, cast, times, [index < given for index in range(len(order))], seen)
         lengths = torch.tensor(packed.lengths, device=sigma.device)
         reads = self._reads(batch, times, given, generator).repeat_interleave(lengths, 1)[:, None]
         sees = frame_mask(order, order) if self.causal else None
         timesteps = torch.cat([sigma.new_zeros(len(sigma), given), sigma], 1) * self.about.timestep_scale
         out, _ = walk(model, packed, timesteps, project_condition(model, batch.states.to(dtype)), reads, sees)
         made = out.float().split(packed.lengths, 1)[given:]
-        return [unpatchify(model, each, size) for each, size in zip(made, packed.sizes[given:], strict=True)]
+        outs = [unpatchify(model, each, size) for each, size in zip(made, packed.sizes[given:], strict=True)]
+        olds = (before or [None] * len(order))[given:]
+        return [add_change(each, old, self.about.prediction) for each, old in zip(outs, olds, strict=True)]
 
     def _reads(self, batch: SeenBatch, times: list[int], given: int, generator: torch.Generator) -> torch.Tensor:
         """[B, frames, S]: which words each frame reads, boolean or as scores; now and then a target does without the latest."""

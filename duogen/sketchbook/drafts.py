@@ -1,0 +1,36 @@
+"""Visual drafts: a picture of many parts is painted part by part, through pictures that nobody is shown.
+
+In a step all new words belong to one part, so no colour can go to another part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.words import BACKGROUND_WORDS, step_sentence
+
+
+def draft_steps(scene: Scene, first: int = 0) -> list[tuple[str, Scene]]:
+    """The steps that draw the things of `scene` from thing number `first` on, a part each: the words, and the scene after them."""
+    steps: list[tuple[str, Scene]] = []
+    for number in range(first, len(scene.things)):
+        thing = scene.things[number]
+        for index in range(len(thing.parts)):
+            so_far = (*scene.things[:number], replace(thing, parts=thing.parts[: index + 1]))
+            words = f"Step {len(steps) + 1}. {step_sentence(scene, number, index)}"
+            steps.append((words, replace(scene, things=so_far)))
+    return steps
+
+
+def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
+    """The steps to the picture that an answer's `words` announce; none where one step leads there anyway, as a change of one part does.
+
+    Args:
+        scene: what the picture shows.
+    """
+    if words.startswith("Now there "):
+        return draft_steps(scene, first=len(scene.things) - 1)
+    if words.lower().startswith(tuple(f"{each}:" for each in BACKGROUND_WORDS.values())):
+        return draft_steps(scene)
+    return []
