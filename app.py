@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from duogen.options import LoadOptions, add_flags, from_flags
 
 if TYPE_CHECKING:
-    from ui.auth import Users
+    from ui.api.auth import Users
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
@@ -44,7 +44,7 @@ def main() -> None:
         from_flags(given, LoadOptions)
         users = allowed(given)
         if given.adapter:
-            from duogen.adapters import Wanted
+            from duogen.models.adapters import Wanted
 
             given.adapter = [Wanted.parse(each) for each in given.adapter]
     except ValueError as error:
@@ -60,7 +60,7 @@ def allowed(given: argparse.Namespace) -> Users | None:
     Raises:
         ValueError: the file of users is missing or damaged, or others could reach what is open to everybody.
     """
-    from ui.auth import Users, add_user
+    from ui.api.auth import Users, add_user
 
     if given.add_user is not None:
         if given.auth is None:
@@ -79,17 +79,18 @@ def allowed(given: argparse.Namespace) -> Users | None:
 
 def serve(given: argparse.Namespace, users: Users | None) -> None:
     """Put the page and the API up, then open the pair behind them; returns when the page is ended."""
-    from duogen.store import Store, data_home
+    from duogen.library.conversations import Store
+    from duogen.paths import data_home
 
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(data_home() / "uploads"))
-    from ui.api import Api
-    from ui.card import Card
-    from ui.endpoint import Endpoint, show_in_mcp
-    from ui.loading import Loading
+    from ui.api.endpoint import Endpoint, show_in_mcp
+    from ui.api.openai import Api
     from ui.page import Page
-    from ui.speech import for_browsers
-    from ui.theme import looks
+    from ui.parts.gpu_sharing import Card
+    from ui.parts.i18n import for_browsers
+    from ui.parts.loading import Loading
+    from ui.parts.theme import looks
 
     worn = {each.folder.resolve(): each.weight for each in given.adapter}
     loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn, tell=partial(print, flush=True))

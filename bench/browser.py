@@ -29,7 +29,7 @@ from typing import Any
 
 from bench.machine import host
 from bench.page import MESSAGES, PICTURES, told
-from duogen.store import Store
+from duogen.library.conversations import Store
 
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "results" / "browser.json"
@@ -183,7 +183,7 @@ def measure_answers(home: Path, repeats: int) -> dict[str, float]:
     from playwright.sync_api import sync_playwright
 
     from duogen.engine import Engine
-    from duogen.store import data_home
+    from duogen.paths import data_home
 
     if (pairs := data_home() / "pairs").is_dir():
         (home / "pairs").symlink_to(pairs)

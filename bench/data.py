@@ -20,9 +20,9 @@ from bench.machine import host
 
 os.environ.setdefault("VIPS_CONCURRENCY", "1")  # read when libvips is loaded
 
-from duogen.data.options import DataOptions  # noqa: E402
-from duogen.data.pages import places  # noqa: E402
-from duogen.data.run import Work, here, make, over_cores, prepare, prepare_all  # noqa: E402
+from duogen.data_engine.options import DataOptions  # noqa: E402
+from duogen.data_engine.pages import places  # noqa: E402
+from duogen.data_engine.run import Work, here, make, over_cores, prepare, prepare_all  # noqa: E402
 
 WARM = 50  # pages before the processor's clock is read: among them is one that loads the model of languages
 

@@ -21,25 +21,25 @@ import torch
 
 from bench import lessons
 from bench.machine import host
-from duogen.adapters import Wanted
 from duogen.conversation import Conversation, Text, Turn, write_beside
-from duogen.data.format import Example, Line, write
-from duogen.data.readers import read
+from duogen.dataset.format import Example, Line, write
+from duogen.dataset.readers import read
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
 from duogen.evaluate.asking import own_image
 from duogen.evaluate.figures import share
 from duogen.evaluate.scores import Asked, TurnScore, failed_turn, score_turn
 from duogen.events import Done
+from duogen.finetune import prepare as lessons_of
+from duogen.finetune.config import FineTune
+from duogen.finetune.run import finetune
+from duogen.finetune.stages import PaintStage, gathered, paint_config
+from duogen.models.adapters import Wanted
+from duogen.models.pipeline import open_parts
 from duogen.options import Options, TextOptions
-from duogen.pipeline import open_parts
 from duogen.sketchbook.tasks import Dialogue
 from duogen.sketchbook.verify import check_scene
-from duogen.teaching import FineTune
-from duogen.train import lessons as lessons_of
-from duogen.train.finetune import finetune
-from duogen.train.loop import Recipe, autocast
-from duogen.train.taught import PaintStage, gathered, paint_config
+from duogen.train.trainer import Recipe, autocast
 
 FIGURES = ("guide_steps_words", "guide_steps_pictures", "it_co", "it_co_attributes", "questions_right", "talk_right")
 

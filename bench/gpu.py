@@ -32,17 +32,17 @@ from accelerate import init_empty_weights
 from PIL import Image as PILImage
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from duogen.catalogue import FILE, entries
 from duogen.conversation import Conversation, Image, write_beside
 from duogen.engine import Engine, Memory
 from duogen.events import ImageStarted, ImageStep, Notice
-from duogen.memory import CARDS, CUDA, GB, Machine, Plan, plan
+from duogen.hub.catalogue import FILE, entries
+from duogen.hub.memory_plan import CARDS, CUDA, GB, Machine, Plan, plan
+from duogen.models.pipeline import About, DuoGenPipeline
+from duogen.models.pipeline import place as place_frames
+from duogen.models.placement import KEPT_WHOLE, Turns, free, sdpa_kind, set_attention, why_not_xformers
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, scaled
-from duogen.pipeline import About, DuoGenPipeline
-from duogen.pipeline import place as place_frames
-from duogen.placement import KEPT_WHOLE, Turns, free, sdpa_kind, set_attention, why_not_xformers
-from duogen.stock import StockPair, WordsAndPictures
-from duogen.stock import place as place_stock
+from duogen.painters.diffusers import StockPair, WordsAndPictures
+from duogen.painters.diffusers import place as place_stock
 
 RESULTS = Path(__file__).parent / "results"
 SOURCE_SIZES = ("VAE_IMAGE_SIZE", "CONDITION_IMAGE_SIZE")  # to which the pipeline scales its source pictures
@@ -209,7 +209,7 @@ def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[in
 
 
 def qwen_edit(talker: Any, painter: Any, vae: Any, words: Any, eyes: Any) -> Any:
-    """Its constructor checks the processor's class; what stands in for that is put there afterwards, as in `duogen.stock`."""
+    """Its constructor checks the processor's class; what stands in for that is put there afterwards, as in `duogen.painters.diffusers`."""
     solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     pipe = diffusers.QwenImageEditPlusPipeline(solver, vae, talker, words, None, painter)
     pipe.register_modules(processor=WordsAndPictures(words, eyes))

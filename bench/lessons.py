@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from duogen.finetune.replay import write_turns
 from duogen.sketchbook import tasks, words, world
 from duogen.sketchbook.phrases import filled, phrases
 from duogen.sketchbook.scene import Scene
-from duogen.train.rehearsal import write_turns
 
 THING = Path(__file__).with_name("lighthouse.json")
 KIND = "lighthouse"

@@ -23,9 +23,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from PIL import Image as PILImage
 
-from duogen.gallery import Gallery, Wanted
-from duogen.picture_file import About
-from ui.library import PER_PAGE, title
+from duogen.library.picture_file import About
+from duogen.library.pictures import Gallery, Wanted
+from ui.tabs.library import PER_PAGE, title
 
 THINGS = ["house", "boat", "tree", "cat", "car", "sun", "mountain", "bridge", "lamp", "fish"]
 COLOURS = ["red", "blue", "green", "yellow", "black", "white", "orange", "purple"]

@@ -27,12 +27,12 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image
 from duogen.events import TextDelta
+from duogen.library.conversations import Store
 from duogen.options import Options
-from duogen.store import Store
-from ui.chat import View
-from ui.jobs import Job, Task
-from ui.loading import Loading
+from ui.chat.answers import Job, Task
+from ui.chat.panel import View
 from ui.page import Page
+from ui.parts.loading import Loading
 
 SIDE, PICTURES, MESSAGES, YIELDS = 1024, 12, 200, 60
 GOALS = {"yield": 8.0, "open": 2000.0, "open_after_restart": 2000.0}

@@ -25,9 +25,9 @@ from bench.machine import host
 from duogen.conversation import Conversation, Image
 from duogen.engine import Engine, Memory
 from duogen.events import Done, Failed, TextDelta
-from duogen.mllm import Context
+from duogen.models.mllm import Context
+from duogen.models.sequence import positions
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.sequence import positions
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "How do I draw a red house with a blue door?"

@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 
 from bench.machine import host
-from duogen.catalogue import find
 from duogen.conversation import write_beside
-from duogen.mllm import embed, normalised
-from duogen.pipeline import open_parts
+from duogen.hub.catalogue import find
+from duogen.models.mllm import embed, normalised
+from duogen.models.pipeline import open_parts
+from duogen.models.sequence import Tokens
 from duogen.precision import resolve_precision
-from duogen.sequence import Tokens
 from duogen.train.dit import DiTStage, FrameBatch
-from duogen.train.loop import Recipe, autocast, make_optimizers, named
 from duogen.train.states import Projection, narrow_connector
+from duogen.train.trainer import Recipe, autocast, make_optimizers, named
 
 RECIPE = Path("assets/recipes/duogen-sketch.json")
 OLD_MULTIPLE = 64

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from duogen.kernels import hide_xformers
-from duogen.lazy import import_lazily
+from duogen.lazy_imports import import_lazily
 
 import_lazily()
 
@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
         return ModelMixin
     if name == "DuoGenPipeline":
-        from duogen.pipeline import DuoGenPipeline
+        from duogen.models.pipeline import DuoGenPipeline
 
         return DuoGenPipeline
     raise AttributeError(f"module 'duogen' has no attribute {name!r}")

@@ -17,21 +17,21 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 
-from duogen import guardrail, thinking
-from duogen.adapters import Wanted, put_on
-from duogen.catalogue import find
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
-from duogen.memory import Plan
-from duogen.mllm import MLLM, Context
-from duogen.opening import Costs, opened, planned
+from duogen.hub.catalogue import find
+from duogen.hub.load import Costs, opened, planned
+from duogen.hub.memory_plan import Plan
+from duogen.models import guardrail, thinking
+from duogen.models.adapters import Wanted, put_on
+from duogen.models.mllm import MLLM, Context
+from duogen.models.pipeline import DuoGenPipeline, check_parts, pick_device
+from duogen.models.placeholders import OPENING, SYSTEM, Asked, Placeholders
+from duogen.models.placement import free, take_turns
+from duogen.models.sequence import Packed, Slot, Tokens
 from duogen.options import ImageOptions, LoadOptions, Options, scaled
-from duogen.painter import FramePainter, Frames
-from duogen.pipeline import DuoGenPipeline, check_parts, pick_device
-from duogen.placeholders import OPENING, SYSTEM, Asked, Placeholders
-from duogen.placement import free, take_turns
-from duogen.sequence import Packed, Slot, Tokens
-from duogen.stock import StockPainter, StockPair, is_stock
+from duogen.painters.cosmos import FramePainter, Frames
+from duogen.painters.diffusers import StockPainter, StockPair, is_stock
 
 SMALLEST_SIDE = 256  # smaller pictures are of no use
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew

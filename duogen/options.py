@@ -59,7 +59,7 @@ def choice(default: str, help: str, *values: str) -> Any:
 
 @dataclass(frozen=True)
 class LoadOptions(Checked):
-    """How a pair is opened. What is "auto" (or 0) is chosen by `duogen.memory` for this machine; anything else overrules it."""
+    """How a pair is opened. What is "auto" (or 0) is chosen by `duogen.hub.memory_plan` for this machine; anything else overrules it."""
 
     device: str = choice("auto", "auto, cpu, cuda, mps ...")
     precision: str = choice("auto", "Of the language model: auto, nf4, int8, bf16, mixed or fp32.", "auto", "nf4", "int8", "bf16", "mixed",

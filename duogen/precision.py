@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from duogen.conversation import read_record, write_beside
-from duogen.store import data_home
+from duogen.paths import data_home
 
 FILE = "precision.json"
 WIDTH, INNER, MANY = 576, 1536, 128  # a layer of the bundled MLLM, and the rows of a prompt

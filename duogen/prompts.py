@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-PROMPTS = Path(__file__).parents[1] / "assets" / "prompts"
+from duogen.paths import ASSETS
+
+PROMPTS = ASSETS / "prompts"
 FENCE = re.compile(r"```[\w-]*\s*\n?(.*?)(?:```|\Z)", re.S)
 THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)
 DEEPEST = 32  # of nesting that is repaired

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from duogen.gallery import Gallery, Wanted
-from duogen.store import Store
+from duogen.library.conversations import Store
+from duogen.library.pictures import Gallery, Wanted
 from tests.waiting import patience
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +24,8 @@ SHOTS = ROOT / "tests" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-PRELOADED = ["ui.page", "ui.api", "ui.endpoint", "tests.browser"]
-IF_USED = ["duogen.engine", "duogen.train.finetune", "tests.test_finetune"]
+PRELOADED = ["ui.page", "ui.api.openai", "ui.api.endpoint", "tests.browser"]
+IF_USED = ["duogen.engine", "duogen.finetune.run", "tests.test_finetune"]
 expect.set_options(timeout=1000 * patience())
 
 

@@ -1,6 +1,6 @@
 """The slow, plain way of one answer, which the engine must equal: no cache, no batch, everything from the beginning at every token.
 
-Where they can, the models' own `forward`s do the work; nothing here calls `duogen.nn`, `duogen.painter` or `duogen.engine`.
+Where they can, the models' own `forward`s do the work; nothing here calls `duogen.nn`, `duogen.painters.cosmos` or `duogen.engine`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from PIL import Image as PILImage
 
-from duogen import mllm
 from duogen.conversation import Image, Text, Turn
+from duogen.models import mllm
+from duogen.models.pipeline import DuoGenPipeline
+from duogen.models.sequence import Packed, Tokens
 from duogen.options import Options
-from duogen.pipeline import DuoGenPipeline
-from duogen.sequence import Packed, Tokens
 
 
 @dataclass

@@ -31,7 +31,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from duogen.placeholders import CLOSING, OPENING
+from duogen.models.placeholders import CLOSING, OPENING
 from tests.tiny import BOV, END, EOV, MARKS, PAD, START, tiny_letter, tiny_mllm, tiny_pair, tiny_tokenizer
 
 CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"

@@ -70,7 +70,7 @@ class StandIn:
     def _paint(self, index: int, seed: int, parts: list, stop: threading.Event, masked=None, slow: bool = False) -> Iterator:
         from duogen.conversation import Image
         from duogen.events import ImageDone, ImageStarted, ImageStep
-        from duogen.store import data_home
+        from duogen.paths import data_home
 
         picture = boat(index + 1, random.Random(seed))
         if masked:
@@ -107,7 +107,7 @@ def main() -> None:
     _, seconds = sys.argv[at : at + 2]
     del sys.argv[at : at + 2]
     import app
-    from ui.loading import Loading
+    from ui.parts.loading import Loading
 
     def start(loading: Loading) -> None:
         loading.engine, loading.words = StandIn(float(seconds)), "Ready: Stand-in."

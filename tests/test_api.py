@@ -23,13 +23,13 @@ from PIL import Image as PILImage
 
 from duogen.engine import Engine
 from duogen.events import TextDelta
-from duogen.pipeline import open_pair
+from duogen.models.pipeline import open_pair
 from tests.tiny import BOV, END, SIDE, script, tiny_pair
 from tests.waiting import patience, until
-from ui.api import Api, conversation_of
-from ui.asking import MOST_PICTURES, PICTURE_SIDE, Wrong, data_url, in_turn, options_of, picture_of
-from ui.auth import Users, add_user
-from ui.loading import Loading
+from ui.api.auth import Users, add_user
+from ui.api.openai import Api, conversation_of
+from ui.api.requests import MOST_PICTURES, PICTURE_SIDE, Wrong, data_url, in_turn, options_of, picture_of
+from ui.parts.loading import Loading
 
 ROOT = Path(__file__).parents[1]
 ABOUT = {"steps": 2, "guidance": 1.0}

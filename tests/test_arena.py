@@ -16,17 +16,17 @@ from playwright.sync_api import expect
 from duogen.conversation import Conversation, save_conversation
 from duogen.engine import Engine
 from duogen.evaluate.arena import Contestant, Vote, cast, table, votes
-from duogen.gallery import Gallery, Wanted
+from duogen.library.pictures import Gallery, Wanted
 from duogen.options import LoadOptions, preset_options
 from tests.browser import SHOTS, browser_only, sideways
 from tests.test_everyone import LOOKS, faults
 from tests.test_languages import english_on
 from tests.tiny import tiny_pair
 from tests.waiting import patience
-from ui.arena import contestants, elo_table, named
-from ui.loading import Loading
-from ui.pictures import PictureFolder
-from ui.rounds import Round, Rounds
+from ui.parts.arena_rounds import Round, Rounds
+from ui.parts.loading import Loading
+from ui.parts.pictures import PictureFolder
+from ui.tabs.arena import contestants, elo_table, named
 
 ONE, OTHER = Contestant("Sketch", "one"), Contestant("Sketch", "one", adapters=(("/a/boats", 0.8),), preset="quick")
 

@@ -20,8 +20,8 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from duogen import assemble
-from duogen.mllm import placed
+from duogen.hub import assemble
+from duogen.models.mllm import placed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(assemble.find_base() is None, reason=f"needs: {assemble.BASE_COMMAND}")]
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]

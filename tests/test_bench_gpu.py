@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench import gpu
-from duogen.catalogue import entries
-from duogen.memory import CARDS
+from duogen.hub.catalogue import entries
+from duogen.hub.memory_plan import CARDS
 
 COSMOS, EDIT = "cosmos-predict2.5-2b", "qwen-image-edit-2511"
 

@@ -14,7 +14,7 @@ from datasets import Image as Picture
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from duogen.__main__ import main
+from duogen.cli.main import main
 from duogen.conversation import Conversation, Image, Text
 from duogen.evaluate.benchmark import Scorer, score_all
 from duogen.evaluate.drawings import Drawings
@@ -559,7 +559,7 @@ def test_a_preference_must_survive_the_swap(folder: Path):
 def test_a_pair_and_its_plain_checkpoint_read_alike(tmp_path: Path):
     import shutil
 
-    from duogen.reader import open_reader
+    from duogen.vision_qa import open_reader
     from tests.tiny import tiny_pair
 
     pair, plain = tiny_pair(tmp_path / "pair"), tmp_path / "plain"

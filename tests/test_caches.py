@@ -12,13 +12,13 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done
-from duogen.mllm import nucleus
+from duogen.models.mllm import nucleus
+from duogen.models.pipeline import open_pair
+from duogen.models.sequence import Packed
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.painter import Frames
-from duogen.pipeline import open_pair
-from duogen.sequence import Packed
+from duogen.painters.cosmos import Frames
 from tests import oracle
 from tests.tiny import BOV, END, SIDE, script, tiny_pair
 

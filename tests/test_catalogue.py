@@ -8,12 +8,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from duogen.__main__ import main
-from duogen.catalogue import FILE, Part, entries, find, missing, refuse_unsafe
-from duogen.memory import CARDS, GB, Machine, plan, weights
+from duogen.cli.main import main
+from duogen.hub.catalogue import FILE, Part, entries, find, missing, refuse_unsafe
+from duogen.hub.memory_plan import CARDS, GB, Machine, plan, weights
+from duogen.models.pipeline import About, open_pair
+from duogen.models.placement import KEPT_WHOLE
 from duogen.options import LoadOptions
-from duogen.pipeline import About, open_pair
-from duogen.placement import KEPT_WHOLE
 from tests.tiny import tiny_pair
 
 RAW = json.loads(FILE.read_text(encoding="utf-8"))

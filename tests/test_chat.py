@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from duogen.conversation import Image as Picture
 from duogen.conversation import Text, Turn
-from duogen.store import Store
+from duogen.library.conversations import Store
 from tests.browser import (
     SHOTS,
     Server,
@@ -25,8 +25,8 @@ from tests.browser import (
     wait_until_answered,
 )  # fmt: skip
 from tests.waiting import patience
-from ui.correct import corrected, to_words
-from ui.shared import Refused
+from ui.chat.correct import corrected, to_words
+from ui.parts.shared import Refused
 
 QUESTION = "How do I draw a boat?"
 

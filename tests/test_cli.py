@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as PILImage
 
 import duogen.engine  # noqa: F401  what its import prints must not count as an answer
-from duogen import __main__ as cli
+from duogen.cli import main as cli
 from duogen.conversation import Conversation, Image, Text, open_picture
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.options import Options

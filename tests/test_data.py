@@ -20,21 +20,21 @@ from PIL import Image as PILImage
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from duogen.__main__ import main
-from duogen.data.align import align, by_words
-from duogen.data.dialogue import Turn, convert, wrong
-from duogen.data.filters import filters, normal, without_personal_data
-from duogen.data.markdown import read_markdown
-from duogen.data.near import alike, signature
-from duogen.data.options import DataOptions
-from duogen.data.pages import places, read
-from duogen.data.pictures import as_file, look_of, looked_at
-from duogen.data.report import funnel, write_report
-from duogen.data.rewrite import clean
-from duogen.data.run import Work, here, make, over_cores, overrule, prepare
-from duogen.data.sample import Dropped, Picture, Sample, Source, Words
-from duogen.data.state import State
-from duogen.data.steps import Steps
+from duogen.cli.main import main
+from duogen.data_engine.align import align, by_words
+from duogen.data_engine.dialogue import Turn, convert, wrong
+from duogen.data_engine.filters import filters, normal, without_personal_data
+from duogen.data_engine.markdown import read_markdown
+from duogen.data_engine.near import alike, signature
+from duogen.data_engine.options import DataOptions
+from duogen.data_engine.pages import places, read
+from duogen.data_engine.pictures import as_file, look_of, looked_at
+from duogen.data_engine.report import funnel, write_report
+from duogen.data_engine.rewrite import clean
+from duogen.data_engine.run import Work, here, make, over_cores, overrule, prepare
+from duogen.data_engine.sample import Dropped, Picture, Sample, Source, Words
+from duogen.data_engine.state import State
+from duogen.data_engine.steps import Steps
 
 STEPS = (
     "Peel two apples and cut them in thin slices.",
@@ -169,7 +169,7 @@ def test_parallel_interrupted_and_plain_runs_give_the_same_set(site: Path, tmp_p
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
     pytest.importorskip("ray")
-    from duogen.data import cluster
+    from duogen.data_engine import cluster
 
     monkeypatch.setattr(cluster, "BATCH", 2)
     monkeypatch.setattr(cluster, "AT_ONCE", 2)  # three batches for two workers, the last one in a second round
@@ -184,7 +184,7 @@ def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
 
 
 def test_a_machine_that_does_not_see_the_pages_says_so(site: Path, tmp_path: Path):
-    from duogen.data.cluster import _Prepare
+    from duogen.data_engine.cluster import _Prepare
 
     pages = {"pages": pickle.dumps(list(places(site)))}
     assert _Prepare(Work(site, tmp_path / "gone", DataOptions()))(pages)["blind"] == str(tmp_path / "gone")
@@ -511,7 +511,7 @@ def test_what_a_worker_gives_back_carries_no_pictures(site: Path, tmp_path: Path
 
 
 def test_topics_and_what_models_make_of_them(tmp_path: Path):
-    from duogen.data.synthesise import Makers, synthesise, topics
+    from duogen.data_engine.synthesise import Makers, synthesise, topics
     from tests.test_benchmarks import WELL, Painter, Says
 
     every = topics()

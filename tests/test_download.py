@@ -15,9 +15,9 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from duogen import download, fetching
-from duogen.__main__ import main
-from duogen.catalogue import entries, find, installed, lora_file, missing, places, wanted
+from duogen.cli.main import main
+from duogen.hub import download, fetching
+from duogen.hub.catalogue import entries, find, installed, lora_file, missing, places, wanted
 from tests.hub import COMMIT, Hub, served
 from tests.waiting import until
 
@@ -272,7 +272,7 @@ def kill(id: str) -> None:
     """The worker of `id`, by the command line it was started with."""
     for process in Path("/proc").glob("[0-9]*"):
         words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
-        if b"duogen.download" in words and id.encode() in words:
+        if b"duogen.hub.download" in words and id.encode() in words:
             os.kill(int(process.name), signal.SIGKILL)
 
 

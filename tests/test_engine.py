@@ -13,10 +13,10 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta, Thought
+from duogen.models.pipeline import open_pair
+from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.painter import Frames, Retouch
-from duogen.pipeline import open_pair
-from duogen.sequence import Packed
+from duogen.painters.cosmos import Frames, Retouch
 from tests.tiny import BOV, END, EOV, PAD, SIDE, START, script, tiny_pair
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from duogen.__main__ import parser
+from duogen.cli.main import parser
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook

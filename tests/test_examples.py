@@ -11,11 +11,11 @@ import pytest
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, save_conversation
-from duogen.data.describe import Lengths, describe, rows
-from duogen.data.format import Data, Example, Line, Picture, duplicates, split, write
-from duogen.data.readers import CHANGED, read
-from duogen.sequence import Tokens
-from duogen.store import Store
+from duogen.dataset.describe import Lengths, describe, rows
+from duogen.dataset.format import Data, Example, Line, Picture, duplicates, split, write
+from duogen.dataset.readers import CHANGED, read
+from duogen.library.conversations import Store
+from duogen.models.sequence import Tokens
 from tests.tiny import Qwen2VLImageProcessorPil, tiny_tokenizer
 
 

@@ -10,9 +10,9 @@ import pypdfium2
 import pytest
 from PIL import Image as PILImage
 
-from duogen import __main__ as cli
+from duogen.cli import main as cli
 from duogen.conversation import Conversation, Image, save_conversation
-from duogen.export import as_html, as_pdf, as_zip, export, markdown_lines, sections
+from duogen.library.export import as_html, as_pdf, as_zip, export, markdown_lines, sections
 from tests.browser import browser_only
 
 COLOURS = ("red", "green", "blue", "yellow")

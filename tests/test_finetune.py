@@ -22,32 +22,34 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from bench import lessons as proof
-from duogen.adapters import PARTS, Wanted, put_on
+from duogen.cli import finetune as command
 from duogen.conversation import Conversation
-from duogen.data import card
-from duogen.data.cost import START_SECONDS, cost, note
-from duogen.data.format import Picture
-from duogen.data.readers import read as read_data
+from duogen.dataset.format import Picture
+from duogen.dataset.readers import read as read_data
 from duogen.engine import Engine
 from duogen.events import Done
-from duogen.jobs import Job, device_lock
+from duogen.finetune import model_card as card
+from duogen.finetune import prepare as lessons
+from duogen.finetune import run as work
+from duogen.finetune.config import PRESETS, REHEARSED, FineTune, PaintRecipe
+from duogen.finetune.cost import START_SECONDS, cost, note
+from duogen.finetune.feature_cache import Seeing, bucket
+from duogen.finetune.feature_cache import read as read_seen
+from duogen.finetune.jobs import Job, device_lock
+from duogen.finetune.prepare import LESSONS, Order, loop_recipe, measured, prepared, seen
+from duogen.finetune.replay import rehearsals
+from duogen.finetune.run import failure, finetune
+from duogen.finetune.stages import PaintStage, Rounds, gathered, lowest_layer
+from duogen.models.adapters import PARTS, Wanted, put_on
+from duogen.models.pipeline import About, open_pair, open_parts
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.painter import FramePainter
-from duogen.pipeline import About, open_pair, open_parts
+from duogen.painters.cosmos import FramePainter
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.verify import check_scene
 from duogen.sketchbook.words import asked_words
 from duogen.sketchbook.world import things
-from duogen.teaching import PRESETS, REHEARSED, FineTune, PaintRecipe
-from duogen.train import command, lessons, loop
-from duogen.train import finetune as work
-from duogen.train.cache import Seeing, bucket
-from duogen.train.cache import read as read_seen
-from duogen.train.finetune import failure, finetune
-from duogen.train.lessons import LESSONS, Order, loop_recipe, measured, prepared, seen
-from duogen.train.loop import Diverged, rate_at, train
-from duogen.train.rehearsal import rehearsals
-from duogen.train.taught import PaintStage, Rounds, gathered, lowest_layer
+from duogen.train import trainer as loop
+from duogen.train.trainer import Diverged, rate_at, train
 from tests.browser import forks
 from tests.test_data import site  # noqa: F401
 from tests.test_examples import conversations, picture
@@ -406,7 +408,7 @@ def test_pausing_stopping_and_the_line_for_the_device(place, monkeypatch):
         monkeypatch.setattr(Job, "asked", lambda self: ["stop"])
         assert finetune(order(place, "waits"), quiet)["phase"] == "stopped"
     with Job(out).living(), pytest.raises(ValueError, match="being trained already"):
-        monkeypatch.setattr("duogen.jobs.LOCK_SECONDS", 0.1)
+        monkeypatch.setattr("duogen.finetune.jobs.LOCK_SECONDS", 0.1)
         finetune(Order.of(out), quiet)
 
 
@@ -449,7 +451,7 @@ def test_recipes_are_checked():
 
 
 def test_the_command_line_says_what_is_wrong(place, adapter, capsys):
-    from duogen.__main__ import main
+    from duogen.cli.main import main
 
     pair = ["--pair", str(place / "pair"), "--recipe", str(place / "recipe.json")]
     for argv, words in (
@@ -551,7 +553,7 @@ def test_examples_without_pictures_to_paint_are_for_stage_1_only(place, tmp_path
 
 @pytest.mark.slow
 def test_saved_pages_become_an_adapter_that_answers(place, site, tmp_path, monkeypatch):  # noqa: F811
-    from duogen.__main__ import main
+    from duogen.cli.main import main
 
     raw = RECIPE | {"max_tokens": 700, "sample_every": 9, "talk": RECIPE["talk"] | {"steps": 2}, "paint": RECIPE["paint"] | {"steps": 2}}
     (tmp_path / "recipe.json").write_text(json.dumps(raw))

@@ -17,26 +17,26 @@ from PIL import Image as PILImage
 from playwright.sync_api import expect
 
 from duogen.conversation import Conversation, load_conversation
-from duogen.gallery import Gallery
-from duogen.jobs import Job
+from duogen.finetune.config import FineTune, PaintRecipe, TalkRecipe
+from duogen.finetune.jobs import Job
+from duogen.library.conversations import Store
+from duogen.library.pictures import Gallery
 from duogen.options import Options
-from duogen.store import Store
-from duogen.teaching import FineTune, PaintRecipe, TalkRecipe
 from tests.browser import SHOTS, Server, browser_only, send, settle, sideways, wait_until_answered
 from tests.test_everyone import LOOKS, faults
 from tests.test_examples import conversations, picture
 from tests.test_languages import english_on
 from tests.tiny import tiny_pair
 from tests.waiting import patience, until
-from ui import controls
-from ui.card import Card
-from ui.finetune import Finetune, keep_example
-from ui.loading import Loading
-from ui.pictures import PictureFolder
-from ui.runs import plotted, shown_strip
-from ui.shared import Shared
-from ui.space import Space
-from ui.speech import TABLES, said_in
+from ui.parts import controls
+from ui.parts.disk_space import Space
+from ui.parts.gpu_sharing import Card
+from ui.parts.i18n import TABLES, said_in
+from ui.parts.loading import Loading
+from ui.parts.pictures import PictureFolder
+from ui.parts.shared import Shared
+from ui.parts.training_view import plotted, shown_strip
+from ui.tabs.finetune import Finetune, keep_example
 
 
 def examples(folder: Path) -> Path:
@@ -151,8 +151,8 @@ def settings(kind: type) -> set[str]:
 
 @pytest.mark.parametrize("language", TABLES)
 def test_settings_and_reports_are_in_every_language(language: str) -> None:
-    from duogen.data.cost import Cost
-    from duogen.data.describe import Report
+    from duogen.dataset.describe import Report
+    from duogen.finetune.cost import Cost
 
     assert set().union(*map(settings, (FineTune, TalkRecipe, PaintRecipe))) - set(TABLES[language]) == set()
     report = Report("conversations", 12, 1, 24, (5, 7, 9), 1, 2, 3, {"64 x 64": 3}, 1, 2, [("a", "b")])
@@ -163,7 +163,7 @@ def test_settings_and_reports_are_in_every_language(language: str) -> None:
 
 
 def test_a_chosen_answer_becomes_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from duogen.data.readers import read
+    from duogen.dataset.readers import read
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
     talk = Conversation().say("user", "Draw a boat.").say("assistant", "Here.", PILImage.new("RGB", (9, 9), "red"))
@@ -220,11 +220,11 @@ def test_curve_and_strip(tmp_path: Path) -> None:
 
 
 def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import duogen.pipeline  # noqa: F401  giving up the card needs it, and importing it takes longer than this test may wait
-    from duogen.jobs import serving_lock
+    import duogen.models.pipeline  # noqa: F401  giving up the card needs it, and importing it takes longer than this test may wait
+    from duogen.finetune.jobs import serving_lock
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
-    monkeypatch.setattr("ui.card.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("ui.parts.gpu_sharing.LOOK_SECONDS", 0.02)
     opened = []
 
     class Engine:

@@ -14,7 +14,7 @@ from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Part, Scene, Thing, fits
 from duogen.sketchbook.world import holds_out
 from duogen.train.grow import grow_transformer
-from duogen.train.loop import Recipe, train
+from duogen.train.trainer import Recipe, train
 from duogen.train.vae import VAEStage, crowded_scene, smallness
 from tests.tiny import tiny_patch_vae, tiny_transformer
 

@@ -12,7 +12,7 @@ from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.tasks import sample
 from duogen.sketchbook.world import kinds, random_scene
-from duogen.train.drills import practised
+from duogen.train.curriculum import practised
 
 
 def scenes(count: int) -> list[Scene]:

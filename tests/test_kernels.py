@@ -19,14 +19,15 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from bench import gpu
-from duogen import kernels, placement
+from duogen import kernels
+from duogen.hub.memory_plan import Machine, Plan
 from duogen.kernels import Kernel, TorchBuild, seen_gpu, torch_build, unused_gpu, xformers_obstacle
-from duogen.memory import Machine, Plan
+from duogen.models import placement
+from duogen.models.pipeline import pick_device
+from duogen.models.placement import attention, set_attention
 from duogen.options import LoadOptions
-from duogen.pipeline import pick_device
-from duogen.placement import attention, set_attention
 from tests.wheels import Elf
-from ui.speech import said_in
+from ui.parts.i18n import said_in
 
 ROOT = Path(__file__).parents[1]
 WHEELS = json.loads((ROOT / "tests" / "wheels.json").read_text(encoding="utf-8"))
@@ -341,10 +342,11 @@ def test_what_to_install_for_a_gpu_that_pytorch_cannot_use(monkeypatch) -> None:
 
 
 def test_plan_start_and_page_say_it(monkeypatch) -> None:
-    from duogen.opening import say_kernel
-    from ui.models import Models
+    from duogen.hub.load import say_kernel
+    from ui.tabs.models import Models
 
-    monkeypatch.setattr("duogen.placement.unused_gpu", lambda build, usable: "" if usable else "PyTorch cannot use the NVIDIA GPU here.")
+    words = "PyTorch cannot use the NVIDIA GPU here."
+    monkeypatch.setattr("duogen.models.placement.unused_gpu", lambda build, usable: "" if usable else words)
     for each in (torch.cuda, torch.xpu, torch.backends.mps):
         monkeypatch.setattr(each, "is_available", lambda: False)
     plan = Plan(LoadOptions(), (64, 64), 0, 1, True)
@@ -386,8 +388,8 @@ def test_the_benchmark_names_the_kernels_that_load(monkeypatch) -> None:
 
 
 def test_a_plan_for_a_card_that_is_not_here_promises_nothing() -> None:
-    from duogen.catalogue import entries
-    from duogen.memory import plan
+    from duogen.hub.catalogue import entries
+    from duogen.hub.memory_plan import plan
 
     pair = entries()["flux2-klein-4b"]
     there = plan(pair.parts, pair.about, Machine.with_card(16, 64 * 2**30))

@@ -12,12 +12,12 @@ from functools import cache
 import pytest
 from playwright.sync_api import expect
 
-from duogen.data.state import STEPS
+from duogen.data_engine.state import STEPS
 from duogen.options import LoadOptions, Options
 from tests.browser import SHOTS, browser_only, settle, sideways
 from tests.sources import ROOT, nodes
 from tests.test_chat import answered, open_list
-from ui.speech import TABLES, said_in
+from ui.parts.i18n import TABLES, said_in
 
 SAYING = {"Refused", "say", "status_line", "sentence", "_mark", "button"}  # calls whose words a person reads
 SHOWING = {"label", "placeholder", "info", "words", "title"}
@@ -40,7 +40,7 @@ def template(node: ast.AST) -> list[str]:
 
 def said() -> Iterator[tuple[str, str]]:
     """Where and what: every literal sentence that the code of the page shows."""
-    for file in sorted((ROOT / "ui").glob("*.py")):
+    for file in sorted((ROOT / "ui").rglob("*.py")):
         for call in nodes(file):
             if not isinstance(call, ast.Call) or file.name in ("api.py", "endpoint.py", "auth.py", "asking.py"):
                 continue
@@ -77,7 +77,7 @@ def written() -> Iterator[str]:
             yield from template(node)
             if isinstance(node, ast.AnnAssign):
                 yield ast.unparse(node.target).replace("_", " ").capitalize()
-    for file in (ROOT / "ui").glob("*.js"):
+    for file in (ROOT / "ui").rglob("*.js"):
         yield from re.findall(r"'([^'\n]*)'", file.read_text(encoding="utf-8"))
     yield from catalogued()
     for file in (ROOT / "assets" / "recipes").glob("*.json"):

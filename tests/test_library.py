@@ -16,13 +16,13 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
 from duogen.conversation import Conversation
-from duogen.gallery import Gallery, Thumbnails, Wanted, name_of
-from duogen.picture_file import About, from_json, from_parameters, read_brought, to_json
-from duogen.store import Store
+from duogen.library.conversations import Store
+from duogen.library.picture_file import About, from_json, from_parameters, read_brought, to_json
+from duogen.library.pictures import Gallery, Thumbnails, Wanted, name_of
 from tests.browser import SHOTS, Server, browser_only, empty, settle, sideways
 from tests.waiting import patience
-from ui.pictures import PictureFolder
-from ui.space import Space
+from ui.parts.disk_space import Space
+from ui.parts.pictures import PictureFolder
 
 
 @pytest.fixture

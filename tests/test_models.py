@@ -12,23 +12,23 @@ import pytest
 from PIL import Image as PILImage
 from playwright.sync_api import expect
 
-from duogen.__main__ import main
-from duogen.catalogue import entries, installed
+from duogen.cli.main import main
 from duogen.conversation import Conversation
-from duogen.download import running
 from duogen.engine import Engine
 from duogen.events import Done, Failed
-from duogen.guardrail import Guardrail
+from duogen.hub.catalogue import entries, installed
+from duogen.hub.download import running
+from duogen.library.conversations import Store
+from duogen.models.guardrail import Guardrail
 from duogen.options import LoadOptions
-from duogen.store import Store
 from tests import public
 from tests.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, send, sideways
 from tests.hub import Hub, served
 from tests.tiny import served_pair
 from tests.waiting import until
-from ui.loading import Loading
-from ui.models import OTHER, card, choices
 from ui.page import Page
+from ui.parts.loading import Loading
+from ui.tabs.models import OTHER, card, choices
 
 
 def test_a_card_says_what_a_pair_costs_and_asks() -> None:
@@ -75,7 +75,7 @@ def test_what_lacks_of_a_choice_can_be_fetched(tmp_path, monkeypatch) -> None:
     tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models
     values = {tab.choice: pair.id, tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
     started: list = []
-    monkeypatch.setattr("duogen.download.start", lambda *given: started.append(given))
+    monkeypatch.setattr("duogen.hub.download.start", lambda *given: started.append(given))
     public.in_cache(tmp_path / "hub", pair.sources[0].repo, "main", public.qwen_edit)
     shown = tab.look(values)
     assert shown[tab.use].interactive and shown[tab.remove].visible and not shown[tab.pull].visible

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from duogen.train.loop import make_optimizers, named, train
 from duogen.train.muon import Float32Muon, orthogonalise
+from duogen.train.trainer import make_optimizers, named, train
 from tests.test_training import Toy, equal, quiet, recipe
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -19,16 +19,16 @@ from playwright.sync_api import expect
 
 from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
+from duogen.library.conversations import Store
 from duogen.options import Options
-from duogen.store import Store
 from tests.browser import SHOTS, Server, browser_only, loaded_pictures, send, settle, sideways, wait_until_answered
 from tests.waiting import patience, until
-from ui import controls
-from ui.history import Answer, messages, text_part
-from ui.jobs import Job, Task, Waiting, asking
-from ui.loading import Loading
+from ui.chat.answers import Job, Task, Waiting, asking
+from ui.chat.history import Answer, messages, text_part
 from ui.page import Page
-from ui.pictures import PictureFolder
+from ui.parts import controls
+from ui.parts.loading import Loading
+from ui.parts.pictures import PictureFolder
 
 GUIDE = "How do I draw a red house with a blue door?"
 

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from duogen.conversation import Image, Text
 from duogen.engine import Engine
 from duogen.evaluate.phrasings import PHRASINGS, Phrasing, evaluate, marks
-from duogen.pipeline import open_pair
+from duogen.models.pipeline import open_pair
 from duogen.sketchbook.scene import BACKGROUNDS, PART_COLOURS, Scene
 from duogen.sketchbook.tasks import sample
 from duogen.sketchbook.world import things

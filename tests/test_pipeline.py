@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done
+from duogen.models.pipeline import About, open_pair
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.pipeline import About, open_pair
 from tests.tiny import BOV, END, script, tiny_pair
 
 ENCODER, PAINTER = "text_encoder/model.safetensors", "transformer/diffusion_pytorch_model.safetensors"

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from duogen.placeholders import LONGEST_PROMPT, Asked, Placeholders, marked
+from duogen.models.placeholders import LONGEST_PROMPT, Asked, Placeholders, marked
 
 CASES = {
     "plain words, 1 < 2 and a <b>": ["plain words, 1 < 2 and a <b>"],

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from duogen.jobs import Job
-from duogen.teaching import FineTune
-from duogen.train.finetune import finetune
-from duogen.train.loop import train
-from duogen.train.shards import wished
+from duogen.finetune.config import FineTune
+from duogen.finetune.jobs import Job
+from duogen.finetune.run import finetune
+from duogen.train.fsdp import wished
+from duogen.train.trainer import train
 from tests.test_finetune import RECIPE, order, place, processes, quiet  # noqa: F401
 from tests.test_training import Toy, recipe
 

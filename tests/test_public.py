@@ -18,16 +18,16 @@ from diffusers import QwenImageTransformer2DModel
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from duogen.catalogue import entries
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
 from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta
-from duogen.memory import HOST_SPARE, Machine
-from duogen.mllm import Context
+from duogen.hub.catalogue import entries
+from duogen.hub.memory_plan import HOST_SPARE, Machine
+from duogen.models.mllm import Context
+from duogen.models.placeholders import Asked
+from duogen.models.placement import Turns, come_when_called, free, take_turns
+from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
-from duogen.placeholders import Asked
-from duogen.placement import Turns, come_when_called, free, take_turns
-from duogen.sequence import Packed
 from tests import public
 from tests.tiny import END, script
 from tests.waiting import until
@@ -291,7 +291,7 @@ def test_qwen3_vl_reads_as_its_own_forward(klein) -> None:
 @pytest.mark.slow
 def test_a_real_language_model_as_the_brain(klein) -> None:
     """SmolLM2 as it comes, which knows nothing of pictures: whatever it says, the answer is words and pictures without markup."""
-    from duogen.assemble import base_model, processor
+    from duogen.hub.assemble import base_model, processor
 
     model, tokenizer = base_model(torch.bfloat16)
     pair = replace(klein.pair, text_encoder=model.eval(), tokenizer=tokenizer, image_processor=processor(), turns=Turns(model, [], "cpu"))
@@ -305,7 +305,7 @@ def test_a_real_language_model_as_the_brain(klein) -> None:
 
 
 def test_a_painter_without_a_talker_is_told_what_to_do(cache, tmp_path) -> None:
-    from duogen.catalogue import Source, snapshot
+    from duogen.hub.catalogue import Source, snapshot
 
     painter = snapshot(Source("painter", "black-forest-labs/FLUX.2-klein-4B"))
     with pytest.raises(ValueError, match="--brain"):
@@ -334,11 +334,11 @@ def test_any_pipeline_with_any_language_model_from_folders(typed_in, precision, 
 
 
 def test_folders_typed_in_answer_on_the_command_line_and_behind_the_page(typed_in, tmp_path, capsys, monkeypatch) -> None:
-    from duogen.__main__ import main
-    from ui.loading import Loading
+    from duogen.cli.main import main
+    from ui.parts.loading import Loading
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("duogen.mllm.choose", lambda logits, options, generator: next(ids))
+    monkeypatch.setattr("duogen.models.mllm.choose", lambda logits, options, generator: next(ids))
     painter, brain, out = *map(str, typed_in), tmp_path / "out"
     picture().save(tmp_path / "red.png")
     words = Engine.open(painter, brain=brain, load=LoadOptions(device="cpu", picture_side=SIDE)).tokens
@@ -359,7 +359,7 @@ def test_folders_typed_in_answer_on_the_command_line_and_behind_the_page(typed_i
 
 
 def test_distilled_pipelines_take_few_steps_and_no_guidance(klein, cache) -> None:
-    from duogen.stock import own_defaults
+    from duogen.painters.diffusers import own_defaults
 
     painter = next(cache.glob("models--black-forest-labs*/snapshots/*"))
     assert own_defaults(painter)["steps"] == 4 and own_defaults(painter)["guidance"] == 1.0
@@ -411,7 +411,7 @@ def test_layer_by_layer_brings_every_weight_of_the_frame_painter(monkeypatch) ->
 def test_frames_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
     counts, pictures = {}, {}
     for wish, threshold in (("off", 0.08), ("auto", 1e-9), ("auto", 1e3), ("on", 1e3)):
-        monkeypatch.setattr("duogen.painter.CACHE_THRESHOLD", threshold)
+        monkeypatch.setattr("duogen.painters.cosmos.CACHE_THRESHOLD", threshold)
         engine = opened("cosmos-predict2.5-2b", caching=wish)
         for steps in (4, 9):
             calls: list = []
@@ -427,7 +427,7 @@ def test_frames_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None
 
 def test_steps_that_change_little_are_skipped_from_nine_on(monkeypatch) -> None:
     engine = opened("qwen-image-edit-2511")
-    monkeypatch.setattr("duogen.placement.CACHE_THRESHOLD", 1e3)  # random weights change much
+    monkeypatch.setattr("duogen.models.placement.CACHE_THRESHOLD", 1e3)  # random weights change much
     model, counts = engine.pair.pipe.transformer, []
     last = model.transformer_blocks[-1]
     for steps in (9, 4):
@@ -499,8 +499,8 @@ def test_beside_a_painter_that_comes_layer_by_layer_only_one_is_on_the_card() ->
 
 def lightning(snapshot: Path) -> dict[str, torch.Tensor]:
     """A LoRA in the layout of Qwen-Image-Lightning: kohya's names within diffusers' module names, with alphas."""
-    from duogen.catalogue import Source
-    from duogen.catalogue import snapshot as lying
+    from duogen.hub.catalogue import Source
+    from duogen.hub.catalogue import snapshot as lying
 
     config = lying(Source("painter", "Qwen/Qwen-Image-Edit-2511")) / "transformer"
     model = QwenImageTransformer2DModel.from_config(QwenImageTransformer2DModel.load_config(config))
@@ -565,8 +565,8 @@ def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
 
 
 def test_what_was_measured_beats_the_estimate(tmp_path, monkeypatch) -> None:
-    from duogen.catalogue import find
-    from duogen.opening import planned
+    from duogen.hub.catalogue import find
+    from duogen.hub.load import planned
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
     engine = opened("flux2-klein-4b")
@@ -588,7 +588,7 @@ def test_a_picture_is_estimated_before_it_is_painted_and_refused_when_too_large(
     for wish in (options(), options(), options(steps=4), options(side=2 * SIDE)):
         script(monkeypatch, klein.tokens, *SAID[1:4], END)
         begun += [event.seconds for event in klein.answer(Conversation().say("user", "Draw"), wish) if isinstance(event, ImageStarted)]
-        monkeypatch.setattr("duogen.timings.note", lambda *given: None)  # the first picture tells how fast this machine is
+        monkeypatch.setattr("duogen.hub.timings.note", lambda *given: None)  # the first picture tells how fast this machine is
     assert 0 < begun[1] < begun[2] and begun[1] < begun[3]
     small = Machine(0, klein.plan.host + HOST_SPARE + 2**20)
     monkeypatch.setattr(klein.costs, "machine", small)

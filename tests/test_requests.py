@@ -12,7 +12,7 @@ from duogen.engine import Engine
 from duogen.evaluate import autoencoder, shapes, vague
 from duogen.evaluate.scores import MOST_DECIBELS
 from duogen.evaluate.shapes import SHAPES, Composition, as_wished, marks
-from duogen.pipeline import open_pair
+from duogen.models.pipeline import open_pair
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import COLOURS, SHAPE_SIZES, Part, Scene, Thing
 from duogen.sketchbook.verify import Check, PartCheck

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageFilter
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from duogen.mllm import placed
+from duogen.models.mllm import placed
 from duogen.sketchbook.draw import OVER, draw, in_sight
 from duogen.sketchbook.scene import Part, Scene, Thing
 from duogen.sketchbook.world import random_composition

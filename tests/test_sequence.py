@@ -8,7 +8,7 @@ from PIL import Image as PILImage
 from transformers import Qwen2VLImageProcessorPil
 
 from duogen.conversation import Conversation, Image
-from duogen.sequence import Packed, Tokens, positions
+from duogen.models.sequence import Packed, Tokens, positions
 from tests.tiny import BOV, END, EOV, MARKS, PAD, SIDE, START, tiny_mllm, tiny_tokenizer
 
 

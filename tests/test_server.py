@@ -27,10 +27,10 @@ from PIL import Image as PILImage
 from duogen.events import TextDelta
 from tests.browser import ROOT, Server, stand_in
 from tests.waiting import patience
-from ui.auth import add_user
-from ui.endpoint import Endpoint
-from ui.loading import Loading
-from ui.pictures import PictureFolder
+from ui.api.auth import add_user
+from ui.api.endpoint import Endpoint
+from ui.parts.loading import Loading
+from ui.parts.pictures import PictureFolder
 
 SECRET = "a walk by the sea"
 ASKED = [{"role": "user", "content": "How do I draw a boat?"}]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from duogen.assemble import shipped
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine, Memory
 from duogen.events import Done, Event
+from duogen.hub.assemble import shipped
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.read import read_reply

@@ -28,7 +28,7 @@ from duogen.sketchbook.world import (
     random_composition,
     things,
 )
-from duogen.train.drills import cut_dialogue, draft_dialogue
+from duogen.train.curriculum import cut_dialogue, draft_dialogue
 
 EVEN = dict.fromkeys(TASKS, 1.0)
 

@@ -19,7 +19,7 @@ NOT_CALLED = {
 }  # fmt: skip
 READ = """
 import json, sys
-from duogen.lazy import is_read
+from duogen.lazy_imports import is_read
 print("READ " + json.dumps([name for name in list(sys.modules) if is_read(name)]))
 """
 
@@ -54,7 +54,7 @@ assert type(last).__name__ == "Done", last
 
 
 @pytest.mark.parametrize(
-    "command", ["app", "duogen.train.__main__", "duogen.__main__", "duogen.__main__ ask", "duogen.__main__ data", "duogen.__main__ plan"]
+    "command", ["app", "duogen.train.__main__", "duogen.cli.main", "duogen.__main__ ask", "duogen.__main__ data", "duogen.__main__ plan"]
 )
 def test_help_imports_no_model(command: str) -> None:
     module, *words = command.split()
@@ -70,12 +70,12 @@ except SystemExit as end:
 
 
 def test_a_plan_of_all_pairs_imports_no_model() -> None:
-    code = "from duogen.__main__ import main\nassert main(['plan']) == 0"
+    code = "from duogen.cli.main import main\nassert main(['plan']) == 0"
     assert not (MODELS - {"numpy"}) & read_after(code)
 
 
 def test_the_page_imports_no_model_before_it_is_up() -> None:
-    found = read_after("import app, ui.page, ui.api, ui.card, ui.endpoint, ui.theme")
+    found = read_after("import app, ui.page, ui.api.openai, ui.parts.gpu_sharing, ui.api.endpoint, ui.parts.theme")
     assert "gradio" in found and not {"torch", "transformers", "diffusers", "peft", "scipy"} & found
 
 
@@ -85,7 +85,7 @@ import importlib.util, sys
 import duogen
 import diffusers.hooks.layerwise_casting as by_name
 from diffusers.quantizers.bitsandbytes import utils
-from duogen.lazy import LazyModule, LazyName, is_read
+from duogen.lazy_imports import LazyModule, LazyName, is_read
 assert isinstance(by_name.BaseTunerLayer, LazyName) and not is_read("peft")
 assert not isinstance(object(), by_name.BaseTunerLayer) and not is_read("peft"), "nothing is of a class that nobody has read"
 import torch

@@ -13,16 +13,16 @@ import torch
 from diffusers import CosmosTransformer3DModel
 from safetensors.torch import load_file
 
+from duogen.models.pipeline import open_pair
+from duogen.models.sequence import Tokens
 from duogen.nn.frames import project_condition
 from duogen.nn.vae import PatchVAE
-from duogen.pipeline import open_pair
-from duogen.sequence import Tokens
 from duogen.train import states as kept_states
 from duogen.train.__main__ import keep_projection, main
+from duogen.train.curriculum import dialogue
 from duogen.train.dit import DiTStage, collate
-from duogen.train.drills import dialogue
-from duogen.train.loop import Recipe, train
 from duogen.train.states import PROJECTION, KeptStates, Projection, StateStore, fold_connector, name_store, narrow_connector, read_states
+from duogen.train.trainer import Recipe, train
 from tests.test_training import SETTINGS, quiet, recipe
 from tests.tiny import tiny_pair
 

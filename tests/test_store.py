@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Text
-from duogen.store import NOT_OURS, Store, title_of
+from duogen.library.conversations import NOT_OURS, Store, title_of
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_name_leads_nowhere_else(store: Store, tmp_path: Path, monkeypatch: py
     """All of it stays inside the test's own folder, and nothing is really removed: a mistake here must not cost a machine its files."""
     (tmp_path / "outside").mkdir()
     removed = []
-    monkeypatch.setattr("duogen.store.shutil.rmtree", lambda path, **_: removed.append(path))
+    monkeypatch.setattr("duogen.library.conversations.shutil.rmtree", lambda path, **_: removed.append(path))
     for id in ("..", "../../outside", "", "a" * 31, "A" * 32, str(tmp_path / "outside"), "f" * 32, ".deleted"):
         assert store.about(id) == {"pinned": False, "notes": {}, "unasked": None}
         for ask in (store.open, store.pack, store.delete, store.restore):

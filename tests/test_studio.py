@@ -15,20 +15,20 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, open_picture
 from duogen.engine import Engine
 from duogen.events import Done, Event, Failed, Stats, TextDelta
-from duogen.gallery import Gallery, Wanted
+from duogen.library.conversations import Store
+from duogen.library.pictures import Gallery, Wanted
+from duogen.models.pipeline import open_pair
 from duogen.options import Options
-from duogen.pipeline import open_pair
-from duogen.store import Store
 from tests.browser import SHOTS, Server, browser_only, fix_seed, settle, sideways
 from tests.tiny import BOV, END, script, tiny_pair
 from tests.waiting import patience
-from ui import controls
-from ui.change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
-from ui.loading import Loading
-from ui.pictures import PictureFolder
-from ui.shared import Refused, Shared
-from ui.space import Space
-from ui.studio import CHOOSE, COMPARE, Studio
+from ui.parts import controls
+from ui.parts.disk_space import Space
+from ui.parts.loading import Loading
+from ui.parts.picture_change import PLACES, REFERENCE, SOURCE, extended, mask_of, request
+from ui.parts.pictures import PictureFolder
+from ui.parts.shared import Refused, Shared
+from ui.tabs.studio import CHOOSE, COMPARE, Studio
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_stop_stops_and_keeps_what_is_finished(studio: Studio, values: dict, mon
         chosen.append(BOV)
         return BOV
 
-    monkeypatch.setattr("duogen.mllm.choose", choose)
+    monkeypatch.setattr("duogen.models.mllm.choose", choose)
     after: dict = {}
     for update in studio._make(values | {studio.words: "x"}, "tab", 4):
         after |= update

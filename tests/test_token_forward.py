@@ -8,10 +8,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from duogen.kv_cache import LEAST_ROOM, new_kv_cache
-from duogen.mllm import MLLM, Context
-from duogen.sequence import Packed, Tokens
-from duogen.token_forward import TokenForward, is_supported
+from duogen.models.kv_cache import LEAST_ROOM, new_kv_cache
+from duogen.models.mllm import MLLM, Context
+from duogen.models.sequence import Packed, Tokens
+from duogen.models.token_forward import TokenForward, is_supported
 from tests.tiny import BOV, LAYERS, MARKS, tiny_mllm, tiny_tokenizer
 
 PROMPT = list(range(20, 33))

@@ -13,20 +13,20 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 from torch import nn
 
-from duogen.assemble import shipped
 from duogen.conversation import Image
 from duogen.engine import Engine
-from duogen.mllm import placed
+from duogen.hub.assemble import shipped
+from duogen.models.mllm import placed
+from duogen.models.pipeline import open_pair
+from duogen.models.sequence import Tokens
 from duogen.nn.flow import even_sigmas
 from duogen.nn.vae import PatchVAE
-from duogen.pipeline import open_pair
-from duogen.sequence import Tokens
 from duogen.sketchbook.draw import draw
 from duogen.train.__main__ import brain
+from duogen.train.curriculum import dialogue
 from duogen.train.dit import DiTStage, collate
-from duogen.train.drills import dialogue
-from duogen.train.loop import Recipe, autocast, load_weights, train
 from duogen.train.padding import padded
+from duogen.train.trainer import Recipe, autocast, load_weights, train
 from duogen.train.vae import any_scene
 from duogen.train.vision import VisionStage
 from tests.tiny import BOV, tiny_pair

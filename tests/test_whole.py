@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from duogen.conversation import open_picture
-from duogen.gallery import Gallery, Wanted
+from duogen.library.pictures import Gallery, Wanted
 from tests.browser import SHOTS, Server, browser_only, send, settle, sideways, stand_in
 from tests.test_chat import QUESTION, said, shown_pictures
 from tests.test_studio import brush

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEuler
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
+from duogen.models.pipeline import ABOUT, About, DuoGenPipeline
+from duogen.models.sequence import Tokens
 from duogen.nn.vae import PatchVAE
-from duogen.pipeline import ABOUT, About, DuoGenPipeline
-from duogen.sequence import Tokens
 
 MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 START, END, BOV, EOV, PAD = 1, 2, 3, 4, 5
@@ -124,7 +124,7 @@ def tiny_mllm(vocabulary: int) -> Qwen2_5_VLForConditionalGeneration:
 def script(monkeypatch: Any, tokens: Tokens, *pieces: str | int) -> None:
     """Let the talker choose these words and tokens, one after the other, whatever it would like to say."""
     ids = iter([token for piece in pieces for token in (tokens.text(piece) if isinstance(piece, str) else [piece])])
-    monkeypatch.setattr("duogen.mllm.choose", lambda logits, options, generator: next(ids))
+    monkeypatch.setattr("duogen.models.mllm.choose", lambda logits, options, generator: next(ids))
 
 
 def tiny_letter(letter: str) -> int:

@@ -9,27 +9,28 @@ from typing import Any
 
 import gradio as gr
 
-from duogen.gallery import Gallery
+from duogen.library.conversations import Store
+from duogen.library.picture_file import About
+from duogen.library.pictures import Gallery
 from duogen.options import PRESETS, Options
-from duogen.picture_file import About
-from duogen.store import Store
-from ui import controls
-from ui.acts import Acts, packing
-from ui.arena import Arena
-from ui.chat import Chat, Parts, View
-from ui.data import Data
-from ui.finetune import Finetune
-from ui.history import PAINTING, button
-from ui.jobs import Jobs
-from ui.library import Library, Ways
-from ui.loading import Loading
-from ui.models import Models
-from ui.pictures import PictureFolder
-from ui.shared import QUICK, Shared, Updates, sentence, status_line
-from ui.space import Space
-from ui.speech import mark
-from ui.studio import Studio
-from ui.worn import Worn
+from ui import STATIC
+from ui.chat.actions import Acts, packing
+from ui.chat.answers import Jobs
+from ui.chat.history import PAINTING, button
+from ui.chat.panel import Chat, Parts, View
+from ui.parts import controls
+from ui.parts.adapters import Worn
+from ui.parts.disk_space import Space
+from ui.parts.i18n import mark
+from ui.parts.loading import Loading
+from ui.parts.pictures import PictureFolder
+from ui.parts.shared import QUICK, Shared, Updates, sentence, status_line
+from ui.tabs.arena import Arena
+from ui.tabs.data import Data
+from ui.tabs.finetune import Finetune
+from ui.tabs.library import Library, Ways
+from ui.tabs.models import Models
+from ui.tabs.studio import Studio
 
 KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
 WAITING = {"title": "DuoGen", "summary": "Ask how to draw something, and it explains in words and pictures."}
@@ -41,7 +42,7 @@ REMEMBERED = """() => {
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', id ? '?c=' + id : location.pathname) }"
-ACTS = Path(__file__).with_name("acts.js")
+ACTS = STATIC / "actions.js"
 
 
 class Page:

@@ -1,8 +1,8 @@
 """Single pictures by DuoGen's painters and by diffusers' own pipelines: equal weights, seed, steps, prompt and source pictures.
 
 The pipelines run as they are, but for two things that hold for both ways. Qwen's picture tokens get their own positions, which diffusers
-does not pass on (the hook in `duogen.stock` works on the text encoder that both share). Cosmos is called as for a video whose given latents
-are the earlier pictures; that call takes one whole picture at most, since its autoencoder lays four further video frames into one latent.
+does not pass on (the hook in `duogen.painters.diffusers` works on the text encoder that both share). Cosmos is called as for a video whose
+given latents are the earlier pictures; that call takes one whole picture at most: its autoencoder lays four further frames into one latent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from PIL import Image as PILImage
 from bench.peers.families import FAMILIES, Peers, Size
 from bench.peers.measure import small_sources
 from bench.peers.naive import Wish
+from duogen.models.placeholders import Asked
+from duogen.models.sequence import Packed
 from duogen.options import ImageOptions
-from duogen.painter import Frames
-from duogen.placeholders import Asked
-from duogen.sequence import Packed
+from duogen.painters.cosmos import Frames
 
 SIZE = Size(64, 2, 64)
 PROMPT, SEED = "a red house with a blue door under a sun", 3

@@ -18,11 +18,11 @@ from bench.gpu import RAW, TOYS, mark_ids, merged, part_class, qwen_edit, tokeni
 from bench.peers.naive import Wish, paint_frame, prepare_pictures, prepare_video, read_states
 from bench.peers.script import CHAT_ONLY, GUIDE, TEXTS, Exchange
 from duogen.engine import Engine
+from duogen.models.pipeline import About, DuoGenPipeline
+from duogen.models.placement import Turns
 from duogen.options import LoadOptions
-from duogen.pipeline import About, DuoGenPipeline
-from duogen.placement import Turns
-from duogen.stock import StockPair
-from duogen.stock import place as place_stock
+from duogen.painters.diffusers import StockPair
+from duogen.painters.diffusers import place as place_stock
 
 HEAD = 64  # channels of an attention head
 CHAT = (

@@ -86,7 +86,7 @@ def run_duogen(peers: Peers, exchanges: tuple[Exchange, ...]) -> Conversation:
     conversation = Conversation()
     for exchange in exchanges:
         said = iter([token for segment in exchange.answer for token in segment.ids(engine.tokens)])
-        with mock.patch("duogen.mllm.choose", lambda logits, options, generator, said=said: next(said)):
+        with mock.patch("duogen.models.mllm.choose", lambda logits, options, generator, said=said: next(said)):
             *_, last = engine.answer(conversation.say("user", exchange.question), asked)
         if isinstance(last, Failed):
             raise ValueError(last.message)

@@ -17,8 +17,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from bench.peers.script import Exchange, Segment
 from duogen.conversation import Image, Text, Turn
-from duogen.placeholders import SYSTEM
-from duogen.sequence import Packed, Tokens
+from duogen.models.placeholders import SYSTEM
+from duogen.models.sequence import Packed, Tokens
 
 
 @dataclass(frozen=True)

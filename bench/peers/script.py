@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from duogen.placeholders import SYSTEM, marked
-from duogen.sequence import Tokens
+from duogen.models.placeholders import SYSTEM, marked
+from duogen.models.sequence import Tokens
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from duogen.evaluate.geneval import Detector, right
 from duogen.evaluate.judge import judge
 from duogen.evaluate.stored import add_score, scores, stored
 from duogen.evaluate.tasks import ASSETS, Benchmark, Task
-from duogen.reader import Reader
+from duogen.vision_qa import Reader
 
 RESULTS = "results.json"
 NO_PICTURE = "there is no picture in the answer"

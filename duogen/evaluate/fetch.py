@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from duogen.store import data_home
+from duogen.paths import data_home
 
 HUB, DATASETS = "huggingface.co/", "datasets/"
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")

@@ -15,7 +15,7 @@ from typing import Any
 
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.prompts import fill, parsed
-from duogen.reader import MOST_TOKENS, Reader
+from duogen.vision_qa import MOST_TOKENS, Reader
 
 FIVE = ("t_com", "i_com", "i_co", "i_q", "it_co")
 NEEDED = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from duogen.conversation import Image, Piece, Text
@@ -16,9 +15,10 @@ from duogen.engine import Engine
 from duogen.evaluate.asking import answer, last_scene, plain, spread, told
 from duogen.evaluate.figures import share
 from duogen.options import ImageOptions, Options
+from duogen.paths import ASSETS
 from duogen.sketchbook.scene import Scene
 
-PHRASINGS = Path(__file__).parents[2] / "assets" / "benchmarks" / "phrasings.json"
+PHRASINGS = ASSETS / "benchmarks" / "phrasings.json"
 
 
 @dataclass(frozen=True)

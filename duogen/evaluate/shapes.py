@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 from duogen.conversation import Piece
@@ -17,9 +16,10 @@ from duogen.engine import Engine
 from duogen.evaluate.asking import answer, own_image, plain, shown, spread, told
 from duogen.evaluate.figures import share
 from duogen.options import Options
+from duogen.paths import ASSETS
 from duogen.sketchbook.scene import Part, Scene
 
-SHAPES = Path(__file__).parents[2] / "assets" / "benchmarks" / "shapes.json"
+SHAPES = ASSETS / "benchmarks" / "shapes.json"
 INVERSE = {"on top of": "below", "below": "on top of", "to the left of": "to the right of", "to the right of": "to the left of"}
 
 

@@ -19,7 +19,7 @@ from duogen.evaluate.figures import Figure, mean
 from duogen.evaluate.judge import prefers
 from duogen.evaluate.stored import stored
 from duogen.evaluate.tasks import ASSETS, Task
-from duogen.reader import Reader
+from duogen.vision_qa import Reader
 
 SHOWN = 40
 

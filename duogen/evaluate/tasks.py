@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from duogen import paths
 from duogen.conversation import open_picture
 from duogen.evaluate.fetch import fetched
 
-ASSETS = Path(__file__).parents[2] / "assets" / "benchmarks"
+ASSETS = paths.ASSETS / "benchmarks"
 MARK = re.compile(r"<image>|<BEGIN>", re.I)
 
 

@@ -10,13 +10,13 @@ import random
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from pathlib import Path
 
+from duogen.paths import ASSETS
 from duogen.sketchbook.scene import PAIRED, Part, Scene, Thing
 from duogen.sketchbook.words import asked_words, capital, coloured_words, listed, main_part
 from duogen.sketchbook.world import things
 
-PHRASES = Path(__file__).parents[2] / "assets" / "sketchbook" / "phrases"
+PHRASES = ASSETS / "sketchbook" / "phrases"
 
 
 @lru_cache(maxsize=16)

@@ -11,8 +11,8 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
+from duogen.paths import ASSETS
 from duogen.sketchbook.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -28,7 +28,7 @@ from duogen.sketchbook.scene import (
     fits,
 )
 
-THINGS_FILE = Path(__file__).parents[2] / "assets" / "sketchbook" / "things.json"
+THINGS_FILE = ASSETS / "sketchbook" / "things.json"
 HELD_OUT_KINDS = frozenset({"mushroom", "truck", "owl", "sandwich"})
 HELD_OUT_SHARE = 0.1
 RELATIONS = ("to the left of", "to the right of", "above", "below")

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from duogen.models.sequence import Tokens
     from duogen.nn.vae import PatchVAE
-    from duogen.sequence import Tokens
     from duogen.train.dit import DiTStage
-    from duogen.train.loop import Recipe, Stage
+    from duogen.train.trainer import Recipe, Stage
 
 # What importing torch and the models costs (seconds) is paid inside the functions, so that --help and wrong input answer at once.
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from duogen.train.export import export
-    from duogen.train.loop import Recipe
+    from duogen.train.trainer import Recipe
 
     try:
         torch.set_num_threads(options.threads)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, runs: Path) -> bool:
     """Train the stage that is asked for, or all; returns whether nobody stopped it before the end of a stage that others follow."""
-    from duogen.train.loop import Recipe, train
+    from duogen.train.trainer import Recipe, train
 
     for stage in STAGES if options.stage == "all" else [options.stage]:
         recipe = Recipe.load(options.recipe, stage)
@@ -94,7 +94,7 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
     """The stage with everything that earlier stages made."""
     import torch
 
-    from duogen.train.loop import load_weights
+    from duogen.train.trainer import load_weights
 
     if stage == "vae":
         from duogen.train.vae import VAEStage
@@ -122,9 +122,9 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
 
 def trained_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, file: Path, runs: Path) -> nn.Module:
     """The MLLM after stage 1: of this run, or of the pair that the recipe grows from where stage 1 is not trained anew."""
-    from duogen.assemble import with_trained
-    from duogen.train.loop import Recipe
+    from duogen.hub.assemble import with_trained
     from duogen.train.mllm import stage_one
+    from duogen.train.trainer import Recipe
 
     source = recipe.settings.get("grow_from")
     if source and not (runs / "mllm" / "state.pt").exists():
@@ -156,7 +156,7 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
 
 def refit_vision(file: Path, runs: Path) -> float:
     """Fit the vision tower's last layer in closed form, after the vision stage; returns the share of variance it explains."""
-    from duogen.train.loop import Recipe, load_weights, named, save_state, whole_state
+    from duogen.train.trainer import Recipe, load_weights, named, save_state, whole_state
 
     stage = build("vision", Recipe.load(file, "vision"), file, runs)
     step = load_weights(runs / "vision", stage.modules, ema=False)
@@ -169,8 +169,8 @@ def brain() -> tuple[nn.Module, Tokens]:
     """The base model, float32, and its tokens."""
     import torch
 
-    from duogen.assemble import base_model, processor
-    from duogen.sequence import Tokens
+    from duogen.hub.assemble import base_model, processor
+    from duogen.models.sequence import Tokens
 
     mllm, tokenizer = base_model(torch.float32)
     # Plain matrix products: on a CPU PyTorch's fused attention takes a quarter of stage 1's time, and these a twentieth.

@@ -19,16 +19,16 @@ from diffusers import CosmosTransformer3DModel
 from torch import nn
 
 from duogen.conversation import Turn
+from duogen.models.sequence import Packed, Tokens, positions
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import add_change, even_sigmas, noisy
 from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
 from duogen.nn.vae import PatchVAE
-from duogen.sequence import Packed, Tokens, positions
-from duogen.train.drills import dialogue
+from duogen.train.curriculum import dialogue
 from duogen.train.grow import grow_transformer
-from duogen.train.loop import Recipe
 from duogen.train.padding import padded
 from duogen.train.states import KeptStates, Projection, StateStore, name_store, narrow_connector, read_states, sum_check, truncated
+from duogen.train.trainer import Recipe
 from duogen.train.vae import to_pixels
 
 WORDS = 16  # a batch's length is a multiple of this

@@ -11,14 +11,14 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 
-from duogen.assemble import base_model, processor
+from duogen.hub.assemble import base_model, processor
+from duogen.models.pipeline import ABOUT, About
+from duogen.models.sequence import Tokens
 from duogen.nn.vae import PatchVAE
-from duogen.pipeline import ABOUT, About
-from duogen.sequence import Tokens
 from duogen.train.dit import new_transformer
-from duogen.train.loop import Recipe, load_weights
 from duogen.train.mllm import stage_one
 from duogen.train.states import PROJECTION, Projection, fold_connector
+from duogen.train.trainer import Recipe, load_weights
 
 MODEL_INDEX = {
     "_class_name": "DuoGenPipeline",

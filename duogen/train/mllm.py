@@ -17,12 +17,12 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from duogen.mllm import embed
+from duogen.models.mllm import embed
+from duogen.models.sequence import Packed, Tokens, positions
 from duogen.precision import resolve_precision
-from duogen.sequence import Packed, Tokens, positions
-from duogen.train.drills import practised
-from duogen.train.loop import Recipe, kind_of_device, load_weights
+from duogen.train.curriculum import practised
 from duogen.train.padding import padded
+from duogen.train.trainer import Recipe, kind_of_device, load_weights
 
 MOST = 64  # dialogues to choose a batch from, fewer where they are long
 

@@ -26,7 +26,7 @@ from torch import nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from duogen.conversation import Image, write_beside
-from duogen.mllm import embed, normalised
+from duogen.models.mllm import embed, normalised
 
 MULTIPLE = 16  # a slice's length is one of this
 SLICE_WORDS = 512  # about what a slice holds: more rows make no product faster

@@ -19,7 +19,7 @@ from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, LEVELS, SIDES, Scene, Thing, fits, part_boxes
 from duogen.sketchbook.world import holds_out, kinds, random_composition, random_scene, random_thing
-from duogen.train.loop import Recipe
+from duogen.train.trainer import Recipe
 
 TINY = 16  # pixels: a part that is not wider or not higher than this is tiny
 STRAY = 4  # pixels around a tiny part that belong to it: its outline, and how far another hand strays

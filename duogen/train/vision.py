@@ -15,13 +15,13 @@ from PIL.Image import Image as Drawing
 from torch import nn
 
 from duogen.conversation import Image
-from duogen.mllm import placed
-from duogen.sequence import Tokens
+from duogen.models.mllm import placed
+from duogen.models.sequence import Tokens
 from duogen.sketchbook.draw import OVER, draw, in_sight
 from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
 from duogen.sketchbook.world import kinds, things
-from duogen.train.loop import Recipe
+from duogen.train.trainer import Recipe
 from duogen.train.vae import any_scene
 
 CELLS, CELL = 8, 32

@@ -1,0 +1,145 @@
+"""`python -m duogen evaluate NAME` for the benchmarks, and `evaluate compare`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duogen.options import LoadOptions, from_flags
+
+if TYPE_CHECKING:
+    from duogen.engine import Engine
+    from duogen.evaluate.geneval import Detector
+
+SKETCHBOOK = "sketchbook"
+OWN = {  # further measures of a pair of the sketchbook world, a module each: what it is, how many there are, of what
+    "phrasings": ("on requests of the world written by hand: the right kind of reply, the wishes kept", 200, "requests"),
+    "shapes": ("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
+    "vague": ("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
+    "autoencoder": ("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings"),
+}
+NAMES = ("geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie")
+
+
+DATA = "folder of the benchmark as its authors publish it (default: GenEval and DPG come with DuoGen, the others are fetched from the hub)"
+
+
+def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> None:
+    """The subcommands; nothing heavy is imported."""
+    for name in NAMES:
+        each = what.add_parser(name, help=f"the benchmark {name}")
+        each.add_argument("--limit", type=int, metavar="N", help="only so many tasks, spread evenly over all")
+        each.add_argument("--out", type=Path, metavar="DIR", help=f"folder of answers and results (default: ./output/{name})")
+        each.add_argument("--resume", action="store_true", help="go on with the answers that are in --out")
+        each.add_argument("--score-only", action="store_true", help="score stored answers, of any system, without answering")
+        each.add_argument("--answer-only", action="store_true", help="answer without scoring")
+        each.add_argument("--seed", type=int, default=0)
+        _add_scoring(each)
+        add_pair(each)
+    compare = what.add_parser("compare", help="folders of answers side by side, as a web page")
+    compare.add_argument("name", choices=NAMES, help="the benchmark that the answers are of")
+    compare.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of answers, as --out of a benchmark has them")
+    compare.add_argument("--out", type=Path, default=Path("side-by-side.html"), metavar="FILE", help="the page to write")
+    compare.add_argument("--limit", type=int, metavar="N", help="only so many tasks, spread evenly over all")
+    _add_scoring(compare)
+    compare.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
+    compare.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16, mixed or fp32")
+
+
+def _add_scoring(each: argparse.ArgumentParser) -> None:
+    each.add_argument("--data", type=Path, metavar="DIR", help=DATA)
+    each.add_argument("--judge", metavar="J", help="a pair or Qwen2.5-VL checkpoint, as a folder or by its name on the hub")
+    about = f"of GenEval: a Mask2Former checkpoint, as a folder or by its name on the hub, or {SKETCHBOOK!r} for drawings"
+    each.add_argument("--detector", metavar="D", help=about)
+
+
+def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], Engine]) -> int:
+    """Answer, score, or both.
+
+    Raises:
+        ValueError: one sentence for the user.
+    """
+    from duogen.evaluate.tasks import BENCHMARKS, check_pictures, tasks_of
+
+    if given.limit is not None and given.limit < 1:
+        raise ValueError(f"--limit must be at least 1, not {given.limit}.")
+    if given.what == "compare":
+        return _compare(given)
+    benchmark = BENCHMARKS[given.what]
+    tasks = tasks_of(benchmark, given.data, given.limit)
+    check_pictures(tasks)
+    out = given.out or Path("output") / given.what
+    if (out / "answers").exists() and not (given.resume or given.score_only):
+        raise ValueError(f"{out} holds answers already; go on with --resume, or choose a new folder with --out.")
+    # Opened before anything is answered, so that a missing judge is known at once and not after hours.
+    scorer = None if given.answer_only else _scorer(given, benchmark.kind)
+    if not given.score_only:
+        from duogen.evaluate.stored import answer_all
+
+        out.mkdir(parents=True, exist_ok=True)
+        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _say)
+    if scorer is not None:
+        from duogen.evaluate.benchmark import score_all
+
+        score_all(benchmark, tasks, out, scorer, _say)
+    return 0
+
+
+def _say(words: str) -> None:
+    print(words, flush=True)
+
+
+def _scorer(given: argparse.Namespace, kind: str) -> Any:
+    from duogen.evaluate.benchmark import Scorer
+
+    load = from_flags(given, LoadOptions)
+    if kind == "detected":
+        return Scorer(detector=_detector(given.detector, load.device))
+    if not given.judge:
+        raise ValueError("Name a judge with --judge, or answer now and score later: --answer-only.")
+    from duogen.vision_qa import open_reader
+
+    return Scorer(reader=open_reader(given.judge, load.device, load.precision))
+
+
+def _detector(name: str | None, device: str) -> Detector:
+    """The one that was named; else the usual one; else, where that is not to be had, what reads the pictures of the sketchbook world."""
+    from duogen.evaluate.geneval import DETECTOR, Mask2Former
+    from duogen.models.pipeline import pick_device
+
+    if name != SKETCHBOOK:
+        try:
+            return Mask2Former(name or DETECTOR, pick_device(device))
+        except ValueError:
+            if name:
+                raise
+    from duogen.evaluate.drawings import ALL, Drawings
+
+    if name is None:
+        _say(
+            f"GenEval's detector is missing ({DETECTOR}; name its folder with --detector), so the pictures are read as drawings of the"
+            f" sketchbook world, which has {len(Drawings.knows)} of the {ALL} objects: every prompt with another object counts as wrong."
+        )
+    return Drawings()
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from duogen.evaluate.side import System, win_rates, write_side_by_side
+    from duogen.evaluate.tasks import BENCHMARKS, tasks_of
+
+    missing = next((folder for folder in given.folders if not (folder / "answers").is_dir()), None)
+    if missing is not None:
+        raise ValueError(f"{missing} holds no answers; make them with: python -m duogen evaluate {given.name} --out {missing}")
+    systems = [System(folder.resolve().name, folder) for folder in given.folders]
+    tasks = tasks_of(BENCHMARKS[given.name], given.data, given.limit)
+    rates, judge = {}, ""
+    if given.judge:
+        from duogen.vision_qa import open_reader
+
+        reader = open_reader(given.judge, given.device, given.precision)
+        judge = f"{reader.name} {reader.version}"
+        rates = win_rates(systems, tasks, reader, _say)
+    print(write_side_by_side(given.name, systems, tasks, given.out, rates, judge))
+    return 0

@@ -1,0 +1,458 @@
+"""The command line: python -m duogen ask | chat | export | data | evaluate NAME | finetune | merge | publish | pairs | pull | plan ..."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+
+from duogen import silence_libraries
+from duogen.cli import data as data_command
+from duogen.cli import evaluate as evaluate_command
+from duogen.cli import finetune as train_command
+from duogen.cli import pairs
+from duogen.conversation import Conversation, Image, Text, open_picture
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
+from duogen.hub.timings import spoken
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+
+if TYPE_CHECKING:
+    from duogen.engine import Engine
+
+# What importing torch and the models costs (seconds) is paid inside the commands, so that --help and wrong input answer at once.
+
+DESCRIPTION = "Ask, and get an answer in words and pictures."
+PAIR_CHOOSES = ("steps", "guidance")  # a pair knows what it paints best with
+NOT_HERE = ("preview_every",)  # a terminal shows no previews
+CHAT_HELP = "/image FILE adds a picture to your next words, /new starts a new chat, /quit ends."
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong usage with one sentence; argparse would print the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help shows what is possible)\n")
+
+
+def parser() -> Parser:
+    top = Parser(prog="python -m duogen", description=DESCRIPTION)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    asking = commands.add_parser("ask", help="one question, one answer", description="Answers one question; the text is streamed.")
+    asking.add_argument("prompt", help="what you want to know or see")
+    asking.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture to talk about; may be given again")
+    asking.add_argument("--json", action="store_true", help="print reply.json instead of the text")
+    chatting = commands.add_parser("chat", help="several turns", description=f"Reads your words line by line. {CHAT_HELP}")
+    for each in (asking, chatting):
+        each.add_argument("--out", type=Path, metavar="DIR", help="new folder for what is made (default: ./output/TIME)")
+        _add_pair(each)
+        _add_options(each)
+    evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
+    what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
+    sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
+    splits = ("held-out", "train", "held-out-kinds", "child", "marker")
+    shown = "what training never saw, what it did, or drawings by another hand, to be changed or asked about"
+    sketchbook.add_argument("--split", choices=splits, default="held-out", help=shown)
+    sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
+    sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
+    counted = [(sketchbook, 200, "conversations")]
+    counted += [(what.add_parser(name, help=about), most, of) for name, (about, most, of) in evaluate_command.OWN.items()]
+    for each, most, of in counted:
+        each.add_argument("--n", type=int, default=most, help=f"{of} (default: {most})")
+        each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
+        each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        _add_pair(each)
+    evaluate_command.add_to(what, _add_pair)
+    making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")
+    data_command.add_to(making)
+    exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
+    exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
+    exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    train_command.add_commands(commands)
+    pairs.add_commands(commands)
+    return top
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _add_pair(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pair", metavar="PAIR", help="a pair's id, repository or folder (default: the bundled one)")
+    command.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    add_flags(command, LoadOptions)
+    about = "an adapter that fine-tuning made, and how strongly it works, 0 to 1.5; may be given again"
+    command.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help=about)
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    """One flag for each field of the option dataclasses; what is not given is absent from the result."""
+    command.add_argument("--seed", type=int, metavar="N", help="the same number gives the same answer (default: a new one every time)")
+    for kind in (TextOptions, ImageOptions):
+        hints = get_type_hints(kind)
+        for each in fields(kind):
+            if each.name in NOT_HERE:
+                continue
+            about = each.metadata
+            if hints[each.name] is bool:
+                command.add_argument(
+                    f"--{each.name.replace('_', '-')}", action="store_true", default=argparse.SUPPRESS, help=about["help"]
+                )
+                continue
+            default = "the pair's own" if each.name in PAIR_CHOOSES else each.default
+            command.add_argument(
+                f"--{each.name.replace('_', '-')}",
+                type=hints[each.name],
+                default=argparse.SUPPRESS,
+                metavar="N" if hints[each.name] is int else "X",
+                help=f"{about['help']} From {about['low']} to {about['high']}; default: {default}.",
+            )
+
+
+def options_of(given: argparse.Namespace, about: dict[str, Any] | None = None) -> Options:
+    """The options that the flags stand for; `about` is what the open pair says of itself.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    flags = vars(given)
+
+    def chosen(kind: type) -> dict[str, Any]:
+        return {each.name: flags[each.name] for each in fields(kind) if each.name in flags}
+
+    own = {name: about[name] for name in PAIR_CHOOSES if about and name in about}
+    image = {**own, **chosen(ImageOptions), "preview_every": 0}
+    return Options(given.seed, TextOptions(**chosen(TextOptions)), ImageOptions(**image))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, 2 after wrong input or a failure, 130 when the user stopped it."""
+    _speak_any_alphabet()
+    try:
+        given = parser().parse_args(argv)
+        own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
+        command = (own | train_command.COMMANDS | pairs.COMMANDS)[given.command]
+        return command(given)
+    except ValueError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ImportError as error:
+        return _complain(f"{error.name or error} cannot be imported; install what is needed with: pip install -r requirements.txt")
+    except Exception as error:  # a traceback helps nobody who types a command
+        return _complain(f"Something went wrong ({type(error).__name__}: {' '.join(str(error).split())}).")
+
+
+def _complain(sentence: str) -> int:
+    print(f"duogen: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _speak_any_alphabet() -> None:
+    """A console that lacks a character shows a question mark instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _hint(words: str) -> None:
+    """A word about what goes on, for a person who watches; a script's stderr holds errors only."""
+    if sys.stderr.isatty():
+        print(words, file=sys.stderr, flush=True)
+
+
+def ask(given: argparse.Namespace) -> int:
+    """`python -m duogen ask`. Everything that can be wrong is looked at before the pair is opened."""
+    if not given.prompt.strip():
+        raise ValueError('There is no question; write one, such as: python -m duogen ask "How do I draw a house?"')
+    options_of(given)
+    pictures = [open_picture(Path(file)) for file in given.image]
+    out = free_folder(given.out)
+    conversation = Conversation().say("user", *pictures, given.prompt.strip())
+    engine = open_engine(given)
+    answer = answered(engine, conversation, options_of(given, engine.about), quiet=given.json)
+    if answer.parts:
+        write_answer(answer, out)
+        _hint(f"Written to {out}")
+    if given.json:
+        print(json.dumps(answer.as_json(), ensure_ascii=False, indent=1))
+    return _status(answer)
+
+
+def chat(given: argparse.Namespace) -> int:
+    """`python -m duogen chat`: each answer goes into a numbered folder of `--out`."""
+    options_of(given)
+    out = free_folder(given.out)
+    engine = open_engine(given)
+    options = options_of(given, engine.about)
+    print(f"{engine.about['title']}. {CHAT_HELP}")
+    conversation, pictures, count = Conversation(), [], 0
+    while (line := _read_line()) is not None:
+        word, _, rest = line.partition(" ")
+        try:
+            match word:
+                case "":
+                    continue
+                case "/quit":
+                    break
+                case "/new":
+                    conversation, pictures = Conversation(), []
+                    print("A new chat.")
+                case "/image" if not rest.strip():
+                    raise ValueError("Say which picture: /image FILE")
+                case "/image":
+                    pictures.append(open_picture(Path(rest.strip()).expanduser()))
+                    print(f"{Path(rest.strip()).name} goes with your next words.")
+                case _ if word.startswith("/"):
+                    raise ValueError(f"There is no command {word}. {CHAT_HELP}")
+                case _:
+                    answer = answered(engine, conversation.say("user", *pictures, line), options)
+                    if answer.parts:  # else nothing was said, and the next words take the place of these
+                        conversation, pictures = answer.conversation, []
+                        count += 1
+                        write_answer(answer, out / f"{count:02d}")
+                        print(f"[in {out / f'{count:02d}'}]")
+                    _status(answer)
+        except ValueError as error:
+            _complain(str(error))
+    return 0
+
+
+def _read_line() -> str | None:
+    """The next line of the user, `None` at the end of the input or when Ctrl-C is pressed."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    """`python -m duogen evaluate sketchbook`, what else measures a pair of that world, and the benchmarks."""
+    if given.what not in (evaluate_command.SKETCHBOOK, *evaluate_command.OWN):
+        return evaluate_command.run(given, open_engine)
+    if given.n < 1:
+        raise ValueError(f"--n must be at least 1, not {given.n}.")
+    if given.json and not given.json.resolve().parent.is_dir():
+        raise ValueError(f"There is no folder {given.json.parent} to write {given.json.name} to; make it first.")
+    out = free_folder(given.out) if given.what == evaluate_command.SKETCHBOOK else None
+    engine = open_engine(given)
+    from duogen.conversation import write_beside
+    from duogen.evaluate import sketchbook
+
+    say = partial(print, flush=True)
+    if given.what in evaluate_command.OWN:
+        figures = import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, say)
+    else:
+        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
+    if given.json:
+        write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    """`python -m duogen export`."""
+    from duogen.conversation import load_conversation
+    from duogen.library.export import export as write_guide
+
+    write_guide(load_conversation(given.folder), given.to)
+    print(given.to)
+    return 0
+
+
+def open_engine(given: argparse.Namespace) -> Engine:
+    """Open the pair that the flags name.
+
+    Raises:
+        ValueError: one sentence that says what is wrong with it.
+    """
+    silence_libraries()
+    if given.adapter:
+        from duogen.models.adapters import Wanted
+
+        given.adapter = [Wanted.parse(each) for each in given.adapter]
+    _hint("Loading ...")
+    from duogen.engine import Engine
+
+    load = from_flags(given, LoadOptions)
+    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=load, adapters=given.adapter)
+
+
+@dataclass
+class Answer:
+    """An answer as it was made, or as much of it as was finished.
+
+    Attributes:
+        conversation: with the answer as its last turn; after a failure or a stop what is left of it.
+        error: one sentence when it failed.
+    """
+
+    parts: list[Text | Image] = field(default_factory=list)
+    conversation: Conversation = field(default_factory=Conversation)
+    stats: Stats | None = None
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `reply.json` holds."""
+        parts: list[dict[str, Any]] = []
+        files = iter(self.files())
+        for part in self.parts:
+            if isinstance(part, Text):
+                parts.append({"type": "text", "text": part.text})
+            else:
+                parts.append({"type": "image", "file": next(files), "seed": part.seed, "seconds": part.seconds})
+        return {"parts": parts, "stats": asdict(self.stats) if self.stats else {}}
+
+    def as_markdown(self) -> str:
+        """The words, and the pictures as links."""
+        files = iter(self.files())
+        blocks = []
+        for part in self.parts:
+            if isinstance(part, Text):
+                blocks.append(part.text.strip())
+            else:
+                alt = " ".join(part.alt.replace("[", "(").replace("]", ")").split()) or "A picture"
+                blocks.append(f"![{alt}]({next(files)})")
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
+    def images(self) -> list[Image]:
+        return [part for part in self.parts if isinstance(part, Image)]
+
+    def files(self) -> list[str]:
+        """File names of the pictures, in order."""
+        return [picture_file(index) for index in range(len(self.images()))]
+
+
+def picture_file(index: int) -> str:
+    return f"{index + 1:02d}.png"
+
+
+def answered(engine: Engine, conversation: Conversation, options: Options, quiet: bool = False) -> Answer:
+    """Let the engine answer; the words go to stdout as they come, unless `quiet`. Ctrl-C stops it and keeps what is finished."""
+    answer = Answer(conversation=conversation)
+    show = (lambda words: None) if quiet else _show
+    with stopped_by_ctrl_c() as stop:
+        for event in engine.answer(conversation, options, stop):
+            _take(answer, event, show)
+    if answer.parts:
+        show("\n")
+    return answer
+
+
+def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
+    match event:
+        case TextDelta(text):
+            show(text)
+            if not answer.parts or isinstance(answer.parts[-1], Image):
+                answer.parts.append(Text(""))
+            answer.parts[-1] = Text(answer.parts[-1].text + text)
+        case Thought(text):
+            print(text, end="", file=sys.stderr, flush=True)
+        case ImageStarted(index, _, _, seconds):
+            _hint(f"\nPainting picture {index + 1}{f', which takes about {spoken(seconds)}' if seconds else ''} ...")
+        case ImageStep():
+            pass
+        case Notice(message):
+            print(f"\n{message}", file=sys.stderr, flush=True)
+        case ImageDone(index, image):
+            answer.parts.append(image)
+            show(f"\n[picture {index + 1}: {picture_file(index)}]\n")
+        case Done(conversation, stats):
+            answer.conversation, answer.stats = conversation, stats
+            answer.parts = list(conversation.path()[-1].parts)
+        case Failed(message, conversation):
+            answer.conversation, answer.error = conversation, message
+            last = conversation.path()[-1:]
+            answer.parts = list(last[0].parts) if last and last[0].role == "assistant" else []
+
+
+def _show(words: str) -> None:
+    print(words, end="", flush=True)
+
+
+def _status(answer: Answer) -> int:
+    if answer.error:
+        return _complain(answer.error)
+    if answer.stats and answer.stats.stopped == "user":
+        _hint("Stopped.")
+        return 130
+    return 0
+
+
+@contextlib.contextmanager
+def stopped_by_ctrl_c() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one ends the program as ever."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def first(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def free_folder(wanted: Path | None) -> Path:
+    """The folder to write to, which is not there yet or empty; by default a new one under `output`.
+
+    Raises:
+        ValueError: something lies there already, or nothing can be written there.
+    """
+    if wanted is None:
+        first = Path("output") / time.strftime("%Y-%m-%d-%H%M%S")
+        return next(folder for n in range(1, 1000) if not (folder := first if n == 1 else first.with_name(f"{first.name}-{n}")).exists())
+    if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+        raise ValueError(f"{wanted} is there already; choose a new folder with --out.")
+    there = next(folder for folder in wanted.resolve().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{wanted} cannot be written to; choose another folder with --out.")
+    return wanted
+
+
+def write_answer(answer: Answer, folder: Path) -> None:
+    """Write reply.md, reply.json and the pictures beside `folder`, then rename: it is whole or not there.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    folder = folder.resolve()
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        for name, image in zip(answer.files(), answer.images(), strict=True):
+            image.picture.save(part / name)
+        (part / "reply.json").write_text(json.dumps(answer.as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
+        (part / "reply.md").write_text(answer.as_markdown(), encoding="utf-8")
+        if folder.exists():  # empty, else it had been refused
+            folder.rmdir()
+        part.rename(folder)
+    except OSError as error:
+        raise ValueError(f"The answer cannot be written to {folder} ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

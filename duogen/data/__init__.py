@@ -1,1 +1,0 @@
-"""What people bring to teach a pair: read, checked, described."""

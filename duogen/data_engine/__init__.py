@@ -1,0 +1,1 @@
+"""The data engine: saved pages in, illustrated dialogues out (DuoGen, section 4)."""

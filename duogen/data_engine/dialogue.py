@@ -1,0 +1,224 @@
+"""A page becomes a dialogue: a request in a person's words, an answer with pictures, sometimes a follow-up (DuoGen, section 4)."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from duogen.data_engine.rewrite import tidy
+from duogen.data_engine.sample import ASSETS, Block, Dropped, Picture, Sample, Words, bare, word_lists
+
+NUMBER = re.compile(r"\d+(?:[.,/]\d+)*")
+LISTED = re.compile(r"^\s*\d+[.)]\s+", re.M)
+MAKING = re.compile(r"^(ingredients?|directions?|method|preparation)\b", re.I)
+DOING = re.compile(r"^(instructions?|steps?|step \d+.*|directions?|how to .*)$", re.I)
+ON_THE_WAY = "ingredients raw before mixing step process unbaked uncooked dough simmering"
+FOLLOWS = {
+    "notes": re.compile(r"^((closing |final )?(remarks?|thoughts?|notes?)|a note on .*|good to know|warnings?|troubleshooting)\W*$", re.I),
+    "tips": re.compile(r"^(tips?|hints?|tricks?|tips (and|&) tricks)\W*$", re.I),
+    "variations": re.compile(r"^(variations?|variants?|alternatives?|substitut\w+|optional( extras)?)\W*$", re.I),
+    "storage": re.compile(r"^(storage|storing|leftovers?|shelf life)\b.*$", re.I),
+    "serving": re.compile(r"^(serving( suggestions?)?|to serve|served? with|pairings?)\W*$", re.I),
+    "equipment": re.compile(r"^(equipment|tools?)\W*$", re.I),
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: text and pictures in order."""
+
+    role: str
+    parts: tuple[str | Picture, ...]
+
+    def pictures(self) -> list[Picture]:
+        return [part for part in self.parts if isinstance(part, Picture)]
+
+    def text(self) -> str:
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+
+@lru_cache(maxsize=1)
+def phrases() -> dict[str, Any]:
+    return json.loads((ASSETS / "dialogue.json").read_text(encoding="utf-8"))
+
+
+def kind_of(sample: Sample) -> str:
+    """What a page is: "make" (a recipe), "how", "ask", "steps" or "tell"."""
+    title = sample.source.title.strip()
+    headings = [part.text.strip() for part in sample.parts if isinstance(part, Words) and part.kind == "heading"]
+    if title.endswith("?"):
+        return "ask"
+    if re.match(r"how to\b", title, re.I):
+        return "how"
+    if sum(bool(MAKING.match(each)) for each in headings) >= 2:
+        return "make"
+    numbered = sum(isinstance(part, Words) and part.kind == "item" and part.mark.strip()[:1].isdigit() for part in sample.parts)
+    return "steps" if numbered >= 3 or any(DOING.match(each) for each in headings) else "tell"
+
+
+def thing_of(sample: Sample) -> str:
+    """The title as a person says it in a sentence: without the site's name, what stands in brackets, or capitals that the text lacks."""
+    title = re.split(r"\s[|·»–—-]\s", tidy(sample.source.title))[0]
+    title = re.sub(r"\s*[(\[].*?[)\]]", "", title).strip(" .!:") or title
+    if kind_of(sample) == "ask":
+        return title
+    if kind_of(sample) == "how":
+        title = re.sub(r"^how to\s+", "", title, flags=re.I)
+        return title[:1].lower() + title[1:]
+    title = re.sub(r"^(recipe for|the best|easy|my)\s+|\s+recipe$", "", title, flags=re.I)
+    text = sample.text()
+    known = set(re.findall(r"\b[a-z][\w'-]*", text)) | word_lists()["plain"]
+    words = title.split()
+    small = all(word.lower() in known or not word[:1].isupper() for word in words)
+    return title.lower() if small else title
+
+
+def lead(sample: Sample, rng: random.Random) -> Sample:
+    """Begin with words: a first picture gets a sentence that says what it shows, a first list gets one too."""
+    first = sample.parts[0]
+    if isinstance(first, Words) and first.kind in ("paragraph", "quote") and not _follow(first):
+        return sample
+    said = phrases()[kind_of(sample)]
+    thing = thing_of(sample)
+    form = "lead" if isinstance(first, Picture) and shows_thing(first, sample) else "plain"
+    words = rng.choice(said[form]).format(thing=thing)
+    parts = ([Words(words)] if words else []) + list(sample.parts)
+    parts = _behind_intro(parts, bool(words) and form == "lead")
+    return replace(sample, parts=tuple(parts), notes=sample.notes | {"lead": form})
+
+
+def _behind_intro(parts: list[Block], led: bool) -> list[Block]:
+    """A first picture that nothing announces goes behind the paragraph below it, where that is the introduction."""
+    if led or len(parts) < 3 or not isinstance(parts[1], Picture):
+        return parts
+    at = 1
+    while at < len(parts) and isinstance(parts[at], Picture):
+        at += 1
+    if at < len(parts) and isinstance(parts[at], Words) and parts[at].kind == "paragraph":
+        return [parts[0], parts[at], *parts[1:at], *parts[at + 1 :]]
+    return parts
+
+
+def shows_thing(picture: Picture, sample: Sample) -> bool:
+    """Whether a picture's words name what the page is about and nothing that is only a part of the way."""
+    said, title = bare(picture.words()), bare(re.sub(r"[(\[].*?[)\]]", "", sample.source.title))
+    return not said or (2 * len(said & title) >= len(title) and not said & bare(ON_THE_WAY))
+
+
+def convert(sample: Sample, rng: random.Random, request: str = "") -> list[Turn] | Dropped:
+    """The dialogue of a page.
+
+    Args:
+        request: what the user says, where a model has worded it.
+    """
+    kind, thing = kind_of(sample), thing_of(sample)
+    said = phrases()
+    parts, follow = _split_follow(list(sample.parts))
+    shown = [part for part in parts if isinstance(part, Picture)]
+    bring = kind == "make" and len(shown) >= 2 and isinstance(parts[0], Words) and parts[1] is shown[0] and rng.random() < 0.3
+    if bring and shows_thing(shown[0], sample):
+        known = rng.choice(said[kind]["known"]).format(thing=thing)
+        user = Turn("user", (shown[0], rng.choice(said[kind]["pictured"])))
+        parts = [Words(known), *parts[2:]]
+    else:
+        user = Turn("user", (request or _sentence(rng.choice(said[kind]["request"]).format(thing=thing)),))
+    answer = Turn("assistant", render(parts))
+    turns = [user, answer]
+    if follow:
+        heading, rest, question = follow
+        ask = question or rng.choice(said["follow"][heading])
+        turns += [Turn("user", (ask,)), Turn("assistant", render(rest))]
+    return turns if answer.pictures() else Dropped("no picture is left for the answer")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _follow(part: Block) -> str:
+    """Which follow-up question a heading answers, if any."""
+    if not isinstance(part, Words) or part.kind != "heading":
+        return ""
+    return next((name for name, pattern in FOLLOWS.items() if pattern.match(part.text.strip())), "")
+
+
+def _split_follow(parts: list[Block]) -> tuple[list[Block], tuple[str, list[Block], str] | None]:
+    """The last section, where it answers a question that a person would ask afterwards and enough is said in it."""
+    at = next((at for at in range(len(parts) - 1, 0, -1) if isinstance(parts[at], Words) and parts[at].kind == "heading"), None)
+    if at is None or not any(isinstance(part, Picture) for part in parts[:at]):
+        return parts, None
+    heading, rest = parts[at], parts[at + 1 :]
+    question = heading.text.strip() if heading.text.strip().endswith("?") else ""
+    name = _follow(heading)
+    words = sum(len(part.text.split()) for part in rest if isinstance(part, Words))
+    if not (name or question) or words < 10 or (rest and isinstance(rest[0], Picture)):
+        return parts, None
+    return parts[:at], (name, rest, question)
+
+
+def render(parts: Sequence[Block]) -> tuple[str | Picture, ...]:
+    """Blocks as Markdown text between pictures; each text ends as it would be said, blanks included."""
+    said: list[str | Picture] = []
+    text = ""
+    before: Block | None = None
+    for part in parts:
+        if isinstance(part, Picture):
+            if text:
+                said.append(text + "\n\n")
+            said.append(part)
+            text = ""
+        else:
+            text += _gap(before, part, bool(text)) + _marked(part)
+        before = part
+    return tuple([*said, text] if text else said)
+
+
+def _gap(before: Block | None, part: Words, running: bool) -> str:
+    if not running:
+        return ""
+    if part.kind == "sentence":
+        return " "
+    both = part.kind == before.kind == "item"
+    return "\n" if both else "\n\n"
+
+
+def _marked(part: Words) -> str:
+    if part.kind == "heading":
+        return f"**{part.text.strip('*_ :')}**"
+    if part.kind == "code":
+        return f"```\n{part.text}\n```"
+    return f"{part.mark}{part.text}"
+
+
+# The validator
+
+
+def numbers(text: str) -> Counter[str]:
+    """The numbers of a text, those that count the items of a list left out."""
+    return Counter(NUMBER.findall(LISTED.sub("", text)))
+
+
+def wrong(sample: Sample, turns: Sequence[Turn]) -> str:
+    """Which rule a dialogue breaks, or nothing: every picture used once and in order, none invented, no number changed."""
+    if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2) or not turns:
+        return "the turns do not alternate"
+    used = [picture.name for turn in turns for picture in turn.pictures()]
+    wanted = [picture.name for picture in sample.pictures()]
+    if used != wanted:
+        return "pictures are missing, invented or in another order" if sorted(used) != sorted(wanted) else "pictures are in another order"
+    if not all(turn.text().strip() or turn.pictures() for turn in turns):
+        return "a turn is empty"
+    answers = numbers("\n".join(turn.text() for turn in turns if turn.role == "assistant"))
+    source = numbers("\n".join(part.text for part in sample.parts if isinstance(part, Words)))
+    free = numbers(sample.source.title)
+    added, gone = answers - source - free, source - answers - free
+    if added or gone:
+        return f"numbers have changed ({', '.join([*added, *gone][:4])})"
+    first = next((turn for turn in turns if turn.role == "assistant"), None)
+    return "the answer begins with a picture" if first and first.parts and isinstance(first.parts[0], Picture) else ""

@@ -1,0 +1,188 @@
+"""HTML as words and pictures in order: trafilatura finds the article, and every picture keeps its place in it.
+
+trafilatura drops many pictures, so each goes through it as a mark in the text and is put back where the mark came out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from lxml import etree
+from lxml import html as lxml_html
+
+from duogen.data_engine.sample import Block, Picture, Source, Words
+
+Load = Callable[[str], tuple[Any, bytes | None]]  # an address to (file, data), both None where it is nowhere
+MARK = re.compile(r"\s*duogenpicture(\d+)mark\s*")
+LAZY = ("data-src", "data-original", "data-lazy-src", "data-orig-file")
+WRAPPERS = ("a", "picture", "source", "p", "div", "span", "center", "figure")
+LEVEL = re.compile(r"h([1-6])")
+LICENCE = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)/(\d\.\d)")
+
+
+def read_html(page: bytes | str, file: str, load: Load, url: str = "") -> tuple[Source, list[Block]]:
+    """The article of a page.
+
+    Raises:
+        ValueError: it is no HTML, or holds no article.
+    """
+    import trafilatura  # a sixth of what a worker imports, and Markdown needs none of it
+
+    if isinstance(page, str):
+        page = page.encode()
+    tree = lxml_html.document_fromstring(page, parser=lxml_html.HTMLParser(encoding=_charset(page))) if page.strip() else None
+    if tree is None:
+        raise ValueError("the file is empty")
+    licence = _licence(tree)
+    pictures = _mark_pictures(tree, load)
+    found = trafilatura.bare_extraction(
+        tree, url=url or None, include_comments=False, include_tables=True, include_formatting=True, favor_recall=True, with_metadata=True
+    )
+    if found is None or found.body is None:
+        raise ValueError("no article was found in it")
+    source = Source(
+        file, url or found.url or "", found.title or "", found.author or "", licence or found.license or "", found.date or "",
+        tuple(found.tags or ()),
+    )  # fmt: skip
+    blocks = [part for block in _blocks(found.body) for part in _with_pictures(block, pictures)]
+    return source, blocks
+
+
+def _charset(page: bytes) -> str | None:
+    """What the page says of itself, UTF-8 where it says nothing and is that; lxml would take Latin-1."""
+    if re.search(rb"<meta[^>]+charset", page[:4096], re.I):
+        return None
+    try:
+        page.decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError:
+        return None
+
+
+def _licence(tree: Any) -> str:
+    """A Creative Commons licence that the page names by its address."""
+    for link in tree.iter("a", "link"):
+        said = LICENCE.search(link.get("href") or "")
+        if said:
+            return f"CC {said[1].upper()} {said[2]}"
+    return ""
+
+
+def _mark_pictures(tree: Any, load: Load) -> list[Picture]:
+    """Put a mark in the place of each picture, and take the captions out of the text."""
+    pictures: list[Picture] = []
+    for noscript in list(tree.iter("noscript")):  # the twin of a lazy picture
+        noscript.drop_tree()
+    for image in list(tree.iter("img")):
+        name = address_of(image)
+        figure = next((above for above in image.iterancestors("figure")), None)
+        caption = ""
+        if figure is not None:
+            for each in list(figure.iter("figcaption")):
+                caption = " ".join(each.text_content().split())
+                each.drop_tree()
+        file, data = load(name)
+        said = {"alt": image.get("alt") or "", "title": image.get("title") or "", "caption": caption}
+        pictures.append(Picture(name, file, data, **{key: " ".join(value.split()) for key, value in said.items()}))
+        _replace(image, figure, f"duogenpicture{len(pictures) - 1}mark")
+    return pictures
+
+
+def _replace(image: Any, figure: Any, mark: str) -> None:
+    """A paragraph of its own for a figure or a picture that stands alone; else the mark goes into the running text."""
+    whole = image
+    if figure is not None and sum(1 for _ in figure.iter("img")) == 1:
+        whole = figure
+    while (above := whole.getparent()) is not None and above.tag in WRAPPERS and len(_others(above, whole)) == 0:
+        whole = above
+    above = whole.getparent()
+    if above is None:
+        return
+    alone = whole is not image or above.tag not in ("p", "span", "a", "b", "i", "em", "strong", "td", "h1", "h2", "h3", "h4")
+    element = etree.Element("p" if alone else "span")
+    element.text = mark if alone else f" {mark} "
+    element.tail = whole.tail
+    above.replace(whole, element)
+
+
+def _others(above: Any, whole: Any) -> list[str]:
+    """What stands in an element beside one of its children."""
+    said = [above.text or "", *(child.tail or "" for child in above)]
+    beside = [str(child.tag) for child in above if child is not whole and child.tag not in ("source", "br")]
+    return [each for each in said if each.strip()] + beside
+
+
+def address_of(image: Any) -> str:
+    """The address of the largest version of an <img>, lazy ones included."""
+    candidates = []
+    for entry in re.split(r",\s+", image.get("srcset") or image.get("data-srcset") or ""):
+        address, _, size = entry.strip().partition(" ")
+        if address and not address.startswith("data:"):
+            number = re.match(r"[\d.]+", size.strip())
+            candidates.append((float(number[0]) if number else 1.0, address))
+    plain = [image.get(name) for name in (*LAZY, "src")]
+    first = next((each for each in plain if each and not each.startswith("data:")), "")
+    return max(candidates)[1] if candidates and not image.get("data-keep-src") else first or image.get("src") or ""
+
+
+def _blocks(body: Any) -> list[Words]:
+    blocks: list[Words] = []
+    for element in body:
+        _walk(element, blocks, "")
+    return blocks
+
+
+def _walk(element: Any, blocks: list[Words], indent: str) -> None:
+    """trafilatura's elements, as its XML has them, to blocks."""
+    tag = element.tag
+    if tag == "list":
+        for number, item in enumerate(element.iter("item"), 1):
+            mark = f"{indent}{number}. " if element.get("rend") == "ol" else f"{indent}- "
+            _add(blocks, _text(item), "item", mark)
+    elif tag == "head":
+        level = LEVEL.match(element.get("rend") or "h2")
+        _add(blocks, _text(element), "heading", "#" * int(level[1] if level else 2) + " ")
+    elif tag == "table":
+        for row in element.iter("row"):
+            cells = [_text(cell) for cell in row.iter("cell")]
+            _add(blocks, " | ".join(cell for cell in cells if cell), "item", "- ")
+    elif tag == "quote":
+        _add(blocks, _text(element), "quote", "> ")
+    elif tag == "code":
+        _add(blocks, "".join(element.itertext()).strip("\n"), "code", "")
+    elif tag in ("p", "ab", "div", "fw"):
+        nested = [child for child in element if child.tag in ("list", "table", "head", "quote")]
+        _add(blocks, _text(element, skip=nested), "paragraph", "")
+        for child in nested:
+            _walk(child, blocks, indent)
+
+
+def _add(blocks: list[Words], text: str, kind: str, mark: str) -> None:
+    if text:
+        blocks.append(Words(text, kind, mark))
+
+
+def _text(element: Any, skip: list[Any] = ()) -> str:
+    """The words of an element, emphasis as Markdown."""
+    said = element.text or ""
+    for child in element:
+        if child not in skip:
+            inner = _text(child)
+            around = {"#b": "**", "#i": "*"}.get(child.get("rend") or "", "") if child.tag == "hi" and not MARK.search(inner) else ""
+            said += "\n" if child.tag == "lb" else f"{around}{inner}{around}" if inner else ""
+        said += child.tail or ""
+    return re.sub(r"[ \t\r\f\v]+", " ", re.sub(r"\s*\n\s*", " ", said) if element.tag != "code" else said).strip()
+
+
+def _with_pictures(block: Words, pictures: list[Picture]) -> list[Block]:
+    """A block cut where the marks of pictures stand."""
+    parts: list[Block] = []
+    for number, piece in enumerate(MARK.split(block.text)):
+        if number % 2:
+            if int(piece) < len(pictures):
+                parts.append(pictures[int(piece)])
+        elif piece.strip():
+            parts.append(Words(piece.strip(), block.kind, block.mark))
+    return parts

@@ -1,0 +1,39 @@
+"""What fine-tuning reads: `conversations.jsonl`, a conversation a line, beside the folder `images`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from duogen.data_engine.dialogue import Turn
+from duogen.data_engine.sample import Source
+
+CONVERSATIONS = "conversations.jsonl"
+IMAGES = "images"
+
+
+def as_record(id: str, turns: Sequence[Turn], source: Source, files: dict[str, str]) -> dict[str, Any]:
+    """A dialogue as a line of the file; `files` names the file of each picture below the folder."""
+    said = []
+    for turn in turns:
+        parts = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "file": f"{IMAGES}/{files[part.name]}", "alt": part.caption or part.alt or part.title, "kind": part.kind}
+            for part in turn.parts
+        ]
+        said.append({"role": turn.role, "parts": parts})
+    return {"id": id, "turns": said, "source": source.data()}
+
+
+def write_records(folder: Path, records: Iterable[dict[str, Any]]) -> int:
+    """Write all lines beside the file, then rename; returns how many there are."""
+    part, count = folder / f".{CONVERSATIONS}.part", 0
+    with part.open("w", encoding="utf-8") as out:
+        for record in records:
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    part.replace(folder / CONVERSATIONS)
+    return count

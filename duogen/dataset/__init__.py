@@ -1,0 +1,1 @@
+"""A user's training data: its format, its readers, its description."""

@@ -1,0 +1,188 @@
+"""What fine-tuning will need, before it starts: memory, disk and time.
+
+Memory is a rough sum over the shapes in the weight files' headers. The time comes from earlier trainings on this machine, or from the steps
+that `python -m duogen finetune --estimate` makes, or else from the speed of a matrix product. `duogen.hub.memory_plan` plans the same for
+answers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duogen.dataset.describe import Report
+from duogen.finetune.config import REHEARSED, FineTune, Pace
+from duogen.hub import timings
+from duogen.hub.memory_plan import BYTES
+from duogen.models.pipeline import About
+from duogen.precision import many_rows_dtype, resolve_precision
+
+GB = 1024**3
+START_SECONDS = 5.0
+UNIT = 1e13  # operations; what they take is a handy number of seconds on every machine
+BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
+REACHED = 0.35  # share of a matrix product's speed that a training step reaches
+FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and token: forward and backward, LoRA or full
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage. `memory` and `disk` in bytes, `seconds` for all its steps, caching and looks at samples included; `work` is the
+    operations of a step. `guessed` where the time has no measure behind it.
+    """
+
+    stage: str
+    memory: float
+    disk: float
+    seconds: float
+    work: float = 0.0
+    guessed: bool = False
+
+    def sentence(self) -> str:
+        disk = f" and {self.disk / GB:.1f} GB of disk" if self.disk > 0.05 * GB else ""
+        rest = f"about {self.memory / GB:.1f} GB of memory{disk}, and {'perhaps' if self.guessed else 'some'} {spoken(self.seconds)}"
+        rest += ", a guess until something was trained here" if self.guessed else ""
+        return f"Stage 1 (what to say) needs {rest}." if self.stage == "talk" else f"Stage 2 (how to paint it) needs {rest}."
+
+
+def spoken(seconds: float) -> str:
+    """ "40 seconds", "12 minutes", "3.5 hours"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Of one part of a pair, from its files alone. `linears` are (in, out) of the matrices of its repeated layers."""
+
+    weights: int
+    linears: list[tuple[int, int]]
+
+    @staticmethod
+    def read(folder: Path, within: str) -> Shapes:
+        from safetensors import safe_open
+
+        weights, linears = 0, []
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118  it is no dict
+                    shape = opened.get_slice(name).get_shape()
+                    weights += int(torch.tensor(shape).prod()) if shape else 1
+                    if within in name and len(shape) == 2:
+                        linears.append((shape[1], shape[0]))
+        return Shapes(weights, linears)
+
+    def adapter(self, rank: int) -> int:
+        return sum(rank * (wide + tall) for wide, tall in self.linears)
+
+    def layers(self) -> int:
+        return sum(wide * tall for wide, tall in self.linears)
+
+
+def cost(pair: Path, recipe: FineTune, stage: str, report: Report, device: str) -> Cost:
+    """What one stage ("talk" or "paint") needs on a device."""
+    return (_talk if stage == "talk" else _paint)(pair, recipe, report, device)
+
+
+def _learning(shapes: Shapes, own: Pace) -> float:
+    """Bytes of what learns: weights (float32), gradients, the optimiser's two moments, the average."""
+    count = shapes.adapter(own.rank) if own.rank else shapes.weights
+    return count * (4 + 4 + (2 if own.optimizer == "adamw8bit" else 8) + (4 if own.ema else 0))
+
+
+def _activations(linears: list[tuple[int, int]], tokens: float, checkpointing: bool, depth: int) -> float:
+    """Bytes kept for the way back: two for each input and output of every matrix, or of one layer and the inputs of the others."""
+    each = sum(wide + tall for wide, tall in linears) * 2 * 1.5 * tokens
+    if not checkpointing or not depth:
+        return each
+    return each / depth + depth * tokens * min(wide for wide, _ in linears) * 4
+
+
+def _talk(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
+    own = recipe.talk
+    config = json.loads((pair / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    shapes = Shapes.read(pair / "text_encoder", "layers.")
+    inner = shapes.layers()
+    size = BYTES[resolve_precision(own.precision, device)]
+    base = inner * size + (shapes.weights - inner) * max(2, size) if own.rank else 0.0
+    tokens = own.batch * _usual(report)
+    logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # of what the assistant says
+    active = _activations(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
+    memory = BASE_BYTES[_kind(device)] + base + _learning(shapes, own) + active + logits
+    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
+    return Cost("talk", memory, 0.0, *_time("talk", pair, recipe, work, 0.0, device))
+
+
+def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
+    own, about = recipe.paint, About.load(pair)
+    shapes = Shapes.read(pair / "transformer", "transformer_blocks.")
+    config: dict[str, Any] = json.loads((pair / "transformer" / "config.json").read_text(encoding="utf-8"))
+    vae = json.loads((pair / "vae" / "config.json").read_text(encoding="utf-8"))
+    ratio = vae["patch_size"] if vae.get("_class_name") == "PatchVAE" else 2 ** (len(vae.get("dim_mult", (1, 2, 4, 4))) - 1)
+    width, height = (side // ratio // config["patch_size"][1] for side in about.image_size)
+    frames = max(1.0, (report.painted + report.seen) / max(1, report.examples))
+    tokens = width * height * own.batch * (frames * own.copies + frames - 1)
+    brain = Shapes.read(pair / "text_encoder", "layers.")
+    size = BYTES[resolve_precision(recipe.talk.precision, device)]
+    seeing = brain.layers() * size + (brain.weights - brain.layers()) * max(2, size)
+    base = shapes.weights * (4 if _kind(device) == "cpu" else 2) if own.rank else 0.0
+    active = _activations(shapes.linears, tokens, own.checkpointing, config["num_layers"])
+    training = base + _learning(shapes, own) + active
+    old = REHEARSED["paint"] if recipe.rehearse and about.practised else 0
+    words = (report.examples + old) * _usual(report)
+    states = config.get("crossattn_proj_in_channels", 0) if config.get("use_crossattn_projection") else config["text_embed_dim"]
+    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
+    time_ = _time("paint", pair, recipe, work, 2 * words * brain.weights, device)
+    return Cost("paint", BASE_BYTES[_kind(device)] + max(training, seeing), words * states * 2.0, *time_)
+
+
+def _time(stage: str, pair: Path, recipe: FineTune, work: float, before: float, device: str) -> tuple[float, float, bool]:
+    """Seconds of a stage, the operations of its step, and whether that is a guess. `before`: operations before the first step."""
+    own, guess = getattr(recipe, stage), speed(device)
+    measured = timings.known(pair.name, _step(stage, device)) / UNIT
+    look = timings.known(pair.name, _look(stage, device))
+    looks = 2 + (own.steps - 1) // recipe.sample_every if recipe.sample_every else 2
+    return START_SECONDS + before / guess + work * own.steps * (measured or 1 / guess) + looks * look, work, not measured
+
+
+def note(cost: Cost, pair: Path, device: str, step: float, look: float = 0.0) -> None:
+    """Remember what a step of a stage, and a look at its samples, really took in seconds, for the next estimate."""
+    timings.note(pair.name, _step(cost.stage, device), step / cost.work * UNIT)
+    if look:
+        timings.note(pair.name, _look(cost.stage, device), look)
+
+
+def _step(stage: str, device: str) -> str:
+    return f"{UNIT:.0e} operations of training {stage} on {device}"
+
+
+def _look(stage: str, device: str) -> str:
+    return f"samples of {stage} on {device}"
+
+
+def _usual(report: Report) -> float:
+    return max(8.0, (report.tokens[1] + report.tokens[2]) / 2)
+
+
+def _kind(device: str) -> str:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def speed(device: str) -> float:
+    """Floating-point operations a second that training reaches here, from one matrix product."""
+    where = torch.device(device)
+    one = torch.randn(1024, 1024, device=where, dtype=many_rows_dtype(where))
+    one @ one
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.15:
+        out = one @ one
+        rounds += 1
+    float(out[0, 0])  # waits for the device
+    return max(1e9, 2 * 1024**3 * rounds / (time.perf_counter() - began) * REACHED)

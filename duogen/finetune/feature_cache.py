@@ -1,0 +1,149 @@
+"""What stage 2 needs of a frozen MLLM and VAE, computed once and kept on disk: hidden states and latents of each example.
+
+Named by what went in: the example's words and pictures, and every weight that they went through. So a cache is never stale, serves
+every later run on the same data, and may be deleted at any time.
+
+S words before the last picture's BOV, D channels of the condition, C latent channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from duogen.dataset.format import Example
+from duogen.models.mllm import MLLM, Context
+from duogen.painters.cosmos import FramePainter
+
+BUCKET_STEP = 2  # a bucket's sides are multiples of so many latents, as patches of two need
+
+
+@dataclass
+class Seen:
+    """An example as the painter reads it; F pictures, the user's among them.
+
+    Attributes:
+        states: [S, D] bf16.
+        latents: F of [C, h, w], normalised, float32; the sizes may differ.
+        cuts: per picture, how many words stand before its BOV and how many before its last text segment.
+        painted: per picture, whether it is the assistant's and so a target.
+    """
+
+    states: torch.Tensor
+    latents: list[torch.Tensor]
+    cuts: list[tuple[int, int]]
+    painted: list[bool]
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        return tuple(tuple(each.shape[-2:]) for each in self.latents)
+
+
+def fingerprint(pair: Path, precision: str, adapter: Path | None, buckets: bool) -> str:
+    """Of all weights and settings that states and latents depend on."""
+    digest = hashlib.sha256(f"1 {precision} {buckets}".encode())
+    folders = [pair / "text_encoder", pair / "vae", pair / "tokenizer", *([adapter] if adapter else [])]
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in (".safetensors", ".json")]
+    for file in [*files, *pair.glob("duogen.json")]:
+        with file.open("rb") as stream:
+            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+class Cache:
+    """A folder of examples that were seen once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, example: Example) -> Path:
+        return self.folder / f"{example.key()}.safetensors"
+
+    def fill(self, examples: list[Example], see: Callable[[Example], Seen], say: Callable[[int, int], None]) -> list[Path]:
+        """Compute what is not there; returns the files, in order. `say` is told how many of how many are done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for done, example in enumerate(examples):
+            say(done, len(examples))
+            files.append(self.file(example))
+            if not _whole(files[-1]):
+                write(see(example), files[-1])
+        say(len(examples), len(examples))
+        return files
+
+
+def _whole(file: Path) -> bool:
+    try:
+        with safe_open(file, "pt") as opened:
+            return bool(opened.metadata())
+    except (OSError, SafetensorError):
+        return False
+
+
+def write(seen: Seen, file: Path) -> None:
+    tensors = {"states": seen.states.contiguous()} | {f"latents.{index}": each.contiguous() for index, each in enumerate(seen.latents)}
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, metadata={"cuts": json.dumps(seen.cuts), "painted": json.dumps(seen.painted)})
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(file: Path) -> Seen:
+    """Raises ValueError when the file is gone or damaged: the run's cache was deleted under it."""
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+            cuts = [tuple(cut) for cut in json.loads(about["cuts"])]
+            latents = [opened.get_tensor(f"latents.{index}") for index in range(len(cuts))]
+            return Seen(opened.get_tensor("states"), latents, cuts, json.loads(about["painted"]))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"The cached states in {file.parent} are gone; resume, and they are computed again.") from error
+
+
+class Seeing:
+    """Looks at examples with the models of the pair, exactly as serving does."""
+
+    def __init__(self, mllm: MLLM, painter: FramePainter, buckets: bool) -> None:
+        self.mllm, self.painter, self.buckets = mllm, painter, buckets
+
+    @torch.no_grad()
+    def __call__(self, example: Example) -> Seen:
+        """Raises ValueError: no picture of it is the assistant's, or one is gone."""
+        packed = self.mllm.tokens.pack(example.turns())
+        last = max((index for index, slot in enumerate(packed.slots) if slot.painted), default=-1)
+        if last < 0:
+            raise ValueError(f"{example.where}: there is no picture to learn to paint.")
+        slots = packed.slots[: last + 1]
+        context = Context()
+        self.mllm.prefill(context, packed.between(0, slots[-1].bov))
+        states = context.condition()[0].to("cpu", torch.bfloat16)
+        latents = [self.latents(slot.image.picture) for slot in slots]
+        cuts = [(slot.bov, packed.last_segment(slot.bov)) for slot in slots]
+        return Seen(states, latents, cuts, [slot.painted for slot in slots])
+
+    def latents(self, picture: PILImage.Image) -> torch.Tensor:
+        if not self.buckets:
+            return self.painter.encode(picture)[0].cpu()
+        return self.painter.encode(picture, bucket(picture.size, self.painter))[0].cpu()
+
+
+def bucket(size: tuple[int, int], painter: FramePainter) -> tuple[int, int]:
+    """The (width, height) of about the pair's area, in whole latents, nearest in shape to a picture of `size`."""
+    rows, columns = painter.size()
+    area, ratio = rows * columns, size[0] / size[1]
+    heights = range(BUCKET_STEP, 2 * max(rows, columns) + 1, BUCKET_STEP)
+    shapes = [(max(BUCKET_STEP, round(area / height / BUCKET_STEP) * BUCKET_STEP), height) for height in heights]
+    wide, tall = min(shapes, key=lambda shape: abs(np.log(shape[0] / shape[1] / ratio)))
+    step = painter.pair.vae.spatial_compression_ratio
+    return wide * step, tall * step

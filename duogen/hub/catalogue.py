@@ -1,0 +1,391 @@
+"""Which pairs there are (`assets/catalogue.json`), whether they are on this machine, and where.
+
+Public weights lie in the hub's own cache, so that other programs share them; folders anywhere else are opened where they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from duogen.paths import ASSETS
+
+# torch and the models are imported where they are needed: the download worker and --help do without.
+
+FILE = ASSETS / "catalogue.json"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+# What a folder's parts need to be opened. Pickles (.bin, .pt, .ckpt) and code (.py) are never fetched.
+WANTED_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors", "*.md", "LICENSE*")
+UNWANTED_FILES = ("*.fp16.*", "*.fp8*", "*.non_ema.*", "*.onnx*", "assets/*", "*.py")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+ROLES = {"unet": "transformer", "movq": "vae"}  # folders of older pipelines
+UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of a pair, as its public configuration says.
+
+    Attributes:
+        quantisable: parameters that int8 and NF4 shrink; norms, embeddings, output head and vision tower stay in 16 bits.
+        width: channels of its tokens. `layers`: its blocks.
+        cached: channels of keys (and as many of values) that it keeps for each token and layer.
+        pixels: of a picture's side that one token covers, for painters.
+    """
+
+    parameters: int
+    quantisable: int
+    width: int = 0
+    layers: int = 0
+    cached: int = 0
+    pixels: int = 16
+
+    @staticmethod
+    def of(config: dict[str, Any], parameters: int, quantisable: int, compression: int = 8) -> Part:
+        """A part with this configuration (a `config.json`); `compression` is the autoencoder's, of a picture's side."""
+        text = config.get("text_config", config)
+        heads = text.get("num_attention_heads", 0)
+        heads = heads if isinstance(heads, int) else 0
+        size = text.get("attention_head_dim") or text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0)
+        size = size if isinstance(size, int) else 0  # of a UNet they may differ from block to block
+        width = text.get("hidden_size") or heads * size or text.get("base_dim") or (text.get("block_out_channels") or [0])[0]
+        layers = text.get("num_hidden_layers") or text.get("num_layers", 0) + text.get("num_single_layers", 0)
+        patch = config.get("patch_size")
+        pixels = compression * patch[-1] if isinstance(patch, list) else 16
+        return Part(parameters, quantisable, width, layers, text.get("num_key_value_heads", heads) * size, pixels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository of the hub. `role` says what its folder is: "pair", "painter" (any diffusers pipeline) or "brain" (an MLLM)."""
+
+    role: str
+    repo: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A LoRA that makes a pair paint in few steps; `file` of repository `repo`.
+
+    `scheduler` is what it was distilled with, where that differs from the pair's own scheduler.
+    """
+
+    id: str
+    title: str
+    repo: str
+    revision: str
+    file: str
+    bytes: int
+    steps: int
+    guidance: float
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+    def about(self) -> dict[str, Any]:
+        """The fields of `duogen.json` that it changes."""
+        return {"steps": self.steps, "guidance": self.guidance}
+
+
+def preset_of(presets: Sequence[Preset], id: str) -> Preset | None:
+    """The one that is wished for; `None` for "".
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    chosen = next((each for each in presets if each.id == id), None)
+    if id and chosen is None:
+        raise ValueError(f"This pair has no preset {id!r}; it has {', '.join(each.id for each in presets) or 'none'}.")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Licence:
+    """`conditions` is one or two plain sentences, `guardrail` a package that the licence ties use to, both empty where there is none."""
+
+    name: str
+    url: str
+    conditions: str = ""
+    guardrail: str = ""
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A pair of the catalogue.
+
+    Attributes:
+        parts: what has to fit into memory, by its name in the pipeline; the MLLM is "brain", or "text_encoder" where both are one.
+        about: fields of `duogen.json` that its folder has not.
+        download_bytes: of all repositories.
+    """
+
+    id: str
+    title: str
+    summary: str
+    paints: str
+    sources: tuple[Source, ...]
+    parts: dict[str, Part]
+    licence: Licence
+    about: dict[str, Any] = field(default_factory=dict)
+    presets: tuple[Preset, ...] = ()
+    download_bytes: int = 0
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """The catalogue, by id, in its order."""
+    raw = json.loads(FILE.read_text(encoding="utf-8"))
+    parts = {
+        name: Part.of(each["config"], each["parameters"], each["quantisable"], each.get("compression", 8))
+        for name, each in raw["parts"].items()
+    }
+    return {each["id"]: _entry(each, parts) for each in raw["pairs"]}
+
+
+def _entry(raw: dict[str, Any], parts: dict[str, Part]) -> Entry:
+    about = {name: tuple(value) if isinstance(value, list) else value for name, value in raw["about"].items()}
+    return Entry(
+        **{name: raw[name] for name in ("id", "title", "summary", "paints", "download_bytes")},
+        sources=tuple(Source(**each) for each in raw["sources"]),
+        parts={role: parts[name] for role, name in raw["parts"].items()},
+        licence=Licence(**raw["licence"]),
+        about=about,
+        presets=tuple(Preset(**each) for each in raw["presets"]),
+    )
+
+
+def bundled() -> str:
+    """The id of the pair that comes with this program."""
+    return next(each.id for each in entries().values() if not each.sources)
+
+
+def entry(id: str) -> Entry:
+    """Raises ValueError, one sentence, when the catalogue has no such pair."""
+    if id not in entries():
+        raise ValueError(f"The catalogue has no pair {id!r}; it has {', '.join(entries())}.")
+    return entries()[id]
+
+
+def wanted(name: str) -> Entry:
+    """The pair to download: one of the catalogue, or a repository id typed in (as "owner/name" or "owner/name@revision").
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name in entries():
+        return entries()[name]
+    repo, _, revision = name.partition("@")
+    if not REPOSITORY.fullmatch(repo):
+        raise ValueError(f"{name!r} is neither in the catalogue ({', '.join(entries())}) nor a repository such as owner/name.")
+    licence = Licence("see the repository", f"https://huggingface.co/{repo}")
+    return Entry(name, repo, "A repository of the hub.", "", (Source("painter", repo, revision or "main"),), {}, licence)
+
+
+def snapshot(source: Source) -> Path | None:
+    """The folder of a repository in the hub's cache, or `None` where no file of it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source.repo, revision=source.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, FileNotFoundError, ValueError):
+        return None
+
+
+def lora_here(preset: Preset) -> Path | None:
+    """The file of a preset's LoRA, if it is on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(preset.repo, preset.file, revision=preset.revision)
+    return Path(file) if isinstance(file, str) else None
+
+
+def lora_file(preset: Preset) -> Path:
+    """Raises ValueError when a preset's LoRA is not on this machine."""
+    file = lora_here(preset)
+    if file is None:
+        command = f"python -m duogen pull ID --preset {preset.id}"
+        raise ValueError(f"The LoRA for {preset.title} is not on this machine yet; get it with: {command}")
+    return file
+
+
+def missing(folder: Path) -> list[str]:
+    """Files that a pipeline's or a model's folder lacks, relative to it: configurations, weights and every shard that an index names."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return _missing_of_part(folder, "config.json", "")
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError:
+        return ["model_index.json"]
+    found = []
+    for name, value in parts.items():
+        if isinstance(value, list) and len(value) == 2 and value[0] and name != "safety_checker":
+            kind = "scheduler" if name == "scheduler" else "files" if re.search("token|process|extract", name) else "model"
+            needs = {"scheduler": "scheduler_config.json", "files": "", "model": "config.json"}[kind]
+            found += _missing_of_part(folder, needs, name, kind == "model")
+    return found
+
+
+def _missing_of_part(folder: Path, needs: str, name: str, weighs: bool = True) -> list[str]:
+    there = folder / name
+    if not (there / needs).exists():
+        return [str(Path(name, needs))]
+    if not weighs:
+        return []
+    indices, weights = list(there.glob("*.safetensors.index.json")), list(there.glob("*.safetensors"))
+    if not indices:
+        shards = [file for file in weights if SHARD.search(file.name)]
+        if shards and len(shards) == len(weights):  # parts of an index that did not come
+            return [str(Path(name, SHARD.sub(".safetensors.index.json", shards[0].name)))]
+        return [] if weights else [str(Path(name, "*.safetensors"))]
+    try:
+        shards = set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError):
+        return [str(Path(name, indices[0].name))]
+    return sorted(str(Path(name, shard)) for shard in shards if not (there / shard).exists())
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Raises ValueError when a folder's weights are pickles only, or it wants code of its own to be run."""
+    index = folder / "model_index.json"
+    if index.is_file():
+        try:
+            raw = json.loads(index.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{index} is damaged; get the pair again.") from error
+        named = [value for value in raw.values() if isinstance(value, list) and value[0]]
+        foreign = [f"{library}.{kind}" for library, kind in named if (folder / f"{library}.py").exists()]
+        if foreign or isinstance(raw.get("_class_name"), list):
+            code = ", ".join(foreign) or raw["_class_name"][0]
+            raise ValueError(f"{folder} brings program code of its own ({code}), which is never run.")
+    configs = [file for file in [folder / "config.json", *folder.glob("*/config.json")] if file.is_file()]
+    for file in configs:
+        if "auto_map" in file.read_text(encoding="utf-8"):
+            raise ValueError(f"{file.parent} brings program code of its own (auto_map), which is never run.")
+    pickles = [file for file in folder.rglob("*") if file.suffix in UNSAFE]
+    if pickles and not any(folder.rglob("*.safetensors")):
+        raise ValueError(f"The weights in {folder} are pickles ({pickles[0].name}), which can run code; get them as safetensors.")
+
+
+def places(pair: Entry) -> dict[str, Path]:
+    """Folders of a pair by role, as far as they are on this machine whole."""
+    found = {source.role: snapshot(source) for source in pair.sources}
+    return {role: folder for role, folder in found.items() if folder is not None and not missing(folder)}
+
+
+def installed(pair: Entry) -> bool:
+    return not pair.sources or len(places(pair)) == len(pair.sources)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pair on this machine.
+
+    Attributes:
+        folder: of the pair, or of the diffusers pipeline that paints.
+        brain: folder of the MLLM, where the pipeline's own text encoder does not talk.
+        entry: what the catalogue says of it, `None` for a folder of the user's own.
+    """
+
+    folder: Path
+    brain: Path | None = None
+    entry: Entry | None = None
+
+    def name(self) -> str:
+        """What tells it from every other pair on this machine."""
+        return self.entry.id if self.entry else str(self.folder.resolve())
+
+    def parts(self) -> dict[str, Part]:
+        """What has to fit into memory: counted from the files; where they are not here yet, from the catalogue."""
+        here = (self.folder / "model_index.json").is_file()
+        return measured(self.folder, self.brain) if here or self.entry is None else self.entry.parts
+
+
+def find(pair: str | Path | None = None, brain: str | Path | None = None, progress: Any = None) -> Found:
+    """Where a pair is. The bundled one is assembled when it is first asked for; nothing is downloaded.
+
+    Args:
+        pair: an id of the catalogue, a folder, or a repository id that has been downloaded; `None` for the bundled pair.
+        brain: folder or repository id of a Qwen2.5-VL or Qwen3-VL, for a pipeline whose text encoder cannot talk.
+
+    Raises:
+        ValueError: one sentence that says what is missing, and the command that gets it.
+    """
+    from duogen.hub.assemble import BUNDLED, ready_pair
+
+    name = str(pair) if pair is not None else BUNDLED
+    if name == BUNDLED:
+        return Found(ready_pair(None, progress), None, entry(BUNDLED))
+    if name in entries():
+        known = entries()[name]
+        there = places(known)
+        lacking = [source.role for source in known.sources if source.role not in there and not (source.role == "brain" and brain)]
+        if lacking:
+            raise ValueError(f"{known.title} is not on this machine yet; get it with: python -m duogen pull {name}")
+        folder = there.get("pair") or there["painter"]
+        return Found(folder, _brain(brain) if brain else there.get("brain"), known)
+    folder = _folder_of(name)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.")
+    refuse_unsafe(folder)
+    return Found(folder, _brain(brain) if brain else None)
+
+
+def _brain(name: str | Path) -> Path:
+    from duogen.models.pipeline import talks
+
+    folder = _folder_of(name)
+    if not talks(folder):
+        raise ValueError(f"{folder} holds no Qwen2.5-VL or Qwen3-VL; name the folder of one with --brain DIR.")
+    refuse_unsafe(folder)
+    return folder
+
+
+def _folder_of(name: str | Path) -> Path:
+    folder = Path(name).expanduser()
+    if folder.exists() or not REPOSITORY.fullmatch(str(name).partition("@")[0]):
+        return folder
+    repo, _, revision = str(name).partition("@")
+    there = snapshot(Source("painter", repo, revision or "main"))
+    if there is None or missing(there):
+        raise ValueError(f"{name} is neither a folder nor a repository on this machine; get it with: python -m duogen pull {name}")
+    return there
+
+
+def measured(folder: Path, brain: Path | None = None) -> dict[str, Part]:
+    """Parts of a folder, their parameters counted from the headers of its safetensors files."""
+    parts, vae = {}, folder / "vae" / "config.json"
+    compression = (json.loads(vae.read_text(encoding="utf-8")).get("patch_size") if vae.is_file() else None) or 8
+    for there in sorted(folder.iterdir()):
+        if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
+            parts[ROLES.get(there.name, there.name)] = _measured_part(there, compression)
+    if brain is not None:
+        parts["brain"] = _measured_part(brain)
+    return parts
+
+
+def _measured_part(folder: Path, compression: int = 8) -> Part:
+    from duogen.models.placement import KEPT_WHOLE
+
+    whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
+    total = shrinks = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name == "__metadata__":
+                continue
+            count = math.prod(tensor["shape"])
+            total += count
+            linear = len(tensor["shape"]) == 2 and not re.search(whole, name)
+            shrinks += count if linear else 0
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    vae = "Autoencoder" in str(config.get("_class_name"))
+    return Part.of(config, total, 0 if vae else shrinks, compression)

@@ -1,0 +1,112 @@
+"""How a pair is opened on a machine: the plan for it, the parts, and what its pictures cost here, told before one is painted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import diffusers.utils.logging
+import transformers.utils.logging
+
+from duogen.hub import timings
+from duogen.hub.catalogue import Found, Part, Preset, lora_file, preset_of
+from duogen.hub.memory_plan import Machine, Plan, another_size
+from duogen.hub.memory_plan import plan as best_plan
+from duogen.models.pipeline import About, DuoGenPipeline, open_pair, pick_device
+from duogen.models.placement import attention, unused_gpu_here
+from duogen.options import ImageOptions, LoadOptions
+from duogen.painters.diffusers import StockPair, is_stock, open_stock, own_defaults
+
+
+@dataclass
+class Costs:
+    """What a picture of a pair costs on a machine.
+
+    Attributes:
+        name: the pair's, in `timings`. `plan`: how it is opened there.
+        parts, about: what was planned with. `machine`: as it was before the pair was opened.
+    """
+
+    name: str
+    plan: Plan
+    parts: dict[str, Part]
+    about: dict[str, Any]
+    machine: Machine
+
+    def seconds(self, options: ImageOptions, size: tuple[int, int]) -> float:
+        """Of a picture of this size: after what was measured here, else estimated; 0 where it cannot be told."""
+        width, height = self.plan.size
+        if step := timings.known(self.name, self.plan.how(options.guidance > 1)):
+            return step * options.steps * size[0] * size[1] / (width * height)
+        return self._at(options, size).seconds
+
+    def check(self, options: ImageOptions, size: tuple[int, int]) -> None:
+        """Raises ValueError, with the number, when a picture larger than was planned for would not fit."""
+        if size[0] * size[1] > self.plan.size[0] * self.plan.size[1]:
+            wanted = self._at(options, size)
+            if not wanted.fits:
+                raise ValueError(wanted.why_not)
+
+    def note(self, seconds: float, options: ImageOptions) -> None:
+        """Write down what a picture of the planned size took, for the next estimate."""
+        if options.side == 0 and options.picture_guidance <= 1:
+            timings.note(self.name, self.plan.how(options.guidance > 1), seconds / options.steps)
+
+    def _at(self, options: ImageOptions, size: tuple[int, int]) -> Plan:
+        about = self.about | {"steps": options.steps, "guidance": max(options.guidance, options.picture_guidance)}
+        return another_size(self.plan, self.parts, about, self.machine, size)
+
+
+def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
+    """How a pair will be opened on a machine, by default this one, and the few-step LoRA that was wished for.
+
+    Raises:
+        ValueError: the pair has no such preset, or this machine no such device or kernel.
+    """
+    known = found.entry
+    about, stock = asdict(About.load(found.folder)), is_stock(found.folder)
+    if not stock:
+        about["most_sources"] = 0
+    if not (found.folder / "duogen.json").exists():
+        about |= (own_defaults(found.folder) if stock else {}) | (known.about if known else {})
+    presets = known.presets if known else ()
+    preset = preset_of(presets, wishes.preset)
+    if preset:
+        about |= preset.about()
+    parts, there = found.parts(), machine or Machine.here(wishes.device)
+    if "transformer" not in parts:
+        raise ValueError(f"The pipeline in {found.folder} has no transformer and no unet that could paint; choose another one.")
+    costs = Costs(found.name(), best_plan(parts, about, there, wishes, presets[0].title if presets else ""), parts, about, there)
+    if machine is None:
+        costs.plan = _as_here(costs)
+    return costs, preset
+
+
+def _as_here(costs: Costs) -> Plan:
+    """A plan with what is known of this machine alone: its kernel, and how long pictures took so far."""
+    plan, about = say_kernel(costs.plan), costs.about
+    step = timings.known(costs.name, plan.how(about["guidance"] > 1))
+    return replace(plan, seconds=step * about["steps"], measured=True) if step else plan
+
+
+def say_kernel(plan: Plan) -> Plan:
+    """A plan for this machine with the kernel that runs here, and what to install for a GPU that PyTorch cannot use."""
+    device = pick_device(plan.load.device)
+    unused = unused_gpu_here(device) if plan.load.device == "auto" else ""
+    return replace(plan, attention=attention(device, plan.load.attention), unused_gpu=unused)
+
+
+def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:
+    """Open a pair as planned. Raises ValueError, one sentence for the user."""
+    for each in (diffusers.utils.logging, transformers.utils.logging):
+        each.disable_progress_bar()  # who opens it is told how far it is, in sentences
+    known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
+    if preset:
+        known |= preset.about()
+    if is_stock(found.folder):
+        few_steps = (lora_file(preset), preset.scheduler) if preset else ()
+        return open_stock(found.folder, found.brain, load, known, *few_steps)
+    pair = open_pair(found.folder, load=load)
+    if known and not (found.folder / "duogen.json").exists():
+        pair.about = replace(pair.about, **{name: value for name, value in known.items() if name != "image_size"})
+    return pair

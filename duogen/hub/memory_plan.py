@@ -1,0 +1,266 @@
+"""What fits: precision of each part, what is offloaded, tiling and picture size for a card, a host and a pair.
+
+All sizes are bytes; GB in words are 2**30 bytes, as cards are sold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from duogen.hub.catalogue import Part
+from duogen.hub.timings import spoken
+from duogen.kernels import Kernel
+from duogen.options import LoadOptions, scaled
+
+GB = 2**30
+NOTHING = Part(0, 0)  # for what a pipeline has not
+CARDS = (8, 12, 16, 24)
+# "mixed" holds float32 weights and their bf16 copy.
+# NF4 stores 4 bits and, for every 64 weights, a scale of 32 bits; int8 a scale for every row.
+BYTES = {"fp32": 4.0, "mixed": 6.0, "bf16": 2.0, "int8": 1.01, "nf4": 0.5625}
+CONTEXT = 6144  # tokens of a long illustrated conversation
+PROMPT = 1024  # tokens that the MLLM reads at once: words and a picture or two
+CUDA = 0.6 * GB  # what CUDA itself and a desktop take from a card
+WORDS = 512  # tokens of a picture's prompt
+TILE = 256  # pixels of a tile's side
+HOST_SPARE = 2 * GB  # left to everything else on the machine
+FLOPS_OF_A_CORE = 2.5e10  # of a CPU core in float32, measured for large products; bf16 and NF4 are no faster
+SIDES = (1024, 768, 512)
+EARLIER = 3  # pictures before the one that is painted, where a pipeline does not say how many it takes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: free bytes of the card (0 without one), free bytes of host memory, CPU cores, and the MLLM's best precision there."""
+
+    card: float
+    host: float
+    cores: int = 1
+    precision: str = "bf16"
+
+    @staticmethod
+    def here(device: str = "auto") -> Machine:
+        import psutil
+        import torch
+
+        from duogen.precision import best_precision
+
+        host, cores = psutil.virtual_memory().available, os.cpu_count() or 1
+        if device != "cpu" and torch.cuda.is_available():
+            free, _ = torch.cuda.mem_get_info()
+            return Machine(free, host, cores)
+        return Machine(0, host, cores, best_precision())
+
+    @staticmethod
+    def with_card(gigabytes: float, host: float, cores: int = 1) -> Machine:
+        """A machine with a card as it is sold; 0 for none."""
+        return Machine(max(0.0, gigabytes * GB - CUDA), host, cores)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pair is opened and what that costs.
+
+    Attributes:
+        load: every choice made, nothing "auto" but the kernel.
+        size: (width, height) of pictures.
+        card: peak bytes on the card; 0 on a CPU.
+        host: peak bytes of host memory.
+        fits: whether both are there. `why_not` is the sentence when they are not.
+        seconds: for a picture where it can be told beforehand (on a CPU, or after the first ones), else 0.
+        measured: whether `seconds` is what pictures took here, not an estimate.
+        attention: the painter's kernel; "auto" for a card that is not here.
+        unused_gpu: what to install for a GPU that PyTorch cannot use, in a sentence; "" where there is none.
+        faster: what would make it faster, in sentences.
+    """
+
+    load: LoadOptions
+    size: tuple[int, int]
+    card: float
+    host: float
+    fits: bool
+    why_not: str = ""
+    seconds: float = 0.0
+    faster: tuple[str, ...] = ()
+    measured: bool = False
+    attention: Kernel = Kernel("native")
+    unused_gpu: str = ""
+
+    def how(self, guided: bool) -> str:
+        """All that makes a step of a picture faster or slower on one machine, as a word for `duogen.hub.timings`."""
+        load, where = self.load, "card" if self.card else "cpu"
+        size = f"{self.size[0]}x{self.size[1]}"
+        return " ".join([where, load.painter_precision, load.offload, size, self.attention.name, load.compile, f"{1 + guided}"])
+
+    def sentences(self) -> list[str]:
+        """What was chosen, what it costs and what would be faster."""
+        if not self.fits:
+            return [self.why_not, *([self.unused_gpu] if self.unused_gpu else [])]
+        load, (width, height) = self.load, self.size
+        said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
+        how = {"model": "The parts take turns on the card.", "group": "The painter comes layer by layer."}
+        said += [how.get(load.offload, "") if self.card else ""]
+        said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
+        if not self.card:
+            said += [f"It needs {_gb(self.host)} of memory."]
+        elif load.offload == "none":
+            said += [f"It needs {_gb(self.card)} on the card."]
+        else:
+            said += [f"It needs {_gb(self.card)} on the card and {_gb(self.host)} of host memory."]
+        measured = ", as measured here" if self.measured else ""
+        said += [f"A picture takes about {spoken(self.seconds)}{measured}." if self.seconds else ""]
+        said += [self.kernel(), *self.faster, self.unused_gpu]
+        return [each for each in said if each]
+
+    def kernel(self) -> str:
+        """Which attention kernel paints."""
+        return self.attention.sentence()
+
+    def line(self) -> str:
+        """All of that in one line."""
+        return " ".join(self.sentences())
+
+
+def weights(part: Part, precision: str) -> float:
+    """Bytes of a part's weights; what quantisation leaves alone stays in 16 bits."""
+    rest = part.parameters - part.quantisable
+    return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision])
+
+
+def in_every_precision(parts: dict[str, Part]) -> dict[str, float]:
+    """GB that the weights of a pair take, by precision."""
+    return {precision: sum(weights(part, precision) for part in parts.values()) / GB for precision in BYTES}
+
+
+def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes: LoadOptions | None = None, few_steps: str = "") -> Plan:
+    """The best way to open a pair, or why there is none.
+
+    Args:
+        parts: "text_encoder", "transformer", "vae" and, where another model talks, "brain".
+        about: `image_size`, `steps`, `guidance`; `frame_attention` of painters of frames, `most_sources` of pipelines with source
+            pictures.
+        wishes: what is not "auto" is kept.
+        few_steps: title of a few-step LoRA of the pair, to be named where steps are many.
+    """
+    wishes = wishes or LoadOptions()
+    tried = [_costed(parts, about, machine, each) for each in _candidates(about, machine, wishes)]
+    chosen = next((each for each in tried if each.fits), None)
+    if chosen is None:
+        least = min(tried, key=lambda each: max(each.card - machine.card, 0) + max(each.host - machine.host + HOST_SPARE, 0))
+        return replace(least, why_not=f"It does not fit: it would need {_lacking(least, machine)}.")
+    faster = []
+    if machine.card and (chosen.load.offload != "none" or chosen.load.tiling == "on"):
+        whole = _costed(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
+        faster.append(f"A card with {_gb(whole.card + CUDA)} would hold all of it at once.")
+    if few_steps and about.get("steps", 0) > 8 and not wishes.preset:
+        faster.append(f"The preset for {few_steps} would be about {about['steps'] // 4} times faster.")
+    elif not machine.card and chosen.seconds > 120:
+        faster.append("Any card of 8 GB would be far faster.")
+    return replace(chosen, faster=tuple(faster))
+
+
+def another_size(chosen: Plan, parts: dict[str, Part], about: dict[str, Any], machine: Machine, size: tuple[int, int]) -> Plan:
+    """What a picture of another size than was planned for costs, everything else being as it is opened."""
+    costed = replace(_costed(parts, about, machine, (chosen.load, size)), attention=chosen.attention)
+    what = f"A picture of {size[0]} x {size[1]} px does not fit: it would need {_lacking(costed, machine)}; choose a smaller side."
+    return costed if costed.fits else replace(costed, why_not=what)
+
+
+def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:
+    """From the fastest and best to the most frugal; only what the wishes allow."""
+    own = tuple(about["image_size"])
+    sizes = [scaled(own, wishes.picture_side or max(own))]
+    if not wishes.picture_side:
+        sizes += [scaled(own, side) for side in SIDES if side < max(own)]
+    card = machine.card > 0
+    full = "bf16" if card else "fp32"
+    precisions = [("bf16", full), ("nf4", full), ("nf4", "bf16"), ("nf4", "nf4")]
+    if machine.precision == "mixed":
+        precisions = [("mixed", full), *precisions]
+    for size in sizes:
+        for offload in ("none", "model", "group") if card else ("none",):
+            for tiling in ("off", "on"):
+                for brain, painter in precisions:
+                    if offload == "group" and painter in ("nf4", "int8") and "auto" in (wishes.offload, wishes.painter_precision):
+                        continue  # quantised layers do not travel one by one
+                    given = {"precision": brain, "painter_precision": painter, "offload": offload, "tiling": tiling}
+                    kept = {name: getattr(wishes, name) for name in given if getattr(wishes, name) != "auto"}
+                    yield replace(wishes, **(given | kept), picture_side=max(size)), size
+
+
+def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, candidate: tuple[LoadOptions, tuple[int, int]]) -> Plan:
+    load, size = candidate
+    talker = parts.get("brain") or parts.get("text_encoder") or NOTHING
+    held = {name: weights(part, _precision_of(name, load)) for name, part in parts.items()}
+    talk, paint = talking(talker), painting(parts["transformer"], about, size)
+    decode = decoding(parts.get("vae", NOTHING), size, load.tiling == "on")
+    total = sum(held.values())
+    memory = talker.layers * 2 * talker.cached * CONTEXT * 2.0  # keys and values stay on the card, whatever else leaves it
+    if load.offload == "none":
+        peak = total + memory + max(talk, paint, decode)
+    else:
+        block = held["transformer"] / max(parts["transformer"].layers, 1)
+        painter = 3 * block if load.offload == "group" else held["transformer"]
+        others = [size for name, size in held.items() if name != "transformer"] or [0.0]
+        peak = memory + max(max(others) + talk, painter + paint, held.get("vae", 0.0) + decode)
+    if not machine.card:
+        host, card = peak, 0.0
+    else:
+        host, card = (total if load.offload != "none" else 0.3 * max(held.values())), peak
+    fits = card <= machine.card and host + HOST_SPARE <= machine.host
+    seconds = 0.0 if machine.card else _cpu_seconds(parts["transformer"], about, size, machine.cores)
+    kernel = load.attention if load.attention != "auto" or machine.card else "native"
+    return Plan(load, size, card, host, fits, seconds=seconds, attention=Kernel(kernel))
+
+
+def _precision_of(name: str, load: LoadOptions) -> str:
+    if name == "vae":
+        return "bf16"
+    return load.painter_precision if name == "transformer" else load.precision
+
+
+def frame_tokens(part: Part, size: tuple[int, int]) -> int:
+    return max(1, (size[0] // part.pixels) * (size[1] // part.pixels))
+
+
+def talking(part: Part) -> float:
+    """Work memory of the MLLM: a picture's vision tokens and the prompt go through it at once."""
+    return PROMPT * part.width * 2.0 * 24 + 0.1 * GB
+
+
+def painting(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
+    """Work memory of one denoising step: some 20 activations of 16 bits for every token and channel."""
+    branches = 2 if about.get("guidance", 1.0) > 1 and not about.get("most_sources") else 1  # pipelines run theirs one after the other
+    tokens = frame_tokens(part, size) * (1 + (about.get("most_sources") or EARLIER)) + WORDS
+    return branches * tokens * part.width * 2.0 * 20 + 0.2 * GB
+
+
+def decoding(part: Part, size: tuple[int, int], tiled: bool) -> float:
+    """Work memory of the autoencoder: some 8 full-size maps of its first width."""
+    pixels = min(size[0] * size[1], TILE * TILE * 4) if tiled else size[0] * size[1]
+    return pixels * max(part.width, 1) * 2.0 * 8 + 0.1 * GB
+
+
+def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores: int) -> float:
+    """Two operations for every weight and token, in each step and branch."""
+    branches = 2 if about.get("guidance", 1.0) > 1 else 1
+    frame = frame_tokens(part, size)
+    words = WORDS if about.get("most_sources") else 0  # of painters of frames they do not go through the layers
+    tokens = words + frame * (1 if about.get("frame_attention") == "block_causal" else 2)  # with one picture before it
+    return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
+
+
+def _lacking(least: Plan, machine: Machine) -> str:
+    lacking = []
+    if least.card > machine.card:
+        lacking.append(f"{_gb(least.card)} on the card, where {_gb(machine.card)} are free")
+    if least.host + HOST_SPARE > machine.host:
+        lacking.append(f"{_gb(least.host + HOST_SPARE)} of free host memory, where {_gb(machine.host)} are (the machine would swap)")
+    return " and ".join(lacking)
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.1f} GB"

@@ -1,0 +1,330 @@
+"""All pictures ever made or brought in: PNG files below `DUOGEN_HOME/pictures`, and an index of them that can be lost.
+
+The files are the truth. `pictures.sqlite` beside them finds words and sorts; whatever it lacks is read from the files again.
+Thumbnails are made when they are asked for, and the oldest go when there are too many. What is deleted waits for a month.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image as PILImage
+
+from duogen.conversation import open_picture, write_beside
+from duogen.library.picture_file import About, brought, from_json, png, read_brought, read_header, rewritten, to_json
+
+VERSION = 1
+THUMBNAIL_PIXELS = 320
+THUMBNAIL_BYTES = 128 * 1024**2
+KEPT_DELETED_SECONDS = 30 * 24 * 3600
+SORTS = {"new": "made DESC", "old": "made", "large": "width * height DESC, bytes DESC, made DESC"}
+CJK = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff])")
+GONE = "This picture is no longer here; it may have been deleted."
+COLUMNS = "id, width, height, bytes, about"
+SCHEMA = f"""
+CREATE TABLE pictures (number INTEGER PRIMARY KEY, id TEXT UNIQUE, made REAL, width INTEGER, height INTEGER, bytes INTEGER,
+    stamp INTEGER, favourite INTEGER, root TEXT, about TEXT);
+CREATE INDEX by_time ON pictures (made);
+CREATE INDEX by_root ON pictures (root);
+CREATE VIRTUAL TABLE words USING fts5 (said, tokenize = 'unicode61 remove_diacritics 2');
+PRAGMA user_version = {VERSION};
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture of the gallery. `width` and `height` are in pixels, `bytes` is the size of its file."""
+
+    id: str
+    file: Path
+    width: int
+    height: int
+    bytes: int
+    about: About
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search: all of `words`, each as the beginning of a word; `sort` is a key of `SORTS`."""
+
+    words: str = ""
+    favourites: bool = False
+    sort: str = "new"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What can be freed: thumbnails are made again when needed, deleted pictures are gone for good then."""
+
+    thumbnails: int
+    thumbnail_bytes: int
+    deleted: int
+    deleted_bytes: int
+
+
+class Gallery:
+    """The pictures below a folder. Any thread may ask; changes happen one after the other."""
+
+    def __init__(self, home: Path) -> None:
+        """Only `pictures` and `thumbnails` may be shown to browsers."""
+        self.pictures, self.deleted, self.index = home / "pictures", home / "deleted-pictures", home / "pictures.sqlite"
+        for folder in (self.pictures, self.deleted):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.thumbnails = Thumbnails(home / "thumbnails")
+        self._lock = threading.RLock()
+        for file in self.deleted.glob("*.png"):
+            if time.time() - file.stat().st_ctime > KEPT_DELETED_SECONDS:
+                file.unlink(missing_ok=True)
+        try:
+            self._open_index()
+            self.sync()
+        except sqlite3.OperationalError:  # locked, or no room on the disk: nothing is wrong with the index
+            raise
+        except sqlite3.DatabaseError:  # damaged: all it knew is in the files
+            for suffix in ("", "-wal", "-shm"):
+                self.index.with_name(self.index.name + suffix).unlink(missing_ok=True)
+            self._open_index()
+            self.sync()
+
+    def _open_index(self) -> None:
+        with self._writing() as index:
+            index.execute("PRAGMA journal_mode = WAL")
+            if index.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                index.executescript("DROP TABLE IF EXISTS pictures; DROP TABLE IF EXISTS words;" + SCHEMA)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self.index, timeout=10)) as index:
+            index.execute("PRAGMA synchronous = NORMAL")
+            yield index
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._reading() as index, index:
+            yield index
+
+    def sync(self) -> None:
+        """Make the index what the files are: read what is new or changed, forget what is gone."""
+        with self._lock:
+            with os.scandir(self.pictures) as listed:
+                here = {file.name[:-4]: file.stat().st_mtime_ns for file in listed if file.name.endswith(".png") and file.name[0] != "."}
+            with self._writing() as index:
+                known = dict(index.execute("SELECT id, stamp FROM pictures"))
+                for id in known.keys() - here.keys():
+                    _forget(index, id)
+                for id, stamp in here.items():
+                    if known.get(id) != stamp:
+                        self._read(index, id)
+
+    def _read(self, index: sqlite3.Connection, id: str) -> None:
+        """Take a file into the index, unless it is no picture."""
+        file = self.pictures / f"{id}.png"
+        with contextlib.suppress(ValueError):
+            about, (width, height) = read_header(file)
+            found = file.stat()
+            _forget(index, id)
+            row = (id, about.made, width, height, found.st_size, found.st_mtime_ns, about.favourite, about.root or id, to_json(about))
+            number = index.execute(
+                "INSERT INTO pictures (id, made, width, height, bytes, stamp, favourite, root, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            ).lastrowid
+            index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, _spaced(f"{about.words} {about.caption}")))
+
+    def add(self, picture: PILImage.Image, about: About) -> Entry:
+        """Keep a picture with what is known of it. The same pixels again are the same entry, as it was first added."""
+        id = name_of(picture)
+        file = self.pictures / f"{id}.png"
+        with self._lock:
+            if not file.exists():
+                write_beside(file, png(picture.convert("RGB"), about))
+                self.thumbnails.make(id, picture)
+                with self._writing() as index:
+                    self._read(index, id)
+        return self.entry(id)
+
+    def bring(self, file: Path) -> tuple[Entry, bool]:
+        """Keep a picture that a person brought; also, whether it carries settings.
+
+        Raises:
+            ValueError: it cannot be read; one sentence.
+        """
+        picture, about = read_brought(file)
+        return self.add(picture, brought(about)), about is not None
+
+    def entry(self, id: str) -> Entry:
+        """Raises: ValueError: there is no such picture."""
+        with self._reading() as index:
+            rows = index.execute(f"SELECT {COLUMNS} FROM pictures WHERE id = ?", (id,)).fetchall()
+        if not rows:
+            raise ValueError(GONE)
+        return self._entry(rows[0])
+
+    def _entry(self, row: tuple) -> Entry:
+        id, width, height, size, about = row
+        return Entry(id, self.pictures / f"{id}.png", width, height, size, from_json(about))
+
+    def find(self, wanted: Wanted, start: int = 0, count: int = 60) -> tuple[list[Entry], int]:
+        """The pictures of a search from the `start`-th on, at most `count`; and how many there are in all."""
+        where, given = ["1"], []
+        if terms := _terms(wanted.words):
+            where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)")
+            given.append(terms)
+        if wanted.favourites:
+            where.append("favourite")
+        chosen = f"FROM pictures WHERE {' AND '.join(where)}"
+        with self._reading() as index:
+            total = index.execute(f"SELECT count(*) {chosen}", given).fetchone()[0]
+            listed = f"SELECT {COLUMNS} {chosen} ORDER BY {SORTS[wanted.sort]}, number DESC LIMIT ? OFFSET ?"
+            return [self._entry(row) for row in index.execute(listed, [*given, count, max(0, start)])], total
+
+    def versions(self, id: str) -> list[Entry]:
+        """All that was made from the same first picture as this one, that one too, oldest first; parents before what was made of them.
+
+        Raises:
+            ValueError: there is no such picture.
+        """
+        root = self.entry(id).about.root or id
+        with self._reading() as index:
+            rows = index.execute(
+                "SELECT id, width, height, bytes, about FROM pictures WHERE root = ? ORDER BY id != ?, made, number", (root, root)
+            )
+            return [self._entry(row) for row in rows]
+
+    def favour(self, id: str, favourite: bool) -> Entry:
+        """Raises: ValueError: there is no such picture."""
+        with self._lock:
+            entry = self.entry(id)
+            write_beside(entry.file, rewritten(entry.file.read_bytes(), replace(entry.about, favourite=favourite)))
+            with self._writing() as index:
+                self._read(index, id)
+        return self.entry(id)
+
+    def delete(self, id: str) -> None:
+        """Lay a picture aside, from where `restore` brings it back.
+
+        Raises:
+            ValueError: there is no such picture.
+        """
+        with self._lock:
+            file = self.entry(id).file
+            if file.exists():
+                file.replace(self.deleted / file.name)
+            self.thumbnails.forget(id)
+            with self._writing() as index:
+                _forget(index, id)
+
+    def restore(self, id: str) -> Entry:
+        """Raises: ValueError: it is gone for good."""
+        with self._lock:
+            aside = self.deleted / f"{Path(id).name}.png"
+            if not aside.exists():
+                raise ValueError("This picture is gone for good.")
+            aside.replace(self.pictures / aside.name)
+            with self._writing() as index:
+                self._read(index, aside.stem)
+        return self.entry(id)
+
+    def thumbnail(self, entry: Entry) -> Path:
+        """A small JPEG of the picture, made now if it is not there."""
+        file = self.thumbnails.at(entry.id)
+        if file is None:
+            try:
+                picture = open_picture(entry.file)
+            except ValueError:  # one damaged file must not keep the others from being shown
+                picture = PILImage.new("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), "grey")
+            file = self.thumbnails.make(entry.id, picture)
+        return file
+
+    def room(self) -> Room:
+        sizes = [file.stat().st_size for file in self.deleted.glob("*.png")]
+        return Room(len(self.thumbnails), self.thumbnails.bytes, len(sizes), sum(sizes))
+
+    def free(self) -> None:
+        """Throw away what `room` counts."""
+        with self._lock:
+            self.thumbnails.clear()
+            for file in self.deleted.glob("*.png"):
+                file.unlink(missing_ok=True)
+
+
+class Thumbnails:
+    """A folder of small JPEGs, bounded in bytes: those that were not asked for the longest go first."""
+
+    def __init__(self, folder: Path, limit: int = THUMBNAIL_BYTES) -> None:
+        self.folder, self.limit = folder, limit
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted((file.stat().st_mtime, file.stem, file.stat().st_size) for file in folder.glob("*.jpg"))
+        self._sizes = OrderedDict((id, size) for _, id, size in found)
+        self.bytes = sum(self._sizes.values())
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def at(self, id: str) -> Path | None:
+        """Its file, if there is one."""
+        file = self.folder / f"{id}.jpg"
+        with self._lock:
+            if id not in self._sizes or not file.exists():
+                return None
+            self._sizes.move_to_end(id)
+        return file
+
+    def make(self, id: str, picture: PILImage.Image) -> Path:
+        file = self.folder / f"{id}.jpg"
+        small = picture.convert("RGB")
+        small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)
+        beside = file.with_name(f".{file.name}.{threading.get_ident()}.part")
+        small.save(beside, "JPEG", quality=85)
+        size = beside.stat().st_size
+        with self._lock:
+            beside.replace(file)
+            self.bytes += size - self._sizes.pop(id, 0)
+            self._sizes[id] = size
+            while self.bytes > self.limit and len(self._sizes) > 1:
+                self._drop(next(iter(self._sizes)))
+        return file
+
+    def forget(self, id: str) -> None:
+        with self._lock:
+            self._drop(id)
+
+    def clear(self) -> None:
+        with self._lock:
+            for id in list(self._sizes):
+                self._drop(id)
+
+    def _drop(self, id: str) -> None:
+        self.bytes -= self._sizes.pop(id, 0)
+        (self.folder / f"{id}.jpg").unlink(missing_ok=True)
+
+
+def name_of(picture: PILImage.Image) -> str:
+    """The id of a picture: its content, so that what is brought twice is kept once."""
+    return hashlib.sha256(f"{picture.width}x{picture.height}".encode() + picture.convert("RGB").tobytes()).hexdigest()[:32]
+
+
+def _forget(index: sqlite3.Connection, id: str) -> None:
+    index.execute("DELETE FROM words WHERE rowid IN (SELECT number FROM pictures WHERE id = ?)", (id,))
+    index.execute("DELETE FROM pictures WHERE id = ?", (id,))
+
+
+def _terms(words: str) -> str:
+    """The words of a search for FTS5: each a quoted beginning of a word; "" if there is none."""
+    parts = (_spaced(part).strip() for part in words.replace('"', " ").replace("\0", " ").split())
+    return " ".join(f'"{part}"*' for part in parts if re.search(r"\w", part))
+
+
+def _spaced(words: str) -> str:
+    """In scripts without spaces every sign is a word."""
+    return CJK.sub(r" \1 ", words)

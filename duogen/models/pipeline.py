@@ -1,0 +1,388 @@
+"""A pair: the parts of a model folder, opened, saved and placed by diffusers, and what diffusers has no field for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import CosmosTransformer3DModel, DiffusionPipeline
+from safetensors import SafetensorError
+
+import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
+from duogen.conversation import write_beside
+from duogen.kernels import Kernel
+from duogen.models.placement import (
+    Turns,
+    dtype_of,
+    layer_by_layer,
+    open_painter,
+    put_aside,
+    quantisation,
+    quantised,
+    set_attention,
+    tile,
+    unused_gpu_here,
+)
+from duogen.nn.frames import through_block
+from duogen.options import LoadOptions, scaled
+from duogen.precision import best_precision, token_dtype
+
+ABOUT = "duogen.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """`duogen.json`: what a pair is and how its painter reads the talker. The defaults fit the plain layout of Cosmos-Predict2.5.
+
+    Attributes:
+        bov: the token that asks for a picture.
+        layers: indices into the MLLM's hidden states that the connector reads; `None` for all of them but the embeddings.
+        frame_attention: "block_causal" or "bidirectional".
+        prediction: what the DiT predicts: "velocity", "sample" (the clean frame), or "change" (what differs from the frame before; only
+            where `sees_previous`).
+        least_change: mean squared change of a place, in units of a latent's mean variance, below which the frame before is copied there.
+        limits: what it cannot do, in a sentence or two for who meets it for the first time.
+        timestep_scale: the DiT's timestep is sigma times this.
+        fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
+        sees_previous: the DiT has channels for the latents of the frame before; block-causal pairs only.
+        image_size: (width, height) of painted pictures.
+        steps, guidance: what the pair paints best with.
+        thinks: the MLLM can think before it answers.
+        tuned: the MLLM was taught to say `bov` itself; else it is told to write placeholders (`duogen.models.placeholders`).
+        most_sources: of pipelines that take source pictures, how many at once.
+        practised: the recipe in `assets/recipes` whose dialogues the pair learnt from, for what teaches it more.
+    """
+
+    title: str = "A pair without a name"
+    summary: str = ""
+    limits: str = ""
+    examples: tuple[str, ...] = ()
+    licence: str = ""
+    bov: str = "<|vision_start|>"
+    layers: tuple[int, ...] | None = None
+    frame_attention: str = "bidirectional"
+    prediction: str = "velocity"
+    least_change: float = 0.0
+    timestep_scale: float = 1.0
+    fresh_bias: float = 0.0
+    sees_previous: bool = False
+    image_size: tuple[int, int] = (1280, 704)
+    steps: int = 36
+    guidance: float = 7.0
+    thinks: bool = True
+    tuned: bool = True
+    most_sources: int = 3
+    practised: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frame_attention not in ("bidirectional", "block_causal"):
+            raise ValueError(f"frame_attention is {self.frame_attention!r}")
+        if (self.fresh_bias or self.sees_previous) and self.frame_attention == "bidirectional":
+            raise ValueError("fresh_bias and sees_previous are for block_causal frame attention")
+        if not self.tuned and self.frame_attention != "bidirectional":
+            raise ValueError("an untuned pair has bidirectional frame attention")
+        if self.prediction not in ("velocity", "sample", "change"):
+            raise ValueError(f"prediction is {self.prediction!r}")
+        if (self.prediction == "change" or self.least_change) and not self.sees_previous:
+            raise ValueError("a pair that predicts or copies from the frame before must see it: sees_previous")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is {self.image_size!r}")
+
+    @property
+    def any_size(self) -> bool:
+        """Whether pictures may differ in size: not where a frame must lie upon the one before it."""
+        return not self.sees_previous
+
+    def picture_size(self, side: int) -> tuple[int, int]:
+        """(width, height) of a picture whose longer side shall have `side` pixels, 0 for the pair's own.
+
+        Raises:
+            ValueError: the pair paints its own size only.
+        """
+        if side in (0, max(self.image_size)):
+            return self.image_size
+        if not self.any_size:
+            width, height = self.image_size
+            raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the side of pictures to 0.")
+        return scaled(self.image_size, side)
+
+    @staticmethod
+    def load(folder: Path) -> About:
+        """Read `duogen.json`, or the defaults where there is none.
+
+        Raises:
+            ValueError: it is not JSON, or a value is not possible. Fields that are not known are passed over.
+        """
+        file = folder / ABOUT
+        if not file.exists():
+            return About(title=folder.name, tuned=False)
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            known = {each.name for each in fields(About)}
+            return About(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
+
+    def write(self, folder: Path) -> None:
+        """Write `duogen.json`."""
+        raw = {name: value for name, value in asdict(self).items() if value is not None}
+        write_beside(folder / ABOUT, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+
+
+class DuoGenPipeline(DiffusionPipeline):
+    """The parts of a pair, named as in diffusers' Cosmos-Predict2.5 pipeline.
+
+    Args:
+        text_encoder: the MLLM, a `Qwen2_5_VLForConditionalGeneration`.
+        tokenizer: its tokenizer.
+        image_processor: prepares pictures for its vision tower.
+        transformer: the DiT, a `CosmosTransformer3DModel`; its `crossattn_proj` is the connector.
+        vae: encodes and decodes frames.
+        scheduler: a diffusers flow-matching scheduler.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["image_processor", "safety_checker"]
+
+    def __init__(
+        self,
+        text_encoder: Any,
+        tokenizer: Any,
+        transformer: Any,
+        vae: Any,
+        scheduler: Any,
+        *,
+        image_processor: Any = None,
+        safety_checker: Any = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            text_encoder=text_encoder, tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, vae=vae,
+            scheduler=scheduler, safety_checker=safety_checker,
+        )  # fmt: skip
+        self.about = About()
+        self.attention, self.caching, self.through = Kernel("native"), "off", through_block
+        self.turns = Turns(text_encoder, [], "cpu")
+        self.token_dtype: torch.dtype | None = None
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """diffusers' own, plus `duogen.json`."""
+        super().save_pretrained(save_directory, **options)
+        self.about.write(Path(save_directory))
+
+
+PRECISIONS = ("auto", "bf16", "mixed", "fp32", "nf4", "int8")
+
+
+def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load: LoadOptions | None = None) -> DuoGenPipeline:
+    """Open a pair folder.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
+        precision: of the MLLM: "bf16", "fp32", "mixed" (float32, but single tokens in bf16; for CPUs), or quantised by bitsandbytes:
+            "nf4", "int8"; "auto" is "mixed" on a CPU without bf16 instructions, else bf16. The DiT and the VAE are small and exact on a CPU
+            (float32) and bf16 elsewhere.
+        load: all choices at once, instead of the two.
+
+    Raises:
+        ValueError: one sentence: what is wrong with the folder, the device or the precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    load = load or LoadOptions(device=device, precision=precision)
+    device = pick_device(load.device)
+    if load.precision == "auto":
+        load = replace(load, precision=best_precision(device))
+    check_parts(folder)
+    about = About.load(folder)
+    if load.picture_side:
+        about = replace(about, image_size=scaled(about.image_size, load.picture_side))
+    with one_sentence(folder):
+        pair = _opened(folder, load, device)
+        place(pair, load, device)
+    pair.about = about
+    pair.token_dtype = token_dtype(load.precision)
+    if not about.tuned:
+        pair.image_processor = less_seen(pair.image_processor)
+    return pair
+
+
+def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
+    resting = load.offload not in ("auto", "none")
+    dtype = dtype_of(load.painter_precision, device)
+    brain = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
+    put_aside(brain, resting)
+    given = _image_processor(folder)
+    if quantisation(load.painter_precision):
+        given["transformer"] = open_painter(folder / "transformer", CosmosTransformer3DModel, load.painter_precision, device)
+    pair = DuoGenPipeline.from_pretrained(
+        folder, text_encoder=brain, safety_checker=None, dtype=dtype, use_safetensors=True, local_files_only=True, **given
+    )
+    for name in ("transformer", "vae"):
+        part = getattr(pair, name)
+        _check_weights(name, [each for each, weight in part.named_parameters() if weight.is_meta])
+        part.eval().requires_grad_(False)
+        if not resting and not quantised(part):
+            part.to(device)
+    return pair
+
+
+def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
+    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
+    tile(pair.vae, load.tiling)
+    pair.caching = load.caching
+    pair.attention = set_attention(pair.transformer, device, load.attention)
+    pair.through = torch.compile(through_block) if load.compile == "on" else through_block  # takes long at the first picture of a size
+    painter, rest = [pair.transformer, pair.vae], None
+    if load.offload == "group":
+        layer_by_layer(pair.transformer, device, walked=True)
+        painter, rest = [pair.vae], "cpu"
+    elif load.offload == "model":
+        rest = "cpu"
+    pair.turns = Turns(pair.text_encoder, painter, device, rest)
+
+
+@contextmanager
+def one_sentence(folder: Path) -> Iterator[None]:
+    """What the libraries raise while they open a folder becomes a ValueError for the user."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"A weight file of the pair in {folder} is damaged; get the pair again.") from error
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"The pair in {folder} cannot be opened: {first}") from error
+
+
+def open_parts(folder: Path, parts: tuple[str, ...], device: str, precision: str = "bf16") -> DuoGenPipeline:
+    """Some parts of a pair for training, the others `None`: of "text_encoder", "transformer" and "vae". The small parts always come.
+
+    Raises:
+        ValueError: as `open_pair` does.
+    """
+    check_parts(folder)
+    about = About.load(folder)
+    left_out = {name: None for name in ("text_encoder", "transformer", "vae") if name not in parts}
+    try:
+        if "text_encoder" in parts:
+            left_out["text_encoder"] = open_mllm(folder / "text_encoder", device, precision)
+        pair = DuoGenPipeline.from_pretrained(
+            folder, safety_checker=None, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
+            local_files_only=True, **left_out, **_image_processor(folder),
+        )  # fmt: skip
+    except (OSError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(f"The pair in {folder} cannot be opened ({' '.join(str(error).split())[:200]}).") from error
+    for name in set(parts) - {"text_encoder"}:
+        getattr(pair, name).to(device).eval().requires_grad_(False)
+    pair.about = about
+    return pair
+
+
+def _check_weights(part: str, missing: list[str]) -> None:
+    """The libraries fill in what a weight file lacks with random numbers."""
+    if missing:
+        raise ValueError(f"its {part} lacks {len(missing)} of its weights, {missing[0]} first; get the pair again.")
+
+
+def check_parts(folder: Path) -> None:
+    """Raises ValueError, one sentence, when a part of the pair is missing (where a configuration is, the libraries take a 7B model's)."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = {name for name, value in index.items() if isinstance(value, list) and value[0]} - {"safety_checker"}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.") from error
+    except (json.JSONDecodeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder / 'model_index.json'} is damaged; get the pair again.") from error
+    files = {"text_encoder": "config.json", "transformer": "config.json", "vae": "config.json", "tokenizer": "", "scheduler": ""}
+    for name in sorted(parts | set(files)):
+        if not (folder / name / files.get(name, "")).exists():
+            raise ValueError(f"The pair in {folder} lacks {Path(name, files.get(name, ''))}; get the pair again.")
+
+
+def _image_processor(folder: Path) -> dict[str, Any]:
+    """The vision tower's preparation as a component of a pair."""
+    return {"image_processor": image_processor(folder / "text_encoder", *(folder / name for name in PROCESSORS))}
+
+
+def image_processor(brain: Path, *others: Path) -> Any:
+    """What prepares pictures for an MLLM's vision tower; the PIL version, since torchvision may not be there.
+
+    Args:
+        brain: the MLLM's folder. `others`: folders that may hold the preparation's settings too.
+    """
+    from transformers import AutoConfig, Qwen2VLImageProcessorPil
+
+    for there in (*others, brain):
+        if (there / "preprocessor_config.json").exists():
+            return Qwen2VLImageProcessorPil.from_pretrained(there)
+    # The plain layout of Cosmos-Predict2.5 has none: what its vision tower takes stands in the MLLM's configuration.
+    vision = AutoConfig.from_pretrained(brain).vision_config
+    sizes = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size, "merge_size": vision.spatial_merge_size}
+    return Qwen2VLImageProcessorPil(**sizes)
+
+
+def less_seen(eyes: Any) -> Any:
+    """A picture preparation that shows an MLLM at most `SEEN_PIXELS` of a picture: a long guide must fit into its context."""
+    sizes = {name: getattr(eyes, name) for name in ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")}
+    least, most = eyes.size["shortest_edge"], eyes.size["longest_edge"]
+    return type(eyes)(min_pixels=min(least, SEEN_PIXELS), max_pixels=min(most, SEEN_PIXELS), **sizes)
+
+
+SEEN_PIXELS = 640 * 640  # 529 tokens of a Qwen2.5-VL
+PROCESSORS = ("image_processor", "processor", "tokenizer")
+TALKERS = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}
+
+
+def talks(folder: Path) -> bool:
+    """Whether the model in a folder is an MLLM that can chat."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in TALKERS
+
+
+def bnb_options(device: str, precision: str) -> dict[str, Any]:
+    """What transformers' `from_pretrained` takes to open a model in a precision; vision tower and output head are never quantised."""
+    from transformers import BitsAndBytesConfig
+
+    whole = precision == "fp32" or (precision == "mixed" and device == "cpu")
+    options: dict[str, Any] = {"dtype": torch.float32 if whole else torch.bfloat16, "device_map": device}
+    skip = ["lm_head", "model.visual"]
+    if precision == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=skip
+        )
+    elif precision == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return options
+
+
+def open_mllm(folder: Path, device: str, precision: str) -> Any:
+    """Open the MLLM, a Qwen2.5-VL or a Qwen3-VL, in a precision."""
+    import transformers
+
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "qwen2_5_vl")
+    if kind not in TALKERS:
+        raise ValueError(f"{folder} holds a {kind} model, which cannot be the talker; choose a Qwen2.5-VL or Qwen3-VL.")
+    maker, options = getattr(transformers, TALKERS[kind]), bnb_options(device, precision)
+    model, report = maker.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    _check_weights("text_encoder", sorted(report["missing_keys"]))
+    return model.eval().requires_grad_(False)
+
+
+def pick_device(device: str) -> str:
+    """Raises ValueError when the device is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        unused, none = unused_gpu_here("cpu"), "There is no CUDA device here; use --device cpu."
+        raise ValueError(f"There is no CUDA device here; use --device cpu. {unused}" if unused else none)
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("There is no Apple GPU here; use --device cpu.")
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(f"There is no device called {device!r}; use auto, cpu, cuda or mps.") from error

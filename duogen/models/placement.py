@@ -1,0 +1,297 @@
+"""Where a pair's parts lie and how: quantised, offloaded, tiled; which attention kernel; what is skipped or compiled."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.attention
+
+from duogen.kernels import Kernel, has_xformers, serves_wheels, torch_build, unfit_for_xformers, unused_gpu, xformers_obstacle
+from duogen.options import LoadOptions
+
+# Of painters: small layers at the rims, and the connector. Quantising them costs more than it saves.
+KEPT_WHOLE = (
+    "crossattn_proj", "patch_embed", "time_embed", "norm_out", "proj_out", "img_in", "txt_in", "time_text_embed", "x_embedder",
+    "context_embedder", "time_guidance_embed",
+)  # fmt: skip
+CACHED_FROM = 9  # steps; below, every step changes too much to be skipped
+CACHE_THRESHOLD = 0.08
+SDPA_KINDS = {"FLASH_ATTENTION": "flash", "EFFICIENT_ATTENTION": "memory-efficient", "CUDNN_ATTENTION": "cuDNN", "MATH": "plain"}
+
+
+def dtype_of(precision: str, device: str) -> torch.dtype:
+    """What a painter computes in; "auto" is exact on a CPU and bf16 elsewhere."""
+    if precision == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return torch.float32 if precision == "fp32" else torch.bfloat16
+
+
+def quantisation(precision: str) -> Any:
+    """What diffusers' `from_pretrained` takes to quantise a painter, `None` for whole weights."""
+    from diffusers import BitsAndBytesConfig
+
+    if precision == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=list(KEPT_WHOLE)
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE)) if precision == "int8" else None
+
+
+@contextmanager
+def _quantising_on_a_cpu() -> Iterator[None]:
+    """diffusers refuses to quantise without a GPU, though bitsandbytes does it: its check of the machine is left out meanwhile."""
+    from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING as KINDS
+
+    names = ("bitsandbytes_4bit", "bitsandbytes_8bit")
+    before = {name: KINDS[name] for name in names}
+    try:
+        for name, kind in before.items():
+            KINDS[name] = type(kind.__name__, (kind,), {"validate_environment": lambda self, *given, **named: None})
+        yield
+    finally:
+        KINDS.update(before)
+
+
+def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
+    """A DiT in a precision, on `device` when it is quantised, else in host memory.
+
+    Raises:
+        OSError, ValueError: as diffusers' `from_pretrained`.
+    """
+    whole = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
+    config = quantisation(precision)
+    if config is None:
+        return kind.from_pretrained(folder, **whole)
+    if device != "cpu":
+        return kind.from_pretrained(folder, quantization_config=config, device_map={"": device}, **whole)
+    with _quantising_on_a_cpu():
+        return kind.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, **whole)
+
+
+def put_aside(module: Any, resting: bool) -> Any:
+    """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
+    if resting and quantised(module):
+        module.to("cpu")
+        _give_back()
+    return module
+
+
+def quantised(module: Any) -> bool:
+    return getattr(module, "quantization_method", None) is not None or bool(getattr(module, "is_quantized", False))
+
+
+class Turns:
+    """Who is on the card: everybody, or the MLLM and the painter in turn.
+
+    Args:
+        brain: the MLLM. `painter`: the modules that paint; empty where a pipeline's own hooks move them.
+        work: where one computes; `rest`: where one waits.
+    """
+
+    def __init__(self, brain: Any, painter: list[Any], work: str, rest: str | None = None) -> None:
+        self.brain, self.painter, self.work, self.rest = [brain], painter, work, rest
+
+    def talk(self) -> None:
+        """The MLLM comes, the painter goes."""
+        self._change(self.painter, self.brain)
+
+    def paint(self) -> None:
+        """The painter comes, the MLLM goes."""
+        self._change(self.brain, self.painter)
+
+    def _change(self, going: list[Any], coming: list[Any]) -> None:
+        if self.rest is None:
+            return
+        for place, modules in ((self.rest, going), (self.work, coming)):
+            for module in modules:
+                if module.device.type != torch.device(place).type:
+                    module.to(place)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def take_turns(pair: Any) -> bool:
+    """Let a pair's parts take turns on the card from now on; False where they do already, or there is no card."""
+    turns = pair.turns
+    if turns.rest is not None or torch.device(turns.work).type != "cuda":
+        return False
+    pipe = getattr(pair, "pipe", None)
+    if pipe is not None:
+        pipe.enable_model_cpu_offload(device=turns.work)
+    pair.turns = Turns(pair.text_encoder, turns.painter, turns.work, "cpu")
+    pair.turns.paint()
+    return True
+
+
+def free() -> None:
+    """Give back what nobody uses any more."""
+    gc.collect()
+    _give_back()
+
+
+def _give_back() -> None:
+    """What PyTorch holds of a card for nobody."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def layer_by_layer(module: Any, device: str, walked: bool = False) -> None:
+    """Group offload: a block is on the card only while it computes; where its parts are `walked` one by one, each of them."""
+    from diffusers.hooks import apply_group_offloading
+
+    # Beside a stream diffusers fetches ahead, which it learns from the model's own forward; without that, nobody waits for the weights.
+    streams, kind = device.startswith("cuda") and not walked, "leaf_level" if walked else "block_level"
+    apply_group_offloading(
+        module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type=kind,
+        num_blocks_per_group=None if walked else 1, use_stream=streams, low_cpu_mem_usage=streams,
+    )  # fmt: skip
+
+
+def come_when_called(modules: list[Any], painter: Any, device: str) -> Callable[[], None]:
+    """A pipeline's other parts beside a `painter` that comes layer by layer, where diffusers' own hooks cannot be: each is on the card
+    only while it computes, and none while the painter does.
+
+    Returns:
+        What sends them all away.
+    """
+    from accelerate import cpu_offload_with_hook
+
+    hooks: list[Any] = []
+    for module in modules:
+        hooks.append(cpu_offload_with_hook(module, torch.device(device), hooks[-1] if hooks else None)[1])
+
+    def away(*_: Any) -> None:
+        staying = [hook for hook in hooks if next(hook.model.parameters()).device.type != "cpu"]
+        for hook in staying:
+            hook.offload()
+        if staying:
+            _give_back()
+
+    painter.register_forward_pre_hook(away)
+    return away
+
+
+def tile(vae: Any, wish: str) -> None:
+    if wish == "on" and hasattr(vae, "enable_tiling"):
+        vae.enable_tiling()
+
+
+def attention(device: str, wish: str = "auto") -> Kernel:
+    """The attention kernel for a device; "auto" takes xformers where it loads and knows the GPU, else PyTorch's own.
+
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    if wish == "native":
+        return Kernel(wish, sdpa_kind(device))
+    if wish != "auto":
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        names = [each.value for each in AttentionBackendName]
+        if wish not in names:
+            common = ", ".join(name for name in names if not name.startswith("_") and not name.endswith("hub"))
+            raise ValueError(f"There is no attention kernel {wish!r}; choose auto or one of {common}.")
+        return Kernel(wish)
+    why = why_not_xformers(device)
+    if not why:
+        return Kernel("xformers")
+    told = is_nvidia(device) and (has_xformers() or serves_wheels())  # elsewhere nobody can have it
+    return Kernel("native", sdpa_kind(device), why if told else "")
+
+
+def is_nvidia(device: str) -> bool:
+    """Whether a device is an NVIDIA GPU; PyTorch calls AMD's "cuda" too."""
+    return device.startswith("cuda") and torch.version.hip is None
+
+
+def why_not_xformers(device: str) -> str:
+    """Why xformers does not compute on a device, as a clause; "" where it does."""
+    if not is_nvidia(device):
+        return "xformers computes on NVIDIA GPUs only"
+    return unfit_for_xformers(torch.cuda.get_device_capability(device)) or xformers_obstacle(torch_build()) or _xformers_failure(device)
+
+
+def _xformers_failure(device: str) -> str:
+    """What goes wrong when xformers computes on a GPU, as a clause; "" when nothing does."""
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        probe = torch.zeros(1, 8, 1, 64, dtype=torch.bfloat16, device=device)
+        memory_efficient_attention(probe, probe, probe)
+    except Exception as error:  # whatever it is, PyTorch's own kernel does as well
+        return f"xformers fails on this GPU ({_first_line(error)})"
+    return ""
+
+
+def sdpa_kind(device: str) -> str:
+    """Which of PyTorch's own kernels a painter's attention takes on a GPU, asked of PyTorch's dispatcher; "" for a CPU."""
+    if device.startswith("cpu"):
+        return ""
+    try:
+        probe = torch.zeros(1, 4, 128, 64, dtype=torch.bfloat16, device=device)
+        names = {int(each): name for name, each in torch.nn.attention.SDPBackend.__members__.items()}
+        return SDPA_KINDS.get(names.get(torch._fused_sdp_choice(probe, probe, probe), ""), "")
+    except (RuntimeError, NotImplementedError):  # a device whose backend does not say
+        return ""
+
+
+def unused_gpu_here(device: str) -> str:
+    """What to install where the CPU computes since PyTorch cannot use the GPU, as a sentence; "" where all is well."""
+    usable = not device.startswith("cpu") or any(each.is_available() for each in (torch.cuda, torch.xpu, torch.backends.mps))
+    return unused_gpu(torch_build(), usable)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def set_attention(model: Any, device: str, wish: str) -> Kernel:
+    """Choose a painter's kernel; returns it.
+
+    Raises:
+        ValueError: one sentence, when a kernel that was wished for is not to be had here.
+    """
+    from diffusers.utils import logging
+
+    kernel, spoken = attention(device, wish), logging.get_verbosity()
+    logging.set_verbosity_error()  # that kernels are experimental is nothing a user can act on
+    try:
+        model.set_attention_backend(kernel.name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
+    except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+        reason = _first_line(error)
+        if wish != "auto":
+            reason = (why_not_xformers(device) if wish == "xformers" else "") or reason
+            raise ValueError(f"The attention kernel {wish!r} cannot be used here ({reason}); choose --attention native.") from error
+        if kernel.name != "native":
+            return replace(set_attention(model, device, "native"), why=f"{kernel.name} does not work with this painter ({reason})")
+    finally:
+        logging.set_verbosity(spoken)
+    return kernel
+
+
+def wants_skipping(steps: int, wish: str) -> bool:
+    """Whether steps that change little are skipped: off below 9 steps."""
+    return wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+
+
+def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
+    """First-block caching (ParaAttention) by diffusers, for a model that is called whole; returns whether it is on."""
+    wanted = wants_skipping(steps, wish)
+    # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
+    fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
+    if fit and wanted != model.is_cache_enabled:
+        from diffusers import FirstBlockCacheConfig
+
+        model.enable_cache(FirstBlockCacheConfig(threshold=CACHE_THRESHOLD)) if wanted else model.disable_cache()
+    return fit and wanted
+
+
+def compiled(model: Any, load: LoadOptions) -> None:
+    """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.models.pipeline.place`."""
+    if load.compile == "on":
+        model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

@@ -1,0 +1,1 @@
+"""Painters: what turns words and earlier pictures into the next picture."""

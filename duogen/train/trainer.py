@@ -1,0 +1,464 @@
+"""The loop shared by every training stage.
+
+A stage brings the modules to train, a batch for a step number and a loss. Everything random is drawn from a seed made of the
+recipe's seed and the step number, so a run that was killed and resumed ends with the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from duogen.precision import resolve_precision
+from duogen.train import fsdp as shards
+from duogen.train.muon import Float32Muon
+
+OPTIMIZERS = ("adamw", "adamw8bit", "muon")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+class Diverged(ValueError):
+    """The loss is no longer a number. The last saved state is from before that."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a stage learns. `settings` holds what only that stage understands.
+
+    Attributes:
+        steps: optimiser steps in all.
+        warmup: steps of linear warm-up.
+        decay: share of the steps, at the end, over which the learning rate falls to `final_rate` of its peak.
+        ema: decay of the averaged weights, 0 for none.
+        workers: processes that make batches.
+        save_minutes: how often the state is written.
+        precision: of the computing: "bf16", "fp32", or "auto" for the one that this machine multiplies fastest in.
+        optimizer: "adamw", "adamw8bit" (bitsandbytes, GPUs only), or "muon" for the matrices of the repeated blocks with AdamW for
+            everything else.
+        schedule: "linear", or "cosine" from the end of the warm-up to the last step.
+        accumulate: batches whose gradients are averaged in one step, in each process.
+        keep: how many of the last saved states stay.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 0.3
+    final_rate: float = 0.03
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    workers: int = 1
+    save_minutes: float = 5.0
+    log_every: int = 20
+    precision: str = "auto"
+    optimizer: str = "adamw"
+    schedule: str = "linear"
+    accumulate: int = 1
+    keep: int = 1
+    settings: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise TypeError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer}")
+        if self.schedule not in ("linear", "cosine"):
+            raise TypeError(f"schedule must be linear or cosine, not {self.schedule}")
+        if self.precision not in PRECISIONS:
+            raise TypeError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}")
+
+    def step_seed(self, step: int) -> int:
+        """What everything random in a step is drawn from, its batch included."""
+        return self.seed * 1_000_003 + step
+
+    @staticmethod
+    def load(file: Path, stage: str) -> Recipe:
+        """The entry of `stage` in a recipe file.
+
+        Raises:
+            ValueError: the file or the entry is missing, or a field is not known.
+        """
+        try:
+            entry = json.loads(file.read_text(encoding="utf-8"))[stage]
+            if "betas" in entry:
+                entry["betas"] = tuple(entry["betas"])
+            return Recipe(**entry)
+        except FileNotFoundError as error:
+            raise ValueError(f"There is no recipe {file}.") from error
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"The recipe {file} has no usable entry {stage!r}: {error}.") from error
+
+
+class Stage(Protocol):
+    """What a stage brings to the loop."""
+
+    modules: dict[str, nn.Module]
+
+    def batch(self, step: int) -> Any:
+        """The batch of a step: a pure function of the step number, called in a worker process."""
+
+    def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss and figures for the log."""
+
+
+class Batches(Dataset):
+    def __init__(self, make: Callable[[int], Any], steps: int) -> None:
+        self.make, self.steps = make, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Any:
+        return self.make(step)
+
+
+class Watch(Protocol):
+    """Who looks on: told after every step, once in all processes together."""
+
+    def after(self, step: int, figures: dict[str, float]) -> str:
+        """What is wished: "" to go on, "save", or "pause" to save and end. `step` counts the steps done."""
+
+
+def kind_of_device() -> str:
+    """The kind of device that training computes on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def autocast(recipe: Recipe) -> torch.autocast:
+    """Computing in the recipe's precision, outside of `train` too."""
+    kind = kind_of_device()
+    return torch.autocast(kind, torch.bfloat16, enabled=resolve_precision(recipe.precision, kind) == "bf16")
+
+
+def train(
+    stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, say: Callable[[str], None] = print, watch: Watch | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> int:  # fmt: skip
+    """Train `stage`, going on from the state in `folder` if there is one; stop after step `until` (default: all).
+
+    `say` gets the figures of the steps, `warn` (by default the same) what a user must know.
+
+    Under `accelerate launch` every process takes its share of a step's batches: P processes that accumulate A batches do what one
+    does that accumulates P * A; with FSDP each also keeps its share of the weights only.
+
+    Returns:
+        The steps done in all.
+
+    Raises:
+        Diverged: the loss is not finite; the saved state is from before.
+        ValueError: the optimizer needs whole weights, and they are to be shared out.
+    """
+    precision = resolve_precision(recipe.precision, kind_of_device())
+    accelerator = _open_accelerator(precision)
+    whole = _together(stage, recipe, accelerator)
+    names = _trainable(stage)
+    parameters = list(names.values())
+    optimizers = make_optimizers(names, recipe)
+    averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
+    start, rested, before = load_state(folder, stage.modules, names, averaged, optimizers)
+    if accelerator.is_main_process and before not in ("", precision):
+        (warn or say)(f"This run began in {before}; it goes on in {precision}, not to the bit.")
+    last = min(recipe.steps, until or recipe.steps)
+    shares = _Shares(recipe, accelerator, whole or stage.loss)
+    log = Log(folder, recipe, say)
+    pause = Pause()
+    done = start
+    for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
+        figures = shares.gradients(step, batches)
+        norm = shards.gathered(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+        _step_optimizers(optimizers, recipe.learning_rate * rate_at(step, recipe))
+        _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
+        figures = _finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
+        if accelerator.is_main_process:
+            log.add(step, figures)
+        done = step + 1
+        asked = watch.after(done, figures) if watch else ""
+        ends = shares.agreed(pause.asked or asked == "pause" or done == last)
+        if shares.agreed(log.due() or asked == "save") or ends:
+            shares.save(folder, done, names, averaged, optimizers, rested, precision)
+        if ends:
+            break
+    return done
+
+
+def _open_accelerator(precision: str) -> Accelerator:
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
+    mixed = "no" if precision == "fp32" else precision
+    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+
+
+def _step_optimizers(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    for each in optimizers:
+        for group in each.param_groups:
+            group["lr"] = rate
+        each.step()
+        each.zero_grad(set_to_none=True)
+
+
+def _finite(figures: dict[str, float], step: int) -> dict[str, float]:
+    if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad"])):
+        raise Diverged(f"The loss of step {step + 1} is not a number.")
+    return figures
+
+
+class _Whole(nn.Module):
+    """A stage as one module, so that its gradients are averaged over processes."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(stage.modules)
+        self.compute = stage.loss
+
+    def forward(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        loss, figures = self.compute(batch, generator)
+        return shards.touched(loss, self.parameters()) if shards.wished() else loss, figures
+
+
+def _together(stage: Stage, recipe: Recipe, accelerator: Accelerator) -> nn.Module | None:
+    """The stage as what several processes compute together; `None` for one alone."""
+    if accelerator.num_processes == 1:
+        return None
+    if not shards.wished():
+        return accelerator.prepare(_Whole(stage))
+    if recipe.optimizer != "adamw":
+        raise ValueError(f"The optimizer {recipe.optimizer} needs whole weights; choose adamw, or launch without FSDP.")
+    return shards.shard(_Whole(stage), accelerator.device.type, accelerator.num_processes)
+
+
+class _Shares:
+    """What this process does of every step. A batch's number is a step's number where a step has one batch."""
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, compute: Callable) -> None:
+        self.recipe, self.accelerator, self.compute = recipe, accelerator, compute
+        self.count = accelerator.num_processes * recipe.accumulate
+        self.first = accelerator.process_index * recipe.accumulate
+
+    def numbers(self, step: int) -> range:
+        return range(step * self.count + self.first, step * self.count + self.first + self.recipe.accumulate)
+
+    def batches(self, stage: Stage, start: int, last: int) -> Iterator[list[tuple[int, Any]]]:
+        numbers = [number for step in range(start, last) for number in self.numbers(step)]
+        workers = self.recipe.workers
+        loader = DataLoader(
+            Batches(stage.batch, self.recipe.steps * self.count), batch_size=None, sampler=numbers, num_workers=workers,
+            prefetch_factor=4 if workers else None, worker_init_fn=_stay,
+        )  # fmt: skip
+        numbered = iter(zip(numbers, loader, strict=True))
+        for _ in range(start, last):
+            yield [next(numbered) for _ in range(self.recipe.accumulate)]
+
+    def gradients(self, step: int, batches: Iterable[tuple[int, Any]]) -> dict[str, float]:
+        """Add up the gradients of a step; returns the mean of its loss and figures."""
+        sums: dict[str, list[float]] = {}
+        for number, batch in batches:
+            generator = torch.Generator().manual_seed(self.recipe.step_seed(number))
+            torch.manual_seed(self.recipe.step_seed(number))
+            with self.accelerator.autocast():
+                loss, figures = self.compute(batch, generator)
+            self.accelerator.backward(loss / self.recipe.accumulate)
+            for name, value in {"loss": self._mean(loss.detach()), **figures}.items():
+                sums.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in sums.items()}
+
+    def _mean(self, loss: torch.Tensor) -> float:
+        return float(self.accelerator.reduce(loss, "mean") if self.accelerator.num_processes > 1 else loss)
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum"))
+
+    def save(self, folder: Path, step: int, *parts: Any) -> None:
+        state = shards.gathered(whole_state(step, *parts))
+        if self.accelerator.is_main_process:
+            save_state(folder, state, self.recipe.keep)
+        self.accelerator.wait_for_everyone()
+
+
+def _stay(worker: int) -> None:
+    """Ctrl-C and a service manager reach every process of the group: the loop needs its workers until it has saved, and no longer."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Pause:
+    """Set by SIGTERM or SIGINT: the loop then saves after the running step and ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(name, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+
+def named(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """All weights of a stage's modules, as a state names them."""
+    return {f"{part}.{name}": parameter for part, module in modules.items() for name, parameter in module.named_parameters()}
+
+
+def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in named(stage.modules).items() if parameter.requires_grad}
+
+
+def make_optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024), scaled to AdamW's step size (Liu et al., 2025, arXiv 2502.16982), so that one rate serves both."""
+    matrices = {name: p for name, p in names.items() if recipe.optimizer == "muon" and p.ndim == 2 and "blocks." in name}
+    rest = [p for name, p in names.items() if name not in matrices]
+    if recipe.optimizer == "adamw8bit":
+        import bitsandbytes  # slow to import, and of use on a GPU only
+
+        return [bitsandbytes.optim.AdamW8bit(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)]
+    adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    if not matrices:
+        return [adamw]
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if resolve_precision("auto", rest[0].device if rest else kind_of_device()) == "fp32":
+        return [adamw, Float32Muon(list(matrices.values()), **options)]
+    return [adamw, torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)]
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """Warm-up, constant, then linear down to `final_rate`: a run that is made longer goes on as it was. Or warm-up and cosine."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    if recipe.schedule == "cosine":
+        share = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+        return recipe.final_rate + (1 - recipe.final_rate) * (1 + math.cos(math.pi * share)) / 2
+    left = (recipe.steps - step) / max(1, recipe.steps * recipe.decay)
+    return max(recipe.final_rate, min(1.0, left))
+
+
+@torch.no_grad()
+def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], decay: float) -> None:
+    for name, value in averaged.items():
+        value.lerp_(names[name].detach(), 1 - decay)
+
+
+def whole_state(
+    step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any],
+    rested: dict[str, torch.Tensor] | None = None, precision: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """All that a run needs to go on. `rested` are weights that learnt in earlier runs of the same training and no longer do."""
+    state = {"step": step, "precision": precision, "weights": (rested or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
+    return state | {"learning": list(names), "optimizers": [each.state_dict() for each in optimizers]}
+
+
+def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
+    """Write a `whole_state` beside the old one, then rename: a killed save leaves the old. Of the last `keep` states each stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".state.*.part"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    beside = folder / f".state.{os.getpid()}.part"
+    torch.save(state, beside)
+    if keep > 1:
+        kept = folder / f"state-{state['step']:07d}.pt"
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(beside)
+        except OSError:  # a file system that has no links
+            shutil.copyfile(beside, kept)
+        for old in sorted(folder.glob("state-*.pt"))[:-keep]:
+            old.unlink()
+    beside.replace(folder / "state.pt")
+
+
+def load_state(
+    folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]
+) -> tuple[int, dict[str, torch.Tensor], str]:
+    """Restore what `save_state` wrote, also what learns no longer.
+
+    Parameters that the earlier run did not train stay as they are; with those or another optimizer, the moments start anew.
+
+    Returns:
+        The next step, 0 when there is no state; the weights that learn no longer, by name; the precision of the last save, if known.
+    """
+    file = folder / "state.pt"
+    if not file.exists():
+        return 0, {}, ""
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    rested = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
+    every = named(modules)
+    with torch.no_grad():
+        for known, saved in ((every, state["weights"]), (averaged, state["weights"] | state["ema"]), (every, rested)):
+            for name in known.keys() & saved.keys():
+                shards.put(known[name], saved[name])
+    if len(state["optimizers"]) == len(optimizers) and state.get("learning", list(state["weights"])) == list(names):
+        for each, saved in zip(optimizers, state["optimizers"], strict=True):
+            each.load_state_dict(shards.spread_moments(saved, each))
+    return state["step"], rested, state.get("precision", "")
+
+
+@torch.no_grad()
+def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) -> int:
+    """Put a run's (averaged) weights into `modules`; returns the steps they saw.
+
+    Raises:
+        ValueError: the folder holds no state.
+    """
+    file = folder / "state.pt"
+    if not file.exists():
+        raise ValueError(f"There is no training state in {folder}.")
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    weights = state["weights"] | (state["ema"] if ema else {})
+    for name, parameter in named(modules).items():
+        if name in weights:
+            parameter.copy_(weights[name])
+    return state["step"]
+
+
+class Log:
+    """Running means to the console and to `log.jsonl`, and the clock for saving."""
+
+    def __init__(self, folder: Path, recipe: Recipe, say: Callable[[str], None]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, self.recipe, self.say = folder / "log.jsonl", recipe, say
+        self.sums: dict[str, list[float]] = {}
+        self.saved = self.logged = time.monotonic()
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self.sums.setdefault(name, []).append(value)
+        if (step + 1) % self.recipe.log_every:
+            return
+        now = time.monotonic()
+        entry = {"step": step + 1, "seconds": round((now - self.logged) / self.recipe.log_every, 3)}
+        entry |= {name: round(sum(values) / len(values), 5) for name, values in self.sums.items()}
+        with self.file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
+        self.say("  ".join(f"{name} {value}" for name, value in entry.items()))
+        self.sums, self.logged = {}, now
+
+    def due(self) -> bool:
+        if time.monotonic() - self.saved < self.recipe.save_minutes * 60:
+            return False
+        self.saved = time.monotonic()
+        return True

@@ -1,0 +1,1 @@
+"""The engine for programs: OpenAI's API, Gradio's endpoint, and who may use them."""

@@ -1,0 +1,1 @@
+"""The chat: its messages, its buttons, the answers under way and the list of conversations."""
