@@ -23,12 +23,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A chat that answers in words and pictures, in your browser.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--pair", help="a pair's id, repository or folder (default: the bundled one)")
-    parser.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    parser.add_argument("--mllm", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    parser.add_argument("--brain", dest="mllm", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # the old name
     add_flags(parser, LoadOptions)
     parser.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help="an adapter that is on; may be given again")
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
@@ -39,14 +40,14 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = arguments()
+    given = parse_arguments()
     try:
         from_flags(given, LoadOptions)
-        users = allowed(given)
+        users = load_users(given)
         if given.adapter:
-            from duogen.models.adapters import Wanted
+            from duogen.models.adapters import AdapterSpec
 
-            given.adapter = [Wanted.parse(each) for each in given.adapter]
+            given.adapter = [AdapterSpec.parse(each) for each in given.adapter]
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -54,8 +55,8 @@ def main() -> None:
     serve(given, users)
 
 
-def allowed(given: argparse.Namespace) -> Users | None:
-    """Who may use the page, `None` for everybody; or a user is added and the program ends.
+def load_users(given: argparse.Namespace) -> Users | None:
+    """The users who may use the page, `None` for everybody. With --add-user, add a user and end the program.
 
     Raises:
         ValueError: the file of users is missing or damaged, or others could reach what is open to everybody.
@@ -78,8 +79,8 @@ def allowed(given: argparse.Namespace) -> Users | None:
 
 
 def serve(given: argparse.Namespace, users: Users | None) -> None:
-    """Put the page and the API up, then open the pair behind them; returns when the page is ended."""
-    from duogen.library.conversations import Store
+    """Start the page and the API, then load the pair in the background. Returns when the page ends."""
+    from duogen.library.conversations import ConversationStore
     from duogen.paths import data_home
 
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
@@ -87,14 +88,14 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.api.endpoint import Endpoint, show_in_mcp
     from ui.api.openai import Api
     from ui.page import Page
-    from ui.parts.gpu_sharing import Card
-    from ui.parts.i18n import for_browsers
+    from ui.parts.gpu_sharing import GPUSharing
+    from ui.parts.i18n import browser_translations
     from ui.parts.loading import Loading
-    from ui.parts.theme import looks
+    from ui.parts.theme import launch_style
 
-    worn = {each.folder.resolve(): each.weight for each in given.adapter}
-    loading = Loading(given.pair, brain=given.brain, load=from_flags(given, LoadOptions), worn=worn, tell=partial(print, flush=True))
-    page = Page(loading, Store(data_home() / "conversations"), data_home() / "shown", local=users is None)
+    adapters = {each.folder.resolve(): each.weight for each in given.adapter}
+    loading = Loading(given.pair, mllm=given.mllm, load=from_flags(given, LoadOptions), adapters=adapters, log=partial(print, flush=True))
+    page = Page(loading, ConversationStore(data_home() / "conversations"), data_home() / "shown", local=users is None)
     Endpoint(loading, page.pictures).add_to(page.blocks)
     try:
         page.blocks.launch(
@@ -108,9 +109,9 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             footer_links=[],
             max_file_size="25mb",
             state_session_capacity=64,
-            i18n=for_browsers(),
-            **looks(),
-            auth=users.may if users else None,
+            i18n=browser_translations(),
+            **launch_style(),
+            auth=users.accepts if users else None,
             mcp_server=given.mcp,
             app_kwargs={"routes": Api(loading, users).router().routes},
         )
@@ -122,7 +123,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     address = f"http://{given.host}:{given.port}"
     print(f"DuoGen is at {address} (Ctrl+C ends it)", flush=True)
     loading.start()
-    Card(loading).start()
+    GPUSharing(loading).start()
     if not given.no_browser:
         webbrowser.open(address)
     page.blocks.block_thread()

@@ -29,7 +29,7 @@ from typing import Any
 
 from bench.machine import host
 from bench.page import MESSAGES, PICTURES, told
-from duogen.library.conversations import Store
+from duogen.library.conversations import ConversationStore
 
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "results" / "browser.json"
@@ -140,7 +140,7 @@ def measured(home: Path, repeats: int) -> tuple[dict[str, float], str]:
     """The figures, and which browser they are of."""
     from playwright.sync_api import sync_playwright
 
-    store = Store(home / "conversations")
+    store = ConversationStore(home / "conversations")
     long, pictured = store.save(told(MESSAGES, PICTURES)), store.save(told(2 * PICTURES, PICTURES))
     with served(home) as address, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

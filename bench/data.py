@@ -21,8 +21,8 @@ from bench.machine import host
 os.environ.setdefault("VIPS_CONCURRENCY", "1")  # read when libvips is loaded
 
 from duogen.data_engine.options import DataOptions  # noqa: E402
-from duogen.data_engine.pages import places  # noqa: E402
-from duogen.data_engine.run import Work, here, make, over_cores, prepare, prepare_all  # noqa: E402
+from duogen.data_engine.pages import list_pages  # noqa: E402
+from duogen.data_engine.run import Work, make_dataset, map_here, prepare_batch, prepare_page, process_mapper  # noqa: E402
 
 WARM = 50  # pages before the processor's clock is read: among them is one that loads the model of languages
 
@@ -57,26 +57,26 @@ def _measured(root: Path, out: Path, jobs: int) -> dict[str, float]:
     Processor seconds of one process beside it: on a busy machine the clock says little.
     """
     times: list[float] = []
-    mapper = over_cores(jobs) if jobs > 1 else here
+    mapper = process_mapper(jobs) if jobs > 1 else map_here
 
     def timed(found, work):
         for prepared in mapper(found, work):
             times.append(time.perf_counter())
             yield prepared
 
-    state = make(root, out, DataOptions(), timed, say=lambda words: None)
-    found = list(places(root))
+    state = make_dataset(root, out, DataOptions(), timed, log=lambda words: None)
+    found = list(list_pages(root))
     alone = out.with_name(out.name + "-alone")
     (alone / "images").mkdir(parents=True)
-    prepare_all(found[:WARM], Work(root, out, DataOptions()))
+    prepare_batch(found[:WARM], Work(root, out, DataOptions()))
     work = Work(root, alone, DataOptions())
     began = time.process_time()
     for place in found[:: max(1, len(found) // 351)]:
-        prepare(place, work)
+        prepare_page(place, work)
     core = len(found[:: max(1, len(found) // 351)]) / (time.process_time() - began)
     return {
         "pages": len(times),
-        "dialogues": state.number("kept"),
+        "dialogues": state.count_pages("kept"),
         "jobs": jobs,
         "pages_per_second": round((len(times) - 1) / (times[-1] - times[0]), 1),
         "pages_per_processor_second": round(core, 1),
@@ -87,10 +87,10 @@ def _memory(pages: Path) -> list[float]:
     """Resident memory of one process after a tenth of the pages and after all of them, three times over."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "images").mkdir()
-        work, every = Work(pages, Path(folder), DataOptions()), list(places(pages)) * 3
+        work, every = Work(pages, Path(folder), DataOptions()), list(list_pages(pages)) * 3
         sizes = []
         for number, place in enumerate(every, 1):
-            prepare(place, work)
+            prepare_page(place, work)
             if number in (len(every) // 10, len(every)):
                 sizes.append(round(_resident() / 1e6, 1))
         return sizes

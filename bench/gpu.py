@@ -1,6 +1,6 @@
 """What the public pairs need on a GPU, at their real sizes with random weights: python -m bench.gpu [--pairs ID,ID] [--out FILE]
 
-Nothing is downloaded: the models are built from the public configurations in `assets/catalogue.json`, layer by layer on the card. In one
+Nothing is downloaded: the models are built from the public configurations in `assets/catalogue.json`, layer by layer on the GPU. In one
 run, for NF4 and bf16 and each attention kernel: peak memory, tokens a second, seconds a step and a picture of 1024 px with 0, 4 and 8
 earlier ones; then each pair under caps of 8, 12, 16 and 24 GB, opened as the memory plan says. The table's first line names each kernel's
 version, or why it does not load. Every row is written down as soon as it is there, as JSON and as a table beside it; the same command
@@ -39,15 +39,15 @@ from duogen.hub.catalogue import FILE, entries
 from duogen.hub.memory_plan import CARDS, CUDA, GB, Machine, Plan, plan
 from duogen.models.pipeline import About, DuoGenPipeline
 from duogen.models.pipeline import place as place_frames
-from duogen.models.placement import KEPT_WHOLE, Turns, free, sdpa_kind, set_attention, why_not_xformers
-from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, scaled
-from duogen.painters.diffusers import StockPair, WordsAndPictures
+from duogen.models.placement import KEPT_WHOLE, DeviceSwapper, explain_no_xformers_here, free, sdpa_kind, set_attention
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, scale_size
+from duogen.painters.diffusers import DiffusersPair, WordsAndPictures
 from duogen.painters.diffusers import place as place_stock
 
 RESULTS = Path(__file__).parent / "results"
 SOURCE_SIZES = ("VAE_IMAGE_SIZE", "CONDITION_IMAGE_SIZE")  # to which the pipeline scales its source pictures
 KERNELS = ("native", "xformers", "flash")
-HOST = 100 * GB  # of the machine that a plan for a smaller card is made for
+HOST = 100 * GB  # of the machine that a plan for a smaller GPU is made for
 HEADS = (
     "pair", "card", "precisions", "offload", "size", "kernel", "earlier pictures", "tokens/s", "s/step", "s/picture", "peak GB",
     "planned GB (* it ran out and stepped down)",
@@ -177,16 +177,16 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return config | changes | inner
 
 
-def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[int, int] | None = None) -> DuoGenPipeline | StockPair:
+def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[int, int] | None = None) -> DuoGenPipeline | DiffusersPair:
     """A pair of the catalogue, built instead of loaded, and placed as a loaded one is."""
     raw, words = next(each for each in RAW["pairs"] if each["id"] == id), tokenizer()
     names, about = raw["parts"], raw["about"]
     workshop = Workshop(device, device if load.offload == "none" else "cpu", scale == TINY)
-    talker = workshop.built(names.get("brain") or names["text_encoder"], load.precision, **mark_ids(words))
+    talker = workshop.built(names.get("mllm") or names["text_encoder"], load.precision, **mark_ids(words))
     painter, vae = workshop.built(names["transformer"], load.painter_precision), workshop.built(names["vae"], "bf16")
     patch, most = talker.config.vision_config.patch_size, min(640, scale.side) ** 2
     eyes = transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=2, min_pixels=4096, max_pixels=most)
-    size = scaled(size or tuple(about["image_size"]), scale.side) if scale == TINY else size or tuple(about["image_size"])
+    size = scale_size(size or tuple(about["image_size"]), scale.side) if scale == TINY else size or tuple(about["image_size"])
     known = About(
         title=raw["title"], tuned=False, image_size=size, steps=scale.steps, guidance=about["guidance"],
         most_sources=about.get("most_sources", 3),
@@ -197,13 +197,13 @@ def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[in
         pair.about = known
         place_frames(pair, load, device)
         return pair
-    if "brain" in names:
+    if "mllm" in names:
         solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
         reader = workshop.built(names["text_encoder"], load.precision)
         pipe: Any = diffusers.Flux2KleinPipeline(solver, vae, reader, words, painter, is_distilled=True)
     else:
         pipe = qwen_edit(talker, painter, vae, words, eyes)
-    stock = StockPair(talker, words, eyes, pipe, known, Turns(talker, [], device), load)
+    stock = DiffusersPair(talker, words, eyes, pipe, known, DeviceSwapper(talker, [], device), load)
     place_stock(stock, load, device)
     return stock
 
@@ -223,15 +223,16 @@ def measured(engine: Engine, device: str, scale: Scale, earlier: int) -> dict[st
     asked = Conversation().say("user", *pictures, "a" * scale.words).say("assistant", "A red house with a blue door.")
     wished = Options(1, TextOptions(temperature=1.0), ImageOptions(scale.steps, engine.about["guidance"], preview_every=0))
     began, times, told = now(device), [], []
-    for event in engine.painting(asked, wished):
+    for event in engine.stream_image(asked, wished):
         if isinstance(event, ImageStarted | ImageStep):
             times.append(now(device))
         elif isinstance(event, Notice):
             told.append(event.message)
     whole, steps = now(device) - times[0], [after - before for before, after in zip(times[1:], times[2:], strict=False)]
-    engine.pair.turns.talk()
+    engine.pair.swapper.use_mllm()
     talking = now(device)
-    said = sum(1 for _ in zip(range(scale.tokens), engine.mllm.talk(engine.memory.context, wished.text, torch.Generator()), strict=False))
+    tokens = engine.mllm.generate(engine.memory.context, wished.text, torch.Generator())
+    said = sum(1 for _ in zip(range(scale.tokens), tokens, strict=False))
     peak = torch.cuda.max_memory_allocated() / GB if device.startswith("cuda") else 0.0
     found = {"tokens_per_second": said / (now(device) - talking), "read_seconds": times[0] - began, "step_seconds": min(steps)}
     return found | {"picture_seconds": whole, "peak_gb": peak} | ({"stepped_down": " ".join(told)} if told else {})
@@ -245,7 +246,7 @@ def now(device: str) -> float:
 
 @contextmanager
 def capped(device: str, card: float) -> Iterator[None]:
-    """Let a card have `card` GB, as far as PyTorch obeys; 0 for all of it."""
+    """Let a GPU have `card` GB, as far as PyTorch obeys; 0 for all of it."""
     if not device.startswith("cuda") or not card:
         yield
         return
@@ -310,14 +311,14 @@ def tried(table: Table, id: str, chosen: Plan, device: str, scale: Scale, kernel
             table.add(asked[0] | {"failed": reason(error)})
             return
         for row in asked:
-            table.add(row | {"planned_gb": chosen.card / GB} | attempt(engine, device, scale, row))
+            table.add(row | {"planned_gb": chosen.gpu / GB} | attempt(engine, device, scale, row))
         del engine  # before the next pair is built
 
 
 def attempt(engine: Engine, device: str, scale: Scale, row: dict[str, Any]) -> dict[str, Any]:
     free()
     pair = engine.pair
-    model = pair.pipe.transformer if isinstance(pair, StockPair) else pair.transformer
+    model = pair.pipe.transformer if isinstance(pair, DiffusersPair) else pair.transformer
     try:
         set_attention(model, device, row["kernel"])
         if device.startswith("cuda"):
@@ -330,7 +331,7 @@ def attempt(engine: Engine, device: str, scale: Scale, row: dict[str, Any]) -> d
 def kernel_report(device: str) -> dict[str, str]:
     """What each kernel is on this machine: its kind or version, or why it does not load."""
     versions = {name: installed_version(package) for name, package in (("xformers", "xformers"), ("flash", "flash-attn"))}
-    why = {"xformers": why_not_xformers(device), "flash": "" if versions["flash"] else "flash-attn is not installed"}
+    why = {"xformers": explain_no_xformers_here(device), "flash": "" if versions["flash"] else "flash-attn is not installed"}
     said = {name: f"none ({why[name]})" if why[name] else versions[name] for name in versions}
     return {f"kernel {name}": words for name, words in {"native": f"PyTorch's own {sdpa_kind(device)}".strip(), **said}.items()}
 
@@ -351,7 +352,7 @@ def run(ids: list[str], table: Table, device: str, scale: Scale) -> None:
     for id in ids:
         pair = entries()[id]
         for card in CARDS:
-            chosen = plan(pair.parts, pair.about, Machine.with_card(card, HOST))
+            chosen = plan(pair.parts, pair.about, Machine.with_gpu(card, HOST))
             if chosen.fits:
                 tried(table, id, chosen, device, scale, ("native",), card)
     for precision in ("nf4", "bf16"):

@@ -23,9 +23,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from PIL import Image as PILImage
 
-from duogen.library.picture_file import About
-from duogen.library.pictures import Gallery, Wanted
-from ui.tabs.library import PER_PAGE, title
+from duogen.library.picture_file import PictureInfo
+from duogen.library.pictures import Gallery, PictureQuery
+from ui.tabs.library import PER_PAGE, picture_title
 
 THINGS = ["house", "boat", "tree", "cat", "car", "sun", "mountain", "bridge", "lamp", "fish"]
 COLOURS = ["red", "blue", "green", "yellow", "black", "white", "orange", "purple"]
@@ -42,7 +42,7 @@ def filled(home: Path, count: int) -> Gallery:
         words = (
             f"Step {number % 8 + 1}. Draw a {rng.choice(COLOURS)} {rng.choice(THINGS)} beside a {rng.choice(COLOURS)} {rng.choice(THINGS)}."
         )
-        gallery.add(picture, About(words, seed=number, model="Bench", made=1e9 + number, favourite=number % 50 == 0))
+        gallery.add(picture, PictureInfo(words, seed=number, model="Bench", made=1e9 + number, favourite=number % 50 == 0))
     return gallery
 
 
@@ -56,25 +56,25 @@ def milliseconds(work: Callable[[], Any], repeats: int = REPEATS) -> dict[str, f
     return {"processor": processor, "clock": clock}
 
 
-def shown(gallery: Gallery, grid: gr.Gallery, wanted: Wanted, start: int) -> None:
+def shown(gallery: Gallery, grid: gr.Gallery, wanted: PictureQuery, start: int) -> None:
     """What the page does to show a page, up to what is sent to the browser."""
     entries, _ = gallery.find(wanted, start, PER_PAGE)
-    grid.postprocess([(str(gallery.thumbnail(entry)), title(entry)) for entry in entries]).model_dump()
+    grid.postprocess([(str(gallery.thumbnail(entry)), picture_title(entry)) for entry in entries]).model_dump()
 
 
 def measured(home: Path, count: int) -> dict[str, dict[str, float]]:
     gallery, grid = filled(home, count), gr.Gallery()
     numbers = {
-        "search": milliseconds(lambda: gallery.find(Wanted("red boat"))),
-        "page": milliseconds(lambda: shown(gallery, grid, Wanted(), 0)),
-        "last_page": milliseconds(lambda: shown(gallery, grid, Wanted(), count - PER_PAGE)),
-        "favourites_page": milliseconds(lambda: shown(gallery, grid, Wanted(favourites=True, sort="large"), 0)),
+        "search": milliseconds(lambda: gallery.find(PictureQuery("red boat"))),
+        "page": milliseconds(lambda: shown(gallery, grid, PictureQuery(), 0)),
+        "last_page": milliseconds(lambda: shown(gallery, grid, PictureQuery(), count - PER_PAGE)),
+        "favourites_page": milliseconds(lambda: shown(gallery, grid, PictureQuery(favourites=True, sort="large"), 0)),
         "open": milliseconds(lambda: Gallery(home), 3),
     }
 
     def without_thumbnails() -> None:
         gallery.thumbnails.clear()
-        shown(gallery, grid, Wanted(), 0)
+        shown(gallery, grid, PictureQuery(), 0)
 
     numbers["new_thumbnails_page"] = milliseconds(without_thumbnails, 3)
     for file in home.glob("pictures.sqlite*"):

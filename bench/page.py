@@ -27,7 +27,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image
 from duogen.events import TextDelta
-from duogen.library.conversations import Store
+from duogen.library.conversations import ConversationStore
 from duogen.options import Options
 from ui.chat.answers import Job, Task
 from ui.chat.panel import View
@@ -65,14 +65,14 @@ async def milliseconds(work: Callable[[], Awaitable[Any]], repeats: int) -> dict
 def opened(home: Path) -> Page:
     loading = Loading(words="Ready")
     loading.finished.set()
-    return Page(loading, Store(home / "conversations"), home / "shown")
+    return Page(loading, ConversationStore(home / "conversations"), home / "shown")
 
 
 async def streaming(page: Page, conversation: Conversation) -> dict[str, float]:
     """One update of an answer that grows by some words, from the event to the message for the browser."""
     asked = page.store.save(conversation.say("user", "And another one?"))
     task = Task(asked.id, asked.head, lambda engine, stop: iter(()), Options(seed=1), asked.head)
-    job = page.jobs._running[asked.id] = Job(task, page.jobs._answer(task))
+    job = page.jobs._running[asked.id] = Job(task, page.jobs._new_answer(task))
     follow = next(each for each in page.blocks.fns.values() if each.fn == page.chat.follow)
     state = SessionState(page.blocks)
     state[page.view._id] = View(asked.id)
@@ -81,7 +81,7 @@ async def streaming(page: Page, conversation: Conversation) -> dict[str, float]:
     async def grow() -> None:
         nonlocal iterator
         job.answer.take(TextDelta("a few more words "))
-        job.say("Writing ...")
+        job.set_status("Writing ...")
         made = await page.blocks.process_api(
             follow, [None] * len(follow.inputs), state, REQUEST, iterator, session_hash="bench", event_id="bench"
         )
@@ -96,7 +96,7 @@ async def streaming(page: Page, conversation: Conversation) -> dict[str, float]:
 
 
 async def opening(page: Page, chat: str) -> None:
-    arrive = next(each for each in page.blocks.fns.values() if each.fn == page.chat.arrive)
+    arrive = next(each for each in page.blocks.fns.values() if each.fn == page.chat.open_page)
     request = SimpleNamespace(session_hash="bench", query_params={"c": chat}, username=None)
     await page.blocks.process_api(arrive, [""] * len(arrive.inputs), SessionState(page.blocks), request)
 

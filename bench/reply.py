@@ -97,7 +97,7 @@ def eighth_picture(engine: Engine, seed: int) -> dict[str, float]:
     asked = Conversation().say("user", QUESTION)
     for number in range(1, PICTURES + 1):
         parts.append(STEP.format(n=number))
-        parts.append(engine.paint_after(asked.say("assistant", *parts), options(engine, seed + number)))
+        parts.append(engine.generate_image(asked.say("assistant", *parts), options(engine, seed + number)))
     first, last = parts[1].seconds, parts[-1].seconds
     return {"first_picture_seconds": first, "eighth_picture_seconds": last, "eighth_picture_to_first": last / first}
 

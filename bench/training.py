@@ -1,10 +1,10 @@
-"""Seconds of a step of the bundled pair's `dit` recipe, and where they go: `python -m bench.training`.
+"""Benchmark of training: seconds of a step of the bundled pair's `dit` recipe, by part: `python -m bench.training`.
 
-The stage is built from the bundled pair and the recipe's own batches. A step is split in making the batch (a worker process does that in a
-real run), reading the words with the frozen MLLM, the DiT forward and back, and the optimisers. `before` is the same without what this
-module is there to compare: bf16 everywhere, conversations padded to the longest of the batch and to 64 words, PyTorch's own Muon. `kept`
-has the words' states read already, as a recipe with `"dialogues"` does; they are random numbers here, and the disk, from which a worker
-process takes them, is left out. The ways are timed in turn, on the same batches.
+The stage is built from the bundled pair and the recipe's own batches. A step's parts are making the batch (in a real run a worker process
+does that), reading the words with the frozen MLLM, the DiT forward and backward, and the optimisers. `now` is how the repository trains.
+`before` lacks the optimisations that are measured here: it uses bf16 everywhere, pads conversations to the longest of the batch and to 64
+words, and has PyTorch's own Muon. `kept` takes the words' states from a store, as a recipe with `"dialogues"` does; here they are random
+numbers, and the disk, which a worker process reads, is left out. The ways are timed in turn, on the same batches.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ import torch.nn.functional as F
 from bench.machine import host
 from duogen.conversation import write_beside
 from duogen.hub.catalogue import find
-from duogen.models.mllm import embed, normalised
+from duogen.models.mllm import embed, normalise_states
 from duogen.models.pipeline import open_parts
 from duogen.models.sequence import Tokens
 from duogen.precision import resolve_precision
 from duogen.train.dit import DiTStage, FrameBatch
 from duogen.train.states import Projection, narrow_connector
-from duogen.train.trainer import Recipe, autocast, make_optimizers, named
+from duogen.train.trainer import Recipe, autocast, collect_parameters, make_optimizers
 
 RECIPE = Path("assets/recipes/duogen-sketch.json")
 OLD_MULTIPLE = 64
 
 
 class Clock:
-    """Adds up the seconds of parts of a step: of the wall, and of computing, so that a busy machine says about the same as an idle one."""
+    """Adds up the seconds of a step's parts: wall time, and CPU time, which is about the same on a busy machine as on an idle one."""
 
     def __init__(self) -> None:
         self.wall: dict[str, float] = {}
@@ -53,7 +53,7 @@ class Clock:
 
 
 class Way:
-    """A stage and its optimisers, one way of computing a step."""
+    """One way of computing a step: a stage and its optimisers."""
 
     def __init__(self, recipe: Recipe) -> None:
         precision = resolve_precision(recipe.precision)
@@ -61,7 +61,7 @@ class Way:
         parts.text_encoder.set_attn_implementation({"text_config": "eager"})  # as `duogen.train` has it
         tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
         self.stage = DiTStage(recipe, parts.text_encoder, tokens, parts.vae.float(), recipe.settings["layers"])
-        self.optimizers = make_optimizers(named(self.stage.modules), recipe)
+        self.optimizers = make_optimizers(collect_parameters(self.stage.modules), recipe)
 
     def batch(self, step: int) -> list[FrameBatch]:
         return self.stage.batch(step)
@@ -70,7 +70,7 @@ class Way:
         return self.stage.states(data)
 
     def time_step(self, step: int) -> tuple[Clock, int]:
-        """The parts of one step, and its targets."""
+        """Time the parts of one step; returns them, and the number of targets."""
         clock, stage = Clock(), self.stage
         batch = clock.time("batch", lambda: self.batch(step))
         states = iter([clock.time("words", lambda each=each: self.read(each)) for each in batch])
@@ -103,13 +103,13 @@ class OldWay(Way):
 
     @torch.no_grad()
     def read(self, data: FrameBatch) -> torch.Tensor:
-        """All at once, padding too."""
+        """Reads all conversations at once, including their padding."""
         mllm = self.stage.mllm
         embeds = embed(mllm, data.ids, *(data.vision or (None, None)))
         out = mllm.model.language_model(
             inputs_embeds=embeds, position_ids=data.places, attention_mask=data.mask.long(), output_hidden_states=True, use_cache=False
         )
-        return torch.cat([normalised(out.hidden_states[layer]) for layer in self.stage.layers], -1).to(torch.bfloat16)
+        return torch.cat([normalise_states(out.hidden_states[layer]) for layer in self.stage.layers], -1).to(torch.bfloat16)
 
 
 class KeptWay(Way):
@@ -118,7 +118,7 @@ class KeptWay(Way):
         old = self.stage.transformer.config.crossattn_proj_in_channels
         self.stage.projection = Projection(torch.zeros(old), torch.eye(channels, old), torch.ones(channels))
         narrow_connector(self.stage.transformer, self.stage.projection)
-        self.optimizers = make_optimizers(named(self.stage.modules), recipe)
+        self.optimizers = make_optimizers(collect_parameters(self.stage.modules), recipe)
 
     def batch(self, step: int) -> list[FrameBatch]:
         return [replace(data, vision=None, kept=self._states(data)) for data in self.stage.batch(step)]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from duogen.sketchbook.draw import draw
-from duogen.sketchbook.scene import LEVELS, SIDES, Scene, Thing, fits, part_boxes
+from duogen.sketchbook.scene import LEVELS, SIDES, Scene, Thing, fits_canvas, part_boxes
 from duogen.sketchbook.verify import check_scene, read_scene
 from duogen.sketchbook.world import kinds, make_thing, random_colours, random_composition, random_scene
 
@@ -32,7 +32,7 @@ def clean(picture: Image.Image, rng: random.Random) -> Image.Image:
     return picture
 
 
-def noisy(picture: Image.Image, rng: random.Random) -> Image.Image:
+def add_noise(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Shifted by up to 2 pixels, blurred (radius 1.5), with noise (sigma 10)."""
     wide = Image.fromarray(np.pad(np.asarray(picture), ((2, 2), (2, 2), (0, 0)), mode="edge"))
     x, y = rng.randint(0, 4), rng.randint(0, 4)
@@ -48,7 +48,7 @@ def blotchy(picture: Image.Image, rng: random.Random) -> Image.Image:
     return ImageChops.add(picture.filter(ImageFilter.GaussianBlur(1.2)), grey, offset=-128)
 
 
-SPOILS: dict[str, Spoil] = {"clean": clean, "noisy": noisy, "blotchy": blotchy}
+SPOILS: dict[str, Spoil] = {"clean": clean, "noisy": add_noise, "blotchy": blotchy}
 
 
 def recoloured(scene: Scene, rng: random.Random) -> Scene:
@@ -75,7 +75,7 @@ def other_kind(scene: Scene, rng: random.Random) -> Scene:
     while True:
         kind = rng.choice([kind for kind in kinds("all") if kind != thing.kind])
         other = make_thing(kind, random_colours(kind, rng), scale=thing.scale, side=thing.side, level=thing.level)
-        if fits(other):
+        if fits_canvas(other):
             return scene.with_thing(number, other)
 
 
@@ -86,7 +86,7 @@ def moved(scene: Scene, rng: random.Random) -> Scene:
     taken = [(thing.side, thing.level) for thing in scene.things]
     slots = [(side, level) for side in SIDES for level in LEVELS if (side, level) not in taken]
     others = [replace(thing, side=side, level=level) for side, level in slots]
-    return scene.with_thing(number, rng.choice([other for other in others if fits(other)]))
+    return scene.with_thing(number, rng.choice([other for other in others if fits_canvas(other)]))
 
 
 def with_another(scene: Scene, rng: random.Random) -> Scene:

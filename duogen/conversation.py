@@ -64,6 +64,13 @@ class Turn:
     def images(self) -> list[Image]:
         return [part for part in self.parts if isinstance(part, Image)]
 
+    def image_at(self, at: int) -> Image:
+        """Raises IndexError: there is no picture at this place of the parts."""
+        part = self.parts[at]
+        if not isinstance(part, Image):
+            raise IndexError(f"Part {at} of this turn is no picture.")
+        return part
+
 
 @dataclass(frozen=True)
 class Conversation:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Self
 
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image
+from duogen.conversation import Conversation, Image, Piece, Text
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,99 @@ class Failed:
 
 
 Event = TextDelta | Thought | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
+Events = Generator[Event, None, None]  # of one answer; closing it ends the work
+
+
+@dataclass
+class PendingPicture:
+    """A picture that is being painted.
+
+    Attributes:
+        usual: seconds that the last picture of the answer took, else the expected seconds; 0 if neither is known.
+        preview: the latest one.
+        began: when it was begun, by `time.monotonic`.
+    """
+
+    index: int
+    steps: int
+    usual: float
+    step: int = 0
+    preview: PILImage.Image | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self) -> float | None:
+        """`None` while it is unknown."""
+        gone = time.monotonic() - self.began
+        if self.step:
+            return gone / self.step * (self.steps - self.step)
+        return self.usual - gone if self.usual else None
+
+
+@dataclass
+class AnswerBuilder:
+    """An answer as far as its events have come.
+
+    Attributes:
+        parts: what is finished, adjacent words as one part; after `Done`, the parts of the answer in its conversation.
+        pending: the picture that is being painted.
+        thoughts: what was thought before the answer.
+        notice: the latest one.
+        conversation: what `Done` or `Failed` brought.
+        stats: of a complete or stopped answer; `None` before its end and after a failure.
+        error: why it failed, in one sentence.
+    """
+
+    parts: list[Piece] = field(default_factory=list)
+    pending: PendingPicture | None = None
+    thoughts: str = ""
+    notice: str = ""
+    conversation: Conversation = field(default_factory=Conversation)
+    stats: Stats | None = None
+    error: str = ""
+
+    @classmethod
+    def from_events(cls, events: Iterable[Event]) -> Self:
+        """The answer at the end of its events."""
+        answer = cls()
+        for event in events:
+            answer.take(event)
+        return answer
+
+    def take(self, event: Event) -> None:
+        match event:
+            case TextDelta(text):
+                last = self.parts[-1] if self.parts else None
+                if isinstance(last, Text):
+                    self.parts[-1] = Text(last.text + text)
+                else:
+                    self.parts.append(Text(text))
+            case Thought(text):
+                self.thoughts += text
+            case ImageStarted(index, _, steps, seconds):
+                usual = next((image.seconds for image in reversed(self.images()) if image.seconds), seconds)
+                self.pending = PendingPicture(index, steps, usual)
+            case ImageStep(_, step, _, preview):
+                if self.pending:
+                    self.pending.step, self.pending.preview = step, preview or self.pending.preview
+            case ImageDone(_, image):
+                self.parts.append(image)
+                self.pending = None
+            case Notice(message):
+                self.notice = message
+            case Done(conversation, stats):
+                self.conversation, self.stats, self.pending = conversation, stats, None
+                self.parts = list(conversation.path()[-1].parts)
+            case Failed(message, conversation):
+                self.conversation, self.error, self.pending = conversation, message, None
+
+    def all_parts(self) -> list[Piece | PendingPicture]:
+        """The finished parts, and after them the picture that is being painted."""
+        return [*self.parts, self.pending] if self.pending else [*self.parts]
+
+    def text(self) -> str:
+        """The words, pictures left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    def images(self) -> list[Image]:
+        """The finished pictures."""
+        return [part for part in self.parts if isinstance(part, Image)]

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 GPU_INSTALL = "pip install -r requirements-gpu.txt"
 # A version with the build's name, so that pip does not take the build that is there for the same. The package index has CUDA 13.0 too.
@@ -42,7 +43,7 @@ class Kernel:
 
     def sentence(self) -> str:
         if self.name == "auto":  # for a GPU that is not here
-            return "Attention kernel: xformers where it is installed and knows the card, else PyTorch's own."
+            return "Attention kernel: xformers where it is installed and knows the GPU, else PyTorch's own."
         if self.name != "native":
             return f"Attention kernel: {self.name}."
         kind = f" ({self.kind})" if self.kind else ""
@@ -69,7 +70,7 @@ def torch_build() -> TorchBuild | None:
     return TorchBuild(said["__version__"], *(said.get(name) or "" for name in ("cuda", "hip", "xpu")))
 
 
-def xformers_obstacle(torch: TorchBuild | None) -> str:
+def explain_no_xformers(torch: TorchBuild | None) -> str:
     """Why the library of xformers cannot load beside this PyTorch, as a clause; "" where it can.
 
     The library uses PyTorch's stable ABI alone: it loads beside any later version, if that brings the same CUDA (same major version).
@@ -101,11 +102,11 @@ def hide_xformers() -> None:
 
     A diffusers that was imported earlier has looked already, and would miss it.
     """
-    if not {"xformers", "diffusers"} & set(sys.modules) and has_xformers() and xformers_obstacle(torch_build()):
-        sys.modules["xformers"] = None  # type: ignore[assignment]  # Python's own mark of what must not be imported
+    if not {"xformers", "diffusers"} & set(sys.modules) and has_xformers() and explain_no_xformers(torch_build()):
+        sys.modules["xformers"] = None  # ty: ignore[invalid-assignment]  # Python's own mark of what must not be imported
 
 
-def unfit_for_xformers(capability: tuple[int, int]) -> str:
+def explain_unfit_gpu(capability: tuple[int, int]) -> str:
     """Why xformers' wheels cannot compute on an NVIDIA GPU of this compute capability, as a clause; "" where they can."""
     low, high = CAPABILITIES
     if low <= capability <= high:
@@ -118,13 +119,13 @@ def serves_wheels() -> bool:
     return platform.system() == "Linux" and platform.machine() == "x86_64"
 
 
-def unused_gpu(torch: TorchBuild | None, usable: bool) -> str:
+def explain_unused_gpu(torch: TorchBuild | None, usable: bool) -> str:
     """What to install where a GPU is seen and PyTorch cannot use it, as a sentence; "" where all is well.
 
     Args:
         usable: whether PyTorch finds a GPU.
     """
-    vendor, build = "" if usable else seen_gpu(), torch or TorchBuild("")
+    vendor, build = "" if usable else find_gpu(), torch or TorchBuild("")
     if not vendor:
         return ""
     here, kind = f"PyTorch cannot use the {vendor} GPU here", {"NVIDIA": "CUDA", "AMD": "ROCm", "Intel": "XPU"}[vendor]
@@ -139,7 +140,7 @@ def unused_gpu(torch: TorchBuild | None, usable: bool) -> str:
     return f"{here}, since this PyTorch was built without {kind}: {command}."
 
 
-def seen_gpu(root: Path = Path("/")) -> str:
+def find_gpu(root: Path = Path("/")) -> str:
     """The vendor of a GPU that the system knows: "NVIDIA", "AMD", "Intel", or "" for none."""
     if platform.system() == "Windows":
         names = _windows_adapters()
@@ -156,13 +157,14 @@ def _windows_adapters() -> list[str]:
     """Names of the display adapters, from the registry."""
     import winreg
 
+    registry: Any = winreg  # its stubs are empty on other systems
     names = []
     try:
-        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, ADAPTERS) as listed:
-            for index in range(winreg.QueryInfoKey(listed)[0]):
+        with registry.OpenKey(registry.HKEY_LOCAL_MACHINE, ADAPTERS) as listed:
+            for index in range(registry.QueryInfoKey(listed)[0]):
                 try:
-                    with winreg.OpenKey(listed, winreg.EnumKey(listed, index)) as adapter:
-                        names.append(str(winreg.QueryValueEx(adapter, "DriverDesc")[0]))
+                    with registry.OpenKey(listed, registry.EnumKey(listed, index)) as adapter:
+                        names.append(str(registry.QueryValueEx(adapter, "DriverDesc")[0]))
                 except OSError:  # a key that only the system may read
                     continue
     except OSError:

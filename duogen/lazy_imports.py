@@ -35,7 +35,7 @@ class LazyModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__all__", "__version__"):
             raise AttributeError(name)  # the import system and `inspect` ask every module for these
-        if _waits(self.__name__) and _imports_by_name():
+        if _is_waiting(self.__name__) and _imports_by_name():
             return LazyName(self.__name__, name)
         return getattr(real_module(self.__name__), name)
 
@@ -57,10 +57,10 @@ class LazyName:
         return getattr(self._get(), name)
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return not _waits(self._of[0]) and isinstance(instance, self._get())  # nothing is of a class that nobody has read
+        return not _is_waiting(self._of[0]) and isinstance(instance, self._get())  # nothing is of a class that nobody has read
 
     def __subclasscheck__(self, kind: Any) -> bool:
-        return not _waits(self._of[0]) and issubclass(kind, self._get())
+        return not _is_waiting(self._of[0]) and issubclass(kind, self._get())
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._get(),)
@@ -73,17 +73,17 @@ class LazyFinder(MetaPathFinder):
         if name in LAZY and name not in _real:
             spec = PathFinder.find_spec(name, path, target)
             if spec is not None:
-                spec.loader = _Standing()
+                spec.loader = _StandIn()
             return spec
         parent = name.rpartition(".")[0]
-        if not _waits(parent):
+        if not _is_waiting(parent):
             return None
         real_module(parent)
         there = sys.modules.get(name)  # a package mostly imports the modules in it
         return None if there is None else ModuleSpec(name, _Found(there), is_package=hasattr(there, "__path__"))
 
 
-class _Standing(Loader):
+class _StandIn(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return LazyModule(spec.name)
 
@@ -113,7 +113,7 @@ def _imports_by_name() -> bool:
     return does in (opmap["IMPORT_NAME"], opmap["IMPORT_FROM"]) and str(where.f_globals.get("__name__")).startswith(IMPORTERS)
 
 
-def _waits(name: str) -> bool:
+def _is_waiting(name: str) -> bool:
     """Whether a module stands lazy."""
     return isinstance(sys.modules.get(name), LazyModule)
 
@@ -123,14 +123,14 @@ def real_module(name: str) -> ModuleType:
     root = next(each for each in sorted(LAZY) if name == each or name.startswith(f"{each}."))
     for each in [each for each in LAZY if each == root or each.startswith(f"{root}.")]:
         _real.add(each)
-        if _waits(each):
+        if _is_waiting(each):
             sys.modules.pop(each, None)
     return importlib.import_module(name)
 
 
 def is_read(name: str) -> bool:
     """Whether a module has been imported, and no stand-in is in its place."""
-    return sys.modules.get(name) is not None and not _waits(name)
+    return sys.modules.get(name) is not None and not _is_waiting(name)
 
 
 def import_lazily() -> None:

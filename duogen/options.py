@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
@@ -13,20 +13,32 @@ def option(default: Any, help: str, low: float | None = None, high: float | None
     return field(default=default, metadata={"help": help, "low": low, "high": high, "step": step})
 
 
-class Checked:
-    """Refuses values outside the ranges that the fields declare."""
+@dataclass(frozen=True)
+class RangeChecked:
+    """Refuses values outside the ranges, and other words than those, that the fields declare."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, low, high = getattr(self, each.name), each.metadata["low"], each.metadata["high"]
+            value, values = getattr(self, each.name), each.metadata.get("values")
+            if values and value not in values:
+                raise ValueError(f"There is no {each.name.replace('_', ' ')} {value!r}; choose one of {', '.join(values)}.")
+            low, high = each.metadata["low"], each.metadata["high"]
             if value is None or low is None:
                 continue
             if not low <= value <= high:
                 raise ValueError(f"{each.name} must be between {low} and {high}, not {value}.")
 
 
+Checked = TypeVar("Checked", bound=RangeChecked)
+
+
+def choice(default: str, help: str, *values: str) -> Any:
+    """A field of words; `values` are all that it may be, none for anything."""
+    return field(default=default, metadata={"help": help, "low": None, "high": None, "step": None, "values": values})
+
+
 @dataclass(frozen=True)
-class TextOptions(Checked):
+class TextOptions(RangeChecked):
     temperature: float = option(0.4, "How freely words are chosen; 0 always takes the likeliest.", 0.0, 2.0, 0.05)
     top_p: float = option(0.9, "Only the likeliest words that make up this share are considered.", 0.05, 1.0, 0.05)
     max_tokens: int = option(512, "The longest answer, in tokens.", 1, 8192, 1)
@@ -34,11 +46,12 @@ class TextOptions(Checked):
 
 
 @dataclass(frozen=True)
-class ImageOptions(Checked):
+class ImageOptions(RangeChecked):
     steps: int = option(8, "Denoising steps for each picture; fewer are faster.", 1, 100, 1)
     guidance: float = option(1.0, "How strongly a picture follows the latest words; 1 is off.", 1.0, 10.0, 0.1)
     picture_guidance: float = option(1.0, "How strongly it keeps to the pictures before it; 1 is off, more takes longer.", 1.0, 10.0, 0.1)
     side: int = option(0, "Longer side of a picture in pixels; 0 is the pair's own.", 0, 4096, 16)
+    sampler: str = choice("auto", "How noise becomes a picture: auto is the pair's own sampler.", "auto", "euler", "unipc", "dpm")
     max_images: int = option(8, "The most pictures in one answer.", 0, 64, 1)
     preview_every: int = option(2, "Show the picture in the making after every so many steps; 0 never.", 0, 100, 1)
 
@@ -52,20 +65,15 @@ class Options:
     image: ImageOptions = field(default_factory=ImageOptions)
 
 
-def choice(default: str, help: str, *values: str) -> Any:
-    """A field of words; `values` are all that it may be, none for anything."""
-    return field(default=default, metadata={"help": help, "low": None, "high": None, "step": None, "values": values})
-
-
 @dataclass(frozen=True)
-class LoadOptions(Checked):
+class LoadOptions(RangeChecked):
     """How a pair is opened. What is "auto" (or 0) is chosen by `duogen.hub.memory_plan` for this machine; anything else overrules it."""
 
     device: str = choice("auto", "auto, cpu, cuda, mps ...")
     precision: str = choice("auto", "Of the language model: auto, nf4, int8, bf16, mixed or fp32.", "auto", "nf4", "int8", "bf16", "mixed",
                             "fp32")  # fmt: skip
     painter_precision: str = choice("auto", "Of the painter: auto, nf4, int8, bf16 or fp32.", "auto", "nf4", "int8", "bf16", "fp32")
-    offload: str = choice("auto", "What leaves the card while it rests: none, model (a whole part) or group (layer by layer).",
+    offload: str = choice("auto", "What leaves the GPU while it rests: none, model (a whole part) or group (layer by layer).",
                           "auto", "none", "model", "group")  # fmt: skip
     tiling: str = choice("auto", "Encode and decode pictures in tiles, which needs less memory: on or off.", "auto", "on", "off")
     picture_side: int = option(0, "Longer side of painted pictures in pixels; 0 for the pair's own.", 0, 4096, 16)
@@ -74,15 +82,8 @@ class LoadOptions(Checked):
     compile: str = choice("off", "Compile the painter: slow to start, faster afterwards; on or off.", "on", "off")
     preset: str = choice("", "A few-step LoRA of the pair, by its id in the catalogue.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for each in fields(self):
-            value, values = getattr(self, each.name), each.metadata.get("values")
-            if values and value not in values:
-                raise ValueError(f"There is no {each.name.replace('_', ' ')} {value!r}; choose one of {', '.join(values)}.")
 
-
-def add_flags(command: argparse.ArgumentParser, kind: type) -> None:
+def add_flags(command: argparse.ArgumentParser, kind: type[RangeChecked]) -> None:
     """One flag for each field of `kind`; what is not given is absent from the result."""
     hints = get_type_hints(kind)
     for each in fields(kind):
@@ -96,12 +97,12 @@ def add_flags(command: argparse.ArgumentParser, kind: type) -> None:
         )
 
 
-def from_flags(given: argparse.Namespace, kind: type) -> Any:
+def from_flags(given: argparse.Namespace, kind: type[Checked]) -> Checked:
     """Raises ValueError: a value is not possible."""
     return kind(**{each.name: value for each in fields(kind) if (value := vars(given).get(each.name)) is not None})
 
 
-def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+def scale_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """(width, height) of the same shape with `side` as its longer one, in steps of 16 px."""
     factor = side / max(size)
     width, height = (max(16, round(each * factor / 16) * 16) for each in size)
@@ -127,5 +128,5 @@ def preset_values(name: str, about: Mapping[str, Any]) -> dict[tuple[str, ...], 
 def preset_options(name: str, about: Mapping[str, Any], seed: int | None = None) -> Options:
     """The options of a preset for a pair."""
     values = preset_values(name, about)
-    groups = {kind: group(**{each.name: values[kind, each.name] for each in fields(group)}) for kind, group in GROUPS.items()}
-    return Options(seed, **groups)
+    text, image = ({each.name: values[kind, each.name] for each in fields(group)} for kind, group in GROUPS.items())
+    return Options(seed, TextOptions(**text), ImageOptions(**image))

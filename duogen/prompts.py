@@ -1,4 +1,4 @@
-"""Prompts as files, and JSON out of what a talkative model answers."""
+"""Load prompts from files, and parse JSON from the answers of a model."""
 
 from __future__ import annotations
 
@@ -10,51 +10,58 @@ from typing import Any
 from duogen.paths import ASSETS
 
 PROMPTS = ASSETS / "prompts"
+BLANK = re.compile(r"\{\{(\w+)\}\}")
 FENCE = re.compile(r"```[\w-]*\s*\n?(.*?)(?:```|\Z)", re.S)
 THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)
 DEEPEST = 32  # of nesting that is repaired
 
 
 @lru_cache(maxsize=64)
-def prompt(name: str) -> str:
-    """Raises ValueError when there is no such prompt."""
+def load_prompt(name: str) -> str:
+    """The text of a prompt file.
+
+    Raises:
+        ValueError: there is no such prompt, or it cannot be read.
+    """
     try:
         return (PROMPTS / f"{name}.md").read_text(encoding="utf-8").strip()
     except FileNotFoundError as error:
         raise ValueError(f"There is no prompt {name} in {PROMPTS}.") from error
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"The prompt {name} in {PROMPTS} cannot be read ({error}).") from error
 
 
-def fill(name: str, **words: object) -> str:
-    """A prompt with its {{blanks}} filled in; what is filled in may hold braces of its own.
+def fill_prompt(name: str, **words: object) -> str:
+    """Fill the {{blanks}} of a prompt. The values may contain braces.
 
     Raises:
         ValueError: there is no such prompt, or a blank is left.
     """
-    text = prompt(name)
-    missing = set(re.findall(r"\{\{(\w+)\}\}", text)) - words.keys()
+    text = load_prompt(name)
+    missing = set(BLANK.findall(text)) - words.keys()
     if missing:
         raise ValueError(f"The prompt {name} has a blank {sorted(missing)[0]} that nothing fills.")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: str(words[found[1]]), text)
+    return BLANK.sub(lambda found: str(words[found[1]]), text)
 
 
-def parsed(answer: str) -> Any:
-    """The JSON object or list in a model's answer, however it is wrapped; `None` where there is none.
+def parse_json(answer: str) -> Any:
+    """Parse the JSON object or list in a model's answer; `None` where there is none.
 
-    Thoughts and Markdown fences are taken off, words before and after passed over, and what models often get wrong is mended: single
-    or curly quotes, trailing commas, Python's literals, comments, bare keys, line breaks within strings, missing closing brackets.
-    Of several objects the last whole one counts, for models correct themselves.
+    Removes thoughts, Markdown fences and the words around the JSON. Repairs common mistakes: single or curly quotes, trailing commas,
+    Python literals, comments, bare keys, line breaks within strings, missing closing brackets. Of several objects the last complete
+    one counts, because models correct themselves.
     """
     text = THOUGHT.sub("", answer).strip().lstrip("\ufeff")
     fenced = [piece.strip() for piece in FENCE.findall(text) if piece.strip()]
     for candidate in [*reversed(fenced), text]:
-        found = [value for value in (_loaded(piece) for piece in _spans(candidate)) if isinstance(value, dict | list)]
+        found = [value for value in (_load_json(piece) for piece in _spans(candidate)) if isinstance(value, dict | list)]
         if found:
             return found[-1]
     return None
 
 
 def _spans(text: str) -> list[str]:
-    """The outermost bracketed pieces of a text, strings respected; the last may lack its end."""
+    """The outermost bracketed pieces of a text. Brackets in strings do not count; the last piece may lack its end."""
     spans, start, depth, quote, escaped = [], 0, 0, "", False
     for at, letter in enumerate(text):
         if escaped:
@@ -74,8 +81,8 @@ def _spans(text: str) -> list[str]:
     return [*spans, text[start:]] if depth else spans
 
 
-def _loaded(text: str) -> Any:
-    for attempt in (text, _mended(text)):
+def _load_json(text: str) -> Any:
+    for attempt in (text, _repair_json(text)):
         try:
             return json.loads(attempt, strict=False)
         except (ValueError, RecursionError):
@@ -83,17 +90,17 @@ def _loaded(text: str) -> Any:
     return None
 
 
-def _mended(text: str) -> str:
+def _repair_json(text: str) -> str:
     text = text.translate({0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2018: "'", 0x2019: "'", 0xFF1A: ":", 0xFF0C: ","})
     strings: list[str] = []
 
-    def kept(found: re.Match[str]) -> str:
+    def keep(found: re.Match[str]) -> str:
         inner = found[1] if found[1] is not None else re.sub(r'(?<!\\)"', r"\\\"", found[2]).replace("\\'", "'")
         strings.append(f'"{inner}"')
         return f"\0{len(strings) - 1}\0"
 
     # Double quotes always quote; single ones where a value or key can stand, so that apostrophes stay.
-    text = re.sub(r'"((?:[^"\\]|\\.)*)"|(?<=[\[{,:\s])\'((?:[^\'\\]|\\.|\'(?=\w))*)\'(?=\s*[,:}\]])', kept, text, flags=re.S)
+    text = re.sub(r'"((?:[^"\\]|\\.)*)"|(?<=[\[{,:\s])\'((?:[^\'\\]|\\.|\'(?=\w))*)\'(?=\s*[,:}\]])', keep, text, flags=re.S)
     text = re.sub(r"//[^\n]*|/\*.*?\*/|(?<=[\s,])#[^\n]*", "", text, flags=re.S)
     text = re.sub(r"\bTrue\b", "true", re.sub(r"\bFalse\b", "false", re.sub(r"\b(?:None|NaN|N/A|undefined)\b", "null", text)))
     text = re.sub(r"([{,]\s*)([A-Za-z_][\w -]*?)\s*:", r'\1"\2":', text)
@@ -101,12 +108,12 @@ def _mended(text: str) -> str:
     text = re.sub(r"(\d(?:\.\d+)?)\s*/\s*\d+(?=\s*[,}\]])", r"\1", text)  # "4/5"
     text = re.sub(r"(\0|\d|true|false|null|[}\]])(\s*\n\s*)(?=\0)", r"\1,\2", text)  # a comma forgotten at the end of a line
     text = re.sub(r",(\s*,)+", ",", re.sub(r",\s*(?=[}\]])", "", text))
-    text = _closed(text)
+    text = _close_brackets(text)
     return re.sub("\0(\\d+)\0", lambda found: strings[int(found[1])], text)
 
 
-def _closed(text: str) -> str:
-    """Brackets that were left open, closed; a string or a key in the middle of which the answer ended is left out."""
+def _close_brackets(text: str) -> str:
+    """Close open brackets. A string or key that the answer breaks off in is left out."""
     open_quote = text.rfind('"')
     if text.count('"') % 2 and open_quote >= 0 and not re.search(r'"\w[\w -]*":', text[open_quote - 40 : open_quote + 1] + "x"):
         text = text[:open_quote] + '"' + text[open_quote + 1 :] + '"'

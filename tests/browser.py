@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from duogen.library.conversations import Store
-from duogen.library.pictures import Gallery, Wanted
+from duogen.library.conversations import ConversationStore
+from duogen.library.pictures import Gallery, PictureQuery
 from tests.waiting import patience
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ IF_USED = ["duogen.engine", "duogen.finetune.run", "tests.test_finetune"]
 expect.set_options(timeout=1000 * patience())
 
 
-def forks() -> multiprocessing.context.ForkServerContext:
+def fork_context() -> multiprocessing.context.ForkServerContext:
     """Starts processes that have imported all that these tests need, and used nothing of it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED + [name for name in IF_USED if name in sys.modules])  # once for a worker
@@ -64,7 +64,7 @@ class Server:
         self.address = f"http://127.0.0.1:{self.port}/"
         self.log.touch()
         given = [program, "--port", str(self.port), "--no-browser", *flags], {**os.environ, "DUOGEN_HOME": str(home)}, self.log
-        self.process = (multiprocessing.get_context("spawn") if fresh else forks()).Process(target=run_program, args=given)
+        self.process = (multiprocessing.get_context("spawn") if fresh else fork_context()).Process(target=run_program, args=given)
         self.process.start()
         until = time.monotonic() + patience()
         while not self._answers():
@@ -96,15 +96,15 @@ def stand_in(home: Path, *flags: str, seconds: float = 0.05, fresh: bool = False
     return Server(home, "--seconds", str(seconds), *flags, program="tests/stand_in.py", fresh=fresh)
 
 
-def empty(home: Path) -> None:
+def delete_everything(home: Path) -> None:
     """Delete what a person made on a running server, as another window would."""
-    store, gallery = Store(home / "conversations"), Gallery(home)
-    for entry in store.entries():
+    store, gallery = ConversationStore(home / "conversations"), Gallery(home)
+    for entry in store.list_entries():
         store.delete(entry.id)
-    while entries := gallery.find(Wanted())[0]:
+    while entries := gallery.find(PictureQuery())[0]:
         for entry in entries:
             gallery.delete(entry.id)
-    gallery.free()
+    gallery.delete_freeable()
     for file in (home / "go", home / "arena" / "votes.jsonl"):
         file.unlink(missing_ok=True)
 
@@ -132,7 +132,7 @@ def loaded_pictures(page, least: int, inside: str = ".bot") -> int:
     return page.evaluate(count)
 
 
-def sideways(page) -> int:
+def overflow_width(page) -> int:
     """By how many pixels the page is wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 

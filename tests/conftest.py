@@ -106,9 +106,9 @@ def stand_in_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture
 def fast(stand_in_server: Server) -> Server:
     """The worker's server with the stand-in, and nothing of earlier tests in its home."""
-    from tests.browser import empty
+    from tests.browser import delete_everything
 
-    empty(stand_in_server.home)
+    delete_everything(stand_in_server.home)
     return stand_in_server
 
 
@@ -127,7 +127,7 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def tiny(tiny_server: Server) -> Server:
     """The worker's server with a tiny pair, and nothing of earlier tests in its home."""
-    from tests.browser import empty
+    from tests.browser import delete_everything
 
-    empty(tiny_server.home)
+    delete_everything(tiny_server.home)
     return tiny_server

@@ -136,8 +136,10 @@ def block_causal(
 def velocity(
     pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, cut: tuple[int, int], latents: torch.Tensor, sigma: float,
     blind: bool = False,
-) -> torch.Tensor:  # fmt: skip
-    """One branch's velocity, reading as many tokens of `states` as `cut` says first, new from where it says second.
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """One branch's velocity, and its copy gate (of no channels without one).
+
+    It reads as many tokens of `states` as `cut` says first; they are new from where it says second.
 
     The other frames read what was before them; a `blind` branch does not see them.
     """
@@ -154,9 +156,8 @@ def velocity(
         for each, start in zip(scores, [*(each.segment for each in earlier), segment], strict=True):
             each[max(start, 1) :] = pair.about.fresh_bias
         out = block_causal(pair.transformer, frames, timesteps, reads, scores, blind)
-    if pair.about.prediction == "change" and earlier and not blind:
-        out = out + earlier[-1].latents
-    return out if pair.about.prediction == "velocity" else (latents - out) / max(sigma, 0.05)
+    out, gate = out[:, : latents.shape[1]], out[:, latents.shape[1] :]
+    return (out if pair.about.prediction == "velocity" else (latents - out) / max(sigma, 0.05)), gate
 
 
 def paint(pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, segment: int, options: Options, seed: int) -> torch.Tensor:
@@ -167,30 +168,33 @@ def paint(pair: DuoGenPipeline, earlier: list[Earlier], states: torch.Tensor, se
     scheduler.set_timesteps(options.image.steps)
     for index, timestep in enumerate(scheduler.timesteps):
         sigma = float(scheduler.sigmas[index])
-        flow = velocity(pair, earlier, states, (states.shape[1], segment), latents, sigma)
+        flow, gate = velocity(pair, earlier, states, (states.shape[1], segment), latents, sigma)
         words, pictures = options.image.guidance, options.image.picture_guidance if earlier else 1.0
         if words > 1 or pictures > 1:
             cut = (max(segment, 1), max(segment, 1))
-            negative = velocity(pair, earlier, states, cut, latents, sigma)
+            negative, _ = velocity(pair, earlier, states, cut, latents, sigma)
             flow = negative + words * (flow - negative)
         if pictures > 1:
-            nothing = velocity(pair, earlier, states, cut, latents, sigma, blind=True)
+            nothing, _ = velocity(pair, earlier, states, cut, latents, sigma, blind=True)
             flow = flow + (pictures - 1) * (negative - nothing)
+        if earlier and gate.shape[1]:
+            stays = find_copies(pair, latents - sigma * flow, gate, earlier[-1].latents)
+            flow = (latents - torch.where(stays, earlier[-1].latents, latents - sigma * flow)) / max(sigma, 0.05)
         latents = scheduler.step(flow, timestep, latents, return_dict=False)[0]
-    return copied(pair, latents, earlier[-1].latents) if earlier and pair.about.least_change else latents
+    return torch.where(stays, earlier[-1].latents, latents) if earlier and gate.shape[1] else latents
 
 
-def copied(pair: DuoGenPipeline, latents: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """`latents` with the frame before at every place that hardly changed."""
+def find_copies(pair: DuoGenPipeline, made: torch.Tensor, gate: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Which places of the frame before the copy gate copies, boolean [1, 1, h, w], place by place."""
     weights = torch.tensor(pair.vae.config.latents_std) ** 2
     weights = weights / weights.mean()
-    out = latents.clone()
-    for row in range(latents.shape[2]):
-        for column in range(latents.shape[3]):
-            change = (weights * (latents - before)[0, :, row, column] ** 2).mean()
-            if change < pair.about.least_change:
-                out[:, :, row, column] = before[:, :, row, column]
-    return out
+    copies = torch.zeros(1, 1, *made.shape[2:], dtype=torch.bool)
+    for row in range(made.shape[2]):
+        for column in range(made.shape[3]):
+            base, slope = gate[0, :, row, column]
+            distance = (weights * (made - before)[0, :, row, column] ** 2).mean()
+            copies[0, 0, row, column] = base + (1 + slope) * (torch.log(distance + 1e-4) + 3) < pair.about.copy_below
+    return copies
 
 
 def answer(pair: DuoGenPipeline, path: list[Turn], options: Options) -> list[str | np.ndarray]:

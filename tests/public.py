@@ -59,7 +59,7 @@ def wishing(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> torch
     return model
 
 
-def qwen_brain() -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+def qwen_mllm() -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
     tokenizer = talking_tokenizer()
     return wishing(tiny_mllm(len(tokenizer)), tokenizer), tokenizer
 
@@ -68,15 +68,15 @@ def eyes(patch: int = 8) -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=1, min_pixels=64 * 64, max_pixels=64 * 64)
 
 
-def written(brain: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+def written(mllm: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     """A language model that sees, as the hub has it."""
-    brain.save_pretrained(folder, max_shard_size=SHARD)
+    mllm.save_pretrained(folder, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)
     eyes().save_pretrained(folder)
     return folder
 
 
-def qwen3_brain(folder: Path) -> Path:
+def qwen3_mllm(folder: Path) -> Path:
     """A Qwen3-VL, with DeepStack."""
     torch.manual_seed(0)
     tokenizer = talking_tokenizer()
@@ -106,7 +106,7 @@ def qwen3_brain(folder: Path) -> Path:
 
 
 def klein(folder: Path) -> Path:
-    """FLUX.2 klein: a Qwen3 that only reads, so it needs a brain."""
+    """FLUX.2 klein: a Qwen3 that only reads, so it needs a mllm."""
     torch.manual_seed(0)
     tokenizer = talking_tokenizer()
     reader = Qwen3ForCausalLM(
@@ -128,10 +128,10 @@ def klein(folder: Path) -> Path:
     return folder
 
 
-def qwen2_brain(folder: Path) -> Path:
+def qwen2_mllm(folder: Path) -> Path:
     """A Qwen2.5-VL by itself."""
     torch.manual_seed(0)
-    return written(*qwen_brain(), folder)
+    return written(*qwen_mllm(), folder)
 
 
 def pix2pix(folder: Path) -> Path:
@@ -160,14 +160,14 @@ def pix2pix(folder: Path) -> Path:
 def qwen_edit(folder: Path) -> Path:
     """Qwen-Image-Edit-Plus: its text encoder is a Qwen2.5-VL, which talks too."""
     torch.manual_seed(0)
-    brain, tokenizer = qwen_brain()
+    mllm, tokenizer = qwen_mllm()
     transformer = QwenImageTransformer2DModel(
         in_channels=64, out_channels=16, num_layers=3, attention_head_dim=16, num_attention_heads=4, joint_attention_dim=64,
         axes_dims_rope=(8, 4, 4),
     )  # fmt: skip
     vae = AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
     index = {"_class_name": "QwenImageEditPlusPipeline", "_diffusers_version": "0.42.0"}
-    parts = {"scheduler": FlowMatchEulerDiscreteScheduler(), "text_encoder": brain, "tokenizer": tokenizer, "transformer": transformer}
+    parts = {"scheduler": FlowMatchEulerDiscreteScheduler(), "text_encoder": mllm, "tokenizer": tokenizer, "transformer": transformer}
     for name, part in (parts | {"vae": vae}).items():
         library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
         index[name] = [library, "Qwen2Tokenizer" if name == "tokenizer" else type(part).__name__]
@@ -182,10 +182,10 @@ def qwen_edit(folder: Path) -> Path:
 def cosmos(folder: Path) -> Path:
     """Plain Cosmos-Predict2.5, whose MLLM was never taught BOV and wishes for pictures in words."""
     tiny_pair(folder, cosmos_layout=True)
-    brain, tokenizer = qwen_brain()
+    mllm, tokenizer = qwen_mllm()
     for file in (folder / "text_encoder").glob("*.safetensors"):
         file.unlink()
-    brain.save_pretrained(folder / "text_encoder", max_shard_size=SHARD)
+    mllm.save_pretrained(folder / "text_encoder", max_shard_size=SHARD)
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     transformer = CosmosTransformer3DModel(

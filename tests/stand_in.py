@@ -36,7 +36,7 @@ class StandIn:
     def answer(self, conversation, options, stop: threading.Event) -> Iterator:
         yield from self._answer(conversation, [], options, stop)
 
-    def going_on(self, conversation, options, stop: threading.Event) -> Iterator:
+    def continue_answer(self, conversation, options, stop: threading.Event) -> Iterator:
         from duogen.conversation import Text
 
         head = conversation.path()[-1]

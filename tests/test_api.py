@@ -27,8 +27,8 @@ from duogen.models.pipeline import open_pair
 from tests.tiny import BOV, END, SIDE, script, tiny_pair
 from tests.waiting import patience, until
 from ui.api.auth import Users, add_user
-from ui.api.openai import Api, conversation_of
-from ui.api.requests import MOST_PICTURES, PICTURE_SIDE, Wrong, data_url, in_turn, options_of, picture_of
+from ui.api.openai import Api, parse_messages
+from ui.api.requests import MOST_PICTURES, PICTURE_SIDE, RequestError, data_url, parse_options, parse_picture, run_in_queue
 from ui.parts.loading import Loading
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def loading(tmp_path_factory) -> Loading:
     return loading
 
 
-def served(api: Api) -> Iterator[str]:
+def serve(api: Api) -> Iterator[str]:
     app = FastAPI()
     app.include_router(api.router())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
@@ -57,7 +57,7 @@ def served(api: Api) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(loading) -> Iterator[str]:
-    yield from served(Api(loading))
+    yield from serve(Api(loading))
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def client(address) -> openai.OpenAI:
     return openai.OpenAI(base_url=address, api_key="none", max_retries=0)
 
 
-def encoded(picture: PILImage.Image) -> str:
+def encode(picture: PILImage.Image) -> str:
     data = io.BytesIO()
     picture.save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def picture(colour: str = "red") -> str:
-    return encoded(PILImage.new("RGB", (SIDE, SIDE), colour))
+    return encode(PILImage.new("RGB", (SIDE, SIDE), colour))
 
 
 def ask(*parts: str) -> list[dict]:
@@ -90,7 +90,7 @@ def test_words_and_pictures_in_one_answer(client, loading, monkeypatch):
     assert [part["type"] for part in message.content_parts] == ["text", "image_url", "text", "image_url"]
     assert answer.choices[0].finish_reason == "stop" and answer.usage.completion_tokens > 5 and answer.usage.prompt_tokens > 5
     assert client.models.list().data[0].id == "tiny"
-    back = conversation_of([*ask("Draw"), {"role": "assistant", "content": message.content}, *ask("Go on")])
+    back = parse_messages([*ask("Draw"), {"role": "assistant", "content": message.content}, *ask("Go on")])
     said = back.path()[1]
     assert len(said.images()) == 2 and said.text() == "Step one\nand two\n"
     assert data_url(said.images()[0]) == message.content_parts[1]["image_url"]["url"]
@@ -153,7 +153,7 @@ def test_wrong_requests_get_a_sentence(client, wrong, message):
 
 def test_a_bomb_another_model_and_a_failure(client, loading, monkeypatch):
     with pytest.raises(openai.BadRequestError, match="50 megapixels"):
-        client.chat.completions.create(model="tiny", messages=ask(encoded(PILImage.new("1", (9000, 9000)))))
+        client.chat.completions.create(model="tiny", messages=ask(encode(PILImage.new("1", (9000, 9000)))))
     with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
         client.chat.completions.create(model="gpt", messages=ask("x"))
     monkeypatch.setattr(loading.engine, "answer", lambda *_: (_ for _ in ()).throw(KeyError("lost")))
@@ -161,7 +161,7 @@ def test_a_bomb_another_model_and_a_failure(client, loading, monkeypatch):
         client.chat.completions.create(model="tiny", messages=ask("x"))
 
 
-def endless(begun: threading.Event, stopped: threading.Event):
+def run_endlessly(begun: threading.Event, stopped: threading.Event):
     """An answer without an end; says when it was begun, and when it was stopped."""
 
     def answer(conversation, options, stop):
@@ -177,7 +177,7 @@ def endless(begun: threading.Event, stopped: threading.Event):
 
 def test_a_client_that_goes_away_stops_the_answer(client, address, loading, monkeypatch):
     begun, stopped = threading.Event(), threading.Event()
-    monkeypatch.setattr(loading.engine, "answer", endless(begun, stopped))
+    monkeypatch.setattr(loading.engine, "answer", run_endlessly(begun, stopped))
     with client.chat.completions.create(model="tiny", messages=ask("x"), stream=True) as stream:
         next(iter(stream))
     assert stopped.wait(patience())
@@ -205,9 +205,9 @@ def test_askers_are_served_one_after_the_other(loading, monkeypatch):
 
     threads = []
     for place, name in enumerate("abc", 1):
-        threads.append(threading.Thread(target=lambda name=name: list(in_turn(loading, work(name), threading.Event()))))
+        threads.append(threading.Thread(target=lambda name=name: list(run_in_queue(loading, work(name), threading.Event()))))
         threads[-1].start()
-        until(lambda place=place: len(loading.line._waiting) == place)
+        until(lambda place=place: len(loading.queue._waiting) == place)
     free.set()
     for thread in threads:
         thread.join(patience())
@@ -230,13 +230,13 @@ def test_what_is_no_request_gets_a_sentence(address):
 
 
 def test_pictures_are_bounded():
-    assert max(picture_of(encoded(PILImage.new("RGB", (4000, 1000)))).picture.size) == PICTURE_SIDE
-    with pytest.raises(Wrong, match=f"more than {MOST_PICTURES}"):
-        conversation_of(ask(*[picture()] * (MOST_PICTURES + 1)))
+    assert max(parse_picture(encode(PILImage.new("RGB", (4000, 1000)))).picture.size) == PICTURE_SIDE
+    with pytest.raises(RequestError, match=f"more than {MOST_PICTURES}"):
+        parse_messages(ask(*[picture()] * (MOST_PICTURES + 1)))
 
 
 def test_options_are_those_of_the_dataclasses():
-    options = options_of({"max_completion_tokens": 9, "top_p": 0.5, "seed": 4, "guidance": 2, "unknown": 1, "stop": None}, ABOUT)
+    options = parse_options({"max_completion_tokens": 9, "top_p": 0.5, "seed": 4, "guidance": 2, "unknown": 1, "stop": None}, ABOUT)
     assert (options.text.max_tokens, options.text.top_p, options.seed, options.image.guidance, options.image.steps) == (9, 0.5, 4, 2.0, 2)
 
 
@@ -246,9 +246,9 @@ def test_only_known_users_may(loading, tmp_path):
     add_user(file, "ben", "battery staple")
     assert "correct" not in file.read_text() and file.stat().st_mode & 0o077 == 0
     users = Users(file)
-    assert users.may("anna", "correct horse") and users.may("anna", "correct horse")
-    assert not users.may("anna", "battery staple") and not users.may("carl", "") and not users.may("", "")
-    for address in served(Api(loading, users)):
+    assert users.accepts("anna", "correct horse") and users.accepts("anna", "correct horse")
+    assert not users.accepts("anna", "battery staple") and not users.accepts("carl", "") and not users.accepts("", "")
+    for address in serve(Api(loading, users)):
         for header, status in (("", 401), ("Basic !", 401), ("Bearer anna:wrong", 401), ("Bearer anna:correct horse", 200)):
             request = urllib.request.Request(f"{address}/models", headers={"Authorization": header})
             try:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from duogen.hub import assemble
-from duogen.models.mllm import placed
+from duogen.models.mllm import append_patch_positions
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(assemble.find_base() is None, reason=f"needs: {assemble.BASE_COMMAND}")]
 MARKS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -89,7 +89,7 @@ def test_base_model_is_the_same_every_time_and_sees_pictures(quick):
     ids = torch.tensor([[1, *tokenizer.encode("look "), 3, *[5] * 64, 4, 2]])
     kinds = (ids == one.config.image_token_id).int()
     with torch.no_grad():
-        pixels = placed(seen["pixel_values"], seen["image_grid_thw"], one.config.vision_config)
+        pixels = append_patch_positions(seen["pixel_values"], seen["image_grid_thw"], one.config.vision_config)
         out = one(input_ids=ids, mm_token_type_ids=kinds, **{**seen, "pixel_values": pixels})
     assert out.logits.shape == (1, ids.shape[1], 49152) and out.logits.isfinite().all()
     positions, _ = one.model.get_rope_index(ids, kinds, image_grid_thw=seen["image_grid_thw"])
@@ -98,7 +98,7 @@ def test_base_model_is_the_same_every_time_and_sees_pictures(quick):
 
 
 def test_tokens(read, tmp_path):
-    assemble.renamed_tokenizer(read[1]).save_pretrained(tmp_path)
+    assemble.rename_tokens(read[1]).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == 49152
     assert tokenizer.convert_ids_to_tokens([1, 2, 3, 4, 5, 6]) == ["<|im_start|>", "<|im_end|>", *MARKS]
@@ -216,23 +216,23 @@ def test_damaged_trained_parts_get_one_sentence(parts, tmp_path, read):
         folder = copytree(parts / "text_encoder", tmp_path / name)
         (folder / name).write_bytes((folder / name).read_bytes()[:300])
         with pytest.raises(ValueError, match=r"damaged or incomplete .*: check the repository out again\.$"):
-            assemble.with_trained(model, folder)
-    empty = copytree(parts / "text_encoder", tmp_path / "empty")
-    save_file({}, empty / "adapter_model.safetensors")
+            assemble.add_trained_weights(model, folder)
+    delete_everything = copytree(parts / "text_encoder", tmp_path / "empty")
+    save_file({}, delete_everything / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="damaged or incomplete"):
-        assemble.with_trained(model, empty)
+        assemble.add_trained_weights(model, delete_everything)
 
 
 def test_pair_folders(parts, tmp_path, monkeypatch):
-    assert assemble.ready_pair(parts) == parts
+    assert assemble.prepare_pair(parts) == parts
     with pytest.raises(ValueError, match="is not a pair"):
-        assemble.ready_pair(tmp_path / "nowhere")
+        assemble.prepare_pair(tmp_path / "nowhere")
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
     assert assemble.data_home() == tmp_path / "home"
     monkeypatch.setattr(assemble, "shipped", lambda: tmp_path / "no weights")
     with pytest.raises(ValueError, match="trained weights are missing"):
-        assemble.ready_pair()
+        assemble.prepare_pair()
     monkeypatch.setattr(assemble, "shipped", lambda: parts)
     (tmp_path / "home").write_text("a file, not a folder")
     with pytest.raises(ValueError, match="set DUOGEN_HOME"):
-        assemble.ready_pair("duogen-sketch")
+        assemble.prepare_pair("duogen-sketch")

@@ -1,4 +1,4 @@
-"""The benchmarks: readers of official layouts, GenEval's rules, the judge and its answers, answers that survive a kill."""
+"""The benchmarks: models of official layouts, GenEval's rules, the judge and its answers, answers that survive a kill."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from PIL import ImageDraw
 
 from duogen.cli.main import main
 from duogen.conversation import Conversation, Image, Text
+from duogen.evaluate.answer_files import SCORES, add_score, answer_all, load_answer, load_scores, save_answer
 from duogen.evaluate.benchmark import Scorer, score_all
-from duogen.evaluate.drawings import Drawings
-from duogen.evaluate.geneval import COLOURS, Seen, box_of, colour_of, right
-from duogen.evaluate.judge import FIVE, NEEDED, judge, prefers, read_scores, yes_or_no
-from duogen.evaluate.side import System, win_rates, write_side_by_side
-from duogen.evaluate.stored import SCORES, add_score, answer_all, scores, store, stored
-from duogen.evaluate.tasks import BENCHMARKS, Task, tasks_of
+from duogen.evaluate.drawings import DrawingDetector
+from duogen.evaluate.geneval import COLOURS, Detection, bounding_box, check_picture, dominant_colour
+from duogen.evaluate.judge import FIVE, NEEDED, compare_answers, judge_answer, parse_verdict, read_scores
+from duogen.evaluate.side import System, compute_win_rates, write_side_by_side
+from duogen.evaluate.tasks import BENCHMARKS, Task, load_tasks
 from duogen.events import Done, ImageDone, Stats, TextDelta
-from duogen.prompts import prompt
+from duogen.prompts import load_prompt
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.world import make_thing, random_thing
@@ -63,8 +63,8 @@ def drawn(about: dict, classes: list[str]) -> PILImage.Image:
             elif any("position" in each for each in about["include"]):
                 left = top = 74
             spots.append((left, top))
-            pen = ImageDraw.Draw(picture)
-            pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), PAINT[wanted.get("color", "")])
+            context = ImageDraw.Draw(picture)
+            context.rectangle((left, top, left + CELL - 1, top + CELL - 1), PAINT[wanted.get("color", "")])
             picture.putpixel((left, top), MARKER)
             picture.putpixel((left + 1, top), (classes.index(wanted["class"]), 0, 0))
             column += 1
@@ -74,24 +74,24 @@ def drawn(about: dict, classes: list[str]) -> PILImage.Image:
 class Reads:
     """Finds the marked rectangles."""
 
-    name, knows = "reads marks", None
+    name, known_classes = "reads marks", None
 
     def __init__(self, classes: list[str]) -> None:
         self.classes = classes
 
-    def find(self, picture: PILImage.Image) -> list[Seen]:
+    def find(self, picture: PILImage.Image) -> list[Detection]:
         pixels = np.asarray(picture)
         seen = []
         for top, left in np.argwhere((pixels == MARKER).all(-1)):
             mask = np.zeros(pixels.shape[:2], bool)
             mask[top : top + CELL, left : left + CELL] = True
-            seen.append(Seen(self.classes[pixels[top, left + 1, 0]], 0.99, box_of(mask), mask))
+            seen.append(Detection(self.classes[pixels[top, left + 1, 0]], 0.99, bounding_box(mask), mask))
         return seen
 
 
 def test_drawn_pictures_score_one_and_permuted_ones_what_permutation_gives(tmp_path: Path):
     benchmark = BENCHMARKS["geneval"]
-    tasks = tasks_of(benchmark, None)
+    tasks = load_tasks(benchmark, None)
     assert len(tasks) == 553
     classes = sorted({wanted["class"] for task in tasks for wanted in task.about["include"]})
     pictures = [drawn(task.about, classes) for task in tasks]
@@ -99,31 +99,32 @@ def test_drawn_pictures_score_one_and_permuted_ones_what_permutation_gives(tmp_p
     wrong = [
         (task.words(), why)
         for task, picture in zip(tasks, pictures, strict=True)
-        for good, why in [right(task.about, task.group, picture, detector)]
+        for good, why in [check_picture(task.about, task.group, picture, detector)]
         if not good
     ]
     assert wrong == []
     order = list(range(len(tasks)))
     random.Random(0).shuffle(order)
-    by_chance = sum(right(task.about, task.group, pictures[at], detector)[0] for task, at in zip(tasks, order, strict=True))
-    alike = sum(right(tasks[a].about, tasks[a].group, pictures[b], detector)[0] for a in range(0, 553, 29) for b in range(0, 553, 23))
+    by_chance = sum(check_picture(task.about, task.group, pictures[at], detector)[0] for task, at in zip(tasks, order, strict=True))
+    some = [(tasks[a], pictures[b]) for a in range(0, 553, 29) for b in range(0, 553, 23)]
+    alike = sum(check_picture(task.about, task.group, picture, detector)[0] for task, picture in some)
     assert alike / 500 < 0.03 and by_chance <= 15, "the wrong picture passes as rarely as prompts are alike"
     for task, picture in zip(tasks[:12], pictures, strict=False):
-        store(tmp_path, task.id, [Text("Here."), Image(picture)])
-    results = score_all(benchmark, tasks[:12], tmp_path, Scorer(detector=detector), say=lambda words: None)
+        save_answer(tmp_path, task.id, [Text("Here."), Image(picture)])
+    results = score_all(benchmark, tasks[:12], tmp_path, Scorer(detector=detector), log=lambda words: None)
     assert results["score"]["value"] == 1.0 and results["published"][0]["name"] == "DuoGen"
 
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_colours_by_rules(colour: str):
     picture = PILImage.new("RGB", (20, 20), PAINT[colour])
-    assert colour_of(picture, np.ones((20, 20), bool)) == colour
+    assert dominant_colour(picture, np.ones((20, 20), bool)) == colour
 
 
 def test_counting_refuses_too_many():
     about = {"include": [{"class": "clock", "count": 2}], "exclude": [{"class": "clock", "count": 3}]}
     three = drawn({"include": [{"class": "clock", "count": 3}]}, ["clock"])
-    assert right(about, "counting", three, Reads(["clock"])) == (False, "3 clock, fewer than 3 expected")
+    assert check_picture(about, "counting", three, Reads(["clock"])) == (False, "3 clock, fewer than 3 expected")
 
 
 def test_a_real_segmenter_class_finds_in_its_layout(tmp_path: Path):
@@ -169,20 +170,20 @@ def test_without_a_detector_drawings_are_read_and_that_is_said(tmp_path: Path, c
         "a photo of a bench": (draw(Scene("meadow", (random_thing(random.Random(1), ["car"]),))), False),
         "a photo of a cat": (None, False),
     }
-    tasks = {task.words(): task for task in tasks_of(BENCHMARKS["geneval"], None)}
+    tasks = {task.words(): task for task in load_tasks(BENCHMARKS["geneval"], None)}
     for words, (picture, _) in painted.items():
-        store(tmp_path, tasks[words].id, [Text("Here."), *([Image(picture)] if picture else [])])
+        save_answer(tmp_path, tasks[words].id, [Text("Here."), *([Image(picture)] if picture else [])])
     argv = ["evaluate", "geneval", "--score-only", "--out", str(tmp_path)]
     assert main(argv) == 0
     said = capsys.readouterr().out
     assert "detector is missing" in said and "10 of the 80 objects" in said and "counts as wrong: 1 of 5" in said, said
-    rows = {row["id"]: row for row in scores(tmp_path, f"{Drawings.name}, colours by rules").values()}
+    rows = {row["id"]: row for row in load_scores(tmp_path, f"{DrawingDetector.name}, colours by rules").values()}
     found = {words: bool(rows[tasks[words].id]["scores"]["score"]) for words in painted}
     assert found == {words: good for words, (_, good) in painted.items()}
     assert rows[tasks["a photo of a bench"].id]["failed"] == "the detector does not know: bench"
     assert json.loads((tmp_path / "results.json").read_text())["judge"].startswith("sketchbook reader")
     assert main([*argv, "--detector", str(tmp_path / "none")]) == 2 and "--detector" in capsys.readouterr().err
-    tool = Drawings().find(draw(Scene("meadow", (make_thing("car", car, side="left", scale="small"),))).resize((512, 512)))
+    tool = DrawingDetector().find(draw(Scene("meadow", (make_thing("car", car, side="left", scale="small"),))).resize((512, 512)))
     assert [each.name for each in tool] == ["car"] and tool[0].mask.shape == (512, 512) and tool[0].box[2] < 300
 
 
@@ -305,17 +306,17 @@ LAYOUTS = {
 def test_readers_of_the_official_layouts(name: str, folder: Path):
     for file, raw, lines in LAYOUTS[name]:
         write(folder / file, raw, lines)
-    tasks = tasks_of(BENCHMARKS[name], folder)
+    tasks = load_tasks(BENCHMARKS[name], folder)
     assert len(tasks) == (3 if name == "wise" else 1) and all(task.id and task.words() and "<" not in task.words() for task in tasks)
     assert len(tasks[0].pictures()) == (0 if name in ("wise", "comm") else 1)
     if name in ("comm", "opening", "isg", "mmie", "interleavedbench"):
         assert tasks[0].about["reference"].strip()
     (folder / LAYOUTS[name][0][0]).write_text('{"x": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="not laid out|no task"):
-        tasks_of(BENCHMARKS[name], folder)
+        load_tasks(BENCHMARKS[name], folder)
     (folder / LAYOUTS[name][0][0]).unlink()
     with pytest.raises(ValueError, match="lacks"):
-        tasks_of(BENCHMARKS[name], folder)
+        load_tasks(BENCHMARKS[name], folder)
 
 
 def test_benchmarks_are_fetched_from_the_hub_once(folder: Path, tmp_path_factory, monkeypatch, capsys):
@@ -340,19 +341,19 @@ def test_benchmarks_are_fetched_from_the_hub_once(folder: Path, tmp_path_factory
         assert main(command) == 2 and "imgedit cannot be fetched from the hub" in capsys.readouterr().err
         assert not (root / "home" / "benchmarks" / "imgedit").exists()
         hub.calm()
-        found = tasks_of(BENCHMARKS["imgedit"], None)
+        found = load_tasks(BENCHMARKS["imgedit"], None)
         assert "much.tar" not in {name for name, _ in hub.asked}, "terabytes that nobody needs"
-        named = tasks_of(BENCHMARKS["gedit"], Path("stepfun-ai/GEdit-Bench"))
+        named = load_tasks(BENCHMARKS["gedit"], Path("stepfun-ai/GEdit-Bench"))
         hub.refuse = {"": (500, "")}
-        assert tasks_of(BENCHMARKS["imgedit"], None) == found and tasks_of(BENCHMARKS["gedit"], None) == named
+        assert load_tasks(BENCHMARKS["imgedit"], None) == found and load_tasks(BENCHMARKS["gedit"], None) == named
         hub.refuse = {"InterleavedBench": (404, "RepoNotFound"), "MMIE": (403, "GatedRepo")}
         with pytest.raises(ValueError, match="interleavedbench cannot be fetched from the hub .*--data"):
-            tasks_of(BENCHMARKS["interleavedbench"], None)
+            load_tasks(BENCHMARKS["interleavedbench"], None)
         with pytest.raises(ValueError, match="accept its terms: do so on huggingface.co/datasets/MMIE/MMIE"):
-            tasks_of(BENCHMARKS["mmie"], None)
+            load_tasks(BENCHMARKS["mmie"], None)
     assert [(task.words(), len(task.pictures())) for task in (*found, *named)] == [("Make it blue.", 1)] * 2
     with pytest.raises(ValueError, match="wise does not come with DuoGen; get it .github.com/PKU-YuanGroup/WISE."):
-        tasks_of(BENCHMARKS["wise"], None)
+        load_tasks(BENCHMARKS["wise"], None)
 
 
 def test_an_id_that_occurs_twice_is_answered_twice(folder: Path):
@@ -360,19 +361,19 @@ def test_an_id_that_occurs_twice_is_answered_twice(folder: Path):
     raw = LAYOUTS["isg"][0][1][0]
     again = {**raw, "Category": "Story", "Query": [raw["Query"][0], {"type": "image", "content": "a/1.PNG"}]}
     write(folder / "ISG-Bench.jsonl", [raw, again], lines=True)
-    tasks = tasks_of(BENCHMARKS["isg"], folder)
+    tasks = load_tasks(BENCHMARKS["isg"], folder)
     assert [task.id for task in tasks] == ["s", "s-2"] and tasks[0].pictures() == tasks[1].pictures()
 
 
 def test_dpg_ships_and_takes_its_published_questions(folder: Path):
-    tasks = tasks_of(BENCHMARKS["dpg"], None, limit=50)
+    tasks = load_tasks(BENCHMARKS["dpg"], None, limit=50)
     assert len(tasks) == 50 and not tasks[0].about["published_questions"] and tasks[0].about["questions"][0]["ask"].startswith("Does")
     write(folder / "prompts.jsonl", [{"id": "0", "prompt": "A red cube."}], lines=True)
     (folder / "dpg_bench.csv").write_text(
         "item_id,proposition_id,dependency,category_broad,question_natural_language\n"
         "0,1,0,entity,Is there a cube?\n0,2,1,attribute,Is it red?\n"
     )
-    (task,) = tasks_of(BENCHMARKS["dpg"], folder)
+    (task,) = load_tasks(BENCHMARKS["dpg"], folder)
     assert [each["after"] for each in task.about["questions"]] == [[], ["1"]] and task.about["published_questions"]
 
 
@@ -503,17 +504,17 @@ def test_two_hundred_malformed_answers():
 def test_a_judge_is_asked_again_and_then_given_up(folder: Path):
     picture = folder / "images" / "a" / "1.png"
     task = Task("t", ("How?", picture), "", {"reference": "So.", "structure": ["text", "image"]})
-    reader = Says("hm", json.dumps(WELL))
-    said = judge(BENCHMARKS["isg"], task, ["So.", picture], reader)
-    assert len(reader.asked) == 2 and "could not be read" in reader.asked[1][0] and said.scores["structure"] == 1.0
-    assert said.scores["score"] == pytest.approx(2.9) and reader.asked[0][1] == [picture, picture]
+    vision_qa = Says("hm", json.dumps(WELL))
+    said = judge_answer(BENCHMARKS["isg"], task, ["So.", picture], vision_qa)
+    assert len(vision_qa.asked) == 2 and "could not be read" in vision_qa.asked[1][0] and said.scores["structure"] == 1.0
+    assert said.scores["score"] == pytest.approx(2.9) and vision_qa.asked[0][1] == [picture, picture]
     hopeless = Says("hm")
-    assert judge(BENCHMARKS["isg"], task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
-    assert judge(BENCHMARKS["mmie"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+    assert judge_answer(BENCHMARKS["isg"], task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
+    assert judge_answer(BENCHMARKS["mmie"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
     asks = Task("t", ("x",), "", {"questions": [{"id": "1", "ask": "A cube?", "after": []}]})
     unsure = Says("hm", "maybe", '{"answer": "yes"}')
-    assert judge(BENCHMARKS["dpg"], asks, [picture], unsure).scores == {"score": 1.0} and "could not be read" in unsure.asked[1][0]
-    assert prefers(task, ["So."], ["Or so."], Says("hm", '{"better": "A"}', "hm", '{"better": "B"}')) == 1.0
+    assert judge_answer(BENCHMARKS["dpg"], asks, [picture], unsure).scores == {"score": 1.0} and "could not be read" in unsure.asked[1][0]
+    assert compare_answers(task, ["So."], ["Or so."], Says("hm", '{"better": "A"}', "hm", '{"better": "B"}')) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -525,54 +526,56 @@ def test_interleaved_answers_are_asked_what_their_benchmark_asks(folder: Path, n
     """On its own scale: 9 is too much for InterleavedBench alone. Without a picture its questions about pictures count 0."""
     picture, benchmark = folder / "images" / "a" / "1.png", BENCHMARKS[name]
     task = Task("t", ("How?",), "", {"reference": "So."})
-    said = {each: float(at % 5 + 1) for at, each in enumerate(NEEDED[benchmark.judged], 2)}
-    assert all(f'"{each}": 0' in prompt(benchmark.judged) for each in said)
-    reader = Says(json.dumps(said))
-    found = judge(benchmark, task, ["So.", picture], reader).scores
-    assert found == said | {"score": pytest.approx(figure(said))} and "[image 1]" in reader.asked[0][0]
-    assert judge(benchmark, task, ["So."], reader).scores["score"] == pytest.approx(without)
-    assert bool(judge(benchmark, task, ["So.", picture], Says(json.dumps(dict.fromkeys(said, 9)))).scores) == (name != "interleavedbench")
+    said = {each: float(at % 5 + 1) for at, each in enumerate(NEEDED[benchmark.judge_prompt], 2)}
+    assert all(f'"{each}": 0' in load_prompt(benchmark.judge_prompt) for each in said)
+    vision_qa = Says(json.dumps(said))
+    found = judge_answer(benchmark, task, ["So.", picture], vision_qa).scores
+    assert found == said | {"score": pytest.approx(figure(said))} and "[image 1]" in vision_qa.asked[0][0]
+    assert judge_answer(benchmark, task, ["So."], vision_qa).scores["score"] == pytest.approx(without)
+    high = Says(json.dumps(dict.fromkeys(said, 9)))
+    assert bool(judge_answer(benchmark, task, ["So.", picture], high).scores) == (name != "interleavedbench")
 
 
 def test_each_benchmark_reports_its_own_figure(folder: Path):
     picture = folder / "images" / "a" / "1.png"
     task = Task("t", (picture, "Make it blue."), "adjust", {"explanation": "blue"})
-    wise = judge(BENCHMARKS["wise"], task, [picture], Says('{"consistency": 2, "realism": 1, "aesthetic": 0}'))
+    wise = judge_answer(BENCHMARKS["wise"], task, [picture], Says('{"consistency": 2, "realism": 1, "aesthetic": 0}'))
     assert wise.scores["score"] == pytest.approx(0.8)
-    gedit = judge(BENCHMARKS["gedit"], task, [picture], Says('{"success": 9, "overediting": 4, "naturalness": 9, "artifacts": 10}'))
+    gedit = judge_answer(BENCHMARKS["gedit"], task, [picture], Says('{"success": 9, "overediting": 4, "naturalness": 9, "artifacts": 10}'))
     assert gedit.scores["score"] == pytest.approx(6.0)
-    imgedit = judge(BENCHMARKS["imgedit"], task, [picture], Says('{"compliance": 2, "naturalness": 5, "integrity": 5}'))
-    assert imgedit.scores["score"] == pytest.approx(2.0) and judge(BENCHMARKS["gedit"], task, ["no"], Says("")).scores == {"score": 0.0}
+    imgedit = judge_answer(BENCHMARKS["imgedit"], task, [picture], Says('{"compliance": 2, "naturalness": 5, "integrity": 5}'))
+    assert imgedit.scores["score"] == pytest.approx(2.0)
+    assert judge_answer(BENCHMARKS["gedit"], task, ["no"], Says("")).scores == {"score": 0.0}
     asks = [{"id": "1", "ask": "A cube?", "after": []}, {"id": "2", "ask": "Red?", "after": ["1"]}]
-    dpg = judge(BENCHMARKS["dpg"], Task("t", ("x",), "", {"questions": asks}), [picture], reader := Says('{"answer": "no"}'))
-    assert dpg.scores["score"] == 0.0 and len(reader.asked) == 1, "what depends on a no is no"
-    assert [yes_or_no(each) for each in ("Yes.", '{"answer": "no"}', "maybe")] == [True, False, None]
+    dpg = judge_answer(BENCHMARKS["dpg"], Task("t", ("x",), "", {"questions": asks}), [picture], vision_qa := Says('{"answer": "no"}'))
+    assert dpg.scores["score"] == 0.0 and len(vision_qa.asked) == 1, "what depends on a no is no"
+    assert [parse_verdict(each) for each in ("Yes.", '{"answer": "no"}', "maybe")] == [True, False, None]
 
 
 def test_a_preference_must_survive_the_swap(folder: Path):
     task = Task("t", ("How?",))
     always_first, fair = Says('{"better": "A"}'), Says('{"better": "A"}', '{"better": "B"}')
-    assert prefers(task, ["one"], ["two"], always_first) == 0.5 and prefers(task, ["one"], ["two"], fair) == 1.0
-    assert prefers(task, ["one"], ["two"], Says("?")) is None
+    assert compare_answers(task, ["one"], ["two"], always_first) == 0.5 and compare_answers(task, ["one"], ["two"], fair) == 1.0
+    assert compare_answers(task, ["one"], ["two"], Says("?")) is None
 
 
 def test_a_pair_and_its_plain_checkpoint_read_alike(tmp_path: Path):
     import shutil
 
-    from duogen.vision_qa import open_reader
+    from duogen.vision_qa import open_vision_qa
     from tests.tiny import tiny_pair
 
     pair, plain = tiny_pair(tmp_path / "pair"), tmp_path / "plain"
     for part in ("tokenizer", "image_processor", "text_encoder"):
         shutil.copytree(pair / part, plain, dirs_exist_ok=True)
     picture = PILImage.new("RGB", (64, 64), "red")
-    readers = [open_reader(str(folder), "cpu", "fp32") for folder in (pair, plain)]
-    said = [reader.ask("What is this?", [picture], 12) for reader in readers]
-    assert said[0] == said[1] != "" and [reader.name for reader in readers] == ["Tiny", "plain"]
-    assert readers[0].version == readers[1].version and len(readers[0].version) == 12
+    models = [open_vision_qa(str(folder), "cpu", "fp32") for folder in (pair, plain)]
+    said = [vision_qa.ask("What is this?", [picture], 12) for vision_qa in models]
+    assert said[0] == said[1] != "" and [vision_qa.name for vision_qa in models] == ["Tiny", "plain"]
+    assert models[0].version == models[1].version and len(models[0].version) == 12
     (plain / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(ValueError, match="must be a Qwen2.5-VL checkpoint"):
-        open_reader(str(plain), "cpu")
+        open_vision_qa(str(plain), "cpu")
 
 
 # Answers that stay
@@ -598,31 +601,31 @@ class Painter:
 
 def test_an_evaluation_that_was_killed_repeats_and_loses_nothing(tmp_path: Path):
     benchmark = BENCHMARKS["dpg"]
-    tasks = tasks_of(benchmark, None, limit=4)
-    killed, going_on = Painter(dies=True), Painter()
+    tasks = load_tasks(benchmark, None, limit=4)
+    killed, resumed = Painter(dies=True), Painter()
     with pytest.raises(KeyboardInterrupt):
-        answer_all(killed, benchmark, tasks, tmp_path, say=lambda words: None)
+        answer_all(killed, benchmark, tasks, tmp_path, log=lambda words: None)
     (tmp_path / "answers" / f".{tasks[2].id}.1.part").mkdir()  # as a kill in the middle of writing leaves it
-    assert answer_all(going_on, benchmark, tasks, tmp_path, say=lambda words: None) == 2
-    assert killed.asked + going_on.asked == [task.words() for task in tasks]
-    assert all(stored(tmp_path, task.id)[0] == "Here." for task in tasks)
-    reader = Says('{"answer": "yes"}')
+    assert answer_all(resumed, benchmark, tasks, tmp_path, log=lambda words: None) == 2
+    assert killed.asked + resumed.asked == [task.words() for task in tasks]
+    assert all(load_answer(tmp_path, task.id)[0] == "Here." for task in tasks)
+    vision_qa = Says('{"answer": "yes"}')
     add_score(tmp_path, {"id": tasks[0].id, "group": "", "judge": "says 1", "scores": {"score": 0.5}, "failed": ""})
     with (tmp_path / SCORES).open("a") as out:
         out.write('{"id": "cut o')
-    results = score_all(benchmark, tasks, tmp_path, Scorer(reader=reader), say=lambda words: None)
+    results = score_all(benchmark, tasks, tmp_path, Scorer(judge=vision_qa), log=lambda words: None)
     assert results["score"]["value"] == pytest.approx(0.875) and results["judge"] == "says 1" and "not comparable" in results["caution"]
-    asked = len(reader.asked)
-    score_all(benchmark, tasks, tmp_path, Scorer(reader=reader), say=lambda words: None)
-    assert len(reader.asked) == asked and len(scores(tmp_path, "says 1")) == 4
+    asked = len(vision_qa.asked)
+    score_all(benchmark, tasks, tmp_path, Scorer(judge=vision_qa), log=lambda words: None)
+    assert len(vision_qa.asked) == asked and len(load_scores(tmp_path, "says 1")) == 4
 
 
 def test_side_by_side(tmp_path: Path):
-    tasks = tasks_of(BENCHMARKS["dpg"], None, limit=2)
+    tasks = load_tasks(BENCHMARKS["dpg"], None, limit=2)
     systems = [System(name, tmp_path / name) for name in ("one", "two")]
     for system in systems:
-        answer_all(Painter(), BENCHMARKS["dpg"], tasks, system.folder, say=lambda words: None)
-        score_all(BENCHMARKS["dpg"], tasks, system.folder, Scorer(reader=Says('{"answer": "yes"}')), say=lambda words: None)
-    rates = win_rates(systems, tasks, Says('{"better": "A"}'), say=lambda words: None)
+        answer_all(Painter(), BENCHMARKS["dpg"], tasks, system.folder, log=lambda words: None)
+        score_all(BENCHMARKS["dpg"], tasks, system.folder, Scorer(judge=Says('{"answer": "yes"}')), log=lambda words: None)
+    rates = compute_win_rates(systems, tasks, Says('{"better": "A"}'), log=lambda words: None)
     page = write_side_by_side("dpg", systems, tasks, tmp_path / "page.html", rates, "says 1").read_text(encoding="utf-8")
     assert page.count("<section") == 2 and "one against two" in page and "not comparable" in page and page.count("01.png") == 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from duogen.cli.main import main
-from duogen.hub.catalogue import FILE, Part, entries, find, missing, refuse_unsafe
+from duogen.hub.catalogue import FILE, Part, entries, find, list_missing, refuse_unsafe
 from duogen.hub.memory_plan import CARDS, GB, Machine, plan, weights
 from duogen.models.pipeline import About, open_pair
 from duogen.models.placement import KEPT_WHOLE
@@ -43,10 +43,10 @@ def test_every_pair_has_a_plan_for_every_card() -> None:
     for pair in entries().values():
         before = None
         for card in CARDS:
-            machine = Machine.with_card(card, 64 * GB, 8)
+            machine = Machine.with_gpu(card, 64 * GB, 8)
             chosen = plan(pair.parts, pair.about, machine)
-            assert chosen.fits and chosen.card <= machine.card and chosen.host <= machine.host, (pair.id, card)
-            assert chosen.line().endswith(".") and "GB on the card" in chosen.line()
+            assert chosen.fits and chosen.gpu <= machine.gpu and chosen.host <= machine.host, (pair.id, card)
+            assert chosen.line().endswith(".") and "GB on the GPU" in chosen.line()
             rank = ["group", "model", "none"].index(chosen.load.offload), max(chosen.size)
             assert before is None or rank >= before or chosen.load.painter_precision != "nf4", "a larger card is used better"
             before = rank
@@ -56,13 +56,13 @@ def test_every_pair_has_a_plan_for_every_card() -> None:
 def test_the_target_for_qwen_and_the_small_painter() -> None:
     pair = entries()["cosmos-predict2.5-2b"]
     wish = LoadOptions(precision="nf4", painter_precision="nf4", offload="none")
-    assert plan(pair.parts, pair.about, Machine(24 * GB, 64 * GB), wish).card <= 11 * GB
+    assert plan(pair.parts, pair.about, Machine(24 * GB, 64 * GB), wish).gpu <= 11 * GB
 
 
 def test_wishes_overrule_the_plan() -> None:
     pair = entries()["flux2-klein-4b"]
     wish = LoadOptions(precision="int8", painter_precision="bf16", offload="model", tiling="on", picture_side=512)
-    chosen = plan(pair.parts, pair.about, Machine.with_card(24, 64 * GB), wish)
+    chosen = plan(pair.parts, pair.about, Machine.with_gpu(24, 64 * GB), wish)
     assert chosen.load == wish and chosen.size == (512, 512)
     with pytest.raises(ValueError, match="no offload"):
         LoadOptions(offload="sideways")
@@ -70,8 +70,8 @@ def test_wishes_overrule_the_plan() -> None:
 
 def test_what_cannot_fit_is_refused_with_the_number() -> None:
     pair = entries()["qwen-image-edit-2511"]
-    small = plan(pair.parts, pair.about, Machine.with_card(4, 64 * GB))
-    assert not small.fits and "on the card, where 3.4 GB are free" in small.line()
+    small = plan(pair.parts, pair.about, Machine.with_gpu(4, 64 * GB))
+    assert not small.fits and "on the GPU, where 3.4 GB are free" in small.line()
     swaps = plan(pair.parts, pair.about, Machine(0, 8 * GB, 2))
     assert not swaps.fits and "would swap" in swaps.line() and "where 8.0 GB are" in swaps.line()
 
@@ -93,11 +93,11 @@ def test_nf4_is_counted_as_bitsandbytes_stores_it() -> None:
 
 def test_missing_files_and_foreign_code(tmp_path) -> None:
     folder = tiny_pair(tmp_path / "pair")
-    assert missing(folder) == []
+    assert list_missing(folder) == []
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     shards = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(shards))
-    assert missing(folder) == [
+    assert list_missing(folder) == [
         "text_encoder/model-00001-of-00002.safetensors", "text_encoder/model-00002-of-00002.safetensors", "vae/*.safetensors",
     ]  # fmt: skip
     config = folder / "transformer" / "config.json"

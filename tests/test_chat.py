@@ -12,26 +12,26 @@ from playwright.sync_api import expect
 
 from duogen.conversation import Image as Picture
 from duogen.conversation import Text, Turn
-from duogen.library.conversations import Store
+from duogen.library.conversations import ConversationStore
 from tests.browser import (
     SHOTS,
     Server,
     browser_only,
     loaded_pictures,
+    overflow_width,
     send,
     settle,
-    sideways,
     stand_in,
     wait_until_answered,
 )  # fmt: skip
 from tests.waiting import patience
-from ui.chat.correct import corrected, to_words
-from ui.parts.shared import Refused
+from ui.chat.correct import apply_correction, write_words
+from ui.parts.shared import Refusal
 
 QUESTION = "How do I draw a boat?"
 
 
-def answered(tab, server: Server, words: str = QUESTION, ready: str = "Ready", **look):
+def open_answered(tab, server: Server, words: str = QUESTION, ready: str = "Ready", **look):
     page = tab(server.address, **look)
     page.wait_for_selector(f"#status:has-text('{ready}')")
     send(page, words)
@@ -40,16 +40,16 @@ def answered(tab, server: Server, words: str = QUESTION, ready: str = "Ready", *
     return page
 
 
-def shown_pictures(page) -> list[str]:
+def list_pictures(page) -> list[str]:
     return page.eval_on_selector_all("#talk .bot figure.card > a", "links => links.map(link => link.getAttribute('href'))")
 
 
-def said(page, who: str = "bot") -> str:
+def read_words(page, who: str = "bot") -> str:
     """All words of the answers, or of the questions."""
     return "\n".join(page.locator(f"#talk .{who}").all_inner_texts())
 
 
-def questions(page) -> int:
+def count_questions(page) -> int:
     return page.locator("#talk .user button.i-edit").count()
 
 
@@ -77,19 +77,19 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
     try:
         back = tab(f"{again.address}?c={chat}")
         back.wait_for_selector("text=broken off")
-        assert loaded_pictures(back, 2) == 2 and "Put a mast on it" in said(back)
-        assert QUESTION in said(back, "user")
-        old = shown_pictures(back)
+        assert loaded_pictures(back, 2) == 2 and "Put a mast on it" in read_words(back)
+        assert QUESTION in read_words(back, "user")
+        old = list_pictures(back)
         back.click("#talk .bot button:has-text('Go on')")
         back.wait_for_selector("text=All done!")
         back.wait_for_selector("#box .submit-button")
-        assert loaded_pictures(back, 3) == 3 and shown_pictures(back)[:2] == old
+        assert loaded_pictures(back, 3) == 3 and list_pictures(back)[:2] == old
         assert back.input_value("#box textarea") == "And a ship?", "what waited is back in the box"
         back.click("#box .submit-button")
         back.wait_for_selector("#talk .user:has-text('And a ship?')")
         back.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
         back.wait_for_selector("#box .submit-button")
-        assert Store(tmp_path / "conversations").about(chat)["unasked"] is None
+        assert ConversationStore(tmp_path / "conversations").read_about(chat)["unasked"] is None
     finally:
         again.end()
 
@@ -113,7 +113,7 @@ def test_an_answer_goes_on_without_its_tab_and_windows_stay_apart(fast: Server, 
     expect(back.locator("#talk")).not_to_contain_text("And a ship?")
     second.wait_for_selector("text=All done!")
     wait_until_answered(second)
-    assert questions(second) == 1
+    assert count_questions(second) == 1
     expect(second.locator("#talk")).not_to_contain_text(QUESTION)
 
 
@@ -132,7 +132,7 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
     page.click("#talk button[value=recall]")
     page.wait_for_function("document.querySelector('#box textarea').value == 'And a green one?\\nOr a blue one?'")
     page.wait_for_selector("#talk button[value=recall]", state="detached")
-    assert questions(page) == 1
+    assert count_questions(page) == 1
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button")
     expect(page.locator("#status")).to_contain_text("Stopped")
@@ -144,7 +144,7 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
 
 @browser_only
 def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
-    page = answered(tab, fast)
+    page = open_answered(tab, fast)
     send(page, "And a ship? Go slowly.")
     page.wait_for_selector("#talk .pending")
     send(page, "And a green one?")
@@ -159,13 +159,13 @@ def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
     page.wait_for_function("document.querySelectorAll('#talk .user button.i-edit').length == 3")
     page.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
     page.wait_for_selector("#box .submit-button")
-    assert questions(page) == 3 and loaded_pictures(page, 6) >= 6 and "And a green one?" in said(page, "user")
+    assert count_questions(page) == 3 and loaded_pictures(page, 6) >= 6 and "And a green one?" in read_words(page, "user")
 
 
 @browser_only
 def test_an_edited_question_makes_a_branch_and_the_old_one_stays(fast: Server, tab) -> None:
-    page = answered(tab, fast)
-    old = shown_pictures(page)
+    page = open_answered(tab, fast)
+    old = list_pictures(page)
     page.click("#talk .user button.i-edit")
     page.wait_for_function("document.querySelector('#box textarea').value != ''")
     assert page.input_value("#box textarea") == QUESTION
@@ -173,17 +173,17 @@ def test_an_edited_question_makes_a_branch_and_the_old_one_stays(fast: Server, t
     page.wait_for_selector("#talk .user .count:has-text('2/2')")
     wait_until_answered(page)
     page.wait_for_selector("text=All done!")
-    assert "green boat" in said(page, "user") and shown_pictures(page) != old
+    assert "green boat" in read_words(page, "user") and list_pictures(page) != old
     page.screenshot(path=SHOTS / "branch.png")
     page.click("#talk .user button[title='The branch before']")
     page.wait_for_selector("#talk .user .count:has-text('1/2')")
-    assert QUESTION in said(page, "user") and shown_pictures(page) == old
+    assert QUESTION in read_words(page, "user") and list_pictures(page) == old
 
 
 @browser_only
 def test_a_corrected_answer_is_a_branch_to_learn_from(fast: Server, tab) -> None:
-    page = answered(tab, fast)
-    old = shown_pictures(page)
+    page = open_answered(tab, fast)
+    old = list_pictures(page)
     page.click("#talk .bot button.i-edit")
     page.wait_for_function("document.querySelector('#box textarea').value.includes('[3]')")
     words = page.input_value("#box textarea")
@@ -191,64 +191,64 @@ def test_a_corrected_answer_is_a_branch_to_learn_from(fast: Server, tab) -> None
     page.wait_for_selector("text=[9] stands for no picture here")
     send(page, words.replace("[2]", "").replace("All done!", "There it floats."))
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
-    assert "There it floats." in said(page) and shown_pictures(page) == [old[0], old[2]]
+    assert "There it floats." in read_words(page) and list_pictures(page) == [old[0], old[2]]
     page.click("#talk .bot button.i-teach")
     page.wait_for_selector("text=It is an example now")
     page.click("#talk .bot button[title='The branch before']")
     page.wait_for_selector("#talk .bot .count:has-text('1/2')")
-    assert "All done!" in said(page) and shown_pictures(page) == old
+    assert "All done!" in read_words(page) and list_pictures(page) == old
 
 
 def test_words_of_an_answer_and_back() -> None:
     some, others = (Picture(PILImage.new("RGB", (8, 8), colour)) for colour in ("red", "blue"))
     turn = Turn("assistant", (Text("One.\n\n"), some, Text("Two [sic]. "), others, Text("Done.")))
-    assert to_words(turn) == "One.\n\n[1]Two [sic]. [2]Done." and corrected(turn, to_words(turn)) == turn.parts
-    assert corrected(turn, "Only [2] this.") == (Text("Only "), others, Text(" this."))
+    assert write_words(turn) == "One.\n\n[1]Two [sic]. [2]Done." and apply_correction(turn, write_words(turn)) == turn.parts
+    assert apply_correction(turn, "Only [2] this.") == (Text("Only "), others, Text(" this."))
     for words in ("[2] then [1]", "[1] and [1]", "[3]", "[0]"):
-        with pytest.raises(Refused, match="stands for no picture here"):
-            corrected(turn, words)
-    with pytest.raises(Refused, match="what the answer should say"):
-        corrected(turn, " ")
+        with pytest.raises(Refusal, match="stands for no picture here"):
+            apply_correction(turn, words)
+    with pytest.raises(Refusal, match="what the answer should say"):
+        apply_correction(turn, " ")
 
 
 @browser_only
 def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> None:
-    page = answered(tab, fast)
-    old = shown_pictures(page)
+    page = open_answered(tab, fast)
+    old = list_pictures(page)
     page.locator("#talk .bot button.i-again").nth(1).click()
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     page.wait_for_selector("#box .submit-button")
-    new = shown_pictures(page)
+    new = list_pictures(page)
     assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
-    assert "All done!" in said(page)
+    assert "All done!" in read_words(page)
     page.screenshot(path=SHOTS / "painted-again.png")
     page.locator("#talk .bot button.i-words").nth(0).click()
     page.wait_for_function("document.querySelector('#box textarea').value.includes('hull')")
     send(page, "Step 1. Draw a long hull.")
     page.wait_for_selector("#talk .bot .count:has-text('3/3')")
     page.wait_for_selector("#box .submit-button")
-    assert "long hull" in said(page) and shown_pictures(page)[1:] == new[1:]
+    assert "long hull" in read_words(page) and list_pictures(page)[1:] == new[1:]
     page.locator("#talk .bot button.i-use").nth(2).click()
     page.wait_for_selector("#box .thumbnail-item")
 
 
 @browser_only
 def test_what_comes_after_a_picture_is_told_anew(fast: Server, tab) -> None:
-    page = answered(tab, fast)
-    old = shown_pictures(page)
+    page = open_answered(tab, fast)
+    old = list_pictures(page)
     page.locator("#talk .bot button.i-on").nth(0).click()
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     page.wait_for_selector("#box .submit-button")
-    new = shown_pictures(page)
+    new = list_pictures(page)
     assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, False]
     page.click("#talk .bot button[title='The branch before']")
     page.wait_for_selector("#talk .bot .count:has-text('1/2')")
-    assert shown_pictures(page) == old
+    assert list_pictures(page) == old
 
 
 @browser_only
 def test_conversations_are_found_named_deleted_and_brought_back(fast: Server, tab) -> None:
-    page = answered(tab, fast, "How do I draw a submarine?")
+    page = open_answered(tab, fast, "How do I draw a submarine?")
     open_list(page)
     page.fill("#search input, #search textarea", "submarine")
     page.wait_for_function("document.querySelectorAll('#chats li').length == 1")
@@ -274,7 +274,7 @@ def test_conversations_are_found_named_deleted_and_brought_back(fast: Server, ta
 
 @browser_only
 def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Server, tab, tmp_path: Path) -> None:
-    page = answered(tab, fast, "How do I draw a raft?")
+    page = open_answered(tab, fast, "How do I draw a raft?")
     with page.expect_download() as waiting:
         page.click("#talk .bot button.i-pdf")
     waiting.value.save_as(tmp_path / "guide.pdf")
@@ -296,8 +296,8 @@ def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Serv
 
 @browser_only
 def test_the_chat_on_a_phone_and_in_the_dark(fast: Server, tab) -> None:
-    page = answered(tab, fast, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
-    assert sideways(page) <= 0
+    page = open_answered(tab, fast, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    assert overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "chat-phone-dark.png")
     page.click("#open-side")
     settle(page)
@@ -318,11 +318,11 @@ def test_only_pictures_are_served(fast: Server, tab) -> None:
     import urllib.error
     import urllib.request
 
-    page = answered(tab, fast)
+    page = open_answered(tab, fast)
     chat, home = page.url.partition("?c=")[2], fast.home
     secret = home / "conversations" / chat / "conversation.json"
     assert secret.is_file()
-    picture = shown_pictures(page)[0]
+    picture = list_pictures(page)[0]
     assert urllib.request.urlopen(fast.address + picture, timeout=patience()).status == 200
     folder = picture.rpartition("/")[0]
     for path in (

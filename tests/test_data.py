@@ -21,17 +21,17 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from duogen.cli.main import main
-from duogen.data_engine.align import align, by_words
-from duogen.data_engine.dialogue import Turn, convert, wrong
-from duogen.data_engine.filters import filters, normal, without_personal_data
+from duogen.data_engine.align import align_pictures, word_overlap_scorer
+from duogen.data_engine.dialogue import Turn, find_violation, make_turns
+from duogen.data_engine.filters import make_filters, mask_personal_data, normalise_letters
 from duogen.data_engine.markdown import read_markdown
-from duogen.data_engine.near import alike, signature
+from duogen.data_engine.near import signature, similarity
 from duogen.data_engine.options import DataOptions
-from duogen.data_engine.pages import places, read
-from duogen.data_engine.pictures import as_file, look_of, looked_at
+from duogen.data_engine.pages import list_pages, read_page
+from duogen.data_engine.pictures import encode_picture, inspect_picture, perceptual_hash
 from duogen.data_engine.report import funnel, write_report
-from duogen.data_engine.rewrite import clean
-from duogen.data_engine.run import Work, here, make, over_cores, overrule, prepare
+from duogen.data_engine.rewrite import clean_page
+from duogen.data_engine.run import Work, make_dataset, map_here, overrule, prepare_page, process_mapper
 from duogen.data_engine.sample import Dropped, Picture, Sample, Source, Words
 from duogen.data_engine.state import State
 from duogen.data_engine.steps import Steps
@@ -119,7 +119,7 @@ def said(state: State, name: str) -> dict:
 
 def test_a_site_becomes_a_set_that_training_reads(site: Path, tmp_path: Path):
     out = tmp_path / "set"
-    state = make(site, out, DataOptions(licence="CC0"), say=lambda words: None)
+    state = make_dataset(site, out, DataOptions(licence="CC0"), log=lambda words: None)
     assert outcomes(state) == {
         "apple-strudel": "", "tart": "", "copy": "near-duplicate text", "words": "text only", "german": "wrong language",
         "broken": "useless pictures",
@@ -144,25 +144,25 @@ def test_parallel_interrupted_and_plain_runs_give_the_same_set(site: Path, tmp_p
         return (out / "conversations.jsonl").read_bytes()
 
     plain, cores, twice = (tmp_path / name for name in ("plain", "cores", "twice"))
-    make(site, plain, DataOptions(), say=lambda words: None).close()
-    make(site, cores, DataOptions(), over_cores(2), say=lambda words: None).close()
+    make_dataset(site, plain, DataOptions(), log=lambda words: None).close()
+    make_dataset(site, cores, DataOptions(), process_mapper(2), log=lambda words: None).close()
     stop, seen = threading.Event(), []
 
     def three(found, work):
-        for prepared in here(found, work):
+        for prepared in map_here(found, work):
             seen.append(prepared.place.file)
             if len(seen) == 3:
                 stop.set()
             yield prepared
 
-    make(site, twice, DataOptions(), three, say=lambda words: None, stop=stop).close()
+    make_dataset(site, twice, DataOptions(), three, log=lambda words: None, stop=stop).close()
     stop.clear()
     assert len(seen) == 3 and lines(twice) != lines(plain)
-    make(site, twice, DataOptions(), three, say=lambda words: None).close()
+    make_dataset(site, twice, DataOptions(), three, log=lambda words: None).close()
     assert len(seen) == len(set(seen)) == 6, "no page is read again"
     assert lines(cores) == lines(plain) == lines(twice)
     with pytest.raises(ValueError, match="other pages or options"):
-        make(site, twice, DataOptions(min_words=1), say=lambda words: None)
+        make_dataset(site, twice, DataOptions(min_words=1), log=lambda words: None)
 
 
 @pytest.mark.slow
@@ -174,9 +174,9 @@ def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(cluster, "BATCH", 2)
     monkeypatch.setattr(cluster, "AT_ONCE", 2)  # three batches for two workers, the last one in a second round
     plain, many = tmp_path / "plain", tmp_path / "many"
-    make(site, plain, DataOptions(), say=lambda words: None).close()
-    state = make(site, many, DataOptions(), cluster.over_ray("local", 2), say=lambda words: None)
-    assert [row.file for row in state.rows()] == [place.file for place in places(site)]
+    make_dataset(site, plain, DataOptions(), log=lambda words: None).close()
+    state = make_dataset(site, many, DataOptions(), cluster.ray_mapper("local", 2), log=lambda words: None)
+    assert [row.file for row in state.rows()] == [place.file for place in list_pages(site)]
     assert (many / "conversations.jsonl").read_bytes() == (plain / "conversations.jsonl").read_bytes()
     assert {file.name: file.read_bytes() for file in (many / "images").iterdir()} == {
         file.name: file.read_bytes() for file in (plain / "images").iterdir()
@@ -184,12 +184,12 @@ def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
 
 
 def test_a_machine_that_does_not_see_the_pages_says_so(site: Path, tmp_path: Path):
-    from duogen.data_engine.cluster import _Prepare
+    from duogen.data_engine.cluster import _PrepareBatch
 
-    pages = {"pages": pickle.dumps(list(places(site)))}
-    assert _Prepare(Work(site, tmp_path / "gone", DataOptions()))(pages)["blind"] == str(tmp_path / "gone")
+    pages = {"pages": pickle.dumps(list(list_pages(site)))}
+    assert _PrepareBatch(Work(site, tmp_path / "gone", DataOptions()))(pages)["blind"] == str(tmp_path / "gone")
     (tmp_path / "set" / "images").mkdir(parents=True)
-    done = _Prepare(Work(site, tmp_path / "set", DataOptions()))(pages)
+    done = _PrepareBatch(Work(site, tmp_path / "set", DataOptions()))(pages)
     assert not done["blind"] and len(pickle.loads(done["prepared"])) == 6
 
 
@@ -203,14 +203,14 @@ def test_a_cluster_that_is_not_there_is_said_in_a_sentence(site: Path, tmp_path:
 
 
 def test_a_person_overrules(site: Path, tmp_path: Path):
-    state = make(site, tmp_path / "set", DataOptions(), say=lambda words: None)
+    state = make_dataset(site, tmp_path / "set", DataOptions(), log=lambda words: None)
     ids = {Path(row.file).stem: row.id for row in state.rows()}
     overrule(state, ids["tart"], keep=False)
     overrule(state, ids["copy"], keep=True)
     assert [Path(record["source"]["file"]).stem for record in state.records()] == ["apple-strudel", "copy"]
     with pytest.raises(ValueError, match="no picture"):
         overrule(state, ids["words"], keep=True)
-    assert state.row(ids["words"]).record is None and state.number("kept") == 2
+    assert state.get_row(ids["words"]).record is None and state.count_pages("kept") == 2
 
 
 def test_the_command_line_makes_a_set_and_says_what_is_wrong(site: Path, tmp_path: Path, capsys):
@@ -237,7 +237,7 @@ def bird_house(sample: Sample | Dropped) -> None:
 
 
 def read_all(root: Path) -> list[Sample | Dropped]:
-    return [read(place, root) for place in places(root)]
+    return [read_page(place, root) for place in list_pages(root)]
 
 
 def test_html_with_its_folder(tmp_path: Path):
@@ -248,7 +248,7 @@ def test_html_with_its_folder(tmp_path: Path):
     (sample,) = read_all(tmp_path)
     bird_house(sample)
     assert (sample.source.author, sample.source.licence) == ("Ann Miller", "CC BY 4.0")
-    cleaned = clean(sample)
+    cleaned = clean_page(sample)
     assert "Click here" not in cleaned.text() and "our drills" not in cleaned.text()
 
 
@@ -324,7 +324,7 @@ def test_markdown_never_reads_outside_its_root(tmp_path: Path):
     ],
 )
 def test_pictures_that_say_nothing(picture: Picture, why: str):
-    found = looked_at(picture, DataOptions())[1]
+    found = inspect_picture(picture, DataOptions())[1]
     assert why in found if why else not found
 
 
@@ -332,7 +332,7 @@ def test_banners_flat_pictures_and_codes_say_nothing():
     def why(image: PILImage.Image) -> str:
         out = io.BytesIO()
         image.save(out, "PNG")
-        return looked_at(Picture("a.png", data=out.getvalue()), DataOptions())[1]
+        return inspect_picture(Picture("a.png", data=out.getvalue()), DataOptions())[1]
 
     import zxingcpp
 
@@ -354,22 +354,22 @@ def slow_look(grey: PILImage.Image) -> list[bool]:
 def test_a_perceptual_hash_is_that_of_its_definition(seed: int):
     coarse = numpy.random.default_rng(seed).integers(0, 256, (5, 7), dtype=numpy.uint8)
     grey = PILImage.fromarray(coarse).resize((256, 190), PILImage.Resampling.BICUBIC)
-    assert [letter == "1" for letter in f"{look_of(grey):064b}"] == slow_look(grey)
+    assert [letter == "1" for letter in f"{perceptual_hash(grey):064b}"] == slow_look(grey)
 
 
 @pytest.mark.parametrize("text", ["plain words, 1/2 cup (240 ml)", "cafe\u0301", "soft\u00adhyphen", "zero\u200bwidth", "a\tb\x07", ""])
 def test_letters_have_one_spelling(text: str):
     slow = "".join(letter for letter in unicodedata.normalize("NFC", text) if unicodedata.category(letter) != "Cf")
-    assert normal(text) == slow
+    assert normalise_letters(text) == slow
 
 
 def test_a_large_picture_is_made_smaller_only_where_that_saves_something():
     def kept(image: PILImage.Image, form: str) -> tuple[bytes, bytes, str]:
         out = io.BytesIO()
         image.save(out, form, quality=90)
-        picture, why = looked_at(Picture("a.jpg", data=out.getvalue()), DataOptions())
+        picture, why = inspect_picture(Picture("a.jpg", data=out.getvalue()), DataOptions())
         assert not why and picture.shape == image.size
-        return out.getvalue(), *as_file(picture, 300)
+        return out.getvalue(), *encode_picture(picture, 300)
 
     smooth = photo(1, 600)
     noise = numpy.random.default_rng(1).integers(0, 255, (600, 600, 3), dtype=numpy.uint8)
@@ -384,33 +384,33 @@ def page(*parts: Words | Picture, title: str = "Apple strudel") -> Sample:
 
 
 def test_text_filters():
-    chain = filters(DataOptions())
+    chain = make_filters(DataOptions())
     assert isinstance(chain["text only"](page(Words("x"))), Dropped)
     assert isinstance(chain["too short"](page(Words("few words"))), Dropped)
-    masked = without_personal_data(
+    masked = mask_personal_data(
         page(Words("Call (555) 123-4567 or +49 30 1234567, in 2024, 20-30 min, 1-2 cups."), Picture("a", alt="a@b.org"))
     )
     assert masked.parts[0].text == "Call 555-0100 or 555-0100, in 2024, 20-30 min, 1-2 cups." and masked.parts[1].alt == "name@example.com"
     for said in ("0171 2345678", "030/1234567", "020 7946 0958", "1-800-555-0199", "Tel. 1234567", "Phone: 123 4567", "ann (at) home.org"):
-        hidden = without_personal_data(page(Words(f"Ask {said}.")))
+        hidden = mask_personal_data(page(Words(f"Ask {said}.")))
         assert hidden.notes["masked"] == 1 and sum(each.isdigit() for each in hidden.text()) in (0, 7), hidden.text()
     for said in ("2024-01-02", "10.000.000", "1 234 567 g", "007 films", "0.125 l", "978-3-16-148410-0", "192.168.100.200", "at b.com"):
-        assert without_personal_data(page(Words(said))).text() == said
+        assert mask_personal_data(page(Words(said))).text() == said
 
 
 def test_block_list(tmp_path: Path):
     (tmp_path / "list.txt").write_text("# words\nspam\n", encoding="utf-8")
-    block = filters(DataOptions(block=str(tmp_path / "list.txt")))["block list"]
+    block = make_filters(DataOptions(block=str(tmp_path / "list.txt")))["block list"]
     assert isinstance(block(page(Words("Buy SPAM now"))), Dropped) and isinstance(block(page(Words("spamming"))), Sample)
     with pytest.raises(ValueError, match="block list"):
-        filters(DataOptions(block="nowhere.txt"))
+        make_filters(DataOptions(block="nowhere.txt"))
 
 
 def test_signatures_tell_texts_apart():
     words = [f"word{number}" for number in range(300)]
     text, other = " ".join(words), " ".join(reversed(words))
     changed = " ".join(words[:290] + ["new"] * 10)
-    assert alike(signature(text), signature(changed)) > 0.8 and alike(signature(text), signature(other)) < 0.1
+    assert similarity(signature(text), signature(changed)) > 0.8 and similarity(signature(text), signature(other)) < 0.1
 
 
 # Rewriting and alignment
@@ -422,7 +422,7 @@ def test_debris_goes_and_numbers_stay():
         Words("Share this post", "item", "- "), Words("Empty", "heading", "## "),
         Words("Steps", "heading", "## "), Words("Cut 3 apples.", "item", "1. "),
     )  # fmt: skip
-    kept = clean(dirty)
+    kept = clean_page(dirty)
     assert [part.text for part in kept.parts] == ["A strudel needs approx. 3 apples.", "Steps", "Cut 3 apples."]
     assert Counter(each.why for each in kept.lost) == {"debris": 3}
 
@@ -432,31 +432,31 @@ def test_near_repeats_go_and_what_says_another_thing_stays():
         "Fold the left corner over to the middle line. Fold the right corner over to the middle line. And then fold the left corners over"
         " to that middle line! Cut strips of 12 cm from the whole long board. Cut strips of 21 cm from the whole long board."
     )
-    kept = clean(page(Words(text)))
+    kept = clean_page(page(Words(text)))
     assert [each.what[:13] for each in kept.lost] == ["And then fold"] and len(kept.parts) == 4
 
 
 def test_pictures_move_to_their_sentences_and_keep_their_order():
     steps = [Words(text, "item", f"{number}. ") for number, text in enumerate(STEPS, 1)]
     first, second = Picture("one.png", alt="sliced apples"), Picture("two.png", alt="rolling pin on pastry")
-    moved = align(page(Words("Begin."), first, second, *steps), by_words("Apple strudel"), 0.34)
+    moved = align_pictures(page(Words("Begin."), first, second, *steps), word_overlap_scorer("Apple strudel"), 0.34)
     assert [part if isinstance(part, Words) else part.name for part in moved.parts] == [
         Words("Begin."), steps[0], "one.png", steps[1], "two.png", steps[2]
     ]  # fmt: skip
-    swapped = align(page(Words("Begin."), second, first, *steps), by_words("Apple strudel"), 0.34)
+    swapped = align_pictures(page(Words("Begin."), second, first, *steps), word_overlap_scorer("Apple strudel"), 0.34)
     assert [picture.name for picture in swapped.pictures()] == ["two.png", "one.png"]
-    still = align(page(Words("It looks like this:"), first, *steps), by_words("Apple strudel"), 0.34)
+    still = align_pictures(page(Words("It looks like this:"), first, *steps), word_overlap_scorer("Apple strudel"), 0.34)
     assert still.parts[1] is first, "what a sentence announces stays behind it"
 
 
 def test_the_validator_sees_every_broken_rule():
     pictures = [Picture("one.png"), Picture("two.png")]
     sample = page(Words("Cut 3 apples."), pictures[0], Words("Bake at 180 C for 40 minutes."), pictures[1])
-    good = convert(sample, random.Random(0))
-    assert wrong(sample, good) == ""
+    good = make_turns(sample, random.Random(0))
+    assert find_violation(sample, good) == ""
 
     def answer(*parts: str | Picture) -> str:
-        return wrong(sample, [good[0], Turn("assistant", parts)])
+        return find_violation(sample, [good[0], Turn("assistant", parts)])
 
     text = ("Cut 3 apples.", pictures[0], "Bake at 180 C for 40 minutes.")
     assert answer(*text, pictures[1]) == ""
@@ -489,7 +489,7 @@ def test_a_model_words_the_page_and_falls_back_where_it_breaks_a_rule(tmp_path: 
         "request": '```json\n{"request": "How is strudel made?"}\n```',
     }
     steps = Steps(DataOptions(), Scripted(**good))
-    _, turns = steps.dialogue(sample)
+    _, turns = steps.make_dialogue(sample)
     assert (
         turns[0].parts == ("How is strudel made?",)
         and "Slice 3 apples" in turns[1].text()
@@ -498,33 +498,33 @@ def test_a_model_words_the_page_and_falls_back_where_it_breaks_a_rule(tmp_path: 
     assert steps.fallbacks == {"place": 1}
     for broken in ("Slice 4 apples.\n\n<image 1>\n\nBake at 180 C.", "Slice 3 apples. Bake at 180 C.", "<image 1> <image 1> 3 180", ""):
         steps = Steps(DataOptions(), Scripted(**(good | {"rewrite": broken})))
-        _, turns = steps.dialogue(sample)
+        _, turns = steps.make_dialogue(sample)
         assert "Cut 3 apples" in turns[1].text() and steps.fallbacks["rewrite"] == 1 and len(turns[1].pictures()) == 1
 
 
 def test_what_a_worker_gives_back_carries_no_pictures(site: Path, tmp_path: Path):
     (tmp_path / "images").mkdir()
     work = Work(site, tmp_path, DataOptions())
-    prepared = [prepare(place, work) for place in places(site)]
+    prepared = [prepare_page(place, work) for place in list_pages(site)]
     assert all(picture.data is None for each in prepared if each.sample for picture in each.sample.pictures())
     assert replace(prepared[0], sample=None).step == prepared[0].step
 
 
 def test_topics_and_what_models_make_of_them(tmp_path: Path):
-    from duogen.data_engine.synthesise import Makers, synthesise, topics
+    from duogen.data_engine.synthesise import Makers, list_topics, synthesise
     from tests.test_benchmarks import WELL, Painter, Says
 
-    every = topics()
+    every = list_topics()
     assert len({domain for domain, _ in every}) == 8 and len(every) == len(set(every)) >= 80
     writer = Says(json.dumps({"requests": ["How do I fold a crane?", "How do I bake a dark bread?", "short"]}))
     good, weak = json.dumps({name: 4 for name in WELL}), json.dumps(WELL)
     judge = Says(good, weak)
-    state = synthesise(Makers(writer, Painter(), judge), tmp_path, 2, say=lambda words: None)
+    state = synthesise(Makers(writer, Painter(), judge), tmp_path, 2, log=lambda words: None)
     assert [row.reason for row in state.rows()] == ["", "judged too weak: i_co 2, i_q 0"]
     (line,) = (tmp_path / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     kept = json.loads(line)
     assert kept["turns"][0]["parts"][0]["text"] == "How do I fold a crane?"
     assert (tmp_path / kept["turns"][1]["parts"][1]["file"]).exists()
     asked = len(writer.asked)
-    synthesise(Makers(writer, teacher := Painter(), judge), tmp_path, 2, say=lambda words: None)
+    synthesise(Makers(writer, teacher := Painter(), judge), tmp_path, 2, log=lambda words: None)
     assert len(writer.asked) == asked and teacher.asked == [], "a run that goes on repeats nothing"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.browser import SHOTS, Server, browser_only, settle, sideways
+from tests.browser import SHOTS, Server, browser_only, overflow_width, settle
 from tests.test_data import site  # noqa: F401
 
 
@@ -45,12 +45,12 @@ def test_pages_become_a_set_that_a_person_overrules(tiny: Server, tab: Callable,
     assert [json.loads(line)["source"]["title"] for line in written.splitlines()] == ["Apple strudel", "My strudel"]
     page.set_viewport_size({"width": 390, "height": 844})
     settle(page)
-    assert sideways(page) <= 0
+    assert overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "data-phone.png")
     page.click("#data-send")
     page.wait_for_selector("#finetune-report li:has-text('Read as conversations: 2 examples')")
     page.wait_for_selector("#finetune-tiles img >> nth=2")
     page.wait_for_selector("#finetune-needs p")
     assert page.input_value("#finetune-name input, #finetune-name textarea") == "recipes"
-    assert page.input_value("#finetune-folder input, #finetune-folder textarea").endswith("/sets/recipes") and sideways(page) <= 0
+    assert page.input_value("#finetune-folder input, #finetune-folder textarea").endswith("/sets/recipes") and overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "data-sent.png")

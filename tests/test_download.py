@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from duogen.cli.main import main
 from duogen.hub import download, fetching
-from duogen.hub.catalogue import entries, find, installed, lora_file, missing, places, wanted
+from duogen.hub.catalogue import entries, find, find_download, find_folders, is_installed, list_missing, lora_file
 from tests.hub import COMMIT, Hub, served
 from tests.waiting import until
 
@@ -79,7 +79,7 @@ def fetched(id: str = REPO) -> download.Progress:
 
 def test_everything_needed_comes_and_nothing_else(hub) -> None:
     seen: list[float] = []
-    fetching.Fetching(wanted(REPO), say=lambda now: seen.append(now.done)).run()
+    fetching.Fetch(find_download(REPO), say=lambda now: seen.append(now.done)).run()
     there = find(REPO).folder
     names = sorted(file.relative_to(there).as_posix() for file in there.rglob("*") if file.is_file())
     model = "diffusion_pytorch_model.safetensors"
@@ -140,7 +140,7 @@ def test_a_slow_link_shows_how_far_it_is(hub, monkeypatch) -> None:
     monkeypatch.setattr(fetching, "WRITE_SECONDS", 0.0)
     hub.pace = 0.02  # 3.3 MB/s
     seen: list[tuple[int, float, str]] = []
-    fetching.Fetching(wanted(REPO), say=lambda now: seen.append((now.done, now.speed, now.line()))).run()
+    fetching.Fetch(find_download(REPO), say=lambda now: seen.append((now.done, now.speed, now.line()))).run()
     assert len({done for done, _, _ in seen}) > 20, "it jumps"
     steady = [(speed, line) for done, speed, line in seen if BIG / 2 < done < BIG]
     assert steady and all(1e5 < speed < 4e6 and "MB/s, " in line and line.endswith(" left.") for speed, line in steady)
@@ -159,7 +159,7 @@ def test_a_dead_link_can_be_paused(hub) -> None:
     download.start(REPO)
     until(lambda: len(hub.asked) == 2)
     download.pause(REPO)
-    until(lambda: not download.running(REPO))
+    until(lambda: not download.is_running(REPO))
     assert download.status(REPO).state == "paused"
 
 
@@ -167,7 +167,7 @@ def test_a_proxy_is_asked_instead(hub, monkeypatch) -> None:
     for name, value in (("HF_ENDPOINT", "http://hub.invalid"), ("HTTP_PROXY", hub.address), ("NO_PROXY", "")):
         monkeypatch.setenv(name, value)
     download.start(REPO)
-    until(lambda: not download.running(REPO))
+    until(lambda: not download.is_running(REPO))
     assert download.status(REPO).state == "done" and hub.hosts == {"hub.invalid"}
 
 
@@ -191,21 +191,21 @@ def test_a_full_disk_is_told_before_anything_comes(hub, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10, 9, 1))
     assert "GB are free" in fetched().message and hub.asked == []
     monkeypatch.undo()
-    assert "disk is full" in fetching.said(OSError(28, "No space left"), wanted(REPO))
+    assert "disk is full" in fetching.explain_failure(OSError(28, "No space left"), find_download(REPO))
 
 
-def test_a_disk_that_fills_up_on_the_way_keeps_what_came(hub, monkeypatch) -> None:
-    name, plain = "transformer/diffusion_pytorch_model.safetensors", fetching.Fetching._came
+def test_a_disk_that_fills_up_on_the_way_keeps_what_count_bytes(hub, monkeypatch) -> None:
+    name, plain = "transformer/diffusion_pytorch_model.safetensors", fetching.Fetch._came
 
-    def came(self, wanted, count):
-        plain(self, wanted, count)
-        if wanted.name == name and self.progress.files[fetching.label(wanted)][1] > BIG / 2:
+    def came(self, find_download, count):
+        plain(self, find_download, count)
+        if find_download.name == name and self.progress.files[fetching.label(find_download)][1] > BIG / 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetching.Fetching, "_came", came)
+    monkeypatch.setattr(fetching.Fetch, "_came", came)
     now = fetched()
     assert now.state == "failed" and "The disk is full" in now.message and BIG / 2 < now.done < BIG
-    monkeypatch.setattr(fetching.Fetching, "_came", plain)
+    monkeypatch.setattr(fetching.Fetch, "_came", plain)
     hub.asked.clear()
     assert fetched().state == "done"
     (start,) = [span for asked, span in hub.asked if asked == name]
@@ -220,7 +220,7 @@ def test_a_few_step_lora_is_fetched_checked_and_removed_with_its_pair(hub, tmp_p
     (tmp_path / "lora" / "another.safetensors").write_bytes(b"not wanted")
     repos = {pair.sources[0].repo: hub.repos[REPO], preset.repo: tmp_path / "lora"}
     hub.repos.update(repos)
-    assert main(["pull", pair.id]) == 0 and installed(pair)
+    assert main(["pull", pair.id]) == 0 and is_installed(pair)
     assert main(["pull", pair.id, "--preset", "sideways"]) == 2 and "lightning-4" in capsys.readouterr().err
     assert main(["pull", pair.id, "--preset", preset.id]) == 0
     file = lora_file(preset)
@@ -239,12 +239,12 @@ def test_weights_in_parts_are_not_here_before_all_are(tmp_path) -> None:
     """Whoever looks while the first part has come must not open it."""
     (tmp_path / "config.json").write_text("{}")
     save_file({"a": torch.rand(2)}, tmp_path / "model-00001-of-00002.safetensors")
-    assert missing(tmp_path) == ["model.safetensors.index.json"]
+    assert list_missing(tmp_path) == ["model.safetensors.index.json"]
     parts = {name: f"model-0000{name}-of-00002.safetensors" for name in "12"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
-    assert missing(tmp_path) == [parts["2"]]
+    assert list_missing(tmp_path) == [parts["2"]]
     save_file({"b": torch.rand(2)}, tmp_path / parts["2"])
-    assert missing(tmp_path) == []
+    assert list_missing(tmp_path) == []
 
 
 def test_a_worker_is_paused_killed_and_goes_on(hub, monkeypatch) -> None:
@@ -255,17 +255,17 @@ def test_a_worker_is_paused_killed_and_goes_on(hub, monkeypatch) -> None:
     assert now.state == "running" and now.total > BIG
     download.start(REPO)  # a second press does nothing
     download.pause(REPO)
-    until(lambda: not download.running(REPO))
+    until(lambda: not download.is_running(REPO))
     paused = download.status(REPO)
     assert paused.state == "paused" and 100_000 < paused.done < BIG and "Paused at" in paused.line()
     download.start(REPO)
     until(lambda: download.status(REPO).done > paused.done + 100_000)
     kill(REPO)
-    until(lambda: not download.running(REPO))
+    until(lambda: not download.is_running(REPO))
     assert download.status(REPO).state == "paused", "a worker that was killed can be gone on with"
     hub.pace = 0.0
     assert main(["pull", REPO]) == 0
-    assert missing(find(REPO).folder) == []
+    assert list_missing(find(REPO).folder) == []
 
 
 def kill(id: str) -> None:
@@ -282,20 +282,20 @@ def test_a_worker_waits_for_who_only_looks(hub) -> None:
     lock.acquire(timeout=0)
     threading.Timer(0.3, lock.release).start()
     assert download.work("flux2-klein-4b") == 0
-    assert installed(entries()["flux2-klein-4b"])
+    assert is_installed(entries()["flux2-klein-4b"])
 
 
 def test_pull_verify_and_remove_from_the_command_line(hub, capsys) -> None:
     assert main(["pull", "flux2-klein-4b"]) == 0
-    assert installed(entries()["flux2-klein-4b"])
-    weights = places(entries()["flux2-klein-4b"])["painter"] / "vae" / "diffusion_pytorch_model.safetensors"
+    assert is_installed(entries()["flux2-klein-4b"])
+    weights = find_folders(entries()["flux2-klein-4b"])["painter"] / "vae" / "diffusion_pytorch_model.safetensors"
     weights.resolve().write_bytes(b"x")
     capsys.readouterr()
     assert main(["pull", "flux2-klein-4b", "--verify"]) == 0
     assert "vae/diffusion_pytorch_model.safetensors" in capsys.readouterr().out
     assert download.verify("flux2-klein-4b") == []
     assert main(["remove", "flux2-klein-4b"]) == 0 and "free again" in capsys.readouterr().out
-    assert not installed(entries()["flux2-klein-4b"])
+    assert not is_installed(entries()["flux2-klein-4b"])
     assert main(["remove", "flux2-klein-4b"]) == 2
     assert main(["remove", "duogen-sketch"]) == 2
     assert main(["pull", "nonsense"]) == 2

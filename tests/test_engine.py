@@ -16,7 +16,8 @@ from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Text
 from duogen.models.pipeline import open_pair
 from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.painters.cosmos import Frames, Retouch
+from duogen.painters.base import Frames, PaintRequest
+from duogen.painters.cosmos import Inpaint
 from tests.tiny import BOV, END, EOV, PAD, SIDE, START, script, tiny_pair
 
 
@@ -144,8 +145,8 @@ def test_stop_ends_a_picture_within_one_step(engine, monkeypatch):
     assert seen[-1].stats.stopped == "user"
     assert [type(part) for part in seen[-1].conversation.path()[-1].parts] == [Text, Image, Text]
     script(monkeypatch, engine.tokens, "More", BOV, END)  # and the talk goes on
-    going_on = seen[-1].conversation.say("user", "go on")
-    done = last(engine.answer(going_on, options()))
+    continue_answer = seen[-1].conversation.say("user", "go on")
+    done = last(engine.answer(continue_answer, options()))
     assert done.stats.images == 1 and done.stats.encoded_tokens < done.stats.prompt_tokens / 2
 
 
@@ -309,14 +310,14 @@ def test_painting_after_given_words_is_what_an_answer_paints(engine, pair, monke
     done = last(engine.answer(asked(), options(8)))
     other = Engine(pair)
     begun = asked().say("assistant", "A red house")
-    image = other.paint_after(begun, options(8))
+    image = other.generate_image(begun, options(8))
     assert image.picture.tobytes() == parts(done)[1]
     encoded = []
     monkeypatch.setattr(other.painter, "encode", encoded.append)
-    other.paint_after(asked().say("assistant", "A red house", image, "and"), options(8))
+    other.generate_image(asked().say("assistant", "A red house", image, "and"), options(8))
     assert not encoded  # its own picture is not encoded again
     with pytest.raises(ValueError, match="no answer"):
-        other.paint_after(asked(), options())
+        other.generate_image(asked(), options())
 
 
 def test_an_answer_goes_on_from_any_of_its_parts(engine, pair, monkeypatch):
@@ -325,7 +326,7 @@ def test_an_answer_goes_on_from_any_of_its_parts(engine, pair, monkeypatch):
     head = whole.conversation.path()[-1]
     begun = whole.conversation.with_turn(Turn("assistant", head.parts[:2], parent=head.parent))
     script(monkeypatch, engine.tokens, "three", BOV, END)
-    *shown, done = engine.going_on(begun, options(7))
+    *shown, done = engine.continue_answer(begun, options(7))
     new = done.conversation.path()[-1]
     assert [event.index for event in shown if isinstance(event, ImageStarted)] == [1]
     assert new.parts[:2] == head.parts[:2] and [part.text for part in new.parts if isinstance(part, Text)] == ["One", "three"]
@@ -335,16 +336,16 @@ def test_an_answer_goes_on_from_any_of_its_parts(engine, pair, monkeypatch):
     assert engine.memory.said[new.id].ids == packed.ids
     told = whole.conversation.with_turn(Turn("assistant", (Text("One"),), parent=head.parent))
     script(monkeypatch, engine.tokens, " more", END)
-    assert parts(last(engine.going_on(told, options()))) == ["One more"]
+    assert parts(last(engine.continue_answer(told, options()))) == ["One more"]
     with pytest.raises(ValueError, match="no answer"):
-        list(engine.going_on(asked(), options()))
+        list(engine.continue_answer(asked(), options()))
 
 
 def test_a_failure_while_going_on_leaves_the_answer_as_it_was(engine, monkeypatch):
     conversation = asked().say("assistant", "One", grey(1))
     monkeypatch.setattr(engine.painter, "decode", lambda latents: (_ for _ in ()).throw(RuntimeError("broken")))
     script(monkeypatch, engine.tokens, "two", BOV, END)
-    *_, failed = engine.going_on(conversation, options())
+    *_, failed = engine.continue_answer(conversation, options())
     assert isinstance(failed, Failed) and failed.conversation.head == conversation.path()[0].id
 
 
@@ -370,7 +371,7 @@ def test_outside_a_mask_not_a_pixel_changes(engine, monkeypatch, size):
 def test_a_masked_answer_painted_again_keeps_its_mask(engine, monkeypatch):
     picture, mask = grey(1), marked(SIDE, SIDE, 0, 0, 10, 10)
     conversation = asked("Change it.", Image(picture, mask=mask)).say("assistant", "Now")
-    again = np.asarray(engine.paint_after(conversation, options(3)).picture)
+    again = np.asarray(engine.generate_image(conversation, options(3)).picture)
     assert (again == np.asarray(picture))[np.asarray(mask) == 0].all()
 
 
@@ -385,11 +386,31 @@ def test_a_useless_mask_gets_a_sentence(engine, monkeypatch, mask, message):
 def test_what_a_mask_leaves_is_painted_around(engine):
     """The latents that stay are those of the picture, and what is painted inside depends on them."""
     states = torch.randn(1, 5, engine.mllm.model.config.text_config.hidden_size * 2, generator=torch.Generator().manual_seed(1))
-    retouch = engine.painter.retouch(grey(1), marked(SIDE, SIDE, 0, 0, 3, 3))
-    assert retouch.inside.sum() == 1
+    inpaint = engine.painter.prepare_inpaint(grey(1), marked(SIDE, SIDE, 0, 0, 3, 3))
+    assert inpaint.mask.sum() == 1
     results = []
-    for each in (retouch, Retouch(-retouch.latents, retouch.inside)):
-        *_, final = engine.painter.paint(Frames.empty(), states, 0, options(steps=4).image, 7, each)
-        assert torch.equal(final.latents[~retouch.inside.expand_as(final.latents)], each.latents[~retouch.inside.expand_as(each.latents)])
+    for each in (inpaint, Inpaint(-inpaint.latents, inpaint.mask)):
+        *_, final = engine.painter.paint(Frames.empty(), PaintRequest(states, 0, options(steps=4).image, 7, each))
+        assert torch.equal(final.latents[~inpaint.mask.expand_as(final.latents)], each.latents[~inpaint.mask.expand_as(each.latents)])
         results.append(final.latents[..., 0, 0])
     assert (results[0] - results[1]).abs().max() > 1e-4
+
+
+def test_what_the_copy_gate_keeps_stays_to_the_pixel(tmp_path, monkeypatch):
+    """Of a brought picture that is not square and larger than what the pair paints, too."""
+    pair = open_pair(tiny_pair(tmp_path, gate=True), "cpu", "fp32")
+    pair.about = replace(pair.about, copy_below=1.5)
+    engine = Engine(pair)
+    rng = np.random.default_rng(3)
+    brought = PILImage.fromarray(rng.integers(0, 255, (3 * SIDE // 2, 2 * SIDE, 3), dtype=np.uint8))
+    script(monkeypatch, engine.tokens, "Here", BOV, "and", BOV, END)
+    done = last(engine.answer(Conversation().say("user", "Change it", brought), options(steps=2)))
+    before = np.asarray(brought)
+    for image in done.conversation.path()[-1].images():
+        after = np.asarray(image.picture)
+        same = (after == before).all(-1)
+        assert after.shape == before.shape and 0.1 < same.mean() < 1
+        cell = 2 * SIDE // 4  # a latent's place, in pixels of this picture
+        columns = [same[:, start : start + cell] for start in range(0, 2 * SIDE, cell)]
+        assert any(rows.all() for part in columns for rows in np.array_split(part, 8)), "no whole place stayed"
+        before = after

@@ -18,18 +18,18 @@ from duogen.cli.main import parser
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
-from duogen.evaluate.answers import answers_alike
+from duogen.evaluate.answers import answers_agree
 from duogen.evaluate.figures import mean, share
-from duogen.evaluate.scores import MOST_OFF, Asked, as_edited, read_steps, score_turn
+from duogen.evaluate.scores import MOST_OFF, TurnCase, check_styled_edit, read_steps, score_turn
 from duogen.evaluate.sheet import Panel, contact_sheet
 from duogen.events import Stats
 from duogen.options import ImageOptions, Options
 from duogen.sketchbook import words
-from duogen.sketchbook.change import recoloured
+from duogen.sketchbook.change import recolour_part
 from duogen.sketchbook.draw import draw
-from duogen.sketchbook.hands import HANDS, by_hand
 from duogen.sketchbook.scene import COLOURS as COLOURS_OF_WORLD
 from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.tasks import TASKS, sample
 from duogen.sketchbook.world import HELD_OUT_KINDS, make_thing, things
 from tests.tiny import tiny_pair
@@ -56,14 +56,14 @@ def steps(scene: Scene, opening: str = "Let's draw a house with a blue door.") -
     return parts
 
 
-def guide() -> Asked:
+def guide() -> TurnCase:
     meant = steps(house())
-    return Asked("guide", "how do i draw a house with a blue door?", tuple(meant), opening="Let's draw a house with a blue door.")
+    return TurnCase("guide", "how do i draw a house with a blue door?", tuple(meant), opening="Let's draw a house with a blue door.")
 
 
 def in_colour(scene: Scene, name: str, colour: str) -> Scene:
     index = [part.name for part in scene.things[0].parts].index(name)
-    return recoloured(scene, 0, index, colour)
+    return recolour_part(scene, 0, index, colour)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -71,10 +71,11 @@ def test_the_reference_answer_gets_every_score(task: str) -> None:
     for seed in range(4):
         line, answer = sample(task, random.Random(seed), held=True).lines[:2]
         before = (line.scenes() or [None])[0]
-        what = sketchbook.what_of(sample(task, random.Random(seed), held=True), 1)
+        what = sketchbook.answer_kind(sample(task, random.Random(seed), held=True), 1)
         text = " ".join(part for part in line.parts if isinstance(part, str)).lower()
         opening = str(answer.parts[0]).partition("\n")[0]
-        score = score_turn(Asked(what, text, answer.parts, before, opening, shown=draw(before) if before else None), replied(answer.parts))
+        turn = TurnCase(what, text, answer.parts, before, opening, shown=draw(before) if before else None)
+        score = score_turn(turn, replied(answer.parts))
         assert score.words and score.draws and score.right and score.complete in (True, None), (text, answer.parts, score)
         for picture in score.pictures:
             assert picture.right and picture.attributes and picture.attributes[0] == picture.attributes[1] and picture.distance == 0
@@ -84,8 +85,8 @@ def test_the_reference_answer_gets_every_score(task: str) -> None:
 def test_what_the_wish_leaves_open_may_be_chosen() -> None:
     asked = guide()
     assert score_turn(asked, replied(steps(replace(in_colour(house(), "roof", "purple"), background="sea")))).right
-    assert not score_turn(asked, replied(steps(in_colour(house(), "door", "green")))).words, "the wished blue door came green"
-    assert not score_turn(replace(asked, ask=asked.ask + " at night"), replied(steps(house()))).words, "it was wished at night"
+    assert not score_turn(asked, replied(steps(in_colour(house(), "door", "green")))).words, "the requested blue door came green"
+    assert not score_turn(replace(asked, ask=asked.ask + " at night"), replied(steps(house()))).words, "the request said at night"
 
 
 def test_a_wrong_colour_costs_consistency() -> None:
@@ -123,7 +124,7 @@ def test_a_wrong_number_of_pictures_costs_completeness_of_pictures() -> None:
     asked = guide()
     without = score_turn(asked, replied(asked.meant[:-1]))
     assert without.complete is False and not without.draws
-    talking = Asked("talk", "hello", ("Hello!",))
+    talking = TurnCase("talk", "hello", ("Hello!",))
     assert score_turn(talking, replied(["Hi!"])).right
     assert not score_turn(talking, replied(["Hi!", house()])).draws
     assert not score_turn(talking, replied([])).right
@@ -131,7 +132,7 @@ def test_a_wrong_number_of_pictures_costs_completeness_of_pictures() -> None:
 
 def test_an_edit_must_do_what_was_wished_and_nothing_else() -> None:
     before, after = house(), in_colour(house(), "door", "green")
-    asked = Asked("edit", "make the door green", ("Now the house has a door in green.", after), before, shown=draw(before))
+    asked = TurnCase("edit", "make the door green", ("Now the house has a door in green.", after), before, shown=draw(before))
     assert score_turn(asked, replied(asked.meant)).right
     unpainted = score_turn(asked, replied([asked.meant[0], before]))
     assert unpainted.words and not unpainted.right
@@ -178,7 +179,7 @@ def test_read_steps_stops_at_the_first_sentence_that_says_nothing() -> None:
     ],
 )
 def test_answers_are_compared_by_their_facts(said: str, true: str, alike: bool) -> None:
-    assert answers_alike(said, true) is alike
+    assert answers_agree(said, true) is alike
 
 
 def test_intervals() -> None:
@@ -190,11 +191,11 @@ def test_intervals() -> None:
 
 
 def test_tasks_are_divided_by_their_shares() -> None:
-    tasks = sketchbook.tasks_of(200, sketchbook.SHARES)
+    tasks = sketchbook.allot_tasks(200, sketchbook.SHARES)
     assert {task: tasks.count(task) for task in sketchbook.SHARES} == {
         "guide": 70, "picture": 30, "edit": 30, "question": 40, "talk": 20, "ten-edits": 10,
     }  # fmt: skip
-    assert len(sketchbook.tasks_of(1, sketchbook.SHARES)) == 1 and len(sketchbook.tasks_of(7, sketchbook.SHARES)) == 7
+    assert len(sketchbook.allot_tasks(1, sketchbook.SHARES)) == 1 and len(sketchbook.allot_tasks(7, sketchbook.SHARES)) == 7
 
 
 def test_a_sheet_shows_every_picture() -> None:
@@ -211,14 +212,14 @@ class Perfect:
     about = {"steps": 8, "guidance": 1.0}
 
 
-def perfect_answer(engine: Perfect, conversation: Conversation, asked: Asked, options: object) -> tuple[Conversation, Stats]:
+def perfect_answer(engine: Perfect, conversation: Conversation, asked: TurnCase, options: object) -> tuple[Conversation, Stats]:
     return conversation.say("assistant", *replied(asked.meant)), Stats(9, 9, 9, len(asked.scenes()), 0.1, 2.0, "end")
 
 
 def test_a_perfect_pair_reaches_every_figure(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(sketchbook, "free_answer", perfect_answer)
+    monkeypatch.setattr(sketchbook, "answer_freely", perfect_answer)
     said: list[str] = []
-    figures = sketchbook.evaluate(Perfect(), "held-out", 12, 3, tmp_path, say=said.append)
+    figures = sketchbook.evaluate(Perfect(), "held-out", 12, 3, tmp_path, log=said.append)
     json.dumps(figures, allow_nan=False)
     for name, figure in figures["scores"].items():
         if name not in sketchbook.NOT_SHARES:
@@ -229,48 +230,49 @@ def test_a_perfect_pair_reaches_every_figure(monkeypatch: pytest.MonkeyPatch, tm
     assert any("t_com" in line for line in said)
 
 
-@pytest.mark.parametrize("hand", HANDS)
-def test_drawings_by_another_hand_are_brought(monkeypatch: pytest.MonkeyPatch, hand: str) -> None:
-    """A perfect pair edits them as that hand would, and one that paints what was there before is wrong in every edit."""
+@pytest.mark.parametrize("style", STYLES)
+def test_drawings_in_another_style_are_edited(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    """A perfect pair edits them in their style. A pair that paints the picture before is wrong in every edit."""
 
     def answers(changes: bool):
-        def answer(engine: Perfect, conversation: Conversation, asked: Asked, options: object) -> tuple[Conversation, Stats]:
+        def answer(engine: Perfect, conversation: Conversation, asked: TurnCase, options: object) -> tuple[Conversation, Stats]:
             given = conversation.path()[0].images()[0].picture
-            assert asked.pen and given.tobytes() != draw(asked.before).tobytes()
-            pictures = [asked.pen(scene) if changes else asked.pen(asked.before) for scene in asked.scenes()]
+            assert asked.renderer and given.tobytes() != draw(asked.before).tobytes()
+            pictures = [asked.renderer(scene) if changes else asked.renderer(asked.before) for scene in asked.scenes()]
             parts = [Image(pictures.pop(0), 1, 0.5) if isinstance(part, Scene) else Text(part) for part in asked.meant]
             return conversation.say("assistant", *parts), Stats(9, 9, 9, len(asked.scenes()), 0.1, 2.0, "end")
 
         return answer
 
     for changes in (True, False):
-        monkeypatch.setattr(sketchbook, "free_answer", answers(changes))
-        scores = sketchbook.evaluate(Perfect(), hand, 8, 1, say=lambda line: None)["scores"]
+        monkeypatch.setattr(sketchbook, "answer_freely", answers(changes))
+        scores = sketchbook.evaluate(Perfect(), style, 8, 1, log=lambda line: None)["scores"]
         assert scores["edits_right"]["value"] == changes and scores["edits_right"]["n"] >= 4
         assert scores["questions_right"]["value"] == scores["edits_words"]["value"] == 1.0
 
 
 def test_an_edit_of_such_a_drawing_in_another_colour_is_wrong() -> None:
-    def pen(scene: Scene) -> PILImage.Image:
-        return by_hand(draw(scene), "child", 5)
+    def render(scene: Scene) -> PILImage.Image:
+        return apply_style(draw(scene), "child", 5)
 
     off = [math.dist(one, other) / math.sqrt(3) for one, other in combinations(COLOURS_OF_WORLD.values(), 2)]
     assert min(off) > MOST_OFF, "no two colours of the world are so near that one passes for the other"
     before, meant, other = house(), in_colour(house(), "walls", "green"), in_colour(house(), "walls", "purple")
-    given = (pen(before), pen(meant), draw(meant))
-    assert as_edited(pen(meant), *given)[0] and not as_edited(pen(other), *given)[0] and not as_edited(pen(before), *given)[0]
-    assert not as_edited(draw(meant), *given)[0], "everything else was drawn anew"
-    mixed = pen(before)
+    given = (render(before), render(meant), draw(meant))
+    assert check_styled_edit(render(meant), *given)[0]
+    assert not check_styled_edit(render(other), *given)[0] and not check_styled_edit(render(before), *given)[0]
+    assert not check_styled_edit(draw(meant), *given)[0], "everything else was drawn anew"
+    mixed = render(before)
     mixed.paste(draw(meant), mask=PILImage.fromarray(np.abs(np.int16(given[0]) - np.int16(given[1])).mean(-1) > 24))
-    assert as_edited(mixed, *given)[0], "what is new may be drawn cleanly"
+    assert check_styled_edit(mixed, *given)[0], "what is new may be drawn cleanly"
 
 
 def test_a_pair_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> tuple[Conversation, Stats]:
         raise ValueError("Memory ran out.")
 
-    monkeypatch.setattr(sketchbook, "free_answer", fails)
-    figures = sketchbook.evaluate(Perfect(), "held-out", 6, 0, say=lambda line: None)
+    monkeypatch.setattr(sketchbook, "answer_freely", fails)
+    figures = sketchbook.evaluate(Perfect(), "held-out", 6, 0, log=lambda line: None)
     assert figures["scores"]["draws_when_it_should"]["value"] == 0.0 and len(figures["failures"]) == 6
 
 
@@ -301,14 +303,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["held-out", "held-out-kinds"])
 def test_a_pair_is_played_to_the_end(tiny: Engine, split: str, tmp_path) -> None:
-    figures = sketchbook.evaluate(tiny, split, 6, 0, tmp_path, say=lambda line: None)
+    figures = sketchbook.evaluate(tiny, split, 6, 0, tmp_path, log=lambda line: None)
     json.dumps(figures, allow_nan=False)
     assert {"t_com", "i_com", "it_co", "i_co_scene", "i_co_psnr", "i_q_distance", "questions_right", "draws_when_it_should"} <= set(
         figures["scores"]
     )
     assert figures["failures"] == []
     shares = sketchbook.PAINTER_SHARES if split == "held-out-kinds" else sketchbook.SHARES
-    assert set(figures["tasks"]) == set(sketchbook.tasks_of(6, shares))
+    assert set(figures["tasks"]) == set(sketchbook.allot_tasks(6, shares))
     if split == "held-out-kinds":
         assert figures["scores"]["t_com"]["value"] == 1.0, "the words were said for it"
         assert figures["scores"]["it_co"]["value"] == 0.0 and figures["scores"]["it_co"]["n"] > 6, "random weights paint nothing"
@@ -319,11 +321,11 @@ def test_a_pair_is_played_to_the_end(tiny: Engine, split: str, tmp_path) -> None
 def test_painting_after_given_words_depends_on_them_alone(tiny: Engine) -> None:
     options = Options(seed=4, image=ImageOptions(steps=2))
     asked = Conversation().say("user", "Draw a house.")
-    first = tiny.paint_after(asked.say("assistant", "Step 1. A red house."), options)
-    other = tiny.paint_after(asked.say("assistant", "Step 1. A blue door on the left."), options)
-    again = tiny.paint_after(asked.say("assistant", "Step 1. A red house."), options)
+    first = tiny.generate_image(asked.say("assistant", "Step 1. A red house."), options)
+    other = tiny.generate_image(asked.say("assistant", "Step 1. A blue door on the left."), options)
+    again = tiny.generate_image(asked.say("assistant", "Step 1. A red house."), options)
     assert first.picture.tobytes() == again.picture.tobytes() != other.picture.tobytes()
-    second = tiny.paint_after(asked.say("assistant", "Step 1. A red house.", again, "Step 2. A blue door."), options)
+    second = tiny.generate_image(asked.say("assistant", "Step 1. A red house.", again, "Step 2. A blue door."), options)
     assert second.picture.tobytes() != first.picture.tobytes()
     with pytest.raises(ValueError, match="no answer to paint"):
-        tiny.paint_after(asked, options)
+        tiny.generate_image(asked, options)

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import SHOTS, browser_only, settle, sideways
+from tests.browser import SHOTS, browser_only, overflow_width, settle
 from tests.test_chat import open_list
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js")  # axe-core, as npm has it, in a package that pip can fetch
@@ -68,7 +68,7 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
     page.locator("#studio-canvas button").first.click()
     page.locator("#studio-others button").first.click()
     found["studio"] = faults(page)
-    assert sideways(page) <= 0
+    assert overflow_width(page) <= 0
     page.click("#tabs button[role=tab] >> nth=2")
     page.locator("#library-grid .thumbnail-item").first.click()
     page.wait_for_selector("#library-settings dd")
@@ -77,7 +77,7 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
         page.click(f"#tabs button[role=tab] >> nth={number}")
         page.wait_for_selector(ready)
         found[ready] = faults(page)
-        assert sideways(page) <= 0
+        assert overflow_width(page) <= 0
         page.screenshot(path=SHOTS / f"{'models' if number == 3 else 'data'}-{look.replace(', ', '-')}.png")
     wrong = {fault: where for where, each in found.items() for fault in each}
     assert not wrong, "\n".join(f"{where}: {fault}" for fault, where in wrong.items())

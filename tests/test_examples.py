@@ -11,10 +11,10 @@ import pytest
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, save_conversation
-from duogen.dataset.describe import Lengths, describe, rows
-from duogen.dataset.format import Data, Example, Line, Picture, duplicates, split, write
-from duogen.dataset.readers import CHANGED, read
-from duogen.library.conversations import Store
+from duogen.dataset.describe import TokenCounter, describe, problem_rows
+from duogen.dataset.format import Data, Example, Line, Picture, find_duplicates, split_examples, write_examples
+from duogen.dataset.readers import CHANGED, read_dataset
+from duogen.library.conversations import ConversationStore
 from duogen.models.sequence import Tokens
 from tests.tiny import Qwen2VLImageProcessorPil, tiny_tokenizer
 
@@ -68,7 +68,7 @@ def test_the_own_format_and_all_that_can_be_wrong_with_a_line(tmp_path):
     picture(folder / "images" / "a.png")
     (folder / "images" / "bad.png").write_bytes(b"not a picture")
     picture(tmp_path / "outside.png")
-    data = read(folder)
+    data = read_dataset(folder)
     assert data.kind == "conversations" and len(data.examples) == 4
     assert said(data.examples[0]) == GOOD[:1] + [("assistant", ["The hull.", "a.png", "Done."])]
     problems = {problem.where.split()[-1]: problem for problem in data.problems}
@@ -77,14 +77,14 @@ def test_the_own_format_and_all_that_can_be_wrong_with_a_line(tmp_path):
     assert "king" in problems["7"].what and "outside" in problems["9"].what
     assert problems["8"].fix == "left the question out" and len(data.examples[1].lines) == 2
     assert said(data.examples[2]) == [("user", ["Hi", "\n", "there"]), ("assistant", ["a.png"])]
-    assert data.left_out() == 7 and len(rows(data)) == len(data.problems)
+    assert data.count_left_out() == 7 and len(problem_rows(data)) == len(data.problems)
 
 
 def test_too_long_examples_are_cut_after_an_answer_or_left_out(tmp_path, tokens):
     folder = conversations(tmp_path / "d", [*GOOD, ("user", ["More"]), ("assistant", ["x" * 300])], [("user", ["y" * 300]), GOOD[1]])
     picture(folder / "images" / "a.png")
-    data = read(folder)
-    whole = [Lengths(tokens)(example.lines) for example in data.examples]
+    data = read_dataset(folder)
+    whole = [TokenCounter(tokens)(example.lines) for example in data.examples]
     assert whole == [len(tokens.pack(example.turns()).ids) for example in data.examples]
     report = describe(data, tokens, 100)
     assert len(data.examples) == 1 and len(data.examples[0].lines) == 2 and report.fixed == 1 and report.left_out == 1
@@ -97,12 +97,12 @@ def test_exported_conversations_give_the_branch_that_is_shown(tmp_path):
     talk = Conversation().say("user", "Draw a boat.").say("assistant", "Old answer.")
     talk = talk.at(talk.path()[0].id).say("assistant", "The hull.", pic)
     save_conversation(talk, tmp_path / "many" / talk.id)
-    store = Store(tmp_path / "store")
+    store = ConversationStore(tmp_path / "store")
     store.save(talk)
     (tmp_path / "many" / "boat.zip").write_bytes(store.pack(talk.id))
     (tmp_path / "one.zip").write_bytes(store.pack(talk.id))
     for source, count in ((tmp_path / "many", 2), (tmp_path / "one.zip", 1)):
-        data = read(source)
+        data = read_dataset(source)
         assert data.kind == "exported conversations" and not data.problems and len(data.examples) == count
         for example in data.examples:
             assert [line.words() for line in example.lines] == ["Draw a boat.", "The hull."]
@@ -112,7 +112,7 @@ def test_exported_conversations_give_the_branch_that_is_shown(tmp_path):
 def test_captions_and_pairs(tmp_path):
     picture(tmp_path / "c" / "sub" / "one.png", 1).with_suffix(".txt").write_text("A boat.\n")
     picture(tmp_path / "c" / "two.jpg", 2)
-    data = read(tmp_path / "c")
+    data = read_dataset(tmp_path / "c")
     assert [said(each) for each in data.examples] == [[("user", ["A boat."]), ("assistant", ["A boat.\n", "one.png"])]]
     assert [file.name for file in data.loose] == ["two.jpg"]
     for index, name in enumerate(("x", "y", "z")):
@@ -120,7 +120,7 @@ def test_captions_and_pairs(tmp_path):
         picture(tmp_path / "e" / "after" / f"{name}.png", index + 10)
     (tmp_path / "e" / "after" / "x.txt").write_text("Make it red.")
     (tmp_path / "e" / "after" / "y.png").unlink()
-    data = read(tmp_path / "e")
+    data = read_dataset(tmp_path / "e")
     assert said(data.examples[0]) == [("user", ["x.png", "Make it red."]), ("assistant", [CHANGED, "x.png"])]
     assert data.examples[0].pictures("user")[0].file.parent.name == "before" and len(data.problems) == 2
 
@@ -131,7 +131,7 @@ def test_llava_and_hugging_face_folders(tmp_path):
     picture(tmp_path / "l" / "pics" / "a.png")
     turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A boat."}]
     (tmp_path / "l" / "talk.json").write_text(json.dumps([{"image": "pics/a.png", "conversations": turns}, {"image": "b.png"}]))
-    data = read(tmp_path / "l")
+    data = read_dataset(tmp_path / "l")
     assert data.kind == "LLaVA conversations" and len(data.problems) == 1
     assert said(data.examples[0]) == [("user", ["a.png", "What is it?"]), ("assistant", ["A boat."])]
     stored = {"bytes": (tmp_path / "l" / "pics" / "a.png").read_bytes(), "path": "a.png"}
@@ -141,44 +141,44 @@ def test_llava_and_hugging_face_folders(tmp_path):
     (tmp_path / "hf" / "data").mkdir(parents=True)
     made.to_parquet(str(tmp_path / "hf" / "data" / "train-0.parquet"))
     for folder in (tmp_path / "disk", tmp_path / "hf"):
-        data = read(folder)
+        data = read_dataset(folder)
         assert data.kind == "a Hugging Face dataset" and len(data.examples) == 1 and len(data.problems) == 1
         assert data.examples[0].turns()[1].images()[0].picture.size == (32, 24)
 
 
 def test_what_cannot_be_read_gets_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="There is no folder"):
-        read(tmp_path / "nowhere")
+        read_dataset(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no training data; bring"):
-        read(tmp_path / "empty")
+        read_dataset(tmp_path / "empty")
     (tmp_path / "bad.zip").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="is no zip"):
-        read(tmp_path / "bad.zip")
+        read_dataset(tmp_path / "bad.zip")
 
 
 def test_a_zip_with_one_folder_in_it_and_back(tmp_path):
     folder = conversations(tmp_path / "d", GOOD)
     picture(folder / "images" / "a.png")
-    write(read(folder).examples, tmp_path / "again")
+    write_examples(read_dataset(folder).examples, tmp_path / "again")
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as packed:
         for file in (tmp_path / "again").rglob("*.*"):
             packed.write(file, Path("mine") / file.relative_to(tmp_path / "again"))
     (tmp_path / "d.zip").write_bytes(data.getvalue())
-    assert [line.words() for line in read(tmp_path / "d.zip").examples[0].lines] == ["Draw a boat.", "The hull.Done."]
-    assert read(tmp_path / "d.zip").examples[0].key() == read(folder).examples[0].key()
+    assert [line.words() for line in read_dataset(tmp_path / "d.zip").examples[0].lines] == ["Draw a boat.", "The hull.Done."]
+    assert read_dataset(tmp_path / "d.zip").examples[0].key() == read_dataset(folder).examples[0].key()
 
 
 def test_the_split_is_by_conversation_and_always_the_same(tmp_path):
     files = [picture(tmp_path / f"{index}.png", index) for index in range(20)]
     made = [Example(str(index), (Line("user", ("a",)), Line("assistant", (Picture(file),)))) for index, file in enumerate(files)]
-    train, held = split(made, 0.2, 3)
-    assert len(held) == 4 and len(train) == 16 and split(made, 0.2, 3) == (train, held) and split(made, 0.2, 4)[1] != held
+    train, held = split_examples(made, 0.2, 3)
+    assert len(held) == 4 and len(train) == 16 and split_examples(made, 0.2, 3) == (train, held) and split_examples(made, 0.2, 4)[1] != held
     shared = [*made, Example("twin", made[int(held[0].where)].lines)]
-    train, held = split(shared, 0.2, 3)
+    train, held = split_examples(shared, 0.2, 3)
     assert not {p.file for each in train for p in each.pictures()} & {p.file for each in held for p in each.pictures()}
-    assert split(made[:3]) == (made[:3], []) and split(made, 0.0) == (made, [])
+    assert split_examples(made[:3]) == (made[:3], []) and split_examples(made, 0.0) == (made, [])
 
 
 def test_pictures_that_look_the_same_are_found(tmp_path):
@@ -186,6 +186,6 @@ def test_pictures_that_look_the_same_are_found(tmp_path):
     PILImage.open(one).resize((64, 48)).save(tmp_path / "2.jpg", quality=90)
     files = [one, tmp_path / "2.jpg", picture(tmp_path / "3.png", 8)]
     made = [Example(str(index), (Line("user", ("a",)), Line("assistant", (Picture(file),)))) for index, file in enumerate(files)]
-    assert duplicates(made) == [("0", "1")]
-    assert duplicates([Example("0", (*made[0].lines, *made[1].lines))]) == []
-    assert Data("x", tmp_path).left_out() == 0
+    assert find_duplicates(made) == [("0", "1")]
+    assert find_duplicates([Example("0", (*made[0].lines, *made[1].lines))]) == []
+    assert Data("x", tmp_path).count_left_out() == 0

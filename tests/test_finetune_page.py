@@ -17,25 +17,25 @@ from PIL import Image as PILImage
 from playwright.sync_api import expect
 
 from duogen.conversation import Conversation, load_conversation
-from duogen.finetune.config import FineTune, PaintRecipe, TalkRecipe
+from duogen.finetune.config import DiTConfig, FineTuneConfig, MLLMConfig
 from duogen.finetune.jobs import Job
-from duogen.library.conversations import Store
+from duogen.library.conversations import ConversationStore
 from duogen.library.pictures import Gallery
 from duogen.options import Options
-from tests.browser import SHOTS, Server, browser_only, send, settle, sideways, wait_until_answered
+from tests.browser import SHOTS, Server, browser_only, overflow_width, send, settle, wait_until_answered
 from tests.test_everyone import LOOKS, faults
 from tests.test_examples import conversations, picture
 from tests.test_languages import english_on
 from tests.tiny import tiny_pair
 from tests.waiting import patience, until
 from ui.parts import controls
-from ui.parts.disk_space import Space
-from ui.parts.gpu_sharing import Card
-from ui.parts.i18n import TABLES, said_in
+from ui.parts.disk_space import DiskSpace
+from ui.parts.gpu_sharing import GPUSharing
+from ui.parts.i18n import TABLES, translate_into
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 from ui.parts.shared import Shared
-from ui.parts.training_view import plotted, shown_strip
+from ui.parts.training_view import loss_points, samples_html
 from ui.tabs.finetune import Finetune, keep_example
 
 
@@ -90,7 +90,7 @@ def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Pa
         start_training(page, data)
         page.context.close()
         server.end()
-        assert job.alive()
+        assert job.is_alive()
         server = Server(home, *pair)
         page = tab(server.address)
         to_tab(page)
@@ -98,23 +98,23 @@ def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Pa
         page.click("#finetune-stop")
         page.wait_for_selector("#finetune-progress:has-text('Done')")
         page.wait_for_selector("#finetune-after", state="visible")
-        for shown in ("#finetune-strip .paint td img", "#finetune-strip .talk td p"):
+        for shown in ("#finetune-strip .dit td img", "#finetune-strip .mllm td p"):
             page.wait_for_selector(f"{shown} >> nth=1")
         page.wait_for_function("[...document.querySelectorAll('#finetune-strip img')].every(img => img.naturalWidth > 0)")
         page.wait_for_selector("#finetune-plot :is(canvas, svg.marks)")
         page.screenshot(path=SHOTS / "finetune-done.png", full_page=True)
-        assert sideways(page) <= 0
+        assert overflow_width(page) <= 0
         page.click("button[role=tab]:has-text('Chat')")
         page.click("#drawer")
-        page.click("#worn button.label-wrap")
-        page.click("#worn-my-boats input[type=checkbox]")
-        page.wait_for_selector("#worn-status:has-text('On: my-boats (1)')")
-        page.screenshot(path=SHOTS / "finetune-worn.png")
+        page.click("#adapters button.label-wrap")
+        page.click("#adapter-my-boats input[type=checkbox]")
+        page.wait_for_selector("#adapters-status:has-text('On: my-boats (1)')")
+        page.screenshot(path=SHOTS / "finetune-adapters.png")
         send(page, "Draw a boat.")
         wait_until_answered(page)
     finally:
         server.end()
-        if job.alive():
+        if job.is_alive():
             os.kill(job.progress()["pid"], signal.SIGKILL)
 
 
@@ -127,7 +127,7 @@ def test_the_tab_is_for_everyone(fast, tab, look: str) -> None:
     page.click("#finetune-settings button.label-wrap")
     settle(page)
     page.screenshot(path=SHOTS / f"finetune-{look.replace(', ', '-')}.png")
-    assert faults(page) == [] and sideways(page) <= 0
+    assert faults(page) == [] and overflow_width(page) <= 0
 
 
 @browser_only
@@ -140,13 +140,14 @@ def test_the_tab_speaks_the_language_of_the_browser(fast, tab, locale: str, name
     page.click("#finetune-settings button.label-wrap")
     settle(page)
     page.screenshot(path=SHOTS / f"finetune-{locale[:2]}.png")
-    assert english_on(page) == [] and sideways(page) <= 0
+    assert english_on(page) == [] and overflow_width(page) <= 0
 
 
 def settings(kind: type) -> set[str]:
     """Names and helps of a recipe's fields, as the tab shows them."""
     helps = {each.metadata.get("help") for each in fields(kind)} | {each.name.replace("_", " ").capitalize() for each in fields(kind)}
-    return helps - {None, "Talk", "Paint"}
+    helps |= {f"## {each.metadata['label']}" for each in fields(kind) if "label" in each.metadata}
+    return helps - {None, "Mllm", "Dit"}
 
 
 @pytest.mark.parametrize("language", TABLES)
@@ -154,23 +155,23 @@ def test_settings_and_reports_are_in_every_language(language: str) -> None:
     from duogen.dataset.describe import Report
     from duogen.finetune.cost import Cost
 
-    assert set().union(*map(settings, (FineTune, TalkRecipe, PaintRecipe))) - set(TABLES[language]) == set()
+    assert set().union(*map(settings, (FineTuneConfig, MLLMConfig, DiTConfig))) - set(TABLES[language]) == set()
     report = Report("conversations", 12, 1, 24, (5, 7, 9), 1, 2, 3, {"64 x 64": 3}, 1, 2, [("a", "b")])
-    costs = [Cost(stage, 1e9, 0.0, 3e3, guessed=guessed) for stage in ("talk", "paint") for guessed in (False, True)]
+    costs = [Cost(stage, 1e9, 0.0, 3e3, guessed=guessed) for stage in ("mllm", "dit") for guessed in (False, True)]
     words = report.sentences() + [each.sentence() for each in costs]
-    said = [said_in(language, each) for each in words]
+    said = [translate_into(language, each) for each in words]
     assert not [each for each in said if re.search(r"\b(example|picture|minute|the|and|of)", each)], said
 
 
 def test_a_chosen_answer_becomes_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from duogen.dataset.readers import read
+    from duogen.dataset.readers import read_dataset
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
     talk = Conversation().say("user", "Draw a boat.").say("assistant", "Here.", PILImage.new("RGB", (9, 9), "red"))
     keep_example(talk)
     keep_example(talk)
     keep_example(talk.say("user", "And a tree?").say("assistant", "Here too."))
-    data = read(tmp_path / "finetune" / "examples")
+    data = read_dataset(tmp_path / "finetune" / "examples")
     assert sorted(len(example.lines) for example in data.examples) == [2, 4] and not data.problems
     assert len(load_conversation(tmp_path / "finetune" / "examples" / talk.head).turns) == 2
 
@@ -179,7 +180,7 @@ def shared(home: Path) -> Shared:
     loading = Loading(words="Ready")
     loading.finished.set()
     gallery = Gallery(home)
-    space = Space(gallery, Store(home / "conversations"), (), home / "uploads")
+    space = DiskSpace(gallery, ConversationStore(home / "conversations"), (), home / "uploads")
     return Shared(loading, gallery, space, PictureFolder(home / "previews", 9), controls.build(Options))
 
 
@@ -188,43 +189,43 @@ def test_what_is_shown_of_a_job_in_every_state(tmp_path: Path, monkeypatch: pyte
     with gr.Blocks():
         own = Finetune(gr.Tab("Fine-tune"), shared(tmp_path), PictureFolder(tmp_path / "p", 9))
     job = Job(tmp_path / "finetune" / "boats")
-    order = {"stage": "2", "recipe": FineTune().as_json(), "data": "x", "pair": None, "device": "cpu"}
-    job.write_order(order)
-    with job.living():
-        job.tell(phase="training", words="Stage 2: step 3 of 9", step=3, steps=9, loss=0.5)
-        shown = own.arrive({own.chosen: None})
+    order = {"stage": "dit", "recipe": FineTuneConfig().as_json(), "data": "x", "pair": None, "device": "cpu"}
+    job.write_request(order)
+    with job.hold_lock():
+        job.report(phase="training", words="Stage 2: step 3 of 9", step=3, steps=9, loss=0.5)
+        shown = own.refresh({own.chosen: None})
         assert "step 3" in shown[own.progress] and shown[own.buttons["pause"]].visible and not shown[own.resume].visible
-    shown = own.show({own.chosen: "boats"})
+    shown = own.show_job({own.chosen: "boats"})
     assert "killed" in shown[own.progress] and shown[own.resume].visible and not shown[own.buttons["pause"]].visible
     started = []
     monkeypatch.setattr(Job, "start", lambda self, *arguments: started.append(arguments))
-    job.tell(phase="failed", kind="memory", words="Memory ran out.", stage="paint")
-    assert own.show({own.chosen: "boats"})[own.lower].visible
-    list(own.go_on_lower("boats"))
-    assert started == [("finetune", "--out", str(job.folder), "--resume")] and job.order()["recipe"]["paint"]["batch"] == 2
+    job.report(phase="failed", kind="memory", words="Memory ran out.", stage="dit")
+    assert own.show_job({own.chosen: "boats"})[own.lower].visible
+    list(own.resume_lower("boats"))
+    assert started == [("finetune", "--out", str(job.folder), "--resume")] and job.read_request()["recipe"]["dit"]["batch"] == 2
     values = {control: control.value for control in own.settings.values()} | {own.source: str(tmp_path), own.what: "both"}
     for name, right in (("boats", False), ("cache", False), ("", False), ("ships", True)):
-        list(own.begin(values | {own.name: name}))
+        list(own.start_training(values | {own.name: name}))
         assert (tmp_path / "finetune" / "ships").exists() == right
-    assert Job(tmp_path / "finetune" / "ships").order()["recipe"] == FineTune.load("cpu").as_json()
+    assert Job(tmp_path / "finetune" / "ships").read_request()["recipe"] == FineTuneConfig.load("cpu").as_json()
 
 
 def test_curve_and_strip(tmp_path: Path) -> None:
-    figures = {"talk": [{"step": 0, "validation": 2.0}, {"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.0, "validation": 1.5}], "paint": []}
-    table = plotted(figures)
+    figures = {"mllm": [{"step": 0, "validation": 2.0}, {"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.0, "validation": 1.5}], "dit": []}
+    table = loss_points(figures)
     assert set(table["kind"]) == {"What to say", "What to say, kept back"} and len(table) == 4
-    samples = [{"stage": "talk", "step": step, "shown": [{"prompt": "<b>Hi", "text": f"<i>{step}"}]} for step in range(20)]
-    shown = shown_strip(samples, lambda name: name)
+    samples = [{"stage": "mllm", "step": step, "shown": [{"prompt": "<b>Hi", "text": f"<i>{step}"}]} for step in range(20)]
+    shown = samples_html(samples, lambda name: name)
     assert "&lt;b&gt;Hi" in shown and "&lt;i&gt;0" in shown and "&lt;i&gt;19" in shown and "<i>" not in shown
     assert shown.count("<th>") == 8
 
 
-def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import duogen.models.pipeline  # noqa: F401  giving up the card needs it, and importing it takes longer than this test may wait
+def test_the_pair_leaves_the_gpu_for_a_training_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import duogen.models.pipeline  # noqa: F401  giving up the GPU needs it, and importing it takes longer than this test may wait
     from duogen.finetune.jobs import serving_lock
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
-    monkeypatch.setattr("ui.parts.gpu_sharing.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("ui.parts.gpu_sharing.POLL_SECONDS", 0.02)
     opened = []
 
     class Engine:
@@ -238,9 +239,9 @@ def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, 
     monkeypatch.setattr(Loading, "start", start)
     loading = Loading(words="Ready")
     loading.start()
-    Card(loading).start()
+    GPUSharing(loading).start()
     job = Job(tmp_path / "finetune" / "boats")
-    job.write_order({"stage": "2"})
+    job.write_request({"stage": "dit"})
 
     def held() -> bool:
         try:
@@ -250,10 +251,10 @@ def test_the_pair_leaves_the_card_for_a_training_and_comes_back(tmp_path: Path, 
             return True
 
     until(held)
-    with job.living():
-        job.tell(phase="waiting", words="Waiting", device="cuda:0", wants_card=True)
+    with job.hold_lock():
+        job.report(phase="waiting", words="Waiting", device="cuda:0", wants_gpu=True)
         with serving_lock("cuda:0").acquire(timeout=patience()):
-            job.tell(phase="training", words="Training", wants_card=False)
+            job.report(phase="training", words="Training", wants_gpu=False)
             assert loading.engine is None and "training" in loading.words and not loading.finished.is_set()
         until(lambda: loading.engine is not None and loading.finished.is_set())
-    assert len(opened) >= 2 and json.dumps(job.order())
+    assert len(opened) >= 2 and json.dumps(job.read_request())

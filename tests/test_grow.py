@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
+from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
 from duogen.nn.vae import PatchVAE, grow_vae
 from duogen.sketchbook.draw import draw
-from duogen.sketchbook.scene import Part, Scene, Thing, fits
-from duogen.sketchbook.world import holds_out
+from duogen.sketchbook.scene import Part, Scene, Thing, fits_canvas
+from duogen.sketchbook.world import has_held_out
 from duogen.train.grow import grow_transformer
 from duogen.train.trainer import Recipe, train
 from duogen.train.vae import VAEStage, crowded_scene, smallness
@@ -25,7 +25,7 @@ def painted(model, latents: torch.Tensor, previous: torch.Tensor | None, states:
     """What the model says of a frame: [B, channels, h, w]."""
     with torch.no_grad():
         frames = embed_frames(model, [latents], [1], [False], [previous] if previous is not None else None)
-        out, _ = walk(model, frames, torch.full((len(latents), 1), 300.0), project_condition(model, states))
+        out, _ = forward_frames(model, frames, torch.full((len(latents), 1), 300.0), project_condition(model, states))
         return unpatchify(model, out, tuple(latents.shape[-2:]))
 
 
@@ -55,7 +55,7 @@ def test_a_grown_painter_keeps_its_gate_and_learns_the_new_channels():
     new = painted(grown, latents, before, states)
     assert new.shape[1] == NEW + 1 and (new[:, [*range(OLD), NEW]] - own).abs().max() < 1e-5
     frames = embed_frames(grown, [latents], [1], [False], [before])
-    out, _ = walk(grown, frames, torch.zeros(2, 1), project_condition(grown, states))
+    out, _ = forward_frames(grown, frames, torch.zeros(2, 1), project_condition(grown, states))
     (unpatchify(grown, out, (4, 4)) - 1).square().mean().backward()
     assert grown.proj_out.weight.grad[OLD:NEW].abs().max() > 0 and grown.patch_embed.proj.weight.grad[:, OLD:NEW].abs().max() > 0
 
@@ -106,7 +106,7 @@ def test_new_channels_are_normalised_like_the_old():
 
 
 SETTINGS = {
-    "batch": 2, "noise": 0.2, "patches_from": 4, "model": {"z_dim": 12}, "crowded": 0.5, "edits": 0.5, "hands": 0.5, "tiny": 2.0,
+    "batch": 2, "noise": 0.2, "patches_from": 4, "model": {"z_dim": 12}, "crowded": 0.5, "edits": 0.5, "styles": 0.5, "tiny": 2.0,
     "old_only": 0.5,
 }  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_the_autoencoder_stage_grows_what_a_recipe_names(tmp_path):
             return sum(float(stage.loss(stage.batch(step), torch.Generator().manual_seed(step))[0]) for step in (100, 101))
 
     before, axes = loss(), stage.vae.encoder.weight.clone()
-    train(stage, wish, tmp_path / "run", say=lambda line: None)
+    train(stage, wish, tmp_path / "run", log=lambda line: None)
     assert loss() < before and torch.equal(stage.vae.encoder.weight, axes)
     again = VAEStage(replace(wish, settings=SETTINGS | {"grow_from": str(tmp_path / "old"), "patches_from": 2}), tmp_path / "run")
     assert torch.equal(again.vae.encoder.weight, axes), "a run that goes on sees the same axes"
@@ -162,8 +162,8 @@ def test_half_of_the_scenes_are_crowded():
     rng = random.Random(3)
     scenes = [crowded_scene(rng, 0.5) for _ in range(200)]
     half_size = [scene for scene in scenes if len(scene.things) > 1 and all(thing.scale == "small" for thing in scene.things)]
-    assert 100 <= len(half_size) <= 160 and all(fits(thing) for scene in scenes for thing in scene.things)
-    assert not any(holds_out(scene) for scene in scenes) and any(thing.kind is None for scene in half_size for thing in scene.things)
+    assert 100 <= len(half_size) <= 160 and all(fits_canvas(thing) for scene in scenes for thing in scene.things)
+    assert not any(has_held_out(scene) for scene in scenes) and any(thing.kind is None for scene in half_size for thing in scene.things)
 
 
 def test_a_part_counts_the_more_the_smaller_it_is():

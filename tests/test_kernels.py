@@ -21,13 +21,13 @@ from packaging.version import Version
 from bench import gpu
 from duogen import kernels
 from duogen.hub.memory_plan import Machine, Plan
-from duogen.kernels import Kernel, TorchBuild, seen_gpu, torch_build, unused_gpu, xformers_obstacle
+from duogen.kernels import Kernel, TorchBuild, explain_no_xformers, explain_unused_gpu, find_gpu, torch_build
 from duogen.models import placement
 from duogen.models.pipeline import pick_device
-from duogen.models.placement import attention, set_attention
+from duogen.models.placement import choose_kernel, set_attention
 from duogen.options import LoadOptions
 from tests.wheels import Elf
-from ui.parts.i18n import said_in
+from ui.parts.i18n import translate_into
 
 ROOT = Path(__file__).parents[1]
 WHEELS = json.loads((ROOT / "tests" / "wheels.json").read_text(encoding="utf-8"))
@@ -134,19 +134,19 @@ def no_wheel(monkeypatch) -> None:
 
 
 def test_why_xformers_cannot_load(wheel) -> None:
-    assert xformers_obstacle(CUDA_12) == "" == xformers_obstacle(TorchBuild("2.13.0", "12.9"))
-    assert xformers_obstacle(CUDA_13) == f"xformers needs CUDA 12, this PyTorch brings CUDA 13.0: {INSTALL}"
-    assert xformers_obstacle(CPU) == "xformers needs CUDA 12, this PyTorch has none"
-    assert xformers_obstacle(TorchBuild("2.9.1", "12.8")) == f"xformers needs torch 2.10.0, this is torch 2.9.1: {INSTALL}"
+    assert explain_no_xformers(CUDA_12) == "" == explain_no_xformers(TorchBuild("2.13.0", "12.9"))
+    assert explain_no_xformers(CUDA_13) == f"xformers needs CUDA 12, this PyTorch brings CUDA 13.0: {INSTALL}"
+    assert explain_no_xformers(CPU) == "xformers needs CUDA 12, this PyTorch has none"
+    assert explain_no_xformers(TorchBuild("2.9.1", "12.8")) == f"xformers needs torch 2.10.0, this is torch 2.9.1: {INSTALL}"
     (wheel / "cpp_lib.json").unlink()
-    assert xformers_obstacle(CUDA_12) == "xformers was installed without its CUDA library"
+    assert explain_no_xformers(CUDA_12) == "xformers was installed without its CUDA library"
 
 
 def test_what_nobody_can_install_is_not_advised(no_wheel, monkeypatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for system, advice in (("Linux", f": {INSTALL}"), ("Windows", ""), ("Darwin", "")):
         monkeypatch.setattr(platform, "system", lambda name=system: name)
-        assert xformers_obstacle(CUDA_13) == f"xformers is not installed{advice}"
+        assert explain_no_xformers(CUDA_13) == f"xformers is not installed{advice}"
 
 
 def test_an_xformers_that_cannot_load_is_hidden_from_all_libraries(wheel) -> None:
@@ -191,7 +191,7 @@ def on_nvidia(monkeypatch, build: TorchBuild, capability: tuple[int, int], failu
     monkeypatch.setattr(placement, "torch_build", lambda: build)
     monkeypatch.setattr(placement, "_xformers_failure", lambda device: failure)
     monkeypatch.setattr(placement, "sdpa_kind", lambda device: "flash")
-    return attention("cuda").sentence()
+    return choose_kernel("cuda").sentence()
 
 
 def test_the_kernel_on_a_gpu_and_why_no_better_one(wheel, monkeypatch) -> None:
@@ -211,8 +211,8 @@ def test_where_the_wheels_cannot_serve_pytorchs_own_is_named_alone(no_wheel, mon
         monkeypatch.setattr(platform, "machine", lambda name=machine: name)
         assert on_nvidia(monkeypatch, CUDA_13, (8, 9)) == "Attention kernel: PyTorch's own (flash)."
     monkeypatch.setattr(torch.version, "hip", "7.1")
-    assert attention("cuda").sentence() == attention("mps").sentence() == "Attention kernel: PyTorch's own (flash)."
-    assert attention("cpu") == Kernel("native", "flash") and Kernel("native").sentence() == "Attention kernel: PyTorch's own."
+    assert choose_kernel("cuda").sentence() == choose_kernel("mps").sentence() == "Attention kernel: PyTorch's own (flash)."
+    assert choose_kernel("cpu") == Kernel("native", "flash") and Kernel("native").sentence() == "Attention kernel: PyTorch's own."
 
 
 def test_pytorchs_dispatcher_says_which_of_its_kernels_runs() -> None:
@@ -246,9 +246,9 @@ def test_auto_never_falls_back_in_silence(monkeypatch) -> None:
 
 
 def test_a_kernel_that_is_wished_for() -> None:
-    assert attention("cpu", "flash") == Kernel("flash") and attention("cpu", "native").name == "native"
+    assert choose_kernel("cpu", "flash") == Kernel("flash") and choose_kernel("cpu", "native").name == "native"
     with pytest.raises(ValueError, match="choose auto or one of"):
-        attention("cpu", "sideways")
+        choose_kernel("cpu", "sideways")
 
 
 def touch(root: Path, name: str) -> Path:
@@ -260,13 +260,13 @@ def touch(root: Path, name: str) -> Path:
 def test_a_gpu_is_seen_by_what_the_system_knows(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert seen_gpu(tmp_path) == ""
-    assert seen_gpu(touch(tmp_path / "n", "proc/driver/nvidia/version")) == "NVIDIA"
-    assert seen_gpu(touch(tmp_path / "a", "dev/kfd")) == "AMD"
-    assert seen_gpu(touch(tmp_path / "i", "sys/bus/pci/drivers/xe/0000:03:00.0")) == "Intel"
-    assert seen_gpu(touch(tmp_path / "j", "sys/bus/pci/drivers/xe/new_id")) == "", "the driver is there, its GPU is not"
+    assert find_gpu(tmp_path) == ""
+    assert find_gpu(touch(tmp_path / "n", "proc/driver/nvidia/version")) == "NVIDIA"
+    assert find_gpu(touch(tmp_path / "a", "dev/kfd")) == "AMD"
+    assert find_gpu(touch(tmp_path / "i", "sys/bus/pci/drivers/xe/0000:03:00.0")) == "Intel"
+    assert find_gpu(touch(tmp_path / "j", "sys/bus/pci/drivers/xe/new_id")) == "", "the driver is there, its GPU is not"
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert seen_gpu(tmp_path) == "NVIDIA"
+    assert find_gpu(tmp_path) == "NVIDIA"
 
 
 class Registry:
@@ -317,15 +317,15 @@ class Key:
 def test_a_gpu_is_seen_on_windows(names, vendor, monkeypatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     monkeypatch.setitem(sys.modules, "winreg", Registry(*names))
-    assert seen_gpu() == vendor
+    assert find_gpu() == vendor
 
 
 def unused(monkeypatch, vendor: str, build: TorchBuild, system: str = "Linux") -> str:
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(kernels, "seen_gpu", lambda: vendor)
-    assert unused_gpu(build, True) == ""
-    return unused_gpu(build, False)
+    assert explain_unused_gpu(build, True) == ""
+    return explain_unused_gpu(build, False)
 
 
 def test_what_to_install_for_a_gpu_that_pytorch_cannot_use(monkeypatch) -> None:
@@ -342,7 +342,7 @@ def test_what_to_install_for_a_gpu_that_pytorch_cannot_use(monkeypatch) -> None:
 
 
 def test_plan_start_and_page_say_it(monkeypatch) -> None:
-    from duogen.hub.load import say_kernel
+    from duogen.hub.load import name_kernel
     from ui.tabs.models import Models
 
     words = "PyTorch cannot use the NVIDIA GPU here."
@@ -350,9 +350,9 @@ def test_plan_start_and_page_say_it(monkeypatch) -> None:
     for each in (torch.cuda, torch.xpu, torch.backends.mps):
         monkeypatch.setattr(each, "is_available", lambda: False)
     plan = Plan(LoadOptions(), (64, 64), 0, 1, True)
-    said = say_kernel(plan)
+    said = name_kernel(plan)
     assert said.line().endswith("PyTorch cannot use the NVIDIA GPU here.") and said.line().count("NVIDIA") == 1
-    assert "NVIDIA" not in say_kernel(Plan(LoadOptions(device="cpu"), (64, 64), 0, 1, True)).line(), "who asks for the CPU gets it"
+    assert "NVIDIA" not in name_kernel(Plan(LoadOptions(device="cpu"), (64, 64), 0, 1, True)).line(), "who asks for the CPU gets it"
     with pytest.raises(ValueError, match="no CUDA device here; use --device cpu. PyTorch cannot use the NVIDIA GPU here."):
         pick_device("cuda")
 
@@ -375,7 +375,7 @@ def test_the_sentences_in_other_languages(wheel, monkeypatch) -> None:
     said += [f"There is no CUDA device here; use --device cpu. {said[-1]}"]
     english = re.compile(r"\b(this|needs|has no|kernels|kernel|cannot|since|built|driver|choose|start with|there is)\b", re.I)
     for language in ("de", "zh"):
-        assert [words for words in said if english.search(said_in(language, words).replace("choose-", ""))] == []
+        assert [words for words in said if english.search(translate_into(language, words).replace("choose-", ""))] == []
 
 
 def test_the_benchmark_names_the_kernels_that_load(monkeypatch) -> None:
@@ -392,5 +392,5 @@ def test_a_plan_for_a_card_that_is_not_here_promises_nothing() -> None:
     from duogen.hub.memory_plan import plan
 
     pair = entries()["flux2-klein-4b"]
-    there = plan(pair.parts, pair.about, Machine.with_card(16, 64 * 2**30))
-    assert there.attention == Kernel("auto") and "xformers where it is installed and knows the card" in there.line()
+    there = plan(pair.parts, pair.about, Machine.with_gpu(16, 64 * 2**30))
+    assert there.attention == Kernel("auto") and "xformers where it is installed and knows the GPU" in there.line()

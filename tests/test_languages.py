@@ -14,12 +14,12 @@ from playwright.sync_api import expect
 
 from duogen.data_engine.state import STEPS
 from duogen.options import LoadOptions, Options
-from tests.browser import SHOTS, browser_only, settle, sideways
+from tests.browser import SHOTS, browser_only, overflow_width, settle
 from tests.sources import ROOT, nodes
-from tests.test_chat import answered, open_list
-from ui.parts.i18n import TABLES, said_in
+from tests.test_chat import open_answered, open_list
+from ui.parts.i18n import TABLES, translate_into
 
-SAYING = {"Refused", "say", "status_line", "sentence", "_mark", "button"}  # calls whose words a person reads
+SAYING = {"Refusal", "translate", "status_line", "translate_html", "_mark", "button"}  # calls whose words a person reads
 SHOWING = {"label", "placeholder", "info", "words", "title"}
 NOT_WORDS = re.compile(r"\W*(\d+|DuoGen|_)?\W*")
 
@@ -38,13 +38,13 @@ def template(node: ast.AST) -> list[str]:
     return []
 
 
-def said() -> Iterator[tuple[str, str]]:
+def find_said() -> Iterator[tuple[str, str]]:
     """Where and what: every literal sentence that the code of the page shows."""
     for file in sorted((ROOT / "ui").rglob("*.py")):
         for call in nodes(file):
-            if not isinstance(call, ast.Call) or file.name in ("api.py", "endpoint.py", "auth.py", "asking.py"):
+            if not isinstance(call, ast.Call) or file.name in ("openai.py", "endpoint.py", "auth.py", "requests.py"):
                 continue
-            name = getattr(call.func, "id", None) or getattr(call.func, "attr", "").replace("say", "")
+            name = getattr(call.func, "id", None) or getattr(call.func, "attr", "")
             shown = call.args[:1] if name in SAYING - {"button", "_mark"} else call.args[1:2] if name in ("button", "_mark") else []
             shown += [keyword.value for keyword in call.keywords if keyword.arg in SHOWING]
             shown += call.args[:1] if name in ("Button", "UploadButton", "Tab", "Accordion", "Markdown") else []
@@ -52,7 +52,7 @@ def said() -> Iterator[tuple[str, str]]:
                 yield f"{file.name}:{call.lineno}", words
 
 
-def like(template: str, key: str) -> bool:
+def matches(template: str, key: str) -> bool:
     """Whether the code's sentence, with `_` for what differs, can be this one of the files."""
     return bool(pattern(template).fullmatch(re.sub(r"\{\w+\}", "_", key)) or pattern(key).fullmatch(template))
 
@@ -64,13 +64,13 @@ def pattern(words: str) -> re.Pattern[str]:
 
 @pytest.mark.parametrize("language", TABLES)
 def test_all_that_the_page_says_is_in_every_file(language: str) -> None:
-    found = dict(said())
+    found = dict(find_said())
     assert len(found) > 100, "the walk does not see what the page says"
     missing = {where: words for where, words in found.items() if not NOT_WORDS.fullmatch(words) and words not in TABLES[language]}
-    assert {where: words for where, words in missing.items() if not any(like(words, key) for key in TABLES[language])} == {}
+    assert {where: words for where, words in missing.items() if not any(matches(words, key) for key in TABLES[language])} == {}
 
 
-def written() -> Iterator[str]:
+def find_written() -> Iterator[str]:
     """Every sentence in the code below and of the page, and every name that becomes a label."""
     for file in [file for place in ("ui", "duogen") for file in (ROOT / place).rglob("*.py")]:
         for node in nodes(file):
@@ -79,12 +79,12 @@ def written() -> Iterator[str]:
                 yield ast.unparse(node.target).replace("_", " ").capitalize()
     for file in (ROOT / "ui").rglob("*.js"):
         yield from re.findall(r"'([^'\n]*)'", file.read_text(encoding="utf-8"))
-    yield from catalogued()
+    yield from catalogue_texts()
     for file in (ROOT / "assets" / "recipes").glob("*.json"):
         yield from (words for words in json.loads(file.read_text(encoding="utf-8")).get("about", {}).values() if isinstance(words, str))
 
 
-def catalogued() -> set[str]:
+def catalogue_texts() -> set[str]:
     """What the cards of the catalogue say; names of pairs and licences are the same everywhere."""
     pairs = json.loads((ROOT / "assets" / "catalogue.json").read_text(encoding="utf-8"))["pairs"]
     return {words for pair in pairs for words in (pair["summary"], pair["paints"], pair["licence"]["conditions"]) if words}
@@ -94,14 +94,14 @@ def catalogued() -> set[str]:
 def test_the_catalogue_the_options_and_the_steps_of_the_data_engine_are_in_every_file(language: str) -> None:
     options = [each for kind in (LoadOptions, Options) for each in fields(kind) if not is_dataclass(each.default_factory)]
     helps = {each.metadata["help"] for each in options if each.metadata} | {each.name.replace("_", " ").capitalize() for each in options}
-    assert (catalogued() | helps | set(STEPS)) - set(TABLES[language]) == set()
+    assert (catalogue_texts() | helps | set(STEPS)) - set(TABLES[language]) == set()
 
 
 def test_the_files_hold_nothing_that_nobody_says() -> None:
-    everything = {words for words in written() if len(re.sub(r"[\W_]", "", words)) > 0}
+    everything = {words for words in find_written() if len(re.sub(r"[\W_]", "", words)) > 0}
     exact = everything | {words.capitalize() for words in everything}
     keys = {key: key.removeprefix("## ") for key in TABLES["de"] if key not in exact and key.removeprefix("## ") not in exact}
-    assert [key for key, words in keys.items() if not any(like(each, words) for each in everything)] == []
+    assert [key for key, words in keys.items() if not any(matches(each, words) for each in everything)] == []
 
 
 def test_the_files_have_the_same_sentences_and_names_in_them() -> None:
@@ -112,9 +112,12 @@ def test_the_files_have_the_same_sentences_and_names_in_them() -> None:
 
 
 def test_a_sentence_with_something_in_it() -> None:
-    assert said_in("de", "Painting picture 3, step 2 of 5 ...") == "Malt Bild 3, Schritt 2 von 5 ..."
-    assert said_in("zh", "1,200 pictures") == "1,200 张图片" and said_in("de", "What nobody wrote down.") == "What nobody wrote down."
-    assert said_in("en", "Stopped.") == "Stopped." and said_in("de", "") == ""
+    assert translate_into("de", "Painting picture 3, step 2 of 5 ...") == "Malt Bild 3, Schritt 2 von 5 ..."
+    assert (
+        translate_into("zh", "1,200 pictures") == "1,200 张图片"
+        and translate_into("de", "What nobody wrote down.") == "What nobody wrote down."
+    )
+    assert translate_into("en", "Stopped.") == "Stopped." and translate_into("de", "") == ""
 
 
 ENGLISH = re.compile(
@@ -150,7 +153,7 @@ NAME_FITS = """() => {
 @browser_only
 @pytest.mark.parametrize(("locale", "ask"), [("de-DE", "Frag etwas"), ("zh-CN", "提问")])
 def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str) -> None:
-    page = answered(tab, fast, "How do I draw a boat?", locale=locale, ready="Bereit" if locale == "de-DE" else "就绪")
+    page = open_answered(tab, fast, "How do I draw a boat?", locale=locale, ready="Bereit" if locale == "de-DE" else "就绪")
     language = locale[:2]
     expect(page.locator("#box textarea")).to_have_attribute("placeholder", re.compile(ask))
     expect(page.locator("html")).to_have_attribute("lang", language)
@@ -185,11 +188,11 @@ def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str
     page.locator("#library-grid .thumbnail-item").first.click()
     page.wait_for_selector("#library-settings dd")
     settle(page)
-    assert english_on(page) == [] and sideways(page) <= 0
+    assert english_on(page) == [] and overflow_width(page) <= 0
     page.screenshot(path=SHOTS / f"library-{language}.png")
     for number, name, ready in ((3, "models", "#models-plan .status"), (4, "data", "#data-make")):
         page.locator("#tabs button[role=tab]").nth(number).click()
         page.wait_for_selector(ready)
         settle(page)
-        assert english_on(page) == [] and sideways(page) <= 0
+        assert english_on(page) == [] and overflow_width(page) <= 0
         page.screenshot(path=SHOTS / f"{name}-{language}.png")

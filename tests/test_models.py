@@ -16,27 +16,27 @@ from duogen.cli.main import main
 from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done, Failed
-from duogen.hub.catalogue import entries, installed
-from duogen.hub.download import running
-from duogen.library.conversations import Store
+from duogen.hub.catalogue import entries, is_installed
+from duogen.hub.download import is_running
+from duogen.library.conversations import ConversationStore
 from duogen.models.guardrail import Guardrail
 from duogen.options import LoadOptions
 from tests import public
-from tests.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, send, sideways
+from tests.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, overflow_width, send
 from tests.hub import Hub, served
 from tests.tiny import served_pair
 from tests.waiting import until
 from ui.page import Page
 from ui.parts.loading import Loading
-from ui.tabs.models import OTHER, card, choices
+from ui.tabs.models import OTHER, card_html, list_choices
 
 
 def test_a_card_says_what_a_pair_costs_and_asks() -> None:
-    text = card(entries()["cosmos-predict2.5-2b"])
+    text = card_html(entries()["cosmos-predict2.5-2b"])
     conditions = ("NVIDIA Open Model License", "cosmos_guardrail is not installed")
     for words in (*conditions, "GB in bf16", "GB in nf4", "GB are free on", "diffusers/base/post-trained"):
         assert words in text
-    assert ("DuoGen Sketch · bundled", "duogen-sketch") in choices()
+    assert ("DuoGen Sketch · bundled", "duogen-sketch") in list_choices()
 
 
 def test_the_tab_follows_what_is_chosen(tmp_path, monkeypatch) -> None:
@@ -44,26 +44,26 @@ def test_the_tab_follows_what_is_chosen(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     loading = Loading()
     loading.finished.set()
-    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models
-    values = {tab.choice: "cosmos-predict2.5-14b", tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
+    tab = Page(loading, ConversationStore(tmp_path / "conversations"), tmp_path / "shown").models
+    values = {tab.choice: "cosmos-predict2.5-14b", tab.name: "", tab.mllm: "", **{each: each.value for each in tab.load.values()}}
     window = types.SimpleNamespace(session_hash="window")
     shown = tab.show(values, window)
-    assert "14B" in shown[tab.card] and "On this machine:" in shown[tab.plan]
+    assert "14B" in shown[tab.description] and "On this machine:" in shown[tab.plan]
     assert shown[tab.pull].visible and not shown[tab.use].interactive and not shown[tab.other].visible
     folder = public.cosmos(tmp_path / "unseen")
     values |= {tab.choice: OTHER, tab.name: str(folder), tab.load["picture_side",]: 64}
     shown = tab.show(values, window)
-    assert tab.plan in tab._unless_late(values, window, shown)
+    assert tab.plan in tab._drop_if_late(values, window, shown)
     for later in ({tab.choice: "duogen-sketch"}, {tab.load["picture_side",]: 128}):  # chosen while the folder was looked up
         tab.latest["window"] = tab._choices(values | later)
-        assert tab.plan not in tab._unless_late(values, window, shown)
+        assert tab.plan not in tab._drop_if_late(values, window, shown)
     assert "64 x 32 px" in shown[tab.plan] and shown[tab.use].interactive and not shown[tab.pull].visible
     switched = []
     monkeypatch.setattr(loading, "switch", lambda *given: switched.append(given))
     tab._use(values)
     assert switched[0][0] == str(folder) and switched[0][2].picture_side == 64
     values[tab.name] = "no such thing"
-    assert "neither in the catalogue" in tab.show(values, window)[tab.card]
+    assert "neither in the catalogue" in tab.show(values, window)[tab.description]
 
 
 def test_what_lacks_of_a_choice_can_be_fetched(tmp_path, monkeypatch) -> None:
@@ -72,32 +72,32 @@ def test_what_lacks_of_a_choice_can_be_fetched(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     loading, pair = Loading(), entries()["qwen-image-edit-2511"]
     loading.finished.set()
-    tab = Page(loading, Store(tmp_path / "conversations"), tmp_path / "shown").models
-    values = {tab.choice: pair.id, tab.name: "", tab.brain: "", **{each: each.value for each in tab.load.values()}}
+    tab = Page(loading, ConversationStore(tmp_path / "conversations"), tmp_path / "shown").models
+    values = {tab.choice: pair.id, tab.name: "", tab.mllm: "", **{each: each.value for each in tab.load.values()}}
     started: list = []
     monkeypatch.setattr("duogen.hub.download.start", lambda *given: started.append(given))
     public.in_cache(tmp_path / "hub", pair.sources[0].repo, "main", public.qwen_edit)
-    shown = tab.look(values)
+    shown = tab.render_progress(values)
     assert shown[tab.use].interactive and shown[tab.remove].visible and not shown[tab.pull].visible
     values[tab.load["preset",]] = pair.presets[0].id
-    shown = tab.look(values)
+    shown = tab.render_progress(values)
     assert not shown[tab.use].interactive and shown[tab.pull].visible
     tab._pull(values)
     assert started == [(pair.id, pair.presets[0].id)]
     public.in_cache(tmp_path / "hub", pair.presets[0].repo, "main", lambda there: (there / pair.presets[0].file).write_bytes(b"x"))
-    assert tab.look(values)[tab.use].interactive
-    painter, brain = public.klein(tmp_path / "painter"), "someone/brain"
-    values |= {tab.choice: OTHER, tab.name: str(painter), tab.brain: brain, tab.load["preset",]: ""}
-    assert tab.look(values)[tab.pull].visible and not tab.look(values)[tab.use].interactive
+    assert tab.render_progress(values)[tab.use].interactive
+    painter, mllm = public.klein(tmp_path / "painter"), "someone/mllm"
+    values |= {tab.choice: OTHER, tab.name: str(painter), tab.mllm: mllm, tab.load["preset",]: ""}
+    assert tab.render_progress(values)[tab.pull].visible and not tab.render_progress(values)[tab.use].interactive
     tab._pull(values)
-    assert started[1:] == [(brain, "")]
-    public.in_cache(tmp_path / "hub", brain, "main", public.qwen3_brain)
-    shown = tab.look(values)
+    assert started[1:] == [(mllm, "")]
+    public.in_cache(tmp_path / "hub", mllm, "main", public.qwen3_mllm)
+    shown = tab.render_progress(values)
     assert shown[tab.use].interactive and not shown[tab.pull].visible
     switched: list = []
     monkeypatch.setattr(loading, "switch", lambda *given: switched.append(given))
     tab._use(values)
-    assert switched[0][:2] == (str(painter), brain)
+    assert switched[0][:2] == (str(painter), mllm)
 
 
 def test_another_pair_is_opened_behind_the_answers(tmp_path) -> None:
@@ -153,7 +153,7 @@ KLEIN = "#models-choice label:has-text('FLUX.2 klein 4B')"
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Iterator[Hub]:
     """The repositories of a pair of the catalogue, as large as a test can bear."""
-    home, write = tmp_path_factory.mktemp("repositories"), {"painter": public.klein, "brain": public.qwen3_brain}
+    home, write = tmp_path_factory.mktemp("repositories"), {"painter": public.klein, "mllm": public.qwen3_mllm}
     with served({source.repo: write[source.role](home / source.role) for source in entries()["flux2-klein-4b"].sources}) as hub:
         yield hub
 
@@ -172,18 +172,18 @@ def home(hub: Hub, tmp_path_factory) -> Iterator[Path]:
         yield home
 
 
-def started(home: Path) -> Server:
+def start_server(home: Path) -> Server:
     return Server(home, "--device", "cpu", "--pair", str(served_pair(home / "tiny")), fresh=True)
 
 
-def models_of(tab: Callable, server: Server, **look: Any) -> Any:
+def open_models(tab: Callable, server: Server, **look: Any) -> Any:
     page = tab(server.address, **look)
     page.wait_for_selector("#status:has-text('Ready: Tiny')")
     page.click("button[role=tab]:has-text('Models')")
     return page
 
 
-def small_pictures(page) -> None:
+def shrink_pictures(page) -> None:
     """What a tiny pair paints is no better when it is large."""
     page.click("#models-load button.label-wrap")
     page.locator("#models-load input[type=number]").fill("64")
@@ -192,7 +192,7 @@ def small_pictures(page) -> None:
     page.click("#models-load button.label-wrap")
 
 
-def asked(page, words: str) -> None:
+def ask(page, words: str) -> None:
     """Ask in the chat until an answer has words and a picture: an untrained model now and then wants none."""
     page.click("button[role=tab]:has-text('Chat')")
     page.click("#drawer")
@@ -218,27 +218,27 @@ def asked(page, words: str) -> None:
 
 @browser_only
 def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: Callable, tmp_path) -> None:
-    server = started(home)
+    server = start_server(home)
     try:
         fetch_a_part(hub, server, tab)
     finally:
         server.end()
-    assert len({name for name, _ in hub.asked[9:]}) == 1 and not running("flux2-klein-4b")
-    server = started(home)  # which knows where the one before stopped
+    assert len({name for name, _ in hub.asked[9:]}) == 1 and not is_running("flux2-klein-4b")
+    server = start_server(home)  # which knows where the one before stopped
     try:
         page = fetch_the_rest(hub, server, tab)
-        small_pictures(page)
+        shrink_pictures(page)
         page.screenshot(path=SHOTS / "models-here.png")
         page.click("#models-use")
         page.wait_for_selector("#models-status:has-text('Open now: FLUX.2 klein 4B + Qwen3-VL-4B. Attention kernel: ')")
-        asked(page, "Draw a house")
+        ask(page, "Draw a house")
         page.screenshot(path=SHOTS / "models-answer.png")
         another_folder(page, public.cosmos(tmp_path / "unseen"))
-        asked(page, "And now?")
+        ask(page, "And now?")
         page.screenshot(path=SHOTS / "models-second-answer.png")
         remove_it(page)
-        assert not installed(entries()["flux2-klein-4b"]) and not list((home / "hub").glob("models--*"))
-        phone_sized(tab, server)
+        assert not is_installed(entries()["flux2-klein-4b"]) and not list((home / "hub").glob("models--*"))
+        open_on_phone(tab, server)
         assert server.leave() == 0
     finally:
         server.end()
@@ -247,7 +247,7 @@ def test_a_pair_is_fetched_opened_asked_and_removed(hub: Hub, home: Path, tab: C
 def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:
     """Look at the card, begin, close the page and pause in another; the hub sends nine files and keeps the tenth back."""
     hub.left = 9
-    page = models_of(tab, server)
+    page = open_models(tab, server)
     page.click(KLEIN)  # while the pair before is still being looked up
     page.wait_for_selector("#models-card:has-text('Qwen3-VL')")
     for part in ("Apache-2.0", "24.9 GB", "GB are free on the disk"):
@@ -260,7 +260,7 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:
     page.wait_for_selector("#models-files progress")
     page.screenshot(path=SHOTS / "models-download.png")
     page.close()
-    page = models_of(tab, server)
+    page = open_models(tab, server)
     page.click(KLEIN)
     page.wait_for_selector("#models-status:has-text('MB/s')")
     until(lambda: len(hub.asked) >= 10)
@@ -271,7 +271,7 @@ def fetch_a_part(hub: Hub, server: Server, tab: Callable) -> None:
 def fetch_the_rest(hub: Hub, server: Server, tab: Callable) -> Any:
     hub.left = -1
     before, asked = [name for name, _ in hub.asked[:9]], len(hub.asked)
-    page = models_of(tab, server)
+    page = open_models(tab, server)
     page.click(KLEIN)
     page.click("#models-pull:has-text('Go on')")
     page.wait_for_selector("#models-verify")
@@ -304,11 +304,11 @@ def another_folder(page, folder: Path) -> None:
     page.wait_for_selector("#models-status:has-text('Open now: unseen.')")
 
 
-def phone_sized(tab: Callable, server: Server) -> None:
+def open_on_phone(tab: Callable, server: Server) -> None:
     page = tab(server.address, viewport={"width": 390, "height": 844})
     page.wait_for_selector("#status:has-text('Ready: unseen')")
     page.click("button[role=tab]:has-text('Models')")
     page.click("#models-choice label:has-text('Cosmos-Predict2.5-2B')")
     page.wait_for_selector("#models-card:has-text('NVIDIA Open Model License')")
-    assert sideways(page) <= 0
+    assert overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "models-phone.png")

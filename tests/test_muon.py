@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from duogen.train.muon import Float32Muon, orthogonalise
-from duogen.train.trainer import make_optimizers, named, train
+from duogen.train.trainer import collect_parameters, make_optimizers, train
 from tests.test_training import Toy, equal, quiet, recipe
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -73,7 +73,7 @@ def test_either_reads_the_others_state():
 @pytest.mark.parametrize(("dtype", "kind"), [(torch.float32, Float32Muon), (torch.bfloat16, torch.optim.Muon)])
 def test_the_machine_chooses(monkeypatch, dtype, kind):
     monkeypatch.setattr("duogen.precision.many_rows_dtype", lambda device="cpu": dtype)
-    adamw, muon = make_optimizers(named(Toy().modules), recipe(optimizer="muon"))
+    adamw, muon = make_optimizers(collect_parameters(Toy().modules), recipe(optimizer="muon"))
     assert type(muon) is kind and {weight.ndim for weight in muon.param_groups[0]["params"]} == {2}
 
 
@@ -83,14 +83,14 @@ def test_a_run_goes_on_on_another_kind_of_machine_and_says_so(tmp_path, monkeypa
     now = "fp32" if began == "bf16" else "bf16"
     wish = recipe(optimizer="muon")
     monkeypatch.setattr("duogen.precision.many_rows_dtype", lambda device="cpu": dtypes[began])
-    train(Toy(), wish, tmp_path, until=3, say=quiet)
+    train(Toy(), wish, tmp_path, until=3, log=quiet)
     assert torch.load(tmp_path / "state.pt")["precision"] == began
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
     monkeypatch.setattr("duogen.precision.many_rows_dtype", lambda device="cpu": dtypes[now])
     said, warned = [], []
-    assert train(Toy(), wish, tmp_path, until=5, say=said.append, warn=warned.append) == 5
+    assert train(Toy(), wish, tmp_path, until=5, log=said.append, warn=warned.append) == 5
     assert warned == [f"This run began in {began}; it goes on in {now}, not to the bit."]
     assert torch.load(tmp_path / "state.pt")["precision"] == now
-    assert train(Toy(), wish, tmp_path, say=said.append, warn=warned.append) == 6 and len(warned) == 1
+    assert train(Toy(), wish, tmp_path, log=said.append, warn=warned.append) == 6 and len(warned) == 1

@@ -17,13 +17,14 @@ import pytest
 from PIL import Image as PILImage
 from playwright.sync_api import expect
 
+import app
 from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
-from duogen.library.conversations import Store
+from duogen.library.conversations import ConversationStore
 from duogen.options import Options
-from tests.browser import SHOTS, Server, browser_only, loaded_pictures, send, settle, sideways, wait_until_answered
+from tests.browser import SHOTS, Server, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
 from tests.waiting import patience, until
-from ui.chat.answers import Job, Task, Waiting, asking
+from ui.chat.answers import Job, Task, WaitingQuestion, answer_task
 from ui.chat.history import Answer, messages, text_part
 from ui.page import Page
 from ui.parts import controls
@@ -128,7 +129,7 @@ def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
 def test_is_at_home_on_a_phone_and_runs_nobodys_code(server: Server, tab) -> None:
     page = tab(server.address, viewport={"width": 390, "height": 844}, has_touch=True)
     page.wait_for_selector("#talk .example")
-    assert sideways(page) <= 0
+    assert overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "phone-empty.png")
     send(page, 'hello <img src=x onerror="window.ran=1"> <script>window.ran=1</script> & ![x](http://127.0.0.1:9/x.png)')
     page.wait_for_selector("#talk .user")
@@ -140,11 +141,11 @@ def test_is_at_home_on_a_phone_and_runs_nobodys_code(server: Server, tab) -> Non
     page.click("#talk .example >> nth=0")
     page.wait_for_selector("#talk .bot img.picture")
     wait_until_answered(page)
-    assert sideways(page) <= 0
+    assert overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "phone-guide.png")
     page.click("#drawer")
     settle(page)
-    assert sideways(page) <= 0
+    assert overflow_width(page) <= 0
     page.screenshot(path=SHOTS / "phone-options.png")
 
 
@@ -178,10 +179,10 @@ class Scripted:
 def page_with(script: Callable, home: Path) -> Page:
     loading = Loading(engine=Scripted(script), words="Ready")
     loading.finished.set()
-    return Page(loading, Store(home / "conversations"), home / "shown")
+    return Page(loading, ConversationStore(home / "conversations"), home / "shown")
 
 
-def answered(script: Callable, home: Path, before: Conversation | None = None) -> tuple[Page, Job, Conversation]:
+def run_answer(script: Callable, home: Path, before: Conversation | None = None) -> tuple[Page, Job, Conversation]:
     """A page whose engine has played `script` for "hello", the job of that, and the conversation as it is kept."""
     page = page_with(script, home)
     back = before.head if before else None
@@ -189,7 +190,7 @@ def answered(script: Callable, home: Path, before: Conversation | None = None) -
     work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
     job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), back or asked.head))
     until(lambda: job.done)
-    assert not page.jobs.running(), "nobody could ever ask again"
+    assert not page.jobs.running_chats(), "nobody could ever ask again"
     return page, job, page.store.open(asked.id)
 
 
@@ -205,28 +206,28 @@ def fail(conversation: Conversation) -> Iterator[Event]:
 
 @pytest.mark.parametrize(("script", "words"), [(crash, "out of luck"), (fail, "too little memory")])
 def test_a_failure_says_why_and_keeps_the_question(script: Callable, words: str, tmp_path: Path) -> None:
-    page, job, kept = answered(script, tmp_path)
+    page, job, kept = run_answer(script, tmp_path)
     assert job.bad and words in job.status
     assert [turn.text() for turn in kept.path()] == ["hello"]
 
 
 def test_a_failed_question_leaves_the_earlier_answer(tmp_path: Path) -> None:
     before = Conversation().say("user", "hi").say("assistant", "Hello!")
-    page, job, kept = answered(fail, tmp_path, before)
+    page, job, kept = run_answer(fail, tmp_path, before)
     assert [turn.text() for turn in kept.path()] == ["hi", "Hello!"]
     assert any(turn.text() == "hello" for turn in kept.turns.values())
 
 
 def test_a_failure_keeps_what_was_made_before_it(tmp_path: Path) -> None:
-    page, job, kept = answered(lambda said: (event for event in [Failed("Too big.", said.say("assistant", "Step 1."))]), tmp_path)
+    page, job, kept = run_answer(lambda said: (event for event in [Failed("Too big.", said.say("assistant", "Step 1."))]), tmp_path)
     assert [turn.role for turn in kept.path()] == ["user", "assistant"] and job.status == "Too big."
 
 
 def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
     picture = Image(PILImage.new("RGB", (8, 8), "red"), seed=1, seconds=1.0)
     stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
-    page, job, kept = answered(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
-    assert page.store.about(kept.id)["notes"][kept.head]["line"] == "1 picture · 2.0 s · seed 7"
+    page, job, kept = run_answer(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
+    assert page.store.read_about(kept.id)["notes"][kept.head]["line"] == "1 picture · 2.0 s · seed 7"
     assert "1 picture · 2.0 s · seed 7" in page.chat.messages(kept)[-1]["content"][-1]["text"]
 
 
@@ -237,13 +238,13 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
         yield TextDelta("Step 1.")
         yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
 
-    page, job, kept = answered(script, tmp_path)
+    page, job, kept = run_answer(script, tmp_path)
     folded, words, _ = page.chat.messages(kept)[-1]["content"]
     assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
     assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
 
 
-def under_way(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event]:
+def start_answer(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event]:
     """A page with an answer that stands still until a gate is opened, and the request of a browser that comes to it."""
     gate = threading.Event()
 
@@ -254,31 +255,31 @@ def under_way(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event
 
     page = page_with(script, folder)
     asked = page.store.save(Conversation().say("user", "hello"))
-    job = page.jobs.start(asking(asked, Options(seed=7)))
+    job = page.jobs.start(answer_task(asked, Options(seed=7)))
     return page, job, SimpleNamespace(session_hash="one", query_params={"c": asked.id}), gate
 
 
 def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path) -> None:
-    page, job, request, gate = under_way(tmp_path)
-    arrived = page.chat.arrive({page.search: ""}, request)
+    page, job, request, gate = start_answer(tmp_path)
+    arrived = page.chat.open_page({page.search: ""}, request)
     gate.set()
     until(lambda: job.done)
     values = {page.view: arrived[page.view], page.search: ""}
 
-    async def followed() -> list:
+    async def follow() -> list:
         return [update async for update in page.chat.follow(values, request)]
 
     with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
-        drawn = pool.submit(asyncio.run, followed()).result()
-    assert "That is all." not in str(arrived[page.talk]) and "That is all." in str(drawn[-1][page.talk])
-    assert page.chat.settle(values, request)[page.box].submit_btn, "nobody could ask again"
+        drawn = pool.submit(asyncio.run, follow()).result()
+    assert "That is all." not in str(arrived[page.chatbot]) and "That is all." in str(drawn[-1][page.chatbot])
+    assert page.chat.finish(values, request)[page.box].submit_btn, "nobody could ask again"
 
 
 def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:
-    page, _, request, gate = under_way(tmp_path)
-    values = {page.view: page.chat.arrive({page.search: ""}, request)[page.view], page.search: ""}
+    page, _, request, gate = start_answer(tmp_path)
+    values = {page.view: page.chat.open_page({page.search: ""}, request)[page.view], page.search: ""}
 
-    async def followed() -> list:
+    async def follow() -> list:
         drawn = []
         async for update in page.chat.follow(values, request):
             if not drawn:
@@ -287,9 +288,9 @@ def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> 
         return drawn
 
     with ThreadPoolExecutor() as pool:
-        first, *_, last = pool.submit(asyncio.run, followed()).result()
+        first, *_, last = pool.submit(asyncio.run, follow()).result()
     gate.set()
-    assert "hello" in str(first[page.talk]) and last[page.talk] == []
+    assert "hello" in str(first[page.chatbot]) and last[page.chatbot] == []
 
 
 def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:
@@ -304,18 +305,18 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
 
     page = page_with(script, tmp_path)
     asked = page.store.save(Conversation().say("user", "hello"))
-    job = page.jobs.start(asking(asked, Options(seed=7)))
-    question = Waiting("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
-    assert page.jobs.put_off(job, question) and not page.jobs.put_off(job, question)
-    assert page.store.about(asked.id)["unasked"] == {"text": "And a <b>boat?", "files": []}
+    job = page.jobs.start(answer_task(asked, Options(seed=7)))
+    question = WaitingQuestion("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
+    assert page.jobs.enqueue_question(job, question) and not page.jobs.enqueue_question(job, question)
+    assert page.store.read_about(asked.id)["unasked"] == {"text": "And a <b>boat?", "files": []}
     *_, shown = job.messages()
     assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
     gate.set()
-    until(lambda: job.done and not page.jobs.running())
+    until(lambda: job.done and not page.jobs.running_chats())
     path = page.store.open(asked.id).path()
     assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
-    assert page.store.about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not page.jobs.put_off(job, question)
-    assert page.store.about(asked.id)["unasked"] is None
+    assert page.store.read_about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not page.jobs.enqueue_question(job, question)
+    assert page.store.read_about(asked.id)["unasked"] is None
 
 
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:
@@ -325,20 +326,20 @@ def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> 
         yield TextDelta("Step 1.")
         yield ImageStarted(0, 1, 1)
         yield ImageDone(0, Image(PILImage.new("RGB", (8, 8), "red"), 1, 0.1))
-        fresh = Store(tmp_path / "conversations").open(said.id)  # what a new process would find
+        fresh = ConversationStore(tmp_path / "conversations").open(said.id)  # what a new process would find
         seen.extend(type(part).__name__ for part in fresh.path()[-1].parts)
         yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 1, 0.1, 2.0, "end"))
 
-    answered(script, tmp_path)
+    run_answer(script, tmp_path)
     assert seen == ["Text", "Image"]
 
 
 def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None:
     page = page_with(fail, tmp_path)
     page.loading.finished.clear()
-    assert set(page.look_up()) == {page.status}
+    assert set(page.update_loading()) == {page.status}
     page.loading.finished.set()
-    updates = page.look_up()
+    updates = page.update_loading()
     assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
     assert updates[page.controls["image", "side"]]["visible"] and not updates[page.controls["text", "think"]]["visible"]
     quick = page.set_preset("quick")
@@ -351,7 +352,7 @@ def test_an_answer_in_the_making(tmp_path: Path) -> None:
     answer, red = Answer(pictures, previews), PILImage.new("RGB", (8, 8), "red")
     for event in (TextDelta("Step 1. "), TextDelta("A <b>red</b> dot."), ImageStarted(0, 1, 2), ImageStep(0, 1, 2, red)):
         answer.take(event)
-    assert "step 1 of 2" in answer.status and answer.finished() == (Text("Step 1. A <b>red</b> dot."),)
+    assert "step 1 of 2" in answer.status and answer.finished_parts() == (Text("Step 1. A <b>red</b> dot."),)
     card = answer.message()["content"][1]["text"]
     assert str(previews.folder.name) in card and "s left" in card and "<span>Step 1. A &lt;b&gt;red&lt;/b&gt; dot.</span>" in card
     answer.take(ImageDone(0, Image(red, 1, 0.5)))
@@ -380,18 +381,18 @@ def test_a_picture_folder_is_bounded(tmp_path: Path) -> None:
     assert len(PictureFolder(tmp_path, 3)._files) == 3
 
 
-def leaves(options: type, at: tuple = ()) -> set[tuple]:
+def field_paths(options: type, at: tuple = ()) -> set[tuple]:
     hints, found = get_type_hints(options), set()
     for each in fields(options):
         path = (*at, each.name)
-        found |= leaves(hints[each.name], path) if is_dataclass(hints[each.name]) else {path}
+        found |= field_paths(hints[each.name], path) if is_dataclass(hints[each.name]) else {path}
     return found
 
 
 def test_every_option_has_a_control_and_comes_back() -> None:
     with gr.Blocks():
         made = controls.build(Options)
-    assert set(made) == leaves(Options)
+    assert set(made) == field_paths(Options)
     values = {control: control.value for control in made.values()}
     assert controls.read(Options, made, values) == Options()
     assert controls.read(Options, made, values | {made["seed",]: "7", made["image", "steps"]: 12.0}).image.steps == 12
@@ -399,3 +400,11 @@ def test_every_option_has_a_control_and_comes_back() -> None:
         controls.read(Options, made, values | {made["seed",]: "blue"})
     with pytest.raises(ValueError, match="between"):
         controls.read(Options, made, values | {made["image", "steps"]: 1000})
+
+
+@pytest.mark.parametrize("flag", ["--mllm", "--brain"])
+def test_the_flag_of_the_mllm_keeps_its_old_name(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr("sys.argv", ["app.py", flag, "somewhere"])
+    assert app.parse_arguments().mllm == "somewhere"
+    monkeypatch.setattr("sys.argv", ["app.py"])
+    assert app.parse_arguments().mllm is None

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Image, Text
 from duogen.engine import Engine
-from duogen.evaluate.phrasings import PHRASINGS, Phrasing, evaluate, marks
+from duogen.evaluate.phrasings import PHRASINGS, Phrasing, evaluate, score_reply
 from duogen.models.pipeline import open_pair
 from duogen.sketchbook.scene import BACKGROUNDS, PART_COLOURS, Scene
 from duogen.sketchbook.tasks import sample
@@ -45,10 +45,10 @@ def test_a_guide_is_right_with_its_wishes_only():
     scene, reply = guide()
     walls = next(part.colour for part in scene.things[0].parts if part.name == "walls")
     other = next(colour for colour in PART_COLOURS if colour != walls)
-    assert marks(Phrasing("x", "guide", "house", {"walls": walls}, scene.background), reply)["right"]
+    assert score_reply(Phrasing("x", "guide", "house", {"walls": walls}, scene.background), reply)["right"]
     wrong = [Phrasing("x", "guide", "house", {"walls": other}), Phrasing("x", "guide", "tree"), Phrasing("x", "words")]
     wrong.append(Phrasing("x", "guide", "house", background=next(name for name in BACKGROUNDS if name != scene.background)))
-    assert not any(marks(each, reply)["right"] for each in [*wrong, Phrasing("x", "picture", "house")])
+    assert not any(score_reply(each, reply)["right"] for each in [*wrong, Phrasing("x", "picture", "house")])
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_a_guide_is_right_with_its_wishes_only():
     [("Hello!", True, False), ("I cannot draw that, but I can draw a cat.", True, True), ("", False, False), ("No.", True, False)],
 )
 def test_words(said, plain, outside):
-    assert marks(Phrasing("x", "words"), [Text(said)])["right"] == plain
-    assert marks(Phrasing("x", "words", outside=True), [Text(said)])["right"] == outside
-    assert not marks(Phrasing("x", "words"), [Text(said), guide()[1][1]])["draws"]
+    assert score_reply(Phrasing("x", "words"), [Text(said)])["right"] == plain
+    assert score_reply(Phrasing("x", "words", outside=True), [Text(said)])["right"] == outside
+    assert not score_reply(Phrasing("x", "words"), [Text(said), guide()[1][1]])["draws"]
 
 
 def test_a_pair_is_asked(tmp_path, monkeypatch):
     engine = Engine(open_pair(tiny_pair(tmp_path), "cpu", "fp32"))
     script(monkeypatch, engine.tokens, "Hello", END, "Hi", BOV, END)
-    figures = evaluate(engine, 2, say=lambda line: None)
+    figures = evaluate(engine, 2, log=lambda line: None)
     assert figures["n"] == 2 and [each["reply"] for each in figures["asked"]] == ["Hello", "Hi[picture]"]
     with pytest.raises(ValueError, match="at least 1"):
         evaluate(engine, 0)

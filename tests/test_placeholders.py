@@ -7,26 +7,26 @@ import re
 
 import pytest
 
-from duogen.models.placeholders import LONGEST_PROMPT, Asked, Placeholders, marked
+from duogen.models.placeholders import LONGEST_PROMPT, PictureRequest, Placeholders, mark_picture
 
 CASES = {
     "plain words, 1 < 2 and a <b>": ["plain words, 1 < 2 and a <b>"],
-    "One.<picture>A red house.</picture> Two.": ["One.", Asked("A red house."), " Two."],
-    '<picture from="1, 3">It\nglows</picture>': [Asked("It glows", (1, 3))],
-    "< Picture >x< / PICTURE >y": [Asked("x"), "y"],
-    '<image prompt="a cat" /> and <img alt=\'a dog\'>': [Asked("a cat"), " and ", Asked("a dog")],
-    "a<picture>b <picture>c</picture> d</picture> e": ["a", Asked("b c"), " d e"],  # nested
-    "a<picture>b": ["a", Asked("b")],  # never closed
-    "a<picture>b\n\nStep 2.": ["a", Asked("b"), "\n\nStep 2."],
+    "One.<picture>A red house.</picture> Two.": ["One.", PictureRequest("A red house."), " Two."],
+    '<picture from="1, 3">It\nglows</picture>': [PictureRequest("It glows", (1, 3))],
+    "< Picture >x< / PICTURE >y": [PictureRequest("x"), "y"],
+    '<image prompt="a cat" /> and <img alt=\'a dog\'>': [PictureRequest("a cat"), " and ", PictureRequest("a dog")],
+    "a<picture>b <picture>c</picture> d</picture> e": ["a", PictureRequest("b c"), " d e"],  # nested
+    "a<picture>b": ["a", PictureRequest("b")],  # never closed
+    "a<picture>b\n\nStep 2.": ["a", PictureRequest("b"), "\n\nStep 2."],
     "a</picture>b": ["ab"],  # a stray end
-    "a<picture>b</picture": ["a", Asked("b")],
-    "a<picture": ["a", Asked("")],
+    "a<picture>b</picture": ["a", PictureRequest("b")],
+    "a<picture": ["a", PictureRequest("")],
     "a<pict": ["a"],
     "a <": ["a <"],
     "the <pictures> of </imaged>": ["the <pictures> of </imaged>"],
-    "a<picture a red house\nb</picture>c": ["a", Asked("a red house b"), "c"],  # its ">" is missing
-    "<picture></picture>": [Asked("")],
-    "<picture>one</picture><picture>two</picture>": [Asked("one"), Asked("two")],
+    "a<picture a red house\nb</picture>c": ["a", PictureRequest("a red house b"), "c"],  # its ">" is missing
+    "<picture></picture>": [PictureRequest("")],
+    "<picture>one</picture><picture>two</picture>": [PictureRequest("one"), PictureRequest("two")],
 }
 
 
@@ -72,4 +72,4 @@ def test_words_come_at_once_and_an_endless_prompt_ends() -> None:
     parser.feed("<picture>")
     asked, rest = parser.feed("x" * (LONGEST_PROMPT + 5))
     assert len(asked.prompt) == LONGEST_PROMPT and rest == "xxxxx"
-    assert joined(Placeholders().feed(marked("a boat"))) == [Asked("a boat")]
+    assert joined(Placeholders().feed(mark_picture("a boat"))) == [PictureRequest("a boat")]

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from duogen.finetune.config import FineTune
+from duogen.finetune.config import FineTuneConfig
 from duogen.finetune.jobs import Job
 from duogen.finetune.run import finetune
-from duogen.train.fsdp import wished
+from duogen.train.fsdp import fsdp_requested
 from duogen.train.trainer import train
 from tests.test_finetune import RECIPE, order, place, processes, quiet  # noqa: F401
 from tests.test_training import Toy, recipe
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("as_before")
 
 
 def one_of_two(rank: int, port: int, sharded: bool, work: Callable, *given: Any) -> None:
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()} | {"ACCELERATE_USE_CPU": "true"})
+    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in settings.items()} | {"ACCELERATE_USE_CPU": "true"})
     os.environ["ACCELERATE_USE_FSDP"] = str(sharded).lower()
     work(*given)
 
@@ -53,23 +53,23 @@ def curve(file: Path) -> list[float]:
 def half(folder: Path) -> None:
     """Stopped and gone on with in the middle."""
     wish, toy = recipe(precision="fp32", accumulate=2, log_every=1), Toy()
-    assert train(toy, wish, folder, until=3, say=quiet) == 3
+    assert train(toy, wish, folder, until=3, log=quiet) == 3
     weight = toy.net[0].weight
     kept = weight.to_local() if isinstance(weight, DTensor) else weight
-    assert kept.numel() == weight.numel() // (2 if wished() else 1)
-    assert train(Toy(), wish, folder, say=quiet) == 6
+    assert kept.numel() == weight.numel() // (2 if fsdp_requested() else 1)
+    assert train(Toy(), wish, folder, log=quiet) == 6
 
 
 def refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="muon needs whole weights; choose adamw"):
-        train(Toy(), recipe(optimizer="muon"), folder, say=quiet)
+        train(Toy(), recipe(optimizer="muon"), folder, log=quiet)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_do_what_one_does_that_accumulates_twice(processes, tmp_path, sharded):  # noqa: F811
     assert in_two(processes, sharded, half, tmp_path / "two") == [0, 0]
     wish = recipe(precision="fp32", log_every=1)
-    train(Toy(), replace(wish, accumulate=4), tmp_path / "one", say=quiet)
+    train(Toy(), replace(wish, accumulate=4), tmp_path / "one", log=quiet)
     two, one = (torch.load(tmp_path / name / "state.pt") for name in ("two", "one"))
     assert two["step"] == one["step"] == 6
     for part in ("weights", "ema"):
@@ -78,10 +78,10 @@ def test_two_processes_do_what_one_does_that_accumulates_twice(processes, tmp_pa
     assert len(curves[1]) == 6 and curves[0] == pytest.approx(curves[1], abs=2e-5)
 
 
-def taught(place: Path, out: str, accumulate: int, rank: int) -> None:  # noqa: F811
-    """Both stages; a rank of 0 teaches all weights."""
-    raw = {"talk": RECIPE["talk"] | {"precision": "fp32"}, "paint": RECIPE["paint"]}
-    plain = FineTune.of(RECIPE | {name: own | {"accumulate": accumulate, "rank": rank} for name, own in raw.items()})
+def train_both(place: Path, out: str, accumulate: int, rank: int) -> None:  # noqa: F811
+    """Both stages; with a rank of 0 all weights are trained."""
+    raw = {"mllm": RECIPE["mllm"] | {"precision": "fp32"}, "dit": RECIPE["dit"]}
+    plain = FineTuneConfig.from_json(RECIPE | {name: own | {"accumulate": accumulate, "rank": rank} for name, own in raw.items()})
     known = finetune(replace(order(place, out), recipe=plain), quiet)
     assert not known or known["phase"] == "done", known
 
@@ -89,10 +89,10 @@ def taught(place: Path, out: str, accumulate: int, rank: int) -> None:  # noqa: 
 def test_weights_that_are_shared_out_learn_the_same(place, processes):  # noqa: F811
     assert in_two(processes, True, refused, place / "refused") == [0, 0]
     for name, rank in (("adapter", 4), ("all", 0)):
-        assert in_two(processes, True, taught, place, f"two-{name}", 1, rank) == [0, 0]
-        taught(place, f"one-{name}", 2, rank)
+        assert in_two(processes, True, train_both, place, f"two-{name}", 1, rank) == [0, 0]
+        train_both(place, f"one-{name}", 2, rank)
         two, one = place / f"two-{name}", place / f"one-{name}"
-        for stage, near in (("talk", 1e-4), ("paint", 0.03)):  # stage 2 computes in bf16
+        for stage, near in (("mllm", 1e-4), ("dit", 0.03)):  # stage 2 computes in bf16
             assert curve(two / "run" / stage / "log.jsonl") == pytest.approx(curve(one / "run" / stage / "log.jsonl"), rel=near)
         files = sorted(file.relative_to(one) for file in one.rglob("*.safetensors"))
         assert len(files) > 1 and files == sorted(file.relative_to(two) for file in two.rglob("*.safetensors"))

@@ -24,8 +24,8 @@ from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Noti
 from duogen.hub.catalogue import entries
 from duogen.hub.memory_plan import HOST_SPARE, Machine
 from duogen.models.mllm import Context
-from duogen.models.placeholders import Asked
-from duogen.models.placement import Turns, come_when_called, free, take_turns
+from duogen.models.placeholders import PictureRequest
+from duogen.models.placement import DeviceSwapper, free, offload_with_hooks, swap_devices
 from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
 from tests import public
@@ -38,7 +38,7 @@ REPOSITORIES = {  # of the catalogue
     "qwen-image-edit-2511": [("Qwen/Qwen-Image-Edit-2511", "main", public.qwen_edit)],
     "flux2-klein-4b": [
         ("black-forest-labs/FLUX.2-klein-4B", "main", public.klein),
-        ("Qwen/Qwen3-VL-4B-Instruct", "main", public.qwen3_brain),
+        ("Qwen/Qwen3-VL-4B-Instruct", "main", public.qwen3_mllm),
     ],
 }
 
@@ -138,9 +138,9 @@ def test_what_was_named_comes_first_then_the_latest(klein) -> None:
     frames = klein.memory.frames.empty()
     for seed in range(6):
         klein.painter.remember(frames, picture(seed), None, 0)
-    order = [frames.past.index(each) for each in klein.painter.sources(frames, Asked("x", (2, 9, 1)))]
+    order = [frames.past.index(each) for each in klein.painter.sources(frames, PictureRequest("x", (2, 9, 1)))]
     assert order == [1, 0, 5, 4]
-    assert klein.painter.sources(frames, Asked("x"), picture(7))[1:] == frames.past[:2:-1]
+    assert klein.painter.sources(frames, PictureRequest("x"), picture(7))[1:] == frames.past[:2:-1]
 
 
 def test_outside_a_mask_nothing_changes(klein, monkeypatch) -> None:
@@ -203,7 +203,7 @@ def test_out_of_memory_steps_down_once_and_goes_on(own_klein, monkeypatch) -> No
 
 @pytest.mark.parametrize("name", ["cosmos-predict2.5-2b", "flux2-klein-4b"])
 def test_out_of_memory_in_a_step_keeps_nothing(name, monkeypatch) -> None:
-    """What the failed step held is gone before the picture is begun again: the next try needs all of the card."""
+    """What the failed step held is gone before the picture is begun again: the next try needs all of the GPU."""
     engine, held, gone = opened(name), [], []
     parts = getattr(engine.pair, "pipe", engine.pair)
 
@@ -247,19 +247,19 @@ def test_out_of_memory_makes_parts_take_turns_on_a_card() -> None:
             moves.append((self.name, where))
             self.device = torch.device(where)
 
-    brain, painter = Part(name="brain"), Part(name="dit")
-    pair = SimpleNamespace(text_encoder=brain, turns=Turns(brain, [painter], "cuda:0"))
-    assert take_turns(pair) and moves == [("brain", "cpu")] and not take_turns(pair)
-    stock = SimpleNamespace(text_encoder=brain, turns=Turns(brain, [], "cuda"), pipe=SimpleNamespace())
+    mllm, painter = Part(name="mllm"), Part(name="dit")
+    pair = SimpleNamespace(text_encoder=mllm, swapper=DeviceSwapper(mllm, [painter], "cuda:0"))
+    assert swap_devices(pair) and moves == [("mllm", "cpu")] and not swap_devices(pair)
+    stock = SimpleNamespace(text_encoder=mllm, swapper=DeviceSwapper(mllm, [], "cuda"), pipe=SimpleNamespace())
     stock.pipe.enable_model_cpu_offload = lambda device: moves.append(("pipe", device))
-    assert take_turns(stock) and moves[1:] == [("pipe", "cuda")] and stock.turns.rest == "cpu"
-    assert not take_turns(SimpleNamespace(turns=Turns(brain, [], "cpu")))
+    assert swap_devices(stock) and moves[1:] == [("pipe", "cuda")] and stock.swapper.rest == "cpu"
+    assert not swap_devices(SimpleNamespace(swapper=DeviceSwapper(mllm, [], "cpu")))
 
 
 def test_a_picture_painted_anew_gets_words_of_its_own(klein, monkeypatch) -> None:
     script(monkeypatch, klein.tokens, "a green", " boat", "</picture>")
     before = Conversation().say("user", "Draw").say("assistant", "A boat.")
-    *_, done = klein.painting(before, options())
+    *_, done = klein.stream_image(before, options())
     assert done.image.alt == "a green boat"
 
 
@@ -294,7 +294,8 @@ def test_a_real_language_model_as_the_brain(klein) -> None:
     from duogen.hub.assemble import base_model, processor
 
     model, tokenizer = base_model(torch.bfloat16)
-    pair = replace(klein.pair, text_encoder=model.eval(), tokenizer=tokenizer, image_processor=processor(), turns=Turns(model, [], "cpu"))
+    swapper = DeviceSwapper(model, [], "cpu")
+    pair = replace(klein.pair, text_encoder=model.eval(), tokenizer=tokenizer, image_processor=processor(), swapper=swapper)
     engine = Engine(pair)
     said = Options(3, TextOptions(temperature=0.0, max_tokens=24), ImageOptions(steps=1, max_images=2, preview_every=0))
     asked = Conversation().say("user", "Show me a red house. Write <picture>a red house</picture> and nothing else.")
@@ -308,23 +309,23 @@ def test_a_painter_without_a_talker_is_told_what_to_do(cache, tmp_path) -> None:
     from duogen.hub.catalogue import Source, snapshot
 
     painter = snapshot(Source("painter", "black-forest-labs/FLUX.2-klein-4B"))
-    with pytest.raises(ValueError, match="--brain"):
+    with pytest.raises(ValueError, match="--mllm"):
         Engine.open(painter, load=LoadOptions(device="cpu", picture_side=SIDE))
     with pytest.raises(ValueError, match="no Qwen2.5-VL or Qwen3-VL"):
-        Engine.open(painter, brain=tmp_path, load=LoadOptions(device="cpu", picture_side=SIDE))
+        Engine.open(painter, mllm=tmp_path, load=LoadOptions(device="cpu", picture_side=SIDE))
 
 
 @pytest.fixture(scope="module")
 def typed_in(tmp_path_factory) -> tuple[Path, Path]:
     """Folders of a painter and a language model that nothing here was written for."""
     home = tmp_path_factory.mktemp("typed-in")
-    return public.pix2pix(home / "painter"), public.qwen2_brain(home / "brain")
+    return public.pix2pix(home / "painter"), public.qwen2_mllm(home / "mllm")
 
 
 @pytest.mark.parametrize(("precision", "offload"), [("fp32", "none"), ("nf4", "model"), ("bf16", "group")])
 def test_any_pipeline_with_any_language_model_from_folders(typed_in, precision, offload, monkeypatch) -> None:
     load = LoadOptions(device="cpu", precision=precision, painter_precision=precision, picture_side=SIDE, offload=offload)
-    engine = Engine.open(typed_in[0], brain=typed_in[1], load=load)
+    engine = Engine.open(typed_in[0], mllm=typed_in[1], load=load)
     script(monkeypatch, engine.tokens, *SAID)
     done = list(engine.answer(Conversation().say("user", "Like this:", picture()), options(guidance=2.0)))[-1]
     assert isinstance(done, Done) and len(done.conversation.path()[-1].images()) == 2, done
@@ -339,22 +340,22 @@ def test_folders_typed_in_answer_on_the_command_line_and_behind_the_page(typed_i
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("duogen.models.mllm.choose", lambda logits, options, generator: next(ids))
-    painter, brain, out = *map(str, typed_in), tmp_path / "out"
+    painter, mllm, out = *map(str, typed_in), tmp_path / "out"
     picture().save(tmp_path / "red.png")
-    words = Engine.open(painter, brain=brain, load=LoadOptions(device="cpu", picture_side=SIDE)).tokens
+    words = Engine.open(painter, mllm=mllm, load=LoadOptions(device="cpu", picture_side=SIDE)).tokens
     ids = iter([token for piece in SAID for token in (words.text(piece) if isinstance(piece, str) else [piece])])
-    asked = ["ask", "Draw", "--image", str(tmp_path / "red.png"), "--pair", painter, "--brain", brain, "--picture-side", str(SIDE)]
+    asked = ["ask", "Draw", "--image", str(tmp_path / "red.png"), "--pair", painter, "--mllm", mllm, "--picture-side", str(SIDE)]
     assert main([*asked, "--device", "cpu", "--steps", "2", "--out", str(out)]) == 0
     assert "Step 1." in capsys.readouterr().out and (out / "02.png").exists()
-    assert main(["plan", "--pair", painter, "--brain", brain, "--vram", "8"]) == 0 and "GB on the card" in capsys.readouterr().out
+    assert main(["plan", "--pair", painter, "--mllm", mllm, "--vram", "8"]) == 0 and "GB on the GPU" in capsys.readouterr().out
     loading = Loading()
     loading.finished.set()
-    loading._switch(painter, brain, LoadOptions(device="cpu", picture_side=SIDE))
+    loading._switch(painter, mllm, LoadOptions(device="cpu", picture_side=SIDE))
     assert loading.words == "Ready: painter.", loading.words
     first = weakref.ref(loading.engine)
     there: list = []
     monkeypatch.setattr("duogen.engine.Engine.open", lambda *given, **named: there.append(first()))
-    loading._switch(painter, brain, LoadOptions(device="cpu", picture_side=2 * SIDE))
+    loading._switch(painter, mllm, LoadOptions(device="cpu", picture_side=2 * SIDE))
     assert there[0] is None, "the pair before is let go of first"
 
 
@@ -391,7 +392,7 @@ def test_compiled_frames_are_painted_the_same(monkeypatch) -> None:
 
 
 def test_layer_by_layer_brings_every_weight_of_the_frame_painter(monkeypatch) -> None:
-    """It is walked, not called: a layer whose own forward is what brings it would stay away from the card."""
+    """It is walked, not called: a layer whose own forward is what brings it would stay away from the GPU."""
     from diffusers.hooks.group_offloading import ModuleGroup
 
     came, plain = set(), ModuleGroup.onload_
@@ -451,18 +452,18 @@ def test_taking_turns_moves_one_out_before_the_other_comes_in() -> None:
             self.device = torch.device(where)
 
     moves: list = []
-    turns = Turns(Part("brain", "cuda"), [Part("dit", "cpu"), Part("vae", "cpu")], "cuda", "cpu")
-    turns.talk()
+    swapper = DeviceSwapper(Part("mllm", "cuda"), [Part("dit", "cpu"), Part("vae", "cpu")], "cuda", "cpu")
+    swapper.use_mllm()
     assert moves == []
-    turns.paint()
-    assert moves == [("brain", "cpu"), ("dit", "cuda"), ("vae", "cuda")]
-    turns.talk()
-    assert moves[3:] == [("dit", "cpu"), ("vae", "cpu"), ("brain", "cuda")]
+    swapper.use_painter()
+    assert moves == [("mllm", "cpu"), ("dit", "cuda"), ("vae", "cuda")]
+    swapper.use_mllm()
+    assert moves[3:] == [("dit", "cpu"), ("vae", "cpu"), ("mllm", "cuda")]
 
 
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_offloaded_parts_paint_the_same(name, monkeypatch) -> None:
-    """And twice in a row: what leaves the card after a picture comes back for the next."""
+    """And twice in a row: what leaves the GPU after a picture comes back for the next."""
     pictures = []
     for offload in ("none", "model", "group"):
         engine = opened(name, offload=offload)
@@ -490,7 +491,7 @@ def test_beside_a_painter_that_comes_layer_by_layer_only_one_is_on_the_card() ->
             return "".join(each.where.type[1] for each in (words, vae))
 
     words, vae, painter = Part(), Part(), Part()
-    away = come_when_called([words, vae], painter, "meta")
+    away = offload_with_hooks([words, vae], painter, "meta")
     nothing = torch.zeros(1)
     assert [each(nothing) for each in (words, vae, painter, words, painter, vae)] == ["ep", "pe", "pp", "ep", "pp", "pe"]
     away()
@@ -566,20 +567,20 @@ def test_masked_attention_is_pytorchs_own(monkeypatch) -> None:
 
 def test_what_was_measured_beats_the_estimate(tmp_path, monkeypatch) -> None:
     from duogen.hub.catalogue import find
-    from duogen.hub.load import planned
+    from duogen.hub.load import plan_pair
 
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
     engine = opened("flux2-klein-4b")
     found, load = find("flux2-klein-4b"), LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", picture_side=SIDE)
-    before = planned(found, load)[0].plan
+    before = plan_pair(found, load)[0].plan
     assert before.seconds > 0 and not before.measured
     monkeypatch.setattr(type(engine.painter), "paint", slowly(type(engine.painter).paint))
     one_picture(engine, monkeypatch)
-    after = planned(found, load)[0].plan
+    after = plan_pair(found, load)[0].plan
     assert after.measured and after.seconds > 0.4 and ", as measured here." in after.line()
-    assert not planned(found, replace(load, picture_side=2 * SIDE))[0].plan.measured
+    assert not plan_pair(found, replace(load, picture_side=2 * SIDE))[0].plan.measured
     (tmp_path / "timings.json").write_text("[")
-    assert not planned(found, load)[0].plan.measured
+    assert not plan_pair(found, load)[0].plan.measured
 
 
 def test_a_picture_is_estimated_before_it_is_painted_and_refused_when_too_large(klein, tmp_path, monkeypatch) -> None:

@@ -14,11 +14,11 @@ from PIL import Image as PILImage
 from PIL import ImageFilter
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from duogen.models.mllm import placed
-from duogen.sketchbook.draw import OVER, draw, in_sight
+from duogen.models.mllm import append_patch_positions
+from duogen.sketchbook.draw import OVER, draw, visible_part_map
 from duogen.sketchbook.scene import Part, Scene, Thing
 from duogen.sketchbook.world import random_composition
-from duogen.train.vision import CELLS, apart, labels, vocabulary
+from duogen.train.vision import CELLS, labels, orthogonalise, vocabulary
 
 INDEX = {word: place for place, word in enumerate(vocabulary())}
 
@@ -36,7 +36,7 @@ def test_a_tower_that_asks_for_places_gets_those_of_its_patches(merge, channels)
     )
     made = maker(images=pictures, return_tensors="pt")
     vision = SimpleNamespace(temporal_patch_size=1, patch_size=8, in_channels=channels, spatial_merge_size=merge)
-    given = placed(made["pixel_values"], made["image_grid_thw"], vision)
+    given = append_patch_positions(made["pixel_values"], made["image_grid_thw"], vision)
     if channels == 3:
         assert given is made["pixel_values"]
         return
@@ -50,7 +50,7 @@ def test_in_sight_is_what_a_part_paints():
     rng = random.Random(3)
     for _ in range(12):
         thing = random_composition(rng, 4)
-        seen = in_sight(Scene("paper", (thing,)))
+        seen = visible_part_map(Scene("paper", (thing,)))
         for number, part in enumerate(thing.parts):
             parts = list(thing.parts)
             parts[number] = replace(part, colour="yellow" if part.colour != "yellow" else "purple")
@@ -83,9 +83,9 @@ def test_a_cell_has_the_words_of_what_is_seen_there():
 def test_words_are_set_apart_and_stay_near_themselves():
     torch.manual_seed(0)
     rows = F.normalize(torch.randn(20, 64) + 2 * torch.randn(64), dim=-1)
-    away = apart(rows)
+    away = orthogonalise(rows)
     alike = away @ away.T
     assert (rows @ rows.T).fill_diagonal_(0).max() > 0.7
     assert alike.fill_diagonal_(0).abs().max() < 0.05
     assert torch.equal((away @ rows.T).argmax(1), torch.arange(20)), "each is nearest to its own word"
-    assert apart(torch.cat([rows, rows[:2].mean(0, keepdim=True)])).isfinite().all(), "also where one is made of others"
+    assert orthogonalise(torch.cat([rows, rows[:2].mean(0, keepdim=True)])).isfinite().all(), "also where one is made of others"

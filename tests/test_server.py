@@ -73,11 +73,11 @@ def fetch(server: Server, path: str, body: bytes | None = None, **headers: str) 
         line.close()
 
 
-def posted(server: Server, path: str, content: dict) -> dict:
+def post(server: Server, path: str, content: dict) -> dict:
     return json.loads(fetch(server, path, json.dumps(content).encode(), Content_Type="application/json")[1])
 
 
-def uploaded(server: Server, name: str, data: bytes) -> tuple[int, str]:
+def upload(server: Server, name: str, data: bytes) -> tuple[int, str]:
     """Status, and the path that the server gave the file."""
     head = f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
     body = head.encode() + data + b"\r\n--cut--\r\n"
@@ -85,7 +85,7 @@ def uploaded(server: Server, name: str, data: bytes) -> tuple[int, str]:
     return status, json.loads(answer)[0] if status == 200 else ""
 
 
-def png(width: int = 64, height: int = 64) -> bytes:
+def encode_png(width: int = 64, height: int = 64) -> bytes:
     data = io.BytesIO()
     PILImage.new("RGB", (width, height), "blue").save(data, "PNG")
     return data.getvalue()
@@ -138,7 +138,7 @@ def test_an_answer_that_nobody_takes_any_more_is_stopped(tmp_path):
     assert next(answer)[0]["text"].startswith("x")
     answer.close()
     assert ended and ended[0].is_set()
-    with loading.line.place(lambda before: None, ended[0].__class__()) as mine:
+    with loading.queue.wait_turn(lambda before: None, ended[0].__class__()) as mine:
         assert mine, "it still stands in the line"
 
 
@@ -165,7 +165,7 @@ def test_mcp_has_one_tool_that_answers_in_words_and_pictures(server):
     assert refused.isError and "steps must be" in refused.content[0].text
 
 
-def ways(target: Path, served: Path) -> Iterator[str]:
+def list_ways(target: Path, served: Path) -> Iterator[str]:
     """Addresses under which a careless server would give a file away."""
     up = "/.." * 14
     forms = [str(target), f"{served}{up}{target}", f"{served}/../../conversations/x/conversation.json", f"{up[1:]}{target}", f"/{target}"]
@@ -193,11 +193,11 @@ def test_no_file_but_pictures_is_given_away(server):
         (ROOT / "app.py", b"argparse"),
         (weights, weights.read_bytes()[:64]),
     ):
-        for path in ways(target, served):
+        for path in list_ways(target, served):
             status, body = fetch(server, path)
             assert status >= 400 and inside not in body, path
-    (served / "seen.png").write_bytes(png())
-    assert fetch(server, f"/gradio_api/file={served}/seen.png") == (200, png()), "the doors are all shut: the test shows nothing"
+    (served / "seen.png").write_bytes(encode_png())
+    assert fetch(server, f"/gradio_api/file={served}/seen.png") == (200, encode_png()), "the doors are all shut: the test shows nothing"
 
 
 def test_the_server_fetches_nothing_for_others(server):
@@ -211,18 +211,18 @@ def test_the_server_fetches_nothing_for_others(server):
         assert fetch(server, path)[0] >= 400, path
 
 
-def submitted(server: Server, file: str) -> str:
+def submit_message(server: Server, file: str) -> str:
     """Send a message with a file that is said to lie at `file`, past the browser; returns how it ended."""
     config = json.loads(fetch(server, "/config")[1])
-    say = next(each for each in config["dependencies"] if each["api_name"] == "say")
+    submit = next(each for each in config["dependencies"] if each["api_name"] == "submit")
     parts = {each["id"]: each for each in config["components"]}
     picture = {"path": file, "orig_name": "own.png", "meta": {"_type": "gradio.FileData"}}
     data = [
         {"text": "Look", "files": [picture]} if parts[each]["type"] == "multimodaltextbox" else parts[each]["props"].get("value")
-        for each in say["inputs"]
+        for each in submit["inputs"]
     ]
     session = uuid.uuid4().hex
-    posted(server, "/gradio_api/queue/join", {"data": data, "fn_index": say["id"], "session_hash": session})
+    post(server, "/gradio_api/queue/join", {"data": data, "fn_index": submit["id"], "session_hash": session})
     with urllib.request.urlopen(f"{server.address}gradio_api/queue/data?session_hash={session}", timeout=patience()) as events:
         for line in events:
             if line.startswith(b"data:") and (event := json.loads(line[5:]))["msg"] == "process_completed":
@@ -231,18 +231,18 @@ def submitted(server: Server, file: str) -> str:
 
 
 def test_a_message_cannot_name_a_file_of_the_server(server):
-    assert submitted(server, uploaded(server, "own.png", png())[1]) == "taken"
-    assert submitted(server, str(server.home / "conversations" / "x" / "images" / "own.png")) == "refused"
-    assert submitted(server, str(ROOT / "assets" / "readme" / "guide.webp")) == "refused"
+    assert submit_message(server, upload(server, "own.png", encode_png())[1]) == "taken"
+    assert submit_message(server, str(server.home / "conversations" / "x" / "images" / "own.png")) == "refused"
+    assert submit_message(server, str(ROOT / "assets" / "readme" / "guide.webp")) == "refused"
 
 
 def test_uploads_are_bounded_and_stay_in_their_folder(server):
     uploads = server.home / "uploads"
     for name in ("../../../out.png", "..%2f..%2fout.png", "/out.png", "..\\out.png"):
-        status, path = uploaded(server, name, png())
+        status, path = upload(server, name, encode_png())
         assert status >= 400 or Path(path).resolve().is_relative_to(uploads), name
-    assert uploaded(server, "large.png", bytes(26_300_000))[0] == 413
-    status, page = uploaded(server, "page.html", b"<script>alert(1)</script>")
+    assert upload(server, "large.png", bytes(26_300_000))[0] == 413
+    status, page = upload(server, "page.html", b"<script>alert(1)</script>")
     with urllib.request.urlopen(f"{server.address}gradio_api/file={page}") as answer:
         assert answer.headers["Content-Disposition"].startswith("attachment"), "a page that somebody uploaded would run"
 

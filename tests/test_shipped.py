@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine, Memory
 from duogen.events import Done, Event
-from duogen.hub.assemble import shipped
+from duogen.hub.assemble import trained_folder
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.read import read_reply
@@ -35,7 +35,7 @@ def answer(engine: Engine, *said: str | PILImage.Image) -> Done:
 
 
 def test_what_is_shipped_is_small_and_only_safetensors():
-    files = [file for file in shipped().rglob("*") if file.is_file()]
+    files = [file for file in trained_folder().rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 60_000_000
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".md", ".png"}
 

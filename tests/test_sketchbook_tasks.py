@@ -15,13 +15,13 @@ from duogen.sketchbook.drafts import draft_answer, draft_steps
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import PHRASES, phrases
 from duogen.sketchbook.read import read_reply
-from duogen.sketchbook.scene import Scene, fits
-from duogen.sketchbook.tasks import TASKS, Dialogue, sample, sample_any, turns
+from duogen.sketchbook.scene import Scene, fits_canvas
+from duogen.sketchbook.tasks import TASKS, Dialogue, draw_turns, sample, sample_any
 from duogen.sketchbook.world import (
     HELD_OUT_KINDS,
     THINGS_FILE,
-    held_out_colour,
-    holds_out,
+    has_held_out,
+    is_held_out_colour,
     kinds,
     make_thing,
     random_colours,
@@ -86,9 +86,9 @@ def test_training_never_sees_what_is_held_out() -> None:
     forbidden = re.compile(rf"\b({'|'.join(f'{kind}|{things()[kind].plural}' for kind in HELD_OUT_KINDS)})\b", re.IGNORECASE)
     for _ in range(1500):
         dialogue = sample_any(rng, EVEN)
-        assert not any(holds_out(scene) for scene in dialogue.scenes()), words_of(dialogue)
+        assert not any(has_held_out(scene) for scene in dialogue.scenes()), words_of(dialogue)
         assert not forbidden.search(words_of(dialogue)), words_of(dialogue)
-        assert all(fits(thing) for scene in dialogue.scenes() for thing in scene.things), words_of(dialogue)
+        assert all(fits_canvas(thing) for scene in dialogue.scenes() for thing in scene.things), words_of(dialogue)
 
 
 def test_phrases_name_nothing_held_out() -> None:
@@ -101,7 +101,7 @@ def test_phrases_name_nothing_held_out() -> None:
 def test_held_out_conversations_hold_something_out(task: str) -> None:
     for seed in range(60):
         dialogue = sample(task, random.Random(seed), held=True)
-        assert any(holds_out(scene) for scene in dialogue.scenes())
+        assert any(has_held_out(scene) for scene in dialogue.scenes())
         assert {thing.kind for scene in dialogue.scenes() for thing in scene.things}.isdisjoint(HELD_OUT_KINDS)
 
 
@@ -109,7 +109,7 @@ def test_a_held_out_guide_says_the_held_out_colour() -> None:
     for seed in range(60):
         reply = sample("guide", random.Random(seed), held=True).lines[1]
         thing = reply.scenes()[-1].things[0]
-        held = {part.colour for part in thing.parts if held_out_colour(thing.kind, part.name, part.colour)}
+        held = {part.colour for part in thing.parts if is_held_out_colour(thing.kind, part.name, part.colour)}
         opening = reply.parts[0].partition(".")[0]
         assert all(colour in opening for colour in held), opening
 
@@ -171,7 +171,7 @@ def test_questions_and_talk_are_answered_in_words_alone() -> None:
 
 
 def test_turns_are_drawn_and_chained() -> None:
-    drawn = turns(sample("guide", random.Random(3)))
+    drawn = draw_turns(sample("guide", random.Random(3)))
     assert drawn[0].parent is None and drawn[1].parent == drawn[0].id
     assert all(image.picture.size == (256, 256) and image.alt.endswith(".") for turn in drawn for image in turn.images())
     assert drawn[1].images()
@@ -181,10 +181,10 @@ def test_drafts_lead_to_the_picture_a_part_at_a_time() -> None:
     rng = random.Random(4)
     seen = set()
     for task in ("picture", "edit") * 60:
-        told = sample(task, rng)
-        drafted = draft_dialogue(told)
+        dialogue = sample(task, rng)
+        drafted = draft_dialogue(dialogue)
         answers = [[part for part in line.parts if isinstance(part, Scene)] for line in drafted.lines if line.role == "assistant"]
-        wanted = [[part for part in line.parts if isinstance(part, Scene)] for line in told.lines if line.role == "assistant"]
+        wanted = [[part for part in line.parts if isinstance(part, Scene)] for line in dialogue.lines if line.role == "assistant"]
         assert [scenes[-1:] for scenes in answers] == [scenes[-1:] for scenes in wanted]
         for scenes in answers:
             for one, other in pairwise(scenes):
@@ -209,9 +209,9 @@ def test_the_words_of_a_draft_say_what_is_new() -> None:
 def test_a_long_draft_may_begin_at_any_picture() -> None:
     rng = random.Random(5)
     for number in range(60):
-        told = draft_dialogue(sample(("picture", "edit")[number % 2], rng))
-        for start in range(1, len(told.scenes())):
-            rest = cut_dialogue(told, start)
-            assert rest.scenes() == told.scenes()[start - 1 :]
+        dialogue = draft_dialogue(sample(("picture", "edit")[number % 2], rng))
+        for start in range(1, len(dialogue.scenes())):
+            rest = cut_dialogue(dialogue, start)
+            assert rest.scenes() == dialogue.scenes()[start - 1 :]
             assert [line.role for line in rest.lines] == ["user", "assistant"] * (len(rest.lines) // 2)
             assert isinstance(rest.lines[0].parts[0], Scene)

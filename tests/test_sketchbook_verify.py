@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.verify import WRONGS, agreement, blotchy, clean, differs, measure_checks, measure_rejections, noisy, some_scene
-from duogen.sketchbook.change import placed, recoloured, without_part
+from bench.verify import WRONGS, add_noise, agreement, blotchy, clean, differs, measure_checks, measure_rejections, some_scene
+from duogen.sketchbook.change import place_thing, recolour_part, remove_part
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Part, Scene, Thing
 from duogen.sketchbook.verify import check_scene, nearest_distance, psnr, read_scene, unchanged_mask
@@ -20,7 +20,7 @@ HOUSE = make_thing("house", {"walls": "red", "roof": "blue", "door": "green", "w
 SCENE = Scene("meadow", (HOUSE,))
 
 
-@pytest.mark.parametrize(("spoil", "least"), [(clean, 0.995), (noisy, 0.98), (blotchy, 0.98)])
+@pytest.mark.parametrize(("spoil", "least"), [(clean, 0.995), (add_noise, 0.98), (blotchy, 0.98)])
 def test_right_pictures_are_found_right(spoil, least):
     attributes, pictures, _ = measure_checks(20, spoil, seed=1)
     assert attributes >= least and pictures >= 0.95
@@ -28,10 +28,10 @@ def test_right_pictures_are_found_right(spoil, least):
 
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_wrong_pictures_are_rejected(wrong):
-    assert measure_rejections(8, noisy, wrong, seed=2) == 1
+    assert measure_rejections(8, add_noise, wrong, seed=2) == 1
 
 
-@pytest.mark.parametrize(("spoil", "least"), [(clean, 0.995), (noisy, 0.98)])
+@pytest.mark.parametrize(("spoil", "least"), [(clean, 0.995), (add_noise, 0.98)])
 def test_scenes_are_read_without_a_hint(spoil, least):
     rng = random.Random(3)
     counts = []
@@ -44,7 +44,7 @@ def test_scenes_are_read_without_a_hint(spoil, least):
 
 
 def test_check_names_the_wrong_attribute():
-    door = check_scene(draw(recoloured(SCENE, 0, 2, "pink")), SCENE).parts[2]
+    door = check_scene(draw(recolour_part(SCENE, 0, 2, "pink")), SCENE).parts[2]
     assert (door.present, door.colour, door.shape, door.size, door.place) == (True, False, True, True, True)
     roof = HOUSE.parts[1]
     for field, value, attribute in (("shape", "half circle", "shape"), ("size", "medium", "size"), ("place", "in the middle of", "place")):
@@ -56,7 +56,7 @@ def test_check_names_the_wrong_attribute():
 
 
 def test_missing_part_has_nothing_right_and_the_others_stay_right():
-    check = check_scene(draw(SCENE.with_thing(0, without_part(HOUSE, 3))), SCENE)
+    check = check_scene(draw(SCENE.with_thing(0, remove_part(HOUSE, 3))), SCENE)
     windows = check.parts[3]
     assert not (windows.present or windows.colour or windows.shape or windows.size or windows.place)
     assert all(part.right for part in check.parts[:3]) and check.background and not check.extra
@@ -82,13 +82,13 @@ def test_bare_backgrounds_and_noise():
 def test_an_unnamed_composition_is_read_with_a_hint():
     parts = (Part("circle", "big", "blue", stand="on the ground"), Part("star", "small", "yellow", place="in the middle of", of=0))
     meant = Scene("paper", (Thing(None, parts),))
-    shown = recoloured(meant, 0, 1, "white")
+    shown = recolour_part(meant, 0, 1, "white")
     assert check_scene(draw(meant), meant).right
     assert read_scene(draw(shown), hint=meant).scene == shown
 
 
 def test_a_part_that_was_left_out_is_read():
-    shown = SCENE.with_thing(0, without_part(HOUSE, 2))
+    shown = SCENE.with_thing(0, remove_part(HOUSE, 2))
     assert read_scene(draw(shown)).scene == shown
 
 
@@ -108,12 +108,12 @@ def test_psnr_and_distance():
 
 
 def test_unchanged_mask_leaves_out_what_changed():
-    after = recoloured(SCENE, 0, 2, "pink")
+    after = recolour_part(SCENE, 0, 2, "pink")
     mask = unchanged_mask(SCENE, after)
     assert psnr(draw(SCENE), draw(after), mask) == math.inf
     assert 0.9 < mask.mean() < 1 and not mask[200, 128]
     assert unchanged_mask(SCENE, SCENE).all()
-    assert not unchanged_mask(SCENE, placed(SCENE, 0, scale="small"))[150, 90]
+    assert not unchanged_mask(SCENE, place_thing(SCENE, 0, scale="small"))[150, 90]
 
 
 def test_wrong_makers_really_change_the_picture():

@@ -8,11 +8,24 @@ import numpy as np
 import pytest
 
 from duogen.sketchbook.draw import draw, outline_points
-from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, COLOURS, PLACES, SHAPE_SIZES, SHAPES, SIZES, Part, Scene, Thing, fits, part_boxes
+from duogen.sketchbook.scene import (
+    BACKGROUNDS,
+    CANVAS,
+    COLOURS,
+    PLACES,
+    SHAPE_SIZES,
+    SHAPES,
+    SIZES,
+    Part,
+    Scene,
+    Thing,
+    fits_canvas,
+    part_boxes,
+)
 from duogen.sketchbook.world import (
     HELD_OUT_KINDS,
-    held_out_colour,
-    holds_out,
+    has_held_out,
+    is_held_out_colour,
     kinds,
     make_thing,
     random_colours,
@@ -37,7 +50,7 @@ def test_the_world_is_large_enough_and_sound():
 @pytest.mark.parametrize("scale", ["big", "small"])
 def test_every_thing_fits_and_every_part_shows(kind, scale):
     thing = make_thing(kind, random_colours(kind, random.Random(1)), scale=scale)
-    assert fits(thing)
+    assert fits_canvas(thing)
     pictures = [np.asarray(draw(Scene("paper", (Thing(kind, thing.parts[:count], scale),)))) for count in range(1, len(thing.parts) + 1)]
     for before, after in zip(pictures, pictures[1:], strict=False):
         assert (before != after).any(-1).sum() >= 20, "a step must change the picture"
@@ -59,12 +72,13 @@ def test_backgrounds_differ():
 
 def test_training_scenes_hold_nothing_out():
     rng = random.Random(5)
-    assert not any(holds_out(random_scene(rng, kinds())) for _ in range(400))
+    assert not any(has_held_out(random_scene(rng, kinds())) for _ in range(400))
 
 
 def test_splits_are_stable():
     # Written down once: a changed hash would move held-out pictures into training.
-    held = sorted((e.kind, p.name, c) for e in things().values() for p in e.parts for c in p.colours if held_out_colour(e.kind, p.name, c))
+    every = [(e.kind, p.name, c) for e in things().values() for p in e.parts for c in p.colours]
+    held = sorted(each for each in every if is_held_out_colour(*each))
     assert len(held) == 62
     assert held[0] == ("boat", "mast", "green") and held[-1] == ("windmill", "tower", "purple")
 
@@ -73,7 +87,7 @@ def test_random_compositions_fit_and_draw():
     rng = random.Random(7)
     for _ in range(200):
         thing = random_composition(rng)
-        assert fits(thing) and draw(Scene("paper", (thing,))).size == (CANVAS, CANVAS)
+        assert fits_canvas(thing) and draw(Scene("paper", (thing,))).size == (CANVAS, CANVAS)
 
 
 def test_boxes_follow_the_words():

@@ -19,7 +19,7 @@ from duogen.nn.frames import project_condition
 from duogen.nn.vae import PatchVAE
 from duogen.train import states as kept_states
 from duogen.train.__main__ import keep_projection, main
-from duogen.train.curriculum import dialogue
+from duogen.train.curriculum import sample_dialogue
 from duogen.train.dit import DiTStage, collate
 from duogen.train.states import PROJECTION, KeptStates, Projection, StateStore, fold_connector, name_store, narrow_connector, read_states
 from duogen.train.trainer import Recipe, train
@@ -60,7 +60,7 @@ def own_ids(tokens: Tokens, turns: list, frames: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("words", [1, 150, 10_000])
 def test_slices_read_what_the_whole_reads(pair, tokens, words):
     """Conversations of different lengths, with pictures in them, against each of them alone."""
-    turns = [dialogue(random.Random(seed), {"thing_steps": 0.5, "shape_steps": 0.5}, 2, SETTINGS) for seed in range(5)]
+    turns = [sample_dialogue(random.Random(seed), {"thing_steps": 0.5, "shape_steps": 0.5}, 2, SETTINGS) for seed in range(5)]
     data = collate(tokens, turns, 2, 0, see=True)
     assert len(set(data.mask.sum(1).tolist())) > 2
     states = read_states(pair.text_encoder, [1, 2], data.ids, data.places, data.mask, data.vision, words)
@@ -134,7 +134,7 @@ def test_kept_states_of_other_dialogues_are_refused(pair, tokens, tmp_path, monk
     stage = stage_of(pair, tokens, recipe(settings=KEPT), tmp_path)
     stage.fill_states(quiet)
     stage.batch(0)
-    monkeypatch.setattr("duogen.train.dit.dialogue", lambda rng, *rest: dialogue(random.Random(rng.random() + 1), *rest))
+    monkeypatch.setattr("duogen.train.dit.sample_dialogue", lambda rng, *rest: sample_dialogue(random.Random(rng.random() + 1), *rest))
     with pytest.raises(ValueError, match="of other dialogues"):
         stage.batch(0)
 
@@ -200,7 +200,7 @@ def test_a_run_keeps_its_own_projection(pair, tokens, tmp_path):
     stage = stage_of(pair, tokens, wish, tmp_path / "states")
     stage.fill_states(quiet)
     keep_projection(stage, tmp_path / "dit")
-    assert train(stage, wish, tmp_path / "dit", say=quiet) == 2
+    assert train(stage, wish, tmp_path / "dit", log=quiet) == 2
     assert torch.equal(Projection.load(tmp_path / "dit" / PROJECTION).axes, stage.projection.axes)
     keep_projection(stage, tmp_path / "dit")
     for settings in ({**KEPT, "states": 90}, SETTINGS):
@@ -233,7 +233,7 @@ def test_two_processes_share_the_work(tmp_path):
 def test_the_commands_make_states_and_train_from_them(pair, tokens, tmp_path, monkeypatch):
     file = tmp_path / "small.json"
     file.write_text(json.dumps({"dit": {"steps": 2, "learning_rate": 0.01, "workers": 0, "settings": KEPT}}))
-    monkeypatch.setattr("duogen.train.__main__.build", lambda name, wish, file, runs: stage_of(pair, tokens, wish, runs / "states"))
+    monkeypatch.setattr("duogen.train.__main__.build_stage", lambda name, wish, file, runs: stage_of(pair, tokens, wish, runs / "states"))
     runs = tmp_path / "runs" / "small"
     given = ["--recipe", str(file), "--runs", str(tmp_path / "runs"), "--threads", "1"]
     assert main(["states", *given]) == 0

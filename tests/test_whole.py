@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import expect
 
 from duogen.conversation import open_picture
-from duogen.library.pictures import Gallery, Wanted
-from tests.browser import SHOTS, Server, browser_only, send, settle, sideways, stand_in
-from tests.test_chat import QUESTION, said, shown_pictures
+from duogen.library.pictures import Gallery, PictureQuery
+from tests.browser import SHOTS, Server, browser_only, overflow_width, send, settle, stand_in
+from tests.test_chat import QUESTION, list_pictures, read_words
 from tests.test_studio import brush
 
 LOOKS = {"wide": {}, "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True}}
@@ -28,7 +28,7 @@ class Day:
 
     def shoot(self, name: str) -> None:
         self.shots += 1
-        assert sideways(self.page) <= 0, name
+        assert overflow_width(self.page) <= 0, name
         for colours in COLOURS:
             self.page.emulate_media(color_scheme=colours)
             settle(self.page)
@@ -52,11 +52,11 @@ def ask_for_a_guide(day: Day) -> None:
 
 
 def repaint_the_second_picture(day: Day) -> list[str]:
-    old = shown_pictures(day.page)
+    old = list_pictures(day.page)
     day.page.locator("#talk .bot button.i-again").nth(1).click()
     day.page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     day.answered()
-    new = shown_pictures(day.page)
+    new = list_pictures(day.page)
     assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
     day.page.locator("#talk .versions").scroll_into_view_if_needed()
     day.shoot("repainted")
@@ -70,10 +70,10 @@ def edit_and_come_back(day: Day, pictures: list[str]) -> None:
     send(page, "How do I draw a green boat?")
     page.wait_for_selector("#talk .user .count:has-text('2/2')")
     day.answered()
-    assert "green boat" in said(page, "user")
+    assert "green boat" in read_words(page, "user")
     page.click("#talk .user button[title='The branch before']")
     page.wait_for_selector("#talk .user .count:has-text('1/2')")
-    assert QUESTION in said(page, "user") and shown_pictures(page) == pictures
+    assert QUESTION in read_words(page, "user") and list_pictures(page) == pictures
     day.shoot("branch")
 
 
@@ -88,7 +88,7 @@ def change_with_a_mask(day: Day, home: Path) -> None:
     page.wait_for_selector("#studio-slider img")
     day.shoot("changed")
     gallery = Gallery(home)
-    (entry,), count = gallery.find(Wanted("pirate flag"))
+    (entry,), count = gallery.find(PictureQuery("pirate flag"))
     before, after = (np.asarray(open_picture(each.file)).astype(int) for each in gallery.versions(entry.id))
     changed = np.argwhere((before != after).any(-1))
     assert count == 1 and len(changed) > 50
@@ -132,8 +132,8 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
     if day.page.locator("#side.open .toggle-button").count():
         page.click("#side .toggle-button")
     day.shoot("morning")
-    assert shown_pictures(page)[:3] == pictures and len(shown_pictures(page)) == 5
-    assert "And a ship, slowly?" in said(page, "user")
+    assert list_pictures(page)[:3] == pictures and len(list_pictures(page)) == 5
+    assert "And a ship, slowly?" in read_words(page, "user")
     expect(page.locator("#talk .user .count").first).to_have_text("1/2")
     expect(page.locator("#talk .versions button")).to_have_count(2)
     page.click("#talk .bot button:has-text('Go on')")
@@ -141,7 +141,7 @@ def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
     day.to(2)
     page.fill("#library-words input, #library-words textarea", "pirate")
     page.wait_for_function("document.querySelector('#library-where').innerText.includes('1 picture')")
-    assert Gallery(home).find(Wanted())[1] >= 8
+    assert Gallery(home).find(PictureQuery())[1] >= 8
 
 
 @browser_only

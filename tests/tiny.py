@@ -22,13 +22,14 @@ SIDE = 64  # of a picture; 16 tokens for the talker and 16 for the painter
 LAYERS = 3
 
 
-def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout: bool = False) -> Path:
+def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout: bool = False, gate: bool = False) -> Path:
     """Write a tiny pair into `folder` and return it: always the same weights.
 
     It speaks random letters, at temperature 1 some ten of them before it asks for a picture or ends its turn.
 
     Args:
         frame_attention: "block_causal" or "bidirectional".
+        gate: the DiT has a copy gate.
         cosmos_layout: the plain layout of Cosmos-Predict2.5: no `duogen.json` (so always bidirectional), AutoencoderKLWan, UniPC.
     """
     torch.manual_seed(0)
@@ -40,7 +41,7 @@ def tiny_pair(folder: Path, frame_attention: str = "block_causal", cosmos_layout
         image_processor=Qwen2VLImageProcessorPil(
             patch_size=8, merge_size=2, temporal_patch_size=1, min_pixels=SIDE * SIDE, max_pixels=SIDE * SIDE
         ),
-        transformer=tiny_transformer(16 if cosmos_layout else 8, cosmos_layout, causal),
+        transformer=tiny_transformer(16 if cosmos_layout else 8, cosmos_layout, causal, gate),
         vae=tiny_wan() if cosmos_layout else tiny_patch_vae(),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
         if cosmos_layout
@@ -132,11 +133,11 @@ def tiny_letter(letter: str) -> int:
     return len(MARKS) + sorted(pre_tokenizers.ByteLevel.alphabet()).index(letter)
 
 
-def tiny_transformer(channels: int, cosmos_layout: bool, sees_previous: bool) -> CosmosTransformer3DModel:
-    """A DiT of 2 blocks and 24 channels that reads two of the talker's layers, or all in the Cosmos layout."""
+def tiny_transformer(channels: int, cosmos_layout: bool, sees_previous: bool, gate: bool = False) -> CosmosTransformer3DModel:
+    """A DiT of 2 blocks and 24 channels that reads two of the MLLM's layers, or all in the Cosmos layout."""
     model = CosmosTransformer3DModel(
-        in_channels=channels * (2 if sees_previous else 1) + 1, out_channels=channels, num_attention_heads=2, attention_head_dim=12,
-        num_layers=2, mlp_ratio=2.0,
+        in_channels=channels * (2 if sees_previous else 1) + 1, out_channels=channels + 2 * gate, num_attention_heads=2,
+        attention_head_dim=12, num_layers=2, mlp_ratio=2.0,
         text_embed_dim=24, adaln_lora_dim=8, max_size=(16, 16, 16), patch_size=(1, 2, 2) if cosmos_layout else (1, 1, 1),
         rope_scale=(1.0, 3.0, 3.0) if cosmos_layout else (1.0, 1.0, 1.0), concat_padding_mask=cosmos_layout,
         extra_pos_embed_type=None if cosmos_layout else "learnable", use_crossattn_projection=True,

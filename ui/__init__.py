@@ -1,4 +1,4 @@
-"""The page. It starts what it needs and shows what happens; it knows the engine, its events and options, and nothing below."""
+"""The web page. It uses the engine, its events and its options, and nothing below them."""
 
 from pathlib import Path
 

@@ -16,10 +16,10 @@ from PIL import Image as PILImage
 from bench.peers.families import FAMILIES, Peers, Size
 from bench.peers.measure import small_sources
 from bench.peers.naive import Wish
-from duogen.models.placeholders import Asked
+from duogen.models.placeholders import PictureRequest
 from duogen.models.sequence import Packed
 from duogen.options import ImageOptions
-from duogen.painters.cosmos import Frames
+from duogen.painters.base import Frames, PaintRequest
 
 SIZE = Size(64, 2, 64)
 PROMPT, SEED = "a red house with a blue door under a sun", 3
@@ -61,10 +61,10 @@ def compare(case: Case, size: Size = SIZE) -> float:
 def paint(peers: Peers, pictures: list[PILImage.Image], size: Size) -> torch.Tensor | PILImage.Image:
     """By DuoGen: latents [1, C, h, w] of a frame painter, the picture of another."""
     painter, frames = peers.engine.painter, Frames.empty()
-    condition, segment = (Asked(PROMPT), 0) if painter.reads_words else peers.engine.mllm.alone(PROMPT)
+    condition, segment = (PictureRequest(PROMPT), 0) if painter.reads_words else peers.engine.mllm.read_prompt(PROMPT)
     for each in pictures:
         painter.remember(frames, painter.encode(each), None, 0)
-    *_, last = painter.paint(frames, condition, segment, ImageOptions(size.steps, 1.0), SEED)
+    *_, last = painter.paint(frames, PaintRequest(condition, segment, ImageOptions(size.steps, 1.0), SEED))
     return last.latents
 
 

@@ -19,9 +19,9 @@ from bench.peers.naive import Wish, paint_frame, prepare_pictures, prepare_video
 from bench.peers.script import CHAT_ONLY, GUIDE, TEXTS, Exchange
 from duogen.engine import Engine
 from duogen.models.pipeline import About, DuoGenPipeline
-from duogen.models.placement import Turns
+from duogen.models.placement import DeviceSwapper
 from duogen.options import LoadOptions
-from duogen.painters.diffusers import StockPair
+from duogen.painters.diffusers import DiffusersPair
 from duogen.painters.diffusers import place as place_stock
 
 HEAD = 64  # channels of an attention head
@@ -162,8 +162,8 @@ def cosmos(size: Size, causal: bool, least: bool = False) -> Peers:
 def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...], most: int) -> Peers:
     """A pipeline of diffusers. Both ways give it the same earlier pictures: the latest, as many as it takes."""
     load = LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", offload="none", tiling="off")
-    pair = StockPair(
-        mllm, pipe.tokenizer, eyes, pipe, known_of(size, tuned=False, most_sources=most), Turns(mllm, [], "cpu"), load
+    pair = DiffusersPair(
+        mllm, pipe.tokenizer, eyes, pipe, known_of(size, tuned=False, most_sources=most), DeviceSwapper(mllm, [], "cpu"), load
     )  # fmt: skip
     place_stock(pair, load, "cpu")
     words_only = pipe

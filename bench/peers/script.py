@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from duogen.models.placeholders import SYSTEM, marked
+from duogen.models.placeholders import SYSTEM, mark_picture
 from duogen.models.sequence import Tokens
 
 
@@ -21,7 +21,7 @@ class Segment:
             return [*tokens.text(self.words), tokens.end]
         if tokens.tuned:
             return [*tokens.text(self.words), tokens.bov]
-        return tokens.text(self.words + marked(self.picture))
+        return tokens.text(self.words + mark_picture(self.picture))
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ GUIDE = (
     ),
 )
 CHAT_ONLY = tuple(Exchange(each.question, (Segment(" ".join(part.words for part in each.answer)),)) for each in GUIDE)
-TEXTS = [SYSTEM, *(text for each in GUIDE for part in each.answer for text in (each.question, part.words, marked(part.picture)))]
+TEXTS = [SYSTEM, *(text for each in GUIDE for part in each.answer for text in (each.question, part.words, mark_picture(part.picture)))]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_to(data: argparse.ArgumentParser) -> None:
-    """The subcommands; nothing heavy is imported."""
+    """Add the subcommands. Imports nothing heavy."""
     what = data.add_subparsers(dest="what", required=True, metavar="WHAT")
     make = what.add_parser("make", help="pages in, illustrated dialogues out", description=MAKE)
     make.add_argument("pages", type=Path, help="a folder of saved pages (HTML, MHTML, WARC, Markdown, EPUB), or one file")
@@ -59,12 +59,12 @@ MAKE = "Makes a set of dialogues that fine-tuning reads, with a report. A run th
 
 
 def run(given: argparse.Namespace) -> int:
-    """Do what the command line says.
+    """Run the command.
 
     Raises:
         ValueError: one sentence for the user.
     """
-    os.environ.setdefault("VIPS_CONCURRENCY", "1")  # the pages are what is parallel; read when libvips is loaded
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")  # pages run in parallel already; libvips reads this when it loads
     from duogen.data_engine.report import write_report
     from duogen.data_engine.run import overrule
     from duogen.data_engine.state import State
@@ -85,51 +85,52 @@ def run(given: argparse.Namespace) -> int:
 
 def _make(given: argparse.Namespace) -> int:
     from duogen.data_engine.report import write_report
-    from duogen.data_engine.run import here, make, over_cores
+    from duogen.data_engine.run import make_dataset, map_here, process_mapper
     from duogen.data_engine.steps import Steps
 
     if given.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, not {given.jobs}.")
     options = DataOptions(**{each.name: getattr(given, each.name) for each in fields(DataOptions)})
-    reader = None
+    vision_qa = None
     if given.mllm:
-        from duogen.vision_qa import open_reader
+        from duogen.vision_qa import open_vision_qa
 
-        reader = open_reader(given.mllm, given.device, given.precision)
-    mapper = _over_ray(given) if given.ray else over_cores(given.jobs) if given.jobs > 1 else here
-    with _asked_to_stop() as stop:
-        state = make(given.pages, given.out, options, mapper, Steps(options, reader), lambda words: print(words, flush=True), stop)
+        vision_qa = open_vision_qa(given.mllm, given.device, given.precision)
+    mapper = _open_ray_mapper(given) if given.ray else process_mapper(given.jobs) if given.jobs > 1 else map_here
+    with _catch_stop_signals() as stop:
+        steps, log = Steps(options, vision_qa), partial(print, flush=True)
+        state = make_dataset(given.pages, given.out, options, mapper, steps, log, stop)
         print(write_report(state))
     return 130 if stop.is_set() else 0
 
 
-def _over_ray(given: argparse.Namespace) -> Mapper:
-    from duogen.data_engine.cluster import over_ray
+def _open_ray_mapper(given: argparse.Namespace) -> Mapper:
+    from duogen.data_engine.cluster import ray_mapper
 
     if not given.pages.exists():  # known at once; a cluster takes a while
         raise ValueError(f"There is no {given.pages}; name a folder of saved pages.")
-    return over_ray(given.ray, given.jobs)
+    return ray_mapper(given.ray, given.jobs)
 
 
 def _synthesise(given: argparse.Namespace) -> int:
     from duogen.data_engine.report import write_report
     from duogen.data_engine.synthesise import Makers, synthesise
     from duogen.engine import Engine
-    from duogen.vision_qa import open_reader
+    from duogen.vision_qa import open_vision_qa
 
     if given.n < 1 or not 0 <= given.least <= 5:
         raise ValueError("--n must be at least 1, and --least between 0 and 5.")
-    reader = open_reader(given.mllm, given.device, given.precision)
+    vision_qa = open_vision_qa(given.mllm, given.device, given.precision)
     teacher = Engine.open(given.teacher, given.device, given.precision)
-    say = partial(print, flush=True)
-    state = synthesise(Makers(reader, teacher, reader), given.out, given.n, given.seed, given.least, say)
+    log = partial(print, flush=True)
+    state = synthesise(Makers(vision_qa, teacher, vision_qa), given.out, given.n, given.seed, given.least, log)
     print(write_report(state))
     return 0
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and a polite end of the process set: the page under way is finished, and a later run goes on from there."""
+def _catch_stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set. The current page is finished, and a later run resumes after it."""
     stop = threading.Event()
     before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SKETCHBOOK = "sketchbook"
 OWN = {  # further measures of a pair of the sketchbook world, a module each: what it is, how many there are, of what
-    "phrasings": ("on requests of the world written by hand: the right kind of reply, the wishes kept", 200, "requests"),
+    "phrasings": ("on requests written by hand: the right kind of reply, the requested things and colours", 200, "requests"),
     "shapes": ("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
     "vague": ("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
     "autoencoder": ("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings"),
@@ -27,7 +27,7 @@ DATA = "folder of the benchmark as its authors publish it (default: GenEval and 
 
 
 def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> None:
-    """The subcommands; nothing heavy is imported."""
+    """Add the subcommands. Imports nothing heavy."""
     for name in NAMES:
         each = what.add_parser(name, help=f"the benchmark {name}")
         each.add_argument("--limit", type=int, metavar="N", help="only so many tasks, spread evenly over all")
@@ -61,51 +61,51 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
     Raises:
         ValueError: one sentence for the user.
     """
-    from duogen.evaluate.tasks import BENCHMARKS, check_pictures, tasks_of
+    from duogen.evaluate.tasks import BENCHMARKS, check_pictures, load_tasks
 
     if given.limit is not None and given.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {given.limit}.")
     if given.what == "compare":
         return _compare(given)
     benchmark = BENCHMARKS[given.what]
-    tasks = tasks_of(benchmark, given.data, given.limit)
+    tasks = load_tasks(benchmark, given.data, given.limit)
     check_pictures(tasks)
     out = given.out or Path("output") / given.what
     if (out / "answers").exists() and not (given.resume or given.score_only):
         raise ValueError(f"{out} holds answers already; go on with --resume, or choose a new folder with --out.")
-    # Opened before anything is answered, so that a missing judge is known at once and not after hours.
-    scorer = None if given.answer_only else _scorer(given, benchmark.kind)
+    # Opened before any answer is made, so a missing judge is noticed at once and not after hours.
+    scorer = None if given.answer_only else _open_scorer(given, benchmark.kind)
     if not given.score_only:
-        from duogen.evaluate.stored import answer_all
+        from duogen.evaluate.answer_files import answer_all
 
         out.mkdir(parents=True, exist_ok=True)
-        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _say)
+        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _log)
     if scorer is not None:
         from duogen.evaluate.benchmark import score_all
 
-        score_all(benchmark, tasks, out, scorer, _say)
+        score_all(benchmark, tasks, out, scorer, _log)
     return 0
 
 
-def _say(words: str) -> None:
+def _log(words: str) -> None:
     print(words, flush=True)
 
 
-def _scorer(given: argparse.Namespace, kind: str) -> Any:
+def _open_scorer(given: argparse.Namespace, kind: str) -> Any:
     from duogen.evaluate.benchmark import Scorer
 
     load = from_flags(given, LoadOptions)
     if kind == "detected":
-        return Scorer(detector=_detector(given.detector, load.device))
+        return Scorer(detector=_open_detector(given.detector, load.device))
     if not given.judge:
         raise ValueError("Name a judge with --judge, or answer now and score later: --answer-only.")
-    from duogen.vision_qa import open_reader
+    from duogen.vision_qa import open_vision_qa
 
-    return Scorer(reader=open_reader(given.judge, load.device, load.precision))
+    return Scorer(judge=open_vision_qa(given.judge, load.device, load.precision))
 
 
-def _detector(name: str | None, device: str) -> Detector:
-    """The one that was named; else the usual one; else, where that is not to be had, what reads the pictures of the sketchbook world."""
+def _open_detector(name: str | None, device: str) -> Detector:
+    """Open the named detector. Without a name: the usual one, or where that is missing the one for sketchbook drawings."""
     from duogen.evaluate.geneval import DETECTOR, Mask2Former
     from duogen.models.pipeline import pick_device
 
@@ -115,31 +115,32 @@ def _detector(name: str | None, device: str) -> Detector:
         except ValueError:
             if name:
                 raise
-    from duogen.evaluate.drawings import ALL, Drawings
+    from duogen.evaluate.drawings import ALL, DrawingDetector
 
     if name is None:
-        _say(
+        _log(
             f"GenEval's detector is missing ({DETECTOR}; name its folder with --detector), so the pictures are read as drawings of the"
-            f" sketchbook world, which has {len(Drawings.knows)} of the {ALL} objects: every prompt with another object counts as wrong."
+            f" sketchbook world, which has {len(DrawingDetector.known_classes)} of the {ALL} objects: every prompt with another object"
+            " counts as wrong."
         )
-    return Drawings()
+    return DrawingDetector()
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from duogen.evaluate.side import System, win_rates, write_side_by_side
-    from duogen.evaluate.tasks import BENCHMARKS, tasks_of
+    from duogen.evaluate.side import System, compute_win_rates, write_side_by_side
+    from duogen.evaluate.tasks import BENCHMARKS, load_tasks
 
     missing = next((folder for folder in given.folders if not (folder / "answers").is_dir()), None)
     if missing is not None:
         raise ValueError(f"{missing} holds no answers; make them with: python -m duogen evaluate {given.name} --out {missing}")
     systems = [System(folder.resolve().name, folder) for folder in given.folders]
-    tasks = tasks_of(BENCHMARKS[given.name], given.data, given.limit)
+    tasks = load_tasks(BENCHMARKS[given.name], given.data, given.limit)
     rates, judge = {}, ""
     if given.judge:
-        from duogen.vision_qa import open_reader
+        from duogen.vision_qa import open_vision_qa
 
-        reader = open_reader(given.judge, given.device, given.precision)
-        judge = f"{reader.name} {reader.version}"
-        rates = win_rates(systems, tasks, reader, _say)
+        vision_qa = open_vision_qa(given.judge, given.device, given.precision)
+        judge = f"{vision_qa.name} {vision_qa.version}"
+        rates = compute_win_rates(systems, tasks, vision_qa, _log)
     print(write_side_by_side(given.name, systems, tasks, given.out, rates, judge))
     return 0

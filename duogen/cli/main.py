@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from duogen import silence_libraries
@@ -23,9 +24,9 @@ from duogen.cli import data as data_command
 from duogen.cli import evaluate as evaluate_command
 from duogen.cli import finetune as train_command
 from duogen.cli import pairs
-from duogen.conversation import Conversation, Image, Text, open_picture
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
-from duogen.hub.timings import spoken
+from duogen.conversation import Conversation, Text, open_picture
+from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
+from duogen.hub.timings import say_seconds
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "Ask, and get an answer in words and pictures."
 PAIR_CHOOSES = ("steps", "guidance")  # a pair knows what it paints best with
 NOT_HERE = ("preview_every",)  # a terminal shows no previews
+Command = Callable[[argparse.Namespace], int]
 CHAT_HELP = "/image FILE adds a picture to your next words, /new starts a new chat, /quit ends."
 
 
@@ -90,7 +92,8 @@ def _names(listed: str) -> list[str]:
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pair", metavar="PAIR", help="a pair's id, repository or folder (default: the bundled one)")
-    command.add_argument("--brain", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
+    about = "a Qwen2.5-VL or Qwen3-VL that chats, for a painter that cannot"
+    command.add_argument("--mllm", "--brain", dest="mllm", metavar="DIR", help=about)
     add_flags(command, LoadOptions)
     about = "an adapter that fine-tuning made, and how strongly it works, 0 to 1.5; may be given again"
     command.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help=about)
@@ -106,17 +109,16 @@ def _add_options(command: argparse.ArgumentParser) -> None:
                 continue
             about = each.metadata
             if hints[each.name] is bool:
-                command.add_argument(
-                    f"--{each.name.replace('_', '-')}", action="store_true", default=argparse.SUPPRESS, help=about["help"]
-                )
+                command.add_argument(f"--{each.name.replace('_', '-')}", action="store_true", default=argparse.SUPPRESS, help=about["help"])
                 continue
             default = "the pair's own" if each.name in PAIR_CHOOSES else each.default
+            possible = f"One of {', '.join(about['values'])}" if about.get("values") else f"From {about['low']} to {about['high']}"
             command.add_argument(
                 f"--{each.name.replace('_', '-')}",
                 type=hints[each.name],
                 default=argparse.SUPPRESS,
-                metavar="N" if hints[each.name] is int else "X",
-                help=f"{about['help']} From {about['low']} to {about['high']}; default: {default}.",
+                metavar="N" if hints[each.name] is int else "NAME" if about.get("values") else "X",
+                help=f"{about['help']} {possible}; default: {default}.",
             )
 
 
@@ -128,11 +130,11 @@ def options_of(given: argparse.Namespace, about: dict[str, Any] | None = None) -
     """
     flags = vars(given)
 
-    def chosen(kind: type) -> dict[str, Any]:
+    def chosen(kind: type[TextOptions] | type[ImageOptions]) -> dict[str, Any]:
         return {each.name: flags[each.name] for each in fields(kind) if each.name in flags}
 
     own = {name: about[name] for name in PAIR_CHOOSES if about and name in about}
-    image = {**own, **chosen(ImageOptions), "preview_every": 0}
+    image: dict[str, Any] = {**own, **chosen(ImageOptions), "preview_every": 0}
     return Options(given.seed, TextOptions(**chosen(TextOptions)), ImageOptions(**image))
 
 
@@ -141,9 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     _speak_any_alphabet()
     try:
         given = parser().parse_args(argv)
-        own = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
-        command = (own | train_command.COMMANDS | pairs.COMMANDS)[given.command]
-        return command(given)
+        own: dict[str, Command] = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
+        return (own | train_command.COMMANDS | pairs.COMMANDS)[given.command](given)
     except ValueError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -165,7 +166,8 @@ def _complain(sentence: str) -> int:
 
 def _speak_any_alphabet() -> None:
     """A console that lacks a character shows a question mark instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)  # either may be anything that can be written to
+    for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
@@ -185,7 +187,7 @@ def ask(given: argparse.Namespace) -> int:
     out = free_folder(given.out)
     conversation = Conversation().say("user", *pictures, given.prompt.strip())
     engine = open_engine(given)
-    answer = answered(engine, conversation, options_of(given, engine.about), quiet=given.json)
+    answer = print_answer(engine, conversation, options_of(given, engine.about), quiet=given.json)
     if answer.parts:
         write_answer(answer, out)
         _hint(f"Written to {out}")
@@ -221,7 +223,7 @@ def chat(given: argparse.Namespace) -> int:
                 case _ if word.startswith("/"):
                     raise ValueError(f"There is no command {word}. {CHAT_HELP}")
                 case _:
-                    answer = answered(engine, conversation.say("user", *pictures, line), options)
+                    answer = print_answer(engine, conversation.say("user", *pictures, line), options)
                     if answer.parts:  # else nothing was said, and the next words take the place of these
                         conversation, pictures = answer.conversation, []
                         count += 1
@@ -259,7 +261,7 @@ def evaluate(given: argparse.Namespace) -> int:
     if given.what in evaluate_command.OWN:
         figures = import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, say)
     else:
-        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, say=say)
+        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, log=say)
     if given.json:
         write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
     return 0
@@ -283,29 +285,18 @@ def open_engine(given: argparse.Namespace) -> Engine:
     """
     silence_libraries()
     if given.adapter:
-        from duogen.models.adapters import Wanted
+        from duogen.models.adapters import AdapterSpec
 
-        given.adapter = [Wanted.parse(each) for each in given.adapter]
+        given.adapter = [AdapterSpec.parse(each) for each in given.adapter]
     _hint("Loading ...")
     from duogen.engine import Engine
 
     load = from_flags(given, LoadOptions)
-    return Engine.open(given.pair, progress=_hint, brain=given.brain, load=load, adapters=given.adapter)
+    return Engine.open(given.pair, progress=_hint, mllm=given.mllm, load=load, adapters=given.adapter)
 
 
-@dataclass
-class Answer:
-    """An answer as it was made, or as much of it as was finished.
-
-    Attributes:
-        conversation: with the answer as its last turn; after a failure or a stop what is left of it.
-        error: one sentence when it failed.
-    """
-
-    parts: list[Text | Image] = field(default_factory=list)
-    conversation: Conversation = field(default_factory=Conversation)
-    stats: Stats | None = None
-    error: str = ""
+class Answer(AnswerBuilder):
+    """An answer as it was made, or as much of it as was finished."""
 
     def as_json(self) -> dict[str, Any]:
         """What `reply.json` holds."""
@@ -330,9 +321,6 @@ class Answer:
                 blocks.append(f"![{alt}]({next(files)})")
         return "\n\n".join(block for block in blocks if block) + "\n"
 
-    def images(self) -> list[Image]:
-        return [part for part in self.parts if isinstance(part, Image)]
-
     def files(self) -> list[str]:
         """File names of the pictures, in order."""
         return [picture_file(index) for index in range(len(self.images()))]
@@ -342,11 +330,11 @@ def picture_file(index: int) -> str:
     return f"{index + 1:02d}.png"
 
 
-def answered(engine: Engine, conversation: Conversation, options: Options, quiet: bool = False) -> Answer:
+def print_answer(engine: Engine, conversation: Conversation, options: Options, quiet: bool = False) -> Answer:
     """Let the engine answer; the words go to stdout as they come, unless `quiet`. Ctrl-C stops it and keeps what is finished."""
     answer = Answer(conversation=conversation)
     show = (lambda words: None) if quiet else _show
-    with stopped_by_ctrl_c() as stop:
+    with stop_on_ctrl_c() as stop:
         for event in engine.answer(conversation, options, stop):
             _take(answer, event, show)
     if answer.parts:
@@ -355,30 +343,21 @@ def answered(engine: Engine, conversation: Conversation, options: Options, quiet
 
 
 def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
+    answer.take(event)
     match event:
         case TextDelta(text):
             show(text)
-            if not answer.parts or isinstance(answer.parts[-1], Image):
-                answer.parts.append(Text(""))
-            answer.parts[-1] = Text(answer.parts[-1].text + text)
         case Thought(text):
             print(text, end="", file=sys.stderr, flush=True)
         case ImageStarted(index, _, _, seconds):
-            _hint(f"\nPainting picture {index + 1}{f', which takes about {spoken(seconds)}' if seconds else ''} ...")
-        case ImageStep():
-            pass
+            _hint(f"\nPainting picture {index + 1}{f', which takes about {say_seconds(seconds)}' if seconds else ''} ...")
         case Notice(message):
             print(f"\n{message}", file=sys.stderr, flush=True)
-        case ImageDone(index, image):
-            answer.parts.append(image)
+        case ImageDone(index):
             show(f"\n[picture {index + 1}: {picture_file(index)}]\n")
-        case Done(conversation, stats):
-            answer.conversation, answer.stats = conversation, stats
-            answer.parts = list(conversation.path()[-1].parts)
-        case Failed(message, conversation):
-            answer.conversation, answer.error = conversation, message
-            last = conversation.path()[-1:]
-            answer.parts = list(last[0].parts) if last and last[0].role == "assistant" else []
+        case Failed(_, conversation):  # without the words that it broke off in
+            turns = conversation.path()[-1:]
+            answer.parts = list(turns[0].parts) if turns and turns[0].role == "assistant" else []
 
 
 def _show(words: str) -> None:
@@ -395,7 +374,7 @@ def _status(answer: Answer) -> int:
 
 
 @contextlib.contextmanager
-def stopped_by_ctrl_c() -> Iterator[threading.Event]:
+def stop_on_ctrl_c() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one ends the program as ever."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
@@ -403,7 +382,7 @@ def stopped_by_ctrl_c() -> Iterator[threading.Event]:
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def first(number: int, frame: Any) -> None:
+    def first(number: int, frame: FrameType | None) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

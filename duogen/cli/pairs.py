@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duogen.options import LoadOptions, add_flags, from_flags
 
+if TYPE_CHECKING:
+    from duogen.hub.catalogue import Entry, Part, Preset
+    from duogen.hub.memory_plan import Machine, Plan
 
-def add_commands(commands: Any) -> None:
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands to the parser's."""
-    listing = commands.add_parser("pairs", help="which pairs there are", description="Lists the pairs, or shows the card of one.")
+    listing = commands.add_parser("pairs", help="which pairs there are", description="Lists the pairs, or shows the model card of one.")
     listing.add_argument("pair", nargs="?", metavar="ID", help="show all that is known of this one")
     pulling = commands.add_parser("pull", help="fetch a pair", description="Fetches a pair; Ctrl-C pauses, the same command goes on.")
     pulling.add_argument("pair", metavar="ID", help="a pair's id, or a repository such as owner/name or owner/name@revision")
@@ -20,64 +25,64 @@ def add_commands(commands: Any) -> None:
     pulling.add_argument("--verify", action="store_true", help="check what is here, and fetch anew what is damaged")
     removing = commands.add_parser("remove", help="throw a pair away", description="Throws a pair's files away.")
     removing.add_argument("pair", metavar="ID")
-    planning = commands.add_parser("plan", help="what fits on which card", description="Says how a pair would be opened; no GPU is needed.")
-    planning.add_argument("--pair", metavar="PAIR", help="one pair (default: a table of all pairs and card sizes)")
-    planning.add_argument("--brain", metavar="DIR", help="the MLLM of a painter that cannot talk")
-    planning.add_argument("--vram", type=float, metavar="GB", help="memory of the card, 0 for none (default: this machine's)")
+    planning = commands.add_parser("plan", help="what fits on which GPU", description="Says how a pair would be opened; no GPU is needed.")
+    planning.add_argument("--pair", metavar="PAIR", help="one pair (default: a table of all pairs and GPU sizes)")
+    planning.add_argument("--mllm", "--brain", dest="mllm", metavar="DIR", help="the MLLM of a painter that cannot talk")
+    planning.add_argument("--vram", type=float, metavar="GB", help="memory of the GPU, 0 for none (default: this machine's)")
     planning.add_argument("--ram", type=float, metavar="GB", help="free memory of the host (default: this machine's)")
     add_flags(planning, LoadOptions)
 
 
 def pairs(given: argparse.Namespace) -> int:
     """`python -m duogen pairs`."""
-    from duogen.hub.catalogue import entries, entry, installed
+    from duogen.hub.catalogue import entries, entry, is_installed
 
     if given.pair:
-        print(card(entry(given.pair)))
+        print(show_card(entry(given.pair)))
         return 0
     for each in entries().values():
-        state = "here" if installed(each) else f"{each.download_bytes / 1e9:.1f} GB to fetch"
+        state = "here" if is_installed(each) else f"{each.download_bytes / 1e9:.1f} GB to fetch"
         print(f"{each.id:22}  {state:17}  {each.title}")
     return 0
 
 
-def card(pair: Any) -> str:
+def show_card(pair: Entry) -> str:
     """A pair's model card as plain text."""
-    from duogen.hub.catalogue import installed
-    from duogen.hub.memory_plan import in_every_precision
+    from duogen.hub.catalogue import is_installed
+    from duogen.hub.memory_plan import weigh_precisions
 
-    state = "on this machine" if installed(pair) else f"to fetch: {pair.download_bytes / 1e9:.1f} GB"
+    state = "on this machine" if is_installed(pair) else f"to fetch: {pair.download_bytes / 1e9:.1f} GB"
     lines = [pair.title, pair.summary, f"It paints {pair.paints}.", "", f"id         {pair.id} ({state})"]
     lines += [f"from       {source.repo}, revision {source.revision} ({source.role})" for source in pair.sources]
     lines += [f"licence    {pair.licence.name}, {pair.licence.url}"]
     lines += [f"           {pair.licence.conditions}"] if pair.licence.conditions else []
     lines += [f"preset     {preset.id}: {preset.title}, from {preset.repo}" for preset in pair.presets]
-    lines += ["weights    " + ", ".join(f"{size:.1f} GB in {precision}" for precision, size in in_every_precision(pair.parts).items())]
+    lines += ["weights    " + ", ".join(f"{size:.1f} GB in {precision}" for precision, size in weigh_precisions(pair.parts).items())]
     return "\n".join(lines)
 
 
 def plan(given: argparse.Namespace) -> int:
     """`python -m duogen plan`."""
-    from duogen.hub.catalogue import find, installed
+    from duogen.hub.catalogue import find, is_installed
     from duogen.hub.memory_plan import GB, Machine
 
     load = from_flags(given, LoadOptions)
     if given.pair is None:  # of no machine in particular: nothing has to be asked of this one, which takes importing torch
         print(table(64 * GB if given.ram is None else given.ram * GB))
         return 0
-    from duogen.hub.load import planned as planned_here
-    from duogen.hub.load import say_kernel
+    from duogen.hub.load import name_kernel
+    from duogen.hub.load import plan_pair as planned_here
 
     here = Machine.here(load.device)
     host = here.host if given.ram is None else given.ram * GB
-    machine = replace(here, host=host) if given.vram is None else Machine.with_card(given.vram, host, here.cores)
+    machine = replace(here, host=host) if given.vram is None else Machine.with_gpu(given.vram, host, here.cores)
     known, this_one = _known(given.pair), given.vram is None and given.ram is None
-    if known is not None and not given.brain and not (this_one and installed(known)):
-        chosen = planned(known.parts, known.about, machine, load, known.presets)
-        print((say_kernel(chosen) if this_one else chosen).line())
+    if known is not None and not given.mllm and not (this_one and is_installed(known)):
+        chosen = plan_pair(known.parts, known.about, machine, load, known.presets)
+        print((name_kernel(chosen) if this_one else chosen).line())
         return 0
 
-    costs, _ = planned_here(find(given.pair, given.brain), load, None if this_one else machine)
+    costs, _ = planned_here(find(given.pair, given.mllm), load, None if this_one else machine)
     print(costs.plan.line())
     return 0
 
@@ -90,17 +95,17 @@ def pull(given: argparse.Namespace) -> int:
     if given.verify:
         bad = download.verify(pair)
         print(f"{len(bad)} files are damaged: {', '.join(bad)}" if bad else "All files are sound.")
-    conditions = download.wanted(pair).licence
+    conditions = download.find_download(pair).licence
     print(f"Licence: {conditions.name} ({conditions.url}). {conditions.conditions}".strip())
     download.start(pair, given.preset)
     now = None
     try:
-        for now in download.watched(pair):
+        for now in download.watch_progress(pair):
             if sys.stderr.isatty():
                 print(f"\r{now.line():<78}", end="", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         download.pause(pair)
-        *_, now = download.watched(pair)
+        *_, now = download.watch_progress(pair)
         print(f"\n{now.line()} Go on with: python -m duogen pull {pair}")
         return 130
     now = download.status(pair) or now
@@ -118,7 +123,7 @@ def remove(given: argparse.Namespace) -> int:
     return 0
 
 
-def planned(parts: Any, about: Any, machine: Any, load: LoadOptions, presets: Any = ()) -> Any:
+def plan_pair(parts: dict[str, Part], about: dict[str, Any], machine: Machine, load: LoadOptions, presets: Sequence[Preset] = ()) -> Plan:
     """`memory.plan`, with the pair's few-step preset named or taken into account. Raises ValueError: it has no such preset."""
     from duogen.hub.catalogue import preset_of
     from duogen.hub.memory_plan import plan as decide
@@ -128,30 +133,30 @@ def planned(parts: Any, about: Any, machine: Any, load: LoadOptions, presets: An
     return decide(parts, about, machine, load, presets[0].title if presets else "")
 
 
-def _known(name: str) -> Any:
+def _known(name: str) -> Entry | None:
     from duogen.hub.catalogue import entries
 
     return entries().get(name)
 
 
 def table(host: float) -> str:
-    """All pairs by all card sizes, as Markdown: what the plan needs on each."""
+    """All pairs by all GPU sizes, as Markdown: what the plan needs on each."""
     from duogen.hub.catalogue import entries
     from duogen.hub.memory_plan import CARDS, Machine
 
     rows = ["| pair (planned) | " + " | ".join(f"{card} GB" for card in CARDS) + " |", "|---" * (len(CARDS) + 1) + "|"]
     for each in entries().values():
-        plans = [planned(each.parts, each.about, Machine.with_card(card, host), LoadOptions(), each.presets) for card in CARDS]
+        plans = [plan_pair(each.parts, each.about, Machine.with_gpu(card, host), LoadOptions(), each.presets) for card in CARDS]
         rows.append(f"| {each.title} | " + " | ".join(_cell(one) for one in plans) + " |")
     return "\n".join(rows)
 
 
-def _cell(one: Any) -> str:
+def _cell(one: Plan) -> str:
     if not one.fits:
         return "does not fit"
     load = one.load
     how = {"none": "", "model": ", parts in turn", "group": ", layer by layer"}[load.offload]
-    return f"{load.precision} + {load.painter_precision}{how}, {max(one.size)} px, {one.card / 2**30:.1f} GB"
+    return f"{load.precision} + {load.painter_precision}{how}, {max(one.size)} px, {one.gpu / 2**30:.1f} GB"
 
 
 COMMANDS = {"pairs": pairs, "pull": pull, "remove": remove, "plan": plan}

@@ -1,4 +1,4 @@
-"""A page becomes a dialogue: a request in a person's words, an answer with pictures, sometimes a follow-up (DuoGen, section 4)."""
+"""Turn a page into a dialogue: a request, an answer with pictures, sometimes a follow-up (DuoGen, section 4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from duogen.data_engine.rewrite import tidy
-from duogen.data_engine.sample import ASSETS, Block, Dropped, Picture, Sample, Words, bare, word_lists
+from duogen.data_engine.rewrite import tidy_text
+from duogen.data_engine.sample import ASSETS, Block, Dropped, Picture, Sample, Words, content_words, load_word_lists
 
 NUMBER = re.compile(r"\d+(?:[.,/]\d+)*")
 LISTED = re.compile(r"^\s*\d+[.)]\s+", re.M)
@@ -44,12 +44,12 @@ class Turn:
 
 
 @lru_cache(maxsize=1)
-def phrases() -> dict[str, Any]:
+def load_phrases() -> dict[str, Any]:
     return json.loads((ASSETS / "dialogue.json").read_text(encoding="utf-8"))
 
 
-def kind_of(sample: Sample) -> str:
-    """What a page is: "make" (a recipe), "how", "ask", "steps" or "tell"."""
+def page_kind(sample: Sample) -> str:
+    """The kind of a page: "make" (a recipe), "how", "ask", "steps" or "tell"."""
     title = sample.source.title.strip()
     headings = [part.text.strip() for part in sample.parts if isinstance(part, Words) and part.kind == "heading"]
     if title.endswith("?"):
@@ -62,39 +62,39 @@ def kind_of(sample: Sample) -> str:
     return "steps" if numbered >= 3 or any(DOING.match(each) for each in headings) else "tell"
 
 
-def thing_of(sample: Sample) -> str:
-    """The title as a person says it in a sentence: without the site's name, what stands in brackets, or capitals that the text lacks."""
-    title = re.split(r"\s[|·»–—-]\s", tidy(sample.source.title))[0]
+def page_topic(sample: Sample) -> str:
+    """The title as part of a sentence: without the site's name, brackets, or capitals that the text lacks."""
+    title = re.split(r"\s[|·»–—-]\s", tidy_text(sample.source.title))[0]
     title = re.sub(r"\s*[(\[].*?[)\]]", "", title).strip(" .!:") or title
-    if kind_of(sample) == "ask":
+    if page_kind(sample) == "ask":
         return title
-    if kind_of(sample) == "how":
+    if page_kind(sample) == "how":
         title = re.sub(r"^how to\s+", "", title, flags=re.I)
         return title[:1].lower() + title[1:]
     title = re.sub(r"^(recipe for|the best|easy|my)\s+|\s+recipe$", "", title, flags=re.I)
     text = sample.text()
-    known = set(re.findall(r"\b[a-z][\w'-]*", text)) | word_lists()["plain"]
+    known = set(re.findall(r"\b[a-z][\w'-]*", text)) | load_word_lists()["plain"]
     words = title.split()
     small = all(word.lower() in known or not word[:1].isupper() for word in words)
     return title.lower() if small else title
 
 
-def lead(sample: Sample, rng: random.Random) -> Sample:
-    """Begin with words: a first picture gets a sentence that says what it shows, a first list gets one too."""
+def add_lead(sample: Sample, rng: random.Random) -> Sample:
+    """Make the page begin with words: put a sentence before a first picture or list."""
     first = sample.parts[0]
-    if isinstance(first, Words) and first.kind in ("paragraph", "quote") and not _follow(first):
+    if isinstance(first, Words) and first.kind in ("paragraph", "quote") and not _follow_up_name(first):
         return sample
-    said = phrases()[kind_of(sample)]
-    thing = thing_of(sample)
-    form = "lead" if isinstance(first, Picture) and shows_thing(first, sample) else "plain"
+    said = load_phrases()[page_kind(sample)]
+    thing = page_topic(sample)
+    form = "lead" if isinstance(first, Picture) and shows_topic(first, sample) else "plain"
     words = rng.choice(said[form]).format(thing=thing)
     parts = ([Words(words)] if words else []) + list(sample.parts)
-    parts = _behind_intro(parts, bool(words) and form == "lead")
+    parts = _move_behind_intro(parts, bool(words) and form == "lead")
     return replace(sample, parts=tuple(parts), notes=sample.notes | {"lead": form})
 
 
-def _behind_intro(parts: list[Block], led: bool) -> list[Block]:
-    """A first picture that nothing announces goes behind the paragraph below it, where that is the introduction."""
+def _move_behind_intro(parts: list[Block], led: bool) -> list[Block]:
+    """Move a first picture without a lead sentence behind the introduction below it."""
     if led or len(parts) < 3 or not isinstance(parts[1], Picture):
         return parts
     at = 1
@@ -105,65 +105,65 @@ def _behind_intro(parts: list[Block], led: bool) -> list[Block]:
     return parts
 
 
-def shows_thing(picture: Picture, sample: Sample) -> bool:
-    """Whether a picture's words name what the page is about and nothing that is only a part of the way."""
-    said, title = bare(picture.words()), bare(re.sub(r"[(\[].*?[)\]]", "", sample.source.title))
-    return not said or (2 * len(said & title) >= len(title) and not said & bare(ON_THE_WAY))
+def shows_topic(picture: Picture, sample: Sample) -> bool:
+    """Whether a picture's words name the topic of the page and no step on the way to it."""
+    said, title = content_words(picture.words()), content_words(re.sub(r"[(\[].*?[)\]]", "", sample.source.title))
+    return not said or (2 * len(said & title) >= len(title) and not said & content_words(ON_THE_WAY))
 
 
-def convert(sample: Sample, rng: random.Random, request: str = "") -> list[Turn] | Dropped:
-    """The dialogue of a page.
+def make_turns(sample: Sample, rng: random.Random, request: str = "") -> list[Turn] | Dropped:
+    """Make the turns of a page's dialogue.
 
     Args:
-        request: what the user says, where a model has worded it.
+        request: the user's words, where a model wrote them.
     """
-    kind, thing = kind_of(sample), thing_of(sample)
-    said = phrases()
-    parts, follow = _split_follow(list(sample.parts))
+    kind, thing = page_kind(sample), page_topic(sample)
+    said = load_phrases()
+    parts, follow = _split_follow_up(list(sample.parts))
     shown = [part for part in parts if isinstance(part, Picture)]
     bring = kind == "make" and len(shown) >= 2 and isinstance(parts[0], Words) and parts[1] is shown[0] and rng.random() < 0.3
-    if bring and shows_thing(shown[0], sample):
+    if bring and shows_topic(shown[0], sample):
         known = rng.choice(said[kind]["known"]).format(thing=thing)
         user = Turn("user", (shown[0], rng.choice(said[kind]["pictured"])))
         parts = [Words(known), *parts[2:]]
     else:
-        user = Turn("user", (request or _sentence(rng.choice(said[kind]["request"]).format(thing=thing)),))
-    answer = Turn("assistant", render(parts))
+        user = Turn("user", (request or _capitalise(rng.choice(said[kind]["request"]).format(thing=thing)),))
+    answer = Turn("assistant", render_blocks(parts))
     turns = [user, answer]
     if follow:
         heading, rest, question = follow
         ask = question or rng.choice(said["follow"][heading])
-        turns += [Turn("user", (ask,)), Turn("assistant", render(rest))]
+        turns += [Turn("user", (ask,)), Turn("assistant", render_blocks(rest))]
     return turns if answer.pictures() else Dropped("no picture is left for the answer")
 
 
-def _sentence(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _follow(part: Block) -> str:
-    """Which follow-up question a heading answers, if any."""
+def _follow_up_name(part: Block) -> str:
+    """The follow-up question that a heading answers, "" if none."""
     if not isinstance(part, Words) or part.kind != "heading":
         return ""
     return next((name for name, pattern in FOLLOWS.items() if pattern.match(part.text.strip())), "")
 
 
-def _split_follow(parts: list[Block]) -> tuple[list[Block], tuple[str, list[Block], str] | None]:
-    """The last section, where it answers a question that a person would ask afterwards and enough is said in it."""
+def _split_follow_up(parts: list[Block]) -> tuple[list[Block], tuple[str, list[Block], str] | None]:
+    """Split off the last section if it answers a likely follow-up question at some length."""
     at = next((at for at in range(len(parts) - 1, 0, -1) if isinstance(parts[at], Words) and parts[at].kind == "heading"), None)
     if at is None or not any(isinstance(part, Picture) for part in parts[:at]):
         return parts, None
     heading, rest = parts[at], parts[at + 1 :]
     question = heading.text.strip() if heading.text.strip().endswith("?") else ""
-    name = _follow(heading)
+    name = _follow_up_name(heading)
     words = sum(len(part.text.split()) for part in rest if isinstance(part, Words))
     if not (name or question) or words < 10 or (rest and isinstance(rest[0], Picture)):
         return parts, None
     return parts[:at], (name, rest, question)
 
 
-def render(parts: Sequence[Block]) -> tuple[str | Picture, ...]:
-    """Blocks as Markdown text between pictures; each text ends as it would be said, blanks included."""
+def render_blocks(parts: Sequence[Block]) -> tuple[str | Picture, ...]:
+    """Blocks as Markdown text between pictures, with all blanks and line breaks."""
     said: list[str | Picture] = []
     text = ""
     before: Block | None = None
@@ -174,12 +174,12 @@ def render(parts: Sequence[Block]) -> tuple[str | Picture, ...]:
             said.append(part)
             text = ""
         else:
-            text += _gap(before, part, bool(text)) + _marked(part)
+            text += _block_gap(before, part, bool(text)) + _format_block(part)
         before = part
     return tuple([*said, text] if text else said)
 
 
-def _gap(before: Block | None, part: Words, running: bool) -> str:
+def _block_gap(before: Block | None, part: Words, running: bool) -> str:
     if not running:
         return ""
     if part.kind == "sentence":
@@ -188,7 +188,7 @@ def _gap(before: Block | None, part: Words, running: bool) -> str:
     return "\n" if both else "\n\n"
 
 
-def _marked(part: Words) -> str:
+def _format_block(part: Words) -> str:
     if part.kind == "heading":
         return f"**{part.text.strip('*_ :')}**"
     if part.kind == "code":
@@ -199,13 +199,13 @@ def _marked(part: Words) -> str:
 # The validator
 
 
-def numbers(text: str) -> Counter[str]:
-    """The numbers of a text, those that count the items of a list left out."""
+def count_numbers(text: str) -> Counter[str]:
+    """Count the numbers of a text. Numbers of list items do not count."""
     return Counter(NUMBER.findall(LISTED.sub("", text)))
 
 
-def wrong(sample: Sample, turns: Sequence[Turn]) -> str:
-    """Which rule a dialogue breaks, or nothing: every picture used once and in order, none invented, no number changed."""
+def find_violation(sample: Sample, turns: Sequence[Turn]) -> str:
+    """Return the rule that a dialogue breaks, "" if none: every picture once and in order, none invented, no number changed."""
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2) or not turns:
         return "the turns do not alternate"
     used = [picture.name for turn in turns for picture in turn.pictures()]
@@ -214,9 +214,9 @@ def wrong(sample: Sample, turns: Sequence[Turn]) -> str:
         return "pictures are missing, invented or in another order" if sorted(used) != sorted(wanted) else "pictures are in another order"
     if not all(turn.text().strip() or turn.pictures() for turn in turns):
         return "a turn is empty"
-    answers = numbers("\n".join(turn.text() for turn in turns if turn.role == "assistant"))
-    source = numbers("\n".join(part.text for part in sample.parts if isinstance(part, Words)))
-    free = numbers(sample.source.title)
+    answers = count_numbers("\n".join(turn.text() for turn in turns if turn.role == "assistant"))
+    source = count_numbers("\n".join(part.text for part in sample.parts if isinstance(part, Words)))
+    free = count_numbers(sample.source.title)
     added, gone = answers - source - free, source - answers - free
     if added or gone:
         return f"numbers have changed ({', '.join([*added, *gone][:4])})"

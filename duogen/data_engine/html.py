@@ -1,6 +1,6 @@
-"""HTML as words and pictures in order: trafilatura finds the article, and every picture keeps its place in it.
+"""Read HTML as words and pictures in order. trafilatura finds the article; every picture keeps its place.
 
-trafilatura drops many pictures, so each goes through it as a mark in the text and is put back where the mark came out.
+trafilatura drops many pictures, so each is replaced by a mark in the text and put back where the mark comes out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lxml import html as lxml_html
 
 from duogen.data_engine.sample import Block, Picture, Source, Words
 
-Load = Callable[[str], tuple[Any, bytes | None]]  # an address to (file, data), both None where it is nowhere
+Load = Callable[[str], tuple[Any, bytes | None]]  # maps an address to (file, data), both None where it is not found
 MARK = re.compile(r"\s*duogenpicture(\d+)mark\s*")
 LAZY = ("data-src", "data-original", "data-lazy-src", "data-orig-file")
 WRAPPERS = ("a", "picture", "source", "p", "div", "span", "center", "figure")
@@ -23,7 +23,7 @@ LICENCE = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)/
 
 
 def read_html(page: bytes | str, file: str, load: Load, url: str = "") -> tuple[Source, list[Block]]:
-    """The article of a page.
+    """Read the article of a page.
 
     Raises:
         ValueError: it is no HTML, or holds no article.
@@ -32,10 +32,10 @@ def read_html(page: bytes | str, file: str, load: Load, url: str = "") -> tuple[
 
     if isinstance(page, str):
         page = page.encode()
-    tree = lxml_html.document_fromstring(page, parser=lxml_html.HTMLParser(encoding=_charset(page))) if page.strip() else None
+    tree = lxml_html.document_fromstring(page, parser=lxml_html.HTMLParser(encoding=_find_charset(page))) if page.strip() else None
     if tree is None:
         raise ValueError("the file is empty")
-    licence = _licence(tree)
+    licence = _find_licence(tree)
     pictures = _mark_pictures(tree, load)
     found = trafilatura.bare_extraction(
         tree, url=url or None, include_comments=False, include_tables=True, include_formatting=True, favor_recall=True, with_metadata=True
@@ -46,12 +46,12 @@ def read_html(page: bytes | str, file: str, load: Load, url: str = "") -> tuple[
         file, url or found.url or "", found.title or "", found.author or "", licence or found.license or "", found.date or "",
         tuple(found.tags or ()),
     )  # fmt: skip
-    blocks = [part for block in _blocks(found.body) for part in _with_pictures(block, pictures)]
+    blocks = [part for block in _read_blocks(found.body) for part in _split_at_pictures(block, pictures)]
     return source, blocks
 
 
-def _charset(page: bytes) -> str | None:
-    """What the page says of itself, UTF-8 where it says nothing and is that; lxml would take Latin-1."""
+def _find_charset(page: bytes) -> str | None:
+    """`None` if the page declares its charset, else UTF-8 if it decodes as that (lxml would take Latin-1)."""
     if re.search(rb"<meta[^>]+charset", page[:4096], re.I):
         return None
     try:
@@ -61,8 +61,8 @@ def _charset(page: bytes) -> str | None:
         return None
 
 
-def _licence(tree: Any) -> str:
-    """A Creative Commons licence that the page names by its address."""
+def _find_licence(tree: Any) -> str:
+    """The Creative Commons licence that the page links to, "" if none."""
     for link in tree.iter("a", "link"):
         said = LICENCE.search(link.get("href") or "")
         if said:
@@ -71,12 +71,12 @@ def _licence(tree: Any) -> str:
 
 
 def _mark_pictures(tree: Any, load: Load) -> list[Picture]:
-    """Put a mark in the place of each picture, and take the captions out of the text."""
+    """Replace each picture by a mark, and take the captions out of the text."""
     pictures: list[Picture] = []
     for noscript in list(tree.iter("noscript")):  # the twin of a lazy picture
         noscript.drop_tree()
     for image in list(tree.iter("img")):
-        name = address_of(image)
+        name = picture_address(image)
         figure = next((above for above in image.iterancestors("figure")), None)
         caption = ""
         if figure is not None:
@@ -86,16 +86,16 @@ def _mark_pictures(tree: Any, load: Load) -> list[Picture]:
         file, data = load(name)
         said = {"alt": image.get("alt") or "", "title": image.get("title") or "", "caption": caption}
         pictures.append(Picture(name, file, data, **{key: " ".join(value.split()) for key, value in said.items()}))
-        _replace(image, figure, f"duogenpicture{len(pictures) - 1}mark")
+        _replace_picture(image, figure, f"duogenpicture{len(pictures) - 1}mark")
     return pictures
 
 
-def _replace(image: Any, figure: Any, mark: str) -> None:
-    """A paragraph of its own for a figure or a picture that stands alone; else the mark goes into the running text."""
+def _replace_picture(image: Any, figure: Any, mark: str) -> None:
+    """Put the mark into a paragraph of its own for a picture that stands alone, else into the running text."""
     whole = image
     if figure is not None and sum(1 for _ in figure.iter("img")) == 1:
         whole = figure
-    while (above := whole.getparent()) is not None and above.tag in WRAPPERS and len(_others(above, whole)) == 0:
+    while (above := whole.getparent()) is not None and above.tag in WRAPPERS and len(_list_siblings(above, whole)) == 0:
         whole = above
     above = whole.getparent()
     if above is None:
@@ -107,14 +107,14 @@ def _replace(image: Any, figure: Any, mark: str) -> None:
     above.replace(whole, element)
 
 
-def _others(above: Any, whole: Any) -> list[str]:
-    """What stands in an element beside one of its children."""
+def _list_siblings(above: Any, whole: Any) -> list[str]:
+    """The texts and tags in an element beside its child `whole`."""
     said = [above.text or "", *(child.tail or "" for child in above)]
     beside = [str(child.tag) for child in above if child is not whole and child.tag not in ("source", "br")]
     return [each for each in said if each.strip()] + beside
 
 
-def address_of(image: Any) -> str:
+def picture_address(image: Any) -> str:
     """The address of the largest version of an <img>, lazy ones included."""
     candidates = []
     for entry in re.split(r",\s+", image.get("srcset") or image.get("data-srcset") or ""):
@@ -127,57 +127,57 @@ def address_of(image: Any) -> str:
     return max(candidates)[1] if candidates and not image.get("data-keep-src") else first or image.get("src") or ""
 
 
-def _blocks(body: Any) -> list[Words]:
+def _read_blocks(body: Any) -> list[Words]:
     blocks: list[Words] = []
     for element in body:
-        _walk(element, blocks, "")
+        _read_element(element, blocks, "")
     return blocks
 
 
-def _walk(element: Any, blocks: list[Words], indent: str) -> None:
-    """trafilatura's elements, as its XML has them, to blocks."""
+def _read_element(element: Any, blocks: list[Words], indent: str) -> None:
+    """Append an element of trafilatura's XML to the blocks."""
     tag = element.tag
     if tag == "list":
         for number, item in enumerate(element.iter("item"), 1):
             mark = f"{indent}{number}. " if element.get("rend") == "ol" else f"{indent}- "
-            _add(blocks, _text(item), "item", mark)
+            _add_block(blocks, _element_text(item), "item", mark)
     elif tag == "head":
         level = LEVEL.match(element.get("rend") or "h2")
-        _add(blocks, _text(element), "heading", "#" * int(level[1] if level else 2) + " ")
+        _add_block(blocks, _element_text(element), "heading", "#" * int(level[1] if level else 2) + " ")
     elif tag == "table":
         for row in element.iter("row"):
-            cells = [_text(cell) for cell in row.iter("cell")]
-            _add(blocks, " | ".join(cell for cell in cells if cell), "item", "- ")
+            cells = [_element_text(cell) for cell in row.iter("cell")]
+            _add_block(blocks, " | ".join(cell for cell in cells if cell), "item", "- ")
     elif tag == "quote":
-        _add(blocks, _text(element), "quote", "> ")
+        _add_block(blocks, _element_text(element), "quote", "> ")
     elif tag == "code":
-        _add(blocks, "".join(element.itertext()).strip("\n"), "code", "")
+        _add_block(blocks, "".join(element.itertext()).strip("\n"), "code", "")
     elif tag in ("p", "ab", "div", "fw"):
         nested = [child for child in element if child.tag in ("list", "table", "head", "quote")]
-        _add(blocks, _text(element, skip=nested), "paragraph", "")
+        _add_block(blocks, _element_text(element, skip=nested), "paragraph", "")
         for child in nested:
-            _walk(child, blocks, indent)
+            _read_element(child, blocks, indent)
 
 
-def _add(blocks: list[Words], text: str, kind: str, mark: str) -> None:
+def _add_block(blocks: list[Words], text: str, kind: str, mark: str) -> None:
     if text:
         blocks.append(Words(text, kind, mark))
 
 
-def _text(element: Any, skip: list[Any] = ()) -> str:
+def _element_text(element: Any, skip: list[Any] = ()) -> str:
     """The words of an element, emphasis as Markdown."""
     said = element.text or ""
     for child in element:
         if child not in skip:
-            inner = _text(child)
+            inner = _element_text(child)
             around = {"#b": "**", "#i": "*"}.get(child.get("rend") or "", "") if child.tag == "hi" and not MARK.search(inner) else ""
             said += "\n" if child.tag == "lb" else f"{around}{inner}{around}" if inner else ""
         said += child.tail or ""
     return re.sub(r"[ \t\r\f\v]+", " ", re.sub(r"\s*\n\s*", " ", said) if element.tag != "code" else said).strip()
 
 
-def _with_pictures(block: Words, pictures: list[Picture]) -> list[Block]:
-    """A block cut where the marks of pictures stand."""
+def _split_at_pictures(block: Words, pictures: list[Picture]) -> list[Block]:
+    """Cut a block at the marks of pictures and put the pictures in."""
     parts: list[Block] = []
     for number, piece in enumerate(MARK.split(block.text)):
         if number % 2:

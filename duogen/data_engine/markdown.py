@@ -1,4 +1,4 @@
-"""Markdown, with the front matter and the static pictures of Hugo and Jekyll, as words and pictures in order."""
+"""Read Markdown as words and pictures in order, with the front matter and static folders of Hugo and Jekyll."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ HTML_PICTURE = re.compile(r"<img\b[^>]*>", re.I)
 PICTURE = re.compile(r"!\[|<img\b", re.I)
 HTML_ATTRIBUTE = re.compile(r"(\w+)\s*=\s*(\"|')(.*?)\2", re.S)
 Find = Callable[[str], Path | None]
-STATIC = ("static", "assets", "public", "source", "")  # where sites keep what their addresses begin at
+STATIC = ("static", "assets", "public", "source", "")  # folders that sites serve from their root
 
 
 @lru_cache(maxsize=1)
-def parser() -> MarkdownIt:
+def markdown_parser() -> MarkdownIt:
     return MarkdownIt("commonmark").enable("table")
 
 
 def read_markdown(file: Path, root: Path) -> tuple[Source, list[Block]]:
-    """One page of a tree whose root is `root`.
+    """Read one page of a tree whose root is `root`.
 
     Raises:
         OSError, UnicodeDecodeError: it cannot be read.
     """
     text = file.read_text(encoding="utf-8")
-    front, body = _front_matter(text)
+    front, body = _split_front_matter(text)
     source = Source(
         str(file.relative_to(root)),
         url=str(front.get("url") or front.get("permalink") or ""),
         title=str(front.get("title") or ""),
-        author=_joined(front.get("author") or front.get("authors")),
+        author=_join_values(front.get("author") or front.get("authors")),
         licence=str(front.get("license") or front.get("licence") or ""),
         date=str(front.get("date") or ""),
-        tags=tuple(_listed(front.get("tags"))),
+        tags=tuple(_list_values(front.get("tags"))),
     )
     body = SHORTCODE.sub("", body)
-    if not PICTURE.search(body):  # most pages of most sites: they go nowhere, and parsing is what costs
+    if not PICTURE.search(body):  # most pages of most sites: they are dropped anyway, and parsing is slow
         return source, [Words(body.strip())] if body.strip() else []
-    return source, blocks_of(body, lambda name: find_picture(name, file, root))
+    return source, parse_blocks(body, lambda name: find_picture(name, file, root))
 
 
-def _front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """What YAML or TOML between two marks says, and the text after it; a damaged one says nothing."""
+def _split_front_matter(text: str) -> tuple[dict[str, Any], str]:
+    """The YAML or TOML front matter (empty if damaged), and the text after it."""
     found = FRONT.match(text.lstrip("\ufeff"))
     if not found:
         return {}, text
@@ -67,18 +67,18 @@ def _front_matter(text: str) -> tuple[dict[str, Any], str]:
     return front if isinstance(front, dict) else {}, text[found.end() :]
 
 
-def _listed(value: object) -> list[str]:
+def _list_values(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [value] if isinstance(value, str) and value else []
 
 
-def _joined(value: object) -> str:
+def _join_values(value: object) -> str:
     if isinstance(value, dict):
         value = value.get("name", "")
-    return ", ".join(_listed(value))
+    return ", ".join(_list_values(value))
 
 
 def find_picture(name: str, file: Path, root: Path) -> Path | None:
-    """The file that an address in a page means: beside the page, or from the site's root; never outside `root`."""
+    """Find the file of an address in a page: beside the page or from the site's root, never outside `root`."""
     split = urlsplit(name)
     if split.scheme or split.netloc or not split.path:
         return None
@@ -95,11 +95,11 @@ def find_picture(name: str, file: Path, root: Path) -> Path | None:
     return None
 
 
-def blocks_of(text: str, find: Find) -> list[Block]:
-    """The blocks of a Markdown text; `find` gives the file of a picture's address, or `None`."""
+def parse_blocks(text: str, find: Find) -> list[Block]:
+    """Parse Markdown into blocks. `find` returns the file of a picture's address, or `None`."""
     blocks: list[Block] = []
     kind, mark, lists = "paragraph", "", []
-    for token in parser().parse(text):
+    for token in markdown_parser().parse(text):
         match token.type:
             case "heading_open":
                 kind, mark = "heading", "#" * int(token.tag[1]) + " "
@@ -119,18 +119,18 @@ def blocks_of(text: str, find: Find) -> list[Block]:
             case "fence" | "code_block":
                 blocks.append(Words(token.content.rstrip("\n"), "code"))
             case "inline":
-                blocks += _inline(token, kind, mark, find)
+                blocks += _parse_inline(token, kind, mark, find)
                 # The second paragraph of an item is indented below it, without a number of its own.
                 mark = " " * len(mark) if kind == "item" else mark
             case "heading_close" | "list_item_close" | "blockquote_close":
                 kind, mark = "paragraph", ""
             case "html_block":
-                blocks += [_html_picture(tag, find) for tag in HTML_PICTURE.findall(token.content)]
+                blocks += [_parse_html_picture(tag, find) for tag in HTML_PICTURE.findall(token.content)]
     return blocks
 
 
-def _inline(token: Token, kind: str, mark: str, find: Find) -> list[Block]:
-    """The text of one block, cut where pictures stand."""
+def _parse_inline(token: Token, kind: str, mark: str, find: Find) -> list[Block]:
+    """Parse the text of one block and cut it at its pictures."""
     blocks: list[Block] = []
     said = ""
     for child in token.children or []:
@@ -142,20 +142,20 @@ def _inline(token: Token, kind: str, mark: str, find: Find) -> list[Block]:
             said = ""
         elif child.type == "html_inline" and HTML_PICTURE.match(child.content):
             blocks += [Words(said.strip(), kind, mark)] if said.strip() else []
-            blocks.append(_html_picture(child.content, find))
+            blocks.append(_parse_html_picture(child.content, find))
             said = ""
         else:
-            said += _markup(child)
+            said += _inline_markup(child)
     return [*blocks, Words(said.strip(), kind, mark)] if said.strip() else blocks
 
 
-def _html_picture(tag: str, find: Find) -> Picture:
+def _parse_html_picture(tag: str, find: Find) -> Picture:
     said = {name.lower(): html.unescape(value) for name, _, value in HTML_ATTRIBUTE.findall(tag)}
     return Picture(said.get("src", ""), find(said.get("src", "")), alt=said.get("alt", ""), title=said.get("title", ""))
 
 
-def _markup(child: Token) -> str:
-    """A piece of inline Markdown as it is kept: emphasis and code stay, links and HTML leave their words."""
+def _inline_markup(child: Token) -> str:
+    """The text of an inline token: emphasis and code stay, of links and HTML only the words."""
     match child.type:
         case "text":
             return child.content

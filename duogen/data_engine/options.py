@@ -1,14 +1,14 @@
-"""The options of a run of the data engine: one source for the command line and the page."""
+"""The options of a run of the data engine, for the command line and the page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from duogen.options import Checked, option
+from duogen.options import RangeChecked, option
 
 
 @dataclass(frozen=True)
-class DataOptions(Checked):
+class DataOptions(RangeChecked):
     language: str = option("en", "Keep pages in this language (two letters); empty keeps all.")
     min_words: int = option(40, "Drop pages with fewer words.", 0, 10_000, 1)
     min_side: int = option(160, "Drop pictures whose shorter side has fewer pixels.", 16, 4096, 1)

@@ -1,6 +1,6 @@
-"""The readers: which pages lie in a folder, and each of them as a `Sample`.
+"""List the pages in a folder and read each as a `Sample`.
 
-`places` walks and looks into nothing but archives; `read` opens one page, in whichever process it is wanted.
+`list_pages` opens no files but archives. `read_page` reads one page, in any process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lxml import etree
 from duogen.data_engine.html import read_html
 from duogen.data_engine.markdown import find_picture, read_markdown
 from duogen.data_engine.sample import Block, Dropped, Sample, Source
-from duogen.data_engine.warc import Warc, warc_pages
+from duogen.data_engine.warc import Warc, list_warc_pages
 
 KINDS = {
     ".md": "markdown", ".markdown": "markdown", ".mkd": "markdown", ".html": "html", ".htm": "html", ".xhtml": "html",
@@ -31,7 +31,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page lies: a file below the root, and which page of it, for archives."""
+    """The place of a page: a file below the root and, for archives, the page in it."""
 
     kind: str
     file: str
@@ -42,35 +42,35 @@ class Place:
         return hashlib.sha256(f"{self.file}#{self.member}".encode()).hexdigest()[:16]
 
 
-def places(root: Path) -> Iterator[Place]:
-    """Every page below a folder (or in one file), always in the same order, as a stream.
+def list_pages(root: Path) -> Iterator[Place]:
+    """Yield every page below a folder (or in one file), always in the same order.
 
     Raises:
         ValueError: there is no such folder.
     """
     if not root.exists():
         raise ValueError(f"There is no {root}; name a folder of saved pages.")
-    for file in [root] if root.is_file() else _walk(root):
+    for file in [root] if root.is_file() else _list_files(root):
         kind = KINDS.get(file.suffix.lower())
         if kind is None or (file.suffix.lower() == ".gz" and not file.name.lower().endswith(".warc.gz")):
             continue
         name = str(file.relative_to(root)) if root.is_dir() else file.name
         if kind == "warc":
-            yield from (Place(kind, name, str(offset)) for offset in warc_pages(file))
+            yield from (Place(kind, name, str(offset)) for offset in list_warc_pages(file))
         elif kind == "epub":
-            yield from (Place(kind, name, chapter) for chapter in _chapters(file))
+            yield from (Place(kind, name, chapter) for chapter in _list_chapters(file))
         else:
             yield Place(kind, name)
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _list_files(root: Path) -> Iterator[Path]:
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
-def read(place: Place, root: Path, licence: str = "") -> Sample | Dropped:
-    """Open a page; what cannot be read is dropped with the reason."""
+def read_page(place: Place, root: Path, licence: str = "") -> Sample | Dropped:
+    """Read a page. An unreadable page is dropped with the reason."""
     base = root if root.is_dir() else root.parent
     try:
         source, blocks = READERS[place.kind](base / place.file, base, place.member)
@@ -81,19 +81,19 @@ def read(place: Place, root: Path, licence: str = "") -> Sample | Dropped:
     return Sample(place.id, source, tuple(blocks))
 
 
-Read = tuple[Source, list[Block]]
+PageContent = tuple[Source, list[Block]]
 
 
-def _markdown(file: Path, root: Path, member: str) -> Read:
+def _read_markdown_file(file: Path, root: Path, member: str) -> PageContent:
     return read_markdown(file, root)
 
 
-def _html(file: Path, root: Path, member: str) -> Read:
-    return read_html(file.read_bytes(), str(file.relative_to(root)), lambda name: (_saved(name, file, root), None))
+def _read_html_file(file: Path, root: Path, member: str) -> PageContent:
+    return read_html(file.read_bytes(), str(file.relative_to(root)), lambda name: (_find_saved_picture(name, file, root), None))
 
 
-def _saved(name: str, file: Path, root: Path) -> Path | None:
-    """Browsers save pictures under a folder beside the page, and write its name into the page; else the last part of the address tells."""
+def _find_saved_picture(name: str, file: Path, root: Path) -> Path | None:
+    """Find the file of a picture that a browser saved with the page, by its address or its file name."""
     found = find_picture(name, file, root)
     base = posixpath.basename(unquote(urlsplit(name).path))
     if found is None and base:
@@ -102,8 +102,8 @@ def _saved(name: str, file: Path, root: Path) -> Path | None:
     return found
 
 
-def _mhtml(file: Path, root: Path, member: str) -> Read:
-    """A page that a browser saved as one file (RFC 2557)."""
+def _read_mhtml(file: Path, root: Path, member: str) -> PageContent:
+    """Read a page that a browser saved as one file (RFC 2557)."""
     message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
     pages, pictures = [], {}
     for part in message.walk():
@@ -123,27 +123,27 @@ def _mhtml(file: Path, root: Path, member: str) -> Read:
     return read_html(text, str(file.relative_to(root)), lambda name: (None, pictures.get(name) or pictures.get(urljoin(url, name))), url)
 
 
-def _warc(file: Path, root: Path, member: str) -> Read:
-    archive = Warc.of(file)
-    url, page = archive.page(int(member))
-    return read_html(page, str(file.relative_to(root)), lambda name: (None, archive.picture(urljoin(url, name))), url)
+def _read_warc(file: Path, root: Path, member: str) -> PageContent:
+    archive = Warc.open_cached(file)
+    url, page = archive.read_page(int(member))
+    return read_html(page, str(file.relative_to(root)), lambda name: (None, archive.read_picture(urljoin(url, name))), url)
 
 
 OPF, DC = "{http://www.idpf.org/2007/opf}", "{http://purl.org/dc/elements/1.1/}"
 
 
-def _package(book: zipfile.ZipFile) -> tuple[str, etree._Element]:
-    """The package file of an EPUB and the folder that it stands in."""
+def _read_package(book: zipfile.ZipFile) -> tuple[str, etree._Element]:
+    """The folder of an EPUB's package file, and the package."""
     container = etree.fromstring(book.read("META-INF/container.xml"))
     path = container.find(".//{*}rootfile").get("full-path")
     return posixpath.dirname(path), etree.fromstring(book.read(path))
 
 
-def _chapters(file: Path) -> list[str]:
-    """The chapters of an EPUB in reading order; a damaged book is one page, which then cannot be read."""
+def _list_chapters(file: Path) -> list[str]:
+    """The chapters of an EPUB in reading order. A damaged book gives one page, which then cannot be read."""
     try:
         with zipfile.ZipFile(file) as book:
-            folder, package = _package(book)
+            folder, package = _read_package(book)
         items = {item.get("id"): item.get("href") for item in package.iter(f"{OPF}item")}
         named = [items[ref.get("idref")] for ref in package.iter(f"{OPF}itemref") if ref.get("idref") in items]
         return [posixpath.normpath(posixpath.join(folder, unquote(name))) for name in named]
@@ -151,9 +151,9 @@ def _chapters(file: Path) -> list[str]:
         return [""]
 
 
-def _epub(file: Path, root: Path, member: str) -> Read:
+def _read_epub(file: Path, root: Path, member: str) -> PageContent:
     with zipfile.ZipFile(file) as book:
-        _, package = _package(book)
+        _, package = _read_package(book)
         names = set(book.namelist())
 
         def load(name: str) -> tuple[None, bytes | None]:
@@ -168,4 +168,4 @@ def _epub(file: Path, root: Path, member: str) -> Read:
     return whole, blocks
 
 
-READERS = {"markdown": _markdown, "html": _html, "mhtml": _mhtml, "warc": _warc, "epub": _epub}
+READERS = {"markdown": _read_markdown_file, "html": _read_html_file, "mhtml": _read_mhtml, "warc": _read_warc, "epub": _read_epub}

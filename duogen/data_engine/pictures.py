@@ -1,4 +1,4 @@
-"""Looking at a picture: is it one, does it say anything, what does it look like."""
+"""Inspect pictures: whether they are valid and useful, their kind and their perceptual hash."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ THUMB = 256
 KEPT = (".jpg", ".png", ".webp")  # what training reads as it is
 FREQUENCIES = numpy.cos(numpy.pi / 32 * (numpy.arange(32) + 0.5) * numpy.arange(8)[:, None])  # [8, 32], DCT-II
 FREQUENCIES[0] *= 0.5**0.5  # orthonormal but for one factor, which the median takes out
-PER_PIXEL = 0.2  # bytes of a photograph as JPEG of quality 92: where the file has no more, making it smaller would save nothing
+PER_PIXEL = 0.2  # bytes of a photograph as JPEG of quality 92: a file below that would not get smaller
 
-pyvips.cache_set_max(0)  # no operation comes twice: to remember the last hundred of them costs memory and saves nothing
+pyvips.cache_set_max(0)  # no operation is repeated, so a cache only costs memory
 
 
-def looked_at(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
-    """The picture with shape, hash and a first guess of its kind; and why it is useless, or nothing."""
+def inspect_picture(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
+    """Return the picture with shape, hash and guessed kind, and why it is useless ("" if it is not)."""
     said = f"{picture.name} {picture.alt}"
     if TRACKER.search(picture.name):
         return picture, "a tracking pixel"
@@ -46,30 +46,30 @@ def looked_at(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
     try:
         data = picture.bytes()
         image = PILImage.open(io.BytesIO(data))
-        why = _by_shape(image.size, options)
+        why = _check_shape(image.size, options)
         if why:
             return replace(picture, shape=image.size), why
-        shape, form = _upright(image), image.format
-        small = scaled(data, THUMB)
+        shape, form = _upright_size(image), image.format
+        small = scale_picture(data, THUMB)
     except FileNotFoundError:
         return picture, "its file is not there"
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError, pyvips.Error):
         return picture, "broken"
     grey = small.convert("L")
-    seen = replace(picture, shape=shape, look=look_of(grey), kind=kind_of(small), suffix=FORMATS.get(form or "", ""))
-    return seen, _by_pixels(grey)
+    seen = replace(picture, shape=shape, phash=perceptual_hash(grey), kind=guess_kind(small), suffix=FORMATS.get(form or "", ""))
+    return seen, _check_pixels(grey)
 
 
-def _upright(image: PILImage.Image) -> tuple[int, int]:
+def _upright_size(image: PILImage.Image) -> tuple[int, int]:
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) if image.format in ("JPEG", "WEBP", "TIFF", "PNG") else False
     return image.size[::-1] if turned else image.size
 
 
-def scaled(data: bytes, most: int) -> PILImage.Image:
-    """A picture at no more than `most` pixels a side, upright, RGB on white. libvips decodes JPEG and WebP at the smaller size at once.
+def scale_picture(data: bytes, most: int) -> PILImage.Image:
+    """Decode a picture at no more than `most` pixels a side, upright, RGB on white. libvips decodes JPEG and WebP directly at that size.
 
     Raises:
-        pyvips.Error: it is broken.
+        pyvips.Error: the picture is broken.
     """
     image = pyvips.Image.thumbnail_buffer(data, most, height=most, size="down", fail_on="truncated")
     if image.interpretation != "srgb":
@@ -81,7 +81,7 @@ def scaled(data: bytes, most: int) -> PILImage.Image:
     return PILImage.frombuffer("RGB", (image.width, image.height), image.write_to_memory())
 
 
-def _by_shape(size: tuple[int, int], options: DataOptions) -> str:
+def _check_shape(size: tuple[int, int], options: DataOptions) -> str:
     width, height = size
     if width * height > MAX_PIXELS:
         return "more than 50 megapixels"
@@ -94,29 +94,29 @@ def _by_shape(size: tuple[int, int], options: DataOptions) -> str:
     return "a banner by its shape" if max(size) > THINNEST * min(size) else ""
 
 
-def _by_pixels(grey: PILImage.Image) -> str:
-    """Near-uniform pictures and codes for machines."""
+def _check_pixels(grey: PILImage.Image) -> str:
+    """Why a picture is useless by its pixels (one colour, a bar code), "" if it is not."""
     counts = numpy.array(grey.histogram())
     levels, pixels = numpy.arange(256), counts.sum()
     middle = (counts * levels).sum() / pixels
     if ((counts * (levels - middle) ** 2).sum() / pixels) ** 0.5 < 6:
         return "nearly one colour"
-    # Codes are black and white; a look at the histogram spares the search of nearly all photographs.
+    # Codes are black and white; the histogram spares the search in nearly all photographs.
     if (counts[:64].sum() + counts[193:].sum()) / pixels > 0.8 and zxingcpp.read_barcodes(grey):
         return "a code for machines"
     return ""
 
 
-def look_of(grey: PILImage.Image) -> int:
-    """64 bits of the low frequencies, as in pHash (Zauner 2010): near-duplicates differ in few of them."""
+def perceptual_hash(grey: PILImage.Image) -> int:
+    """pHash (Zauner 2010): 64 bits of the low frequencies. Near-duplicates differ in few of them."""
     tiny = numpy.asarray(grey.resize((32, 32), PILImage.Resampling.LANCZOS), dtype=numpy.float32)
     low = (FREQUENCIES @ tiny @ FREQUENCIES.T).flatten()
     bits = low > numpy.median(low[1:])
     return int.from_bytes(numpy.packbits(bits).tobytes(), "big")
 
 
-def kind_of(small: PILImage.Image) -> str:
-    """A first guess from pixels alone: photographs have many colours and no flat areas; paper is white with little ink."""
+def guess_kind(small: PILImage.Image) -> str:
+    """Guess the kind from the pixels: photographs have many colours and no flat areas; paper is white with little ink."""
     tiny = small.resize((64, 64), PILImage.Resampling.BOX)
     pixels = numpy.asarray(tiny, dtype=numpy.int16)
     flat_share = float((numpy.abs(numpy.diff(pixels, axis=1)).max(axis=2) <= 2).mean())
@@ -129,13 +129,13 @@ def kind_of(small: PILImage.Image) -> str:
     return "photo"
 
 
-def as_file(picture: Picture, most: int) -> tuple[bytes, str]:
-    """The bytes to keep and their suffix: as they were, or made smaller and upright as JPEG (PNG for what is drawn).
+def encode_picture(picture: Picture, most: int) -> tuple[bytes, str]:
+    """The bytes to store and their suffix: unchanged, or scaled down and upright as JPEG (PNG for drawings).
 
-    A large photograph that is well compressed already stays: coding it again would lose detail and take more bytes.
+    A large photograph that is well compressed stays unchanged, since coding it again would lose detail and take more bytes.
 
     Raises:
-        OSError, pyvips.Error: the picture has gone or broken since it was looked at.
+        OSError, pyvips.Error: the picture is gone or broken since it was inspected.
     """
     data = picture.bytes()
     if picture.suffix in KEPT and picture.shape:
@@ -143,7 +143,7 @@ def as_file(picture: Picture, most: int) -> tuple[bytes, str]:
         scale = min(1.0, most / max(width, height))
         if scale == 1.0 or len(data) <= PER_PIXEL * width * height * scale**2:
             return data, picture.suffix
-    image = scaled(data, most)
+    image = scale_picture(data, most)
     out = io.BytesIO()
     drawn = picture.kind in ("drawing", "chart", "screenshot", "document")
     image.save(out, "PNG") if drawn else image.save(out, "JPEG", quality=92)

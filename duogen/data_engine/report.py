@@ -1,4 +1,4 @@
-"""The report of a run: the funnel, histograms, and dialogues by chance as a web page to look at."""
+"""Write the report of a run as a web page: the funnel, histograms and sample dialogues."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TITLES = {"lost": "What kept pages lost on the way"}
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of the funnel; `reasons` are the commonest, with how many pages each."""
+class FunnelStep:
+    """One step of the funnel. `reasons` are the commonest ones with their numbers of pages."""
 
     name: str
     entered: int
@@ -35,18 +35,18 @@ class Step:
         return self.entered - self.dropped
 
 
-def funnel(state: State) -> list[Step]:
-    """Every step in order, also those that dropped nothing."""
-    dropped, entered, found = state.dropped(), state.number(), []
+def funnel(state: State) -> list[FunnelStep]:
+    """The funnel: every step in order, including those that dropped nothing."""
+    dropped, entered, found = state.count_dropped(), state.count_pages(), []
     for name in STEPS:
-        reasons = _together(dropped.get(name, {}))
-        found.append(Step(name, entered, sum(reasons.values()), list(reasons.items())[:6]))
+        reasons = _merge_reasons(dropped.get(name, {}))
+        found.append(FunnelStep(name, entered, sum(reasons.values()), list(reasons.items())[:6]))
         entered = found[-1].left
     return found
 
 
-def _together(reasons: dict[str, int]) -> dict[str, int]:
-    """Reasons that differ in the page they name only, as one."""
+def _merge_reasons(reasons: dict[str, int]) -> dict[str, int]:
+    """Merge reasons that differ only in the page they name."""
     found: dict[str, int] = {}
     for why, count in reasons.items():
         plain = why.partition(" of page ")[0]
@@ -55,27 +55,28 @@ def _together(reasons: dict[str, int]) -> dict[str, int]:
 
 
 def write_report(state: State, samples: int = 50) -> Path:
-    """Write report.html and funnel.json into the folder of the run; returns the page's path."""
+    """Write report.html and funnel.json into the folder of the run. Returns the path of the page."""
     steps = funnel(state)
     charts = {name: state.counts(name) for name in CHARTS}
-    asked = state.told("asked", {})
-    raw = {"asked": asked, "seconds": state.told("seconds"), "pages": state.number(), "dialogues": state.number("kept"),
+    asked = state.get_fact("asked", {})
+    raw = {"asked": asked, "seconds": state.get_fact("seconds"), "pages": state.count_pages(), "dialogues": state.count_pages("kept"),
            "funnel": [vars(step) | {"left": step.left} for step in steps], "counts": charts}  # fmt: skip
     write_beside(state.folder / FUNNEL, json.dumps(raw, ensure_ascii=False, indent=1).encode())
-    overruled = {verdict: state.number("verdict = ?", (verdict,)) for verdict in ("keep", "drop")}
-    kept = f"{state.number('kept'):,} of {state.number():,} pages became dialogues."
+    overruled = {verdict: state.count_pages("verdict = ?", (verdict,)) for verdict in ("keep", "drop")}
+    kept = f"{state.count_pages('kept'):,} of {state.count_pages():,} pages became dialogues."
     if any(overruled.values()):
         kept += f" A person brought {overruled['keep']:,} back and took {overruled['drop']:,} out."
     page = _template().render(
-        title="The data engine's report", asked=words_about(asked), funnel=steps, kept=kept,
-        charts=[{"name": TITLES.get(name, name.capitalize()), "rows": _bars(counts)} for name, counts in charts.items() if counts],
-        samples=[_shown(row) for row in state.sample(samples)],
+        title="The data engine's report", asked=describe_run(asked), funnel=steps, kept=kept,
+        charts=[{"name": TITLES.get(name, name.capitalize()), "rows": _bar_rows(counts)} for name, counts in charts.items() if counts],
+        samples=[_render_row(row) for row in state.sample_rows(samples)],
     )  # fmt: skip
     write_beside(state.folder / REPORT, page.encode())
     return state.folder / REPORT
 
 
-def words_about(asked: dict[str, Any]) -> str:
+def describe_run(asked: dict[str, Any]) -> str:
+    """The settings of a run in one sentence."""
     options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asked.get("options", {}).items() if value not in ("", None))
     return f"Pages of {asked.get('root', '?')}; {options}; worded by {asked.get('model') or 'rules'}."
 
@@ -90,7 +91,7 @@ def _markdown() -> MarkdownIt:
     return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
-def _bars(counts: dict[str, int]) -> list[tuple[str, int, int]]:
+def _bar_rows(counts: dict[str, int]) -> list[tuple[str, int, int]]:
     rows = list(counts.items())
     if all(name[:1].isdigit() for name, _ in rows):
         rows.sort(key=lambda each: int("".join(letter for letter in each[0].split("-")[0].split(" ")[0].rstrip(",") if letter.isdigit())))
@@ -98,15 +99,16 @@ def _bars(counts: dict[str, int]) -> list[tuple[str, int, int]]:
     return [(name, count, round(100 * count / most)) for name, count in rows[:12]]
 
 
-def _shown(row: Row) -> dict[str, Any]:
-    turns = [{"role": turn["role"], "parts": [_part(part) for part in turn["parts"]]} for turn in (row.record or {"turns": []})["turns"]]
+def _render_row(row: Row) -> dict[str, Any]:
+    raw = (row.record or {"turns": []})["turns"]
+    turns = [{"role": turn["role"], "parts": [_render_part(part) for part in turn["parts"]]} for turn in raw]
     source = row.about.get("source", {})
     said = [source.get("file", row.file), source.get("author", ""), source.get("licence", "")]
     where = " · ".join(each for each in said if each)
     return {"id": row.id, "title": row.title, "source": where, "turns": turns, "lost": row.about["lost"]}
 
 
-def _part(part: dict[str, Any]) -> dict[str, str]:
+def _render_part(part: dict[str, Any]) -> dict[str, str]:
     if part["type"] == "image":
         return {"image": part["file"], "alt": part["alt"], "kind": part.get("kind", "")}
     return {"html": _markdown().render(part["text"])}

@@ -1,4 +1,4 @@
-"""Rewriting by rules: debris out, one form for everything that is said."""
+"""Rewrite pages by rules: remove debris and normalise the text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from duogen.data_engine.filters import normal
-from duogen.data_engine.sample import ASSETS, WORD, Block, Dropped, Lost, Sample, Words, stem
+from duogen.data_engine.filters import normalise_letters
+from duogen.data_engine.sample import ASSETS, WORD, Block, Dropped, Lost, Sample, Words, stem_word
 
 URL = re.compile(r"\(?\b(?:https?://|www\.)\S+\)?")
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d\U0001f1e6-\U0001f1ff]+")
@@ -22,15 +22,15 @@ POINTER = re.compile(r"\s*\((?:see|as in|like in) (?:the )?(?:picture|photo|imag
 
 
 @lru_cache(maxsize=2)
-def debris(running: bool) -> re.Pattern[str]:
-    """What is debris anywhere, and for `running` text what is only there."""
+def debris_pattern(running: bool) -> re.Pattern[str]:
+    """The pattern of debris: the general one, plus that of paragraphs for `running` text."""
     anywhere, paragraphs = (ASSETS / "debris.txt").read_text(encoding="utf-8").split("[paragraphs]")
     lines = (anywhere + paragraphs if running else anywhere).splitlines()
     return re.compile("|".join(f"(?:{line})" for line in lines if line and not line.startswith("#")), re.I)
 
 
-def sentences(text: str) -> list[str]:
-    """A paragraph cut into sentences; abbreviations and initials end none."""
+def split_sentences(text: str) -> list[str]:
+    """Cut a paragraph into sentences. Abbreviations and initials end none."""
     found: list[str] = []
     for piece in SENTENCE_END.split(text):
         if found and NOT_AN_END.search(found[-1]):
@@ -40,55 +40,55 @@ def sentences(text: str) -> list[str]:
     return [each.strip() for each in found if each.strip()]
 
 
-def clean(sample: Sample) -> Sample | Dropped:
-    """Take debris out, cut paragraphs into sentences, and leave out headings with nothing below and what is said twice."""
+def clean_page(sample: Sample) -> Sample | Dropped:
+    """Remove debris, cut paragraphs into sentences, and drop empty headings and repeated text."""
     parts: list[Block] = []
     lost: list[Lost] = []
     said: set[tuple[str, ...]] = set()
     for part in sample.parts:
         if not isinstance(part, Words):
-            alt = tidy(part.alt)
+            alt = tidy_text(part.alt)
             named = alt.lower() != sample.source.author.lower()
-            parts.append(replace(part, alt=alt if named else "", title=tidy(part.title), caption=tidy(part.caption)))
+            parts.append(replace(part, alt=alt if named else "", title=tidy_text(part.title), caption=tidy_text(part.caption)))
             continue
         if part.kind == "code":
             parts.append(part)
             continue
-        for each in _cleaned(part, lost):
+        for each in _clean_block(part, lost):
             gist = _gist(each.text)
             if each.kind in ("paragraph", "sentence", "quote") and len(each.text) > 40 and gist in said:
                 lost.append(Lost(each.text[:80], "rewrite", "said before"))
                 continue
             said.add(gist)
             parts.append(each)
-    parts = _without_empty_headings(_joined_starts(parts), sample.source.title)
+    parts = _drop_empty_headings(_start_paragraphs(parts), sample.source.title)
     whole = replace(sample, parts=tuple(parts), lost=sample.lost + tuple(lost))
     return whole if any(isinstance(part, Words) and part.kind != "heading" for part in parts) else Dropped("nothing but debris")
 
 
 def _gist(text: str) -> tuple[str, ...]:
-    """The words that carry meaning, in order, which near-repeats share; what differs in "left" or a number says another thing."""
-    return tuple(stem(word) for word in WORD.findall(text.lower()) if word not in FILLERS)
+    """The words that carry meaning, in order. Near-repeats share them; other numbers or directions give another gist."""
+    return tuple(stem_word(word) for word in WORD.findall(text.lower()) if word not in FILLERS)
 
 
-def tidy(text: str) -> str:
-    """One form of blanks and letters; addresses, emoji and pointers to pictures that will move are left out."""
-    text = POINTER.sub("", URL.sub("", EMOJI.sub(" ", normal(text))))
+def tidy_text(text: str) -> str:
+    """Normalise blanks and letters. Removes addresses, emoji and pointers to pictures ("see below")."""
+    text = POINTER.sub("", URL.sub("", EMOJI.sub(" ", normalise_letters(text))))
     text = EMPTY_BRACKETS.sub("", FACE.sub("", text))
     text = BLANK_BEFORE_MARK.sub(r"\1", BLANKS.sub(" ", text))
     return text.strip()
 
 
-def _cleaned(part: Words, lost: list[Lost]) -> list[Words]:
-    """A block's sentences less the debris: the first keeps the block's kind, the others go on in its paragraph."""
-    text = tidy(part.text)
+def _clean_block(part: Words, lost: list[Lost]) -> list[Words]:
+    """The sentences of a block without debris. The first keeps the kind of the block, the others continue its paragraph."""
+    text = tidy_text(part.text)
     if not re.search(r"\w", text):
         return []
-    pattern = debris(part.kind in ("paragraph", "quote"))
-    found = sentences(text) if part.kind == "paragraph" else [text]
+    pattern = debris_pattern(part.kind in ("paragraph", "quote"))
+    found = split_sentences(text) if part.kind == "paragraph" else [text]
     kept = []
     for each in found:
-        whole = [each] if part.kind == "paragraph" else sentences(each)
+        whole = [each] if part.kind == "paragraph" else split_sentences(each)
         good = [one for one in whole if not pattern.search(one.strip("*_ "))]
         lost += [Lost(one[:80], "rewrite", "debris") for one in whole if one not in good]
         kept.append(" ".join(good))
@@ -96,8 +96,8 @@ def _cleaned(part: Words, lost: list[Lost]) -> list[Words]:
     return [replace(part, text=each, kind=part.kind if not at else "sentence") for at, each in enumerate(kept)]
 
 
-def _joined_starts(parts: list[Block]) -> list[Block]:
-    """A sentence that lost the start of its paragraph, or stands after a picture, begins one."""
+def _start_paragraphs(parts: list[Block]) -> list[Block]:
+    """Turn a sentence into the start of a paragraph where its own start is lost or a picture precedes it."""
     joined: list[Block] = []
     for part in parts:
         before = joined[-1] if joined else None
@@ -108,8 +108,8 @@ def _joined_starts(parts: list[Block]) -> list[Block]:
     return joined
 
 
-def _without_empty_headings(parts: list[Block], title: str) -> list[Block]:
-    """Headings that only repeat the title, and those with nothing before the next of their rank, say nothing."""
+def _drop_empty_headings(parts: list[Block], title: str) -> list[Block]:
+    """Drop headings that repeat the title, and headings with nothing below them."""
     kept: list[Block] = []
     plain = re.sub(r"\W+", " ", title).strip().lower()
     for at, part in enumerate(parts):

@@ -1,7 +1,7 @@
-"""A run of the data engine: pages in, dialogues out; parallel, resumable, with memory that stays flat.
+"""A run of the data engine: pages in, dialogues out. It is parallel and resumable, with constant memory.
 
-Reading, filtering and cleaning of one page need nothing but that page and happen in worker processes. What looks
-across pages, and the steps of a model, happen here in the order of the pages, so that every way of running gives the same set.
+Worker processes read, filter and clean single pages. Comparisons across pages and the steps of a model happen in the main process in
+the order of the pages, so every mapper gives the same set.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from typing import Any
 import pyvips
 
 from duogen.conversation import write_beside
-from duogen.data_engine.dialogue import Turn, kind_of
-from duogen.data_engine.filters import filters, passed, word_count
+from duogen.data_engine.dialogue import Turn, page_kind
+from duogen.data_engine.filters import count_words, make_filters, run_filters
 from duogen.data_engine.near import Index, signature
 from duogen.data_engine.options import DataOptions
-from duogen.data_engine.pages import Place, places, read
-from duogen.data_engine.pictures import as_file
-from duogen.data_engine.rewrite import clean
+from duogen.data_engine.pages import Place, list_pages, read_page
+from duogen.data_engine.pictures import encode_picture
+from duogen.data_engine.rewrite import clean_page
 from duogen.data_engine.sample import Dropped, Lost, Sample, Words
 from duogen.data_engine.state import Row, State
 from duogen.data_engine.steps import Steps
-from duogen.data_engine.write import IMAGES, as_record, write_records
+from duogen.data_engine.write import IMAGES, make_record, write_records
 
 BATCH = 16  # pages that a worker gets at a time
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY")}  # the pages are what is parallel
-AHEAD = 4  # batches under way for each worker: memory does not grow with the number of pages
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY")}  # pages run in parallel already
+AHEAD = 4  # batches in flight for each worker, so memory does not grow with the number of pages
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker must know."""
+    """The input of a worker: folders and options."""
 
     root: Path
     out: Path
@@ -50,8 +50,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A page as far as it can be brought alone. `step` is where it was dropped; `sample` is what it was then."""
+class PreparedPage:
+    """The result of a worker for one page. `step` is the step that dropped it, "" if none; `sample` is the page at that point."""
 
     place: Place
     sample: Sample | None
@@ -61,43 +61,43 @@ class Prepared:
 
 
 @lru_cache(maxsize=4)
-def _chain(options: DataOptions) -> dict[str, Any]:
-    return {**filters(options), "rewrite": clean}
+def _filter_chain(options: DataOptions) -> dict[str, Any]:
+    return {**make_filters(options), "rewrite": clean_page}
 
 
-def prepare(place: Place, work: Work) -> Prepared:
+def prepare_page(place: Place, work: Work) -> PreparedPage:
     """Read, filter and clean one page, and put its pictures into the folder of the set."""
-    result: Sample | Dropped = read(place, work.root, work.options.licence)
+    result: Sample | Dropped = read_page(place, work.root, work.options.licence)
     if isinstance(result, Dropped):
-        return Prepared(place, None, "read", result.reason)
+        return PreparedPage(place, None, "read", result.reason)
     sample = result
-    for step, result in passed(sample, _chain(work.options)):
+    for step, result in run_filters(sample, _filter_chain(work.options)):
         if isinstance(result, Dropped):
-            return Prepared(place, _light(sample), step, result.reason)
+            return PreparedPage(place, _drop_picture_data(sample), step, result.reason)
         sample = result
     try:
-        sample = _with_files(sample, work)
+        sample = _save_pictures(sample, work)
     except (OSError, pyvips.Error) as error:
-        return Prepared(place, _light(sample), "useless pictures", f"a picture cannot be kept: {error}"[:160])
-    return Prepared(place, sample, signed=signature(sample.text()))
+        return PreparedPage(place, _drop_picture_data(sample), "useless pictures", f"a picture cannot be kept: {error}"[:160])
+    return PreparedPage(place, sample, signed=signature(sample.text()))
 
 
-def prepare_all(batch: list[Place], work: Work) -> list[Prepared]:
-    return [prepare(place, work) for place in batch]
+def prepare_batch(batch: list[Place], work: Work) -> list[PreparedPage]:
+    return [prepare_page(place, work) for place in batch]
 
 
-def _light(sample: Sample) -> Sample:
-    """What is needed of a page that was dropped: no picture travels."""
+def _drop_picture_data(sample: Sample) -> Sample:
+    """Remove the bytes of pictures, which a dropped page does not need."""
     return replace(sample, parts=tuple(part if isinstance(part, Words) else replace(part, data=None) for part in sample.parts))
 
 
-def _with_files(sample: Sample, work: Work) -> Sample:
-    """The page with its pictures as files of the set, named by content."""
+def _save_pictures(sample: Sample, work: Work) -> Sample:
+    """Write the pictures of a page as files of the set, named by content. Returns the page with these files."""
     folder = work.out / IMAGES
     parts = []
     for part in sample.parts:
         if not isinstance(part, Words):
-            data, suffix = as_file(part, work.options.max_side)
+            data, suffix = encode_picture(part, work.options.max_side)
             file = folder / (hashlib.sha256(data).hexdigest()[:24] + suffix)
             if not file.exists():
                 write_beside(file, data)
@@ -106,26 +106,26 @@ def _with_files(sample: Sample, work: Work) -> Sample:
     return replace(sample, parts=tuple(parts))
 
 
-Say = Callable[[str], None]
-Mapper = Callable[[Iterable[Place], Work], Iterator[Prepared]]
+Log = Callable[[str], None]
+Mapper = Callable[[Iterable[Place], Work], Iterator[PreparedPage]]
 
 
-def here(found: Iterable[Place], work: Work) -> Iterator[Prepared]:
-    """All in this process."""
-    return (prepare(place, work) for place in found)
+def map_here(found: Iterable[Place], work: Work) -> Iterator[PreparedPage]:
+    """Prepare all pages in this process."""
+    return (prepare_page(place, work) for place in found)
 
 
-def over_cores(jobs: int) -> Mapper:
-    """Over `jobs` processes of this machine, results in the order of the pages."""
+def process_mapper(jobs: int) -> Mapper:
+    """A mapper over `jobs` processes. Results come in the order of the pages."""
 
-    def run(found: Iterable[Place], work: Work) -> Iterator[Prepared]:
-        waiting: deque[Future[list[Prepared]]] = deque()
+    def run(found: Iterable[Place], work: Work) -> Iterator[PreparedPage]:
+        waiting: deque[Future[list[PreparedPage]]] = deque()
         source = iter(found)
-        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_limit_threads) as pool:
             try:
                 while True:
                     while len(waiting) < jobs * AHEAD and (batch := list(islice(source, BATCH))):
-                        waiting.append(pool.submit(prepare_all, batch, work))
+                        waiting.append(pool.submit(prepare_batch, batch, work))
                     if not waiting:
                         return
                     yield from waiting.popleft().result()
@@ -135,125 +135,125 @@ def over_cores(jobs: int) -> Mapper:
     return run
 
 
-def _quiet() -> None:
+def _limit_threads() -> None:
     os.environ.update(ONE_THREAD)
 
 
-def make(
+def make_dataset(
     root: Path,
     out: Path,
     options: DataOptions,
-    mapper: Mapper = here,
+    mapper: Mapper = map_here,
     steps: Steps | None = None,
-    say: Say = print,
+    log: Log = print,
     stop: threading.Event | None = None,
 ) -> State:
-    """Make a set of dialogues from a folder of pages, or go on making it.
+    """Make a set of dialogues from a folder of pages, or resume a stopped run.
 
     Returns:
         The state of the run, open.
 
     Raises:
-        ValueError: there are no pages, `out` holds something else, or it was begun with other options.
+        ValueError: there are no pages, `out` holds something else, or it was started with other options.
     """
-    state = _begin(root, out, options, steps)
+    state = _open_state(root, out, options, steps)
     work = Work(root.resolve(), out.resolve(), options)
     index, began, done = Index(state.database), time.monotonic(), 0
-    fresh = (place for place in places(root) if not state.has(place.id))
+    fresh = (place for place in list_pages(root) if not state.has_page(place.id))
     try:
         for prepared in mapper(fresh, work):
-            _take(prepared, state, index, steps or Steps(options))
+            _record_page(prepared, state, index, steps or Steps(options))
             done += 1
             if done % BATCH == 0:
                 state.database.commit()
             if done % 1000 == 0:
-                say(f"{done:,} pages, {done / (time.monotonic() - began):,.0f} a second")
+                log(f"{done:,} pages, {done / (time.monotonic() - began):,.0f} a second")
             if stop is not None and stop.is_set():
                 break
         state.database.commit()
-        finish(state)
+        write_dataset(state)
     except BaseException:
         state.database.commit()
-        state.tell(state="stopped")
+        state.set_facts(state="stopped")
         raise
-    if not state.number():
+    if not state.count_pages():
         raise ValueError(f"There are no pages in {root}; it needs HTML, MHTML, WARC, Markdown or EPUB files.")
     stopped = stop is not None and stop.is_set()
-    state.tell(state="stopped" if stopped else "done", seconds=state.told("seconds", 0.0) + time.monotonic() - began)
+    state.set_facts(state="stopped" if stopped else "done", seconds=state.get_fact("seconds", 0.0) + time.monotonic() - began)
     took = f"{done:,} pages in {time.monotonic() - began:.1f} s"
-    say(f"{'Stopped' if stopped else 'Done'}: {took}, {state.number('kept'):,} dialogues in all.")
+    log(f"{'Stopped' if stopped else 'Done'}: {took}, {state.count_pages('kept'):,} dialogues in all.")
     return state
 
 
-def _begin(root: Path, out: Path, options: DataOptions, steps: Steps | None) -> State:
+def _open_state(root: Path, out: Path, options: DataOptions, steps: Steps | None) -> State:
     if not root.exists():
         raise ValueError(f"There is no {root}; name a folder of saved pages.")
-    filters(options)  # a bad block list is found before anything is written
+    make_filters(options)  # a bad block list is found before anything is written
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "state.sqlite").exists())):
         raise ValueError(f"{out} holds something else; choose a new folder with --out.")
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     state = State(out)
     asked = {"root": str(root.resolve()), "options": asdict(options), "model": steps.model if steps else ""}
-    before = state.told("asked")
+    before = state.get_fact("asked")
     if before not in (None, asked):
         state.close()
         raise ValueError(f"{out} was begun with other pages or options; go on with those, or choose a new folder with --out.")
-    state.tell(asked=asked, state="running", pid=os.getpid(), began=time.time())
+    state.set_facts(asked=asked, state="running", pid=os.getpid(), began=time.time())
     return state
 
 
-def _take(prepared: Prepared, state: State, index: Index, steps: Steps) -> None:
-    """Finish one page and write down what became of it."""
+def _record_page(prepared: PreparedPage, state: State, index: Index, steps: Steps) -> None:
+    """Finish one page and record the result."""
     place, sample = prepared.place, prepared.sample
     step, reason, turns = prepared.step, prepared.reason, None
     if not step and sample is not None:
-        sample, step, reason = _across(sample, prepared.signed, index)
+        sample, step, reason = _drop_duplicates(sample, prepared.signed, index)
     if not step:
-        sample, turns = steps.dialogue(sample)
+        sample, turns = steps.make_dialogue(sample)
         if isinstance(turns, Dropped):
             step, reason, turns = "dialogue", turns.reason, None
     if turns:
-        index.add(place.id, prepared.signed, [picture.look for picture in sample.pictures() if picture.look is not None])
-    state.put(row_of(place, sample, turns, step, reason))
+        index.add(place.id, prepared.signed, [picture.phash for picture in sample.pictures() if picture.phash is not None])
+    state.put_page(make_row(place, sample, turns, step, reason))
 
 
-def _across(sample: Sample, signed: bytes, index: Index) -> tuple[Sample, str, str]:
-    """What looks across pages: texts and pictures that were seen before."""
-    twin = index.text_like(signed)
+def _drop_duplicates(sample: Sample, signed: bytes, index: Index) -> tuple[Sample, str, str]:
+    """Compare a page with earlier ones. Returns it without repeated pictures, and the step and reason if it is dropped."""
+    twin = index.find_text(signed)
     if twin:
         return sample, "near-duplicate text", f"nearly the text of page {twin}"
     gone = {}
     for at, part in enumerate(sample.parts):
-        if not isinstance(part, Words) and part.look is not None and (other := index.look_like(part.look)):
+        if not isinstance(part, Words) and part.phash is not None and (other := index.find_picture(part.phash)):
             gone[at] = f"nearly a picture of page {other}"
-    left = sample.without(gone, "near-duplicate pictures")
+    left = sample.drop_parts(gone, "near-duplicate pictures")
     return (left, "", "") if left.pictures() else (left, "near-duplicate pictures", "every picture was seen before")
 
 
-def row_of(place: Place, sample: Sample | None, turns: list[Turn] | None, step: str, reason: str, verdict: str = "") -> Row:
-    """A page as it is written down."""
+def make_row(place: Place, sample: Sample | None, turns: list[Turn] | None, step: str, reason: str, verdict: str = "") -> Row:
+    """The database row of a page."""
     if sample is None:
         return Row(place.id, place.kind, place.file, place.member, Path(place.file).stem, step, reason)
     record, counted = None, {"lost": [f"{each.step}: {each.why.partition(' of page')[0]}" for each in sample.lost]}
     if turns:
         files = {picture.name: picture.file.name for turn in turns for picture in turn.pictures()}
-        record = as_record(place.id, turns, sample.source, files)
+        record = make_record(place.id, turns, sample.source, files)
         pictures = [picture for turn in turns for picture in turn.pictures()]
         moved = sample.notes.get("moved", 0)
         counted |= {
             "pictures in a dialogue": [_bucket(len(pictures), (1, 2, 3, 4, 6, 9, 13))],
-            "words in a dialogue": [_bucket(sum(word_count(turn.text()) for turn in turns), (1, 50, 100, 200, 400, 800, 1600))],
+            "words in a dialogue": [_bucket(sum(count_words(turn.text()) for turn in turns), (1, 50, 100, 200, 400, 800, 1600))],
             "kind of picture": [picture.kind for picture in pictures],
-            "kind of page": [kind_of(sample)],
+            "kind of page": [page_kind(sample)],
             "turns of the user": [f"{len(turns) // 2}" + (", one with a picture" if turns[0].pictures() else "")],
             "pictures moved": ["moved"] * moved + ["left where they were"] * (len(pictures) - moved),
             "worded by": [sample.notes.get("worded", "rules")],
         }
-    said = {"source": sample.source.data(), "lost": [_lost(each) for each in sample.lost], "notes": sample.notes}
+    said = {"source": sample.source.as_dict(), "lost": [_lost_fields(each) for each in sample.lost], "notes": sample.notes}
     return Row(place.id, place.kind, place.file, place.member, sample.source.title, step, reason, record, said, verdict, counted)
 
 
-def _lost(each: Lost) -> list[str]:
+def _lost_fields(each: Lost) -> list[str]:
     return [each.what, each.step, each.why]
 
 
@@ -263,8 +263,8 @@ def _bucket(value: int, starts: tuple[int, ...]) -> str:
     return f"{low}" if later and later[0] == low + 1 else f"{low}-{later[0] - 1}" if later else f"{low} or more"
 
 
-def finish(state: State) -> None:
-    """Write `conversations.jsonl`, and take away pictures that no dialogue has."""
+def write_dataset(state: State) -> None:
+    """Write `conversations.jsonl`, and delete pictures that no dialogue uses."""
     state.database.commit()
     write_records(state.folder, state.records())
     used = state.database.cursor()
@@ -274,38 +274,38 @@ def finish(state: State) -> None:
 
 
 def overrule(state: State, id: str, keep: bool) -> Row:
-    """A person decides about a page. One that was dropped is made into a dialogue without the filters that look at its text.
+    """Apply a person's decision about a page. A dropped page becomes a dialogue without the filters of its text.
 
     Raises:
-        ValueError: nothing can be made of it; the message says why.
+        ValueError: the page cannot become a dialogue; the message says why.
     """
-    row = state.row(id)
+    row = state.get_row(id)
     if row.record is not None:
         new = replace(row, verdict="keep" if keep else "drop")
     elif not keep:
         new = row
     else:
-        new = _made_anyway(state, row)
-    state.put(new)
+        new = _convert_unfiltered(state, row)
+    state.put_page(new)
     state.database.commit()
-    finish(state)
+    write_dataset(state)
     return new
 
 
-def _made_anyway(state: State, row: Row) -> Row:
-    asked = state.told("asked")
+def _convert_unfiltered(state: State, row: Row) -> Row:
+    asked = state.get_fact("asked")
     options = DataOptions(**asked["options"])
     work = Work(Path(asked["root"]), state.folder.resolve(), options)
     place = Place(row.kind, row.file, row.member)
-    result = read(place, work.root, options.licence)
+    result = read_page(place, work.root, options.licence)
     sample = result
     for name in ("useless pictures", "personal data", "rewrite"):
         if isinstance(sample, Dropped):
             break
-        sample = _chain(options)[name](sample)
+        sample = _filter_chain(options)[name](sample)
     if isinstance(sample, Dropped):
         raise ValueError(f"Nothing can be made of this page: {sample.reason}.")
-    sample, turns = Steps(options).dialogue(_with_files(sample, work))
+    sample, turns = Steps(options).make_dialogue(_save_pictures(sample, work))
     if isinstance(turns, Dropped):
         raise ValueError(f"Nothing can be made of this page: {turns.reason}.")
-    return row_of(place, sample, turns, row.step, row.reason, "keep")
+    return make_row(place, sample, turns, row.step, row.reason, "keep")

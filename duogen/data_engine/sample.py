@@ -1,4 +1,4 @@
-"""A page on its way through the data engine: words and pictures in reading order, where it came from, and what it lost."""
+"""A page in the data engine: words and pictures in reading order, its source, and what was removed from it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Words:
     """A block of Markdown text.
 
     Attributes:
-        kind: one of `KINDS`; a "sentence" goes on in the paragraph of the block before it.
-        mark: what stands before it: "## " of a heading, "- " or "3. " of an item, indented as deep as its list.
+        kind: one of `KINDS`; a "sentence" continues the paragraph of the block before it.
+        mark: the Markdown before it: "## " of a heading, "- " or "3. " of an item, indented as deep as its list.
     """
 
     text: str
@@ -36,10 +36,10 @@ class Picture:
     """A picture where it stands in the text.
 
     Attributes:
-        name: what the source calls it: a path or an address.
-        file: where its bytes lie, `None` when the source is an archive; then they are `data`.
-        shape: (width, height), known once the bytes were looked at.
-        look: a 64-bit perceptual hash.
+        name: its path or address in the source.
+        file: the file of its bytes; `None` when the source is an archive, then they are `data`.
+        shape: (width, height); `None` until the bytes are decoded.
+        phash: a 64-bit perceptual hash.
         kind: "photo", "drawing", "screenshot", "document" or "chart".
     """
 
@@ -50,17 +50,21 @@ class Picture:
     title: str = ""
     caption: str = ""
     shape: tuple[int, int] | None = None
-    look: int | None = None
+    phash: int | None = None
     kind: str = ""
     suffix: str = ""
 
     def words(self) -> str:
-        """All that is said of it, its own words first; the name of its file where nothing is."""
+        """Its caption, alternative text and title as one string; words from its file name where it has none."""
         said = " ".join(part for part in dict.fromkeys((self.caption, self.alt, self.title)) if part)
         return said or re.sub(r"[-_.\d]+", " ", Path(self.name.split("?")[0]).stem).strip()
 
     def bytes(self) -> bytes:
-        """Raises OSError when its file is gone."""
+        """Its bytes.
+
+        Raises:
+            OSError: its file is gone.
+        """
         if self.data is not None:
             return self.data
         if self.file is None:
@@ -73,7 +77,7 @@ Block = Words | Picture
 
 @dataclass(frozen=True)
 class Source:
-    """Where a page came from, as far as it says so. `file` is relative to the folder that was read."""
+    """The source of a page, as far as the page states it. `file` is relative to the input folder."""
 
     file: str
     url: str = ""
@@ -83,14 +87,14 @@ class Source:
     date: str = ""
     tags: tuple[str, ...] = ()
 
-    def data(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         raw = {name: value for name, value in vars(self).items() if value}
         return raw | ({"tags": list(self.tags)} if self.tags else {})
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A picture or a piece of text that a step took out, and why."""
+    """A picture or piece of text that a step removed, and why."""
 
     what: str
     step: str
@@ -103,7 +107,7 @@ class Sample:
 
     Attributes:
         id: the same for the same source, in every run.
-        lost: what was taken out of it so far.
+        lost: what was removed from it so far.
         notes: small facts for the report, such as how far a picture was moved.
     """
 
@@ -119,8 +123,8 @@ class Sample:
     def text(self) -> str:
         return "\n".join(part.text for part in self.parts if isinstance(part, Words))
 
-    def without(self, gone: dict[int, str], step: str) -> Sample:
-        """The same page less the parts at these places, each with the reason why."""
+    def drop_parts(self, gone: dict[int, str], step: str) -> Sample:
+        """The page without the parts at these indices. `gone` maps each index to the reason."""
         if not gone:
             return self
         named = {at: part.name if isinstance(part, Picture) else part.text[:80] for at, part in enumerate(self.parts)}
@@ -131,7 +135,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A page that did not get through, and why."""
+    """The reason why a page was dropped."""
 
     reason: str
 
@@ -140,20 +144,20 @@ Filter = Callable[[Sample], Sample | Dropped]
 
 
 @lru_cache(maxsize=1)
-def word_lists() -> dict[str, frozenset[str]]:
-    """`common`: words that tell nothing about what is shown; `plain`: words of titles that are no names."""
+def load_word_lists() -> dict[str, frozenset[str]]:
+    """Word lists: `common` has words that say nothing about a picture, `plain` has words of titles that are no names."""
     raw = json.loads((ASSETS / "words.json").read_text(encoding="utf-8"))
     return {name: frozenset(words.split()) for name, words in raw.items()}
 
 
-def bare(text: str) -> set[str]:
-    """The words of a text, lower case, without the commonest ones and without plural endings: what two texts can have in common."""
-    common = word_lists()["common"]
-    return {stem(word) for word in WORD.findall(text.lower()) if len(word) > 2 and word not in common}
+def content_words(text: str) -> set[str]:
+    """The stems of the words of a text, in lower case and without common words."""
+    common = load_word_lists()["common"]
+    return {stem_word(word) for word in WORD.findall(text.lower()) if len(word) > 2 and word not in common}
 
 
-def stem(word: str) -> str:
-    """A word less its ending, roughly."""
+def stem_word(word: str) -> str:
+    """A rough stem of a word: its common endings removed."""
     for ending in ("ing", "ies", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]

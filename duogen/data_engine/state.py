@@ -1,6 +1,6 @@
-"""A run on disk: every page with what became of it, in one database, so that a run goes on where it was stopped.
+"""The state of a run on disk: one database with the result of every page, so a stopped run can be resumed.
 
-Whatever belongs to one page is written in one transaction with it. The page in the browser reads it while the run writes.
+All data of a page is written in one transaction. The browser page reads the database while the run writes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROW
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a page.
+    """The result of a page.
 
     Attributes:
         record: the dialogue, as a line of `conversations.jsonl`, `None` for a page that was dropped.
-        about: where the page came from and what was taken out of it.
-        verdict: what a person said instead: "keep", "drop" or nothing.
-        counted: for the histograms, by what is counted.
+        about: the source of the page and what was removed from it.
+        verdict: a person's decision: "keep", "drop" or "".
+        counted: entries for the histograms, by histogram.
     """
 
     id: str
@@ -56,15 +56,19 @@ class Row:
         parts = [part for turn in (self.record or {"turns": []})["turns"] for part in turn["parts"]]
         return [part["file"].rpartition("/")[2] for part in parts if part["type"] == "image"]
 
-    def in_set(self) -> bool:
+    def is_in_set(self) -> bool:
         return self.record is not None and (self.verdict == "keep" or (not self.step and self.verdict != "drop"))
 
 
 class State:
-    """The database of one run; `folder` is made when it is not there."""
+    """The database of one run. Creates `folder` when it is missing."""
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
-        """Raises ValueError when a run that is only to be read is not there."""
+        """Open the database.
+
+        Raises:
+            ValueError: `writes` is false and there is no run.
+        """
         self.folder = folder
         file = folder / STATE
         if not writes and not file.exists():
@@ -79,41 +83,47 @@ class State:
     def close(self) -> None:
         self.database.close()
 
-    def tell(self, **said: Any) -> None:
+    def set_facts(self, **said: Any) -> None:
+        """Store facts about the run by name, as JSON."""
         with self.database:
             rows = [(name, json.dumps(value)) for name, value in said.items()]
             self.database.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
 
-    def told(self, name: str, default: Any = None) -> Any:
+    def get_fact(self, name: str, default: Any = None) -> Any:
+        """A stored fact about the run."""
         found = self.database.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
         return json.loads(found[0]) if found else default
 
-    def has(self, id: str) -> bool:
+    def has_page(self, id: str) -> bool:
         return self.database.execute("SELECT 1 FROM pages WHERE id = ?", (id,)).fetchone() is not None
 
-    def put(self, row: Row) -> None:
-        """Write a page; the caller commits."""
+    def put_page(self, row: Row) -> None:
+        """Write a page. The caller commits."""
         draw = int.from_bytes(hashlib.sha256(f"draw {row.id}".encode()).digest()[:7], "big")
         at = self.database.execute("SELECT n FROM pages WHERE id = ?", (row.id,)).fetchone()
         n = at[0] if at else self.database.execute("SELECT COALESCE(MAX(n), -1) + 1 FROM pages").fetchone()[0]
         record = json.dumps(row.record, ensure_ascii=False) if row.record else None
-        values = (row.id, n, row.kind, row.file, row.member, row.title, int(row.in_set()), row.step, row.reason, record,
+        values = (row.id, n, row.kind, row.file, row.member, row.title, int(row.is_in_set()), row.step, row.reason, record,
                   json.dumps(row.about, ensure_ascii=False), row.verdict, draw)  # fmt: skip
         self.database.execute(f"INSERT OR REPLACE INTO pages VALUES ({','.join('?' * len(values))})", values)
         self.database.execute("DELETE FROM files WHERE page = ?", (row.id,))
         self.database.executemany("INSERT OR IGNORE INTO files VALUES (?, ?)", [(name, row.id) for name in row.files()])
         for what, names in row.counted.items():
             for name in names:
-                self.count(what, name)
+                self.add_count(what, name)
 
-    def count(self, what: str, name: str) -> None:
+    def add_count(self, what: str, name: str) -> None:
         self.database.execute("INSERT INTO counts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1", (what, name))
 
     def counts(self, what: str) -> dict[str, int]:
         return dict(self.database.execute("SELECT name, n FROM counts WHERE what = ? ORDER BY n DESC, name", (what,)))
 
-    def row(self, id: str) -> Row:
-        """Raises ValueError when there is no such page."""
+    def get_row(self, id: str) -> Row:
+        """The row of a page.
+
+        Raises:
+            ValueError: there is no such page.
+        """
         found = self.rows("id = ?", (id,), 1)
         if not found:
             raise ValueError(f"This run has no page {id}.")
@@ -121,9 +131,9 @@ class State:
 
     def rows(self, where: str = "1", values: Sequence[Any] = (), most: int = 100, order: str = "n", skip: int = 0) -> list[Row]:
         sql = f"SELECT {COLUMNS} FROM pages WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
-        return [_row(found) for found in self.database.execute(sql, (*values, most, skip))]
+        return [_parse_row(found) for found in self.database.execute(sql, (*values, most, skip))]
 
-    def number(self, where: str = "1", values: Sequence[Any] = ()) -> int:
+    def count_pages(self, where: str = "1", values: Sequence[Any] = ()) -> int:
         return self.database.execute(f"SELECT COUNT(*) FROM pages WHERE {where}", values).fetchone()[0]
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -131,11 +141,11 @@ class State:
         for (record,) in self.database.execute("SELECT record FROM pages WHERE kept ORDER BY n"):
             yield json.loads(record)
 
-    def sample(self, count: int) -> list[Row]:
-        """Dialogues of the set by chance, the same ones every time."""
+    def sample_rows(self, count: int) -> list[Row]:
+        """Random dialogues of the set, always the same ones."""
         return self.rows("kept", (), count, "draw")
 
-    def dropped(self) -> dict[str, dict[str, int]]:
+    def count_dropped(self) -> dict[str, dict[str, int]]:
         """How many pages each step dropped, by reason."""
         found: dict[str, dict[str, int]] = {}
         sql = "SELECT step, reason, COUNT(*) FROM pages WHERE step != '' GROUP BY step, reason ORDER BY COUNT(*) DESC, reason"
@@ -147,6 +157,6 @@ class State:
 COLUMNS = "id, kind, file, member, title, step, reason, record, about, verdict"
 
 
-def _row(found: Sequence[Any]) -> Row:
+def _parse_row(found: Sequence[Any]) -> Row:
     *plain, record, about, verdict = found
     return Row(*plain, json.loads(record) if record else None, json.loads(about), verdict)

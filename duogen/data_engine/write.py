@@ -1,4 +1,4 @@
-"""What fine-tuning reads: `conversations.jsonl`, a conversation a line, beside the folder `images`."""
+"""Write the format that fine-tuning reads: `conversations.jsonl`, a conversation a line, beside the folder `images`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CONVERSATIONS = "conversations.jsonl"
 IMAGES = "images"
 
 
-def as_record(id: str, turns: Sequence[Turn], source: Source, files: dict[str, str]) -> dict[str, Any]:
-    """A dialogue as a line of the file; `files` names the file of each picture below the folder."""
+def make_record(id: str, turns: Sequence[Turn], source: Source, files: dict[str, str]) -> dict[str, Any]:
+    """The line of a dialogue. `files` maps the name of each picture to its file below the folder."""
     said = []
     for turn in turns:
         parts = [
@@ -25,11 +25,11 @@ def as_record(id: str, turns: Sequence[Turn], source: Source, files: dict[str, s
             for part in turn.parts
         ]
         said.append({"role": turn.role, "parts": parts})
-    return {"id": id, "turns": said, "source": source.data()}
+    return {"id": id, "turns": said, "source": source.as_dict()}
 
 
 def write_records(folder: Path, records: Iterable[dict[str, Any]]) -> int:
-    """Write all lines beside the file, then rename; returns how many there are."""
+    """Write all lines to a file beside the final one, then rename it. Returns the number of lines."""
     part, count = folder / f".{CONVERSATIONS}.part", 0
     with part.open("w", encoding="utf-8") as out:
         for record in records:

@@ -1,4 +1,4 @@
-"""The one format of training data, and what makes it usable: checks, safe fixes, a split, near-duplicates.
+"""The format of training data, with checks, safe fixes, the split and near-duplicates.
 
 A folder (or zip) with `conversations.jsonl` and the pictures it names; each line is a conversation:
 
@@ -6,8 +6,8 @@ A folder (or zip) with `conversations.jsonl` and the pictures it names; each lin
       {"role": "user", "parts": [{"type": "text", "text": "How do I draw a boat?"}]},
       {"role": "assistant", "parts": [{"type": "text", "text": "Step 1. The hull."}, {"type": "image", "file": "images/hull.png"}]}]}
 
-Parts are named as in an exported conversation. `"text"` may stand in place of `"parts"`, and OpenAI's `messages` with `role` and
-`content` are read as well. Pictures of the assistant are what is to be painted; those of the user are only seen.
+Parts are named as in an exported conversation. `"text"` may replace `"parts"`, and OpenAI's `messages` with `role` and `content` are
+read as well. The model learns to paint the pictures of the assistant; it only sees those of the user.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation to learn from. `where` says in what file, and which line of it, it stands."""
+    """One conversation to learn from. `where` names its file and line."""
 
     where: str
     lines: tuple[Line, ...]
@@ -65,15 +65,15 @@ class Example:
         return [picture for line in self.lines if role in (None, line.role) for picture in line.pictures()]
 
     def turns(self) -> list[Turn]:
-        """With its pictures opened.
+        """The turns with opened pictures.
 
         Raises:
             ValueError: a picture is gone or can no longer be read.
         """
-        return [Turn(line.role, tuple(_piece(part) for part in line.parts)) for line in self.lines]
+        return [Turn(line.role, tuple(_load_part(part) for part in line.parts)) for line in self.lines]
 
     def key(self) -> str:
-        """The same for the same words and the same picture files, wherever they lie."""
+        """A digest of the words and picture files, wherever the files are."""
         digest = hashlib.sha256()
         for line in self.lines:
             for part in line.parts:
@@ -84,7 +84,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with an example, in plain words. `fix` says what was done about it; without one the example is left out."""
+    """A problem of an example. `fix` says how it was fixed; without a fix the example is left out."""
 
     where: str
     what: str
@@ -93,7 +93,7 @@ class Problem:
 
 @dataclass
 class Data:
-    """What was read. `kind` says in words as what; `loose` are pictures that nobody has described yet."""
+    """The data that was read. `kind` names its layout; `loose` are pictures without a description."""
 
     kind: str
     folder: Path
@@ -101,30 +101,30 @@ class Data:
     problems: list[Problem] = field(default_factory=list)
     loose: list[Path] = field(default_factory=list)
 
-    def left_out(self) -> int:
+    def count_left_out(self) -> int:
         return sum(not problem.fix for problem in self.problems)
 
 
-def _piece(part: str | Picture) -> Text | Image:
+def _load_part(part: str | Picture) -> Text | Image:
     return Text(part) if isinstance(part, str) else Image(open_picture(part.file), alt=part.alt)
 
 
-def parse(raw: Any, where: str, folder: Path) -> Example:
-    """A line of `conversations.jsonl`, already decoded.
+def parse_example(raw: Any, where: str, folder: Path) -> Example:
+    """Parse a decoded line of `conversations.jsonl`.
 
     Raises:
-        ValueError: it is no conversation; the message is made of plain words.
+        ValueError: it is no conversation; the message is plain words.
     """
     if not isinstance(raw, dict):
         raise ValueError("it is no JSON object")
     turns = raw.get("turns", raw.get("messages"))
     if not isinstance(turns, list) or not turns:
         raise ValueError('it has no "turns"')
-    return Example(where, tuple(line for turn in turns if (line := _line(turn, folder)) is not None))
+    return Example(where, tuple(line for turn in turns if (line := _parse_line(turn, folder)) is not None))
 
 
-def _line(turn: Any, folder: Path) -> Line | None:
-    """`None` for a system turn, which a pair does not read."""
+def _parse_line(turn: Any, folder: Path) -> Line | None:
+    """Parse a turn; `None` for a system turn, which a pair does not read."""
     if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
         raise ValueError('a turn has no "role"')
     if turn["role"] == "system":
@@ -134,11 +134,11 @@ def _line(turn: Any, folder: Path) -> Line | None:
     given = turn.get("parts", turn.get("content", turn.get("text")))
     if not isinstance(given, str | list):
         raise ValueError('a turn has no "parts"')
-    parts = tuple(_part(part, folder) for part in ([given] if isinstance(given, str) else given))
+    parts = tuple(_parse_part(part, folder) for part in ([given] if isinstance(given, str) else given))
     return Line(ROLES[turn["role"]], parts)
 
 
-def _part(part: Any, folder: Path) -> str | Picture:
+def _parse_part(part: Any, folder: Path) -> str | Picture:
     if isinstance(part, str):
         return part
     if isinstance(part, dict) and isinstance(part.get("text"), str):
@@ -146,38 +146,42 @@ def _part(part: Any, folder: Path) -> str | Picture:
     file = part.get("file", part.get("image", part.get("path"))) if isinstance(part, dict) else None
     if not isinstance(file, str) or not file:
         raise ValueError("a part is neither words nor a picture's file")
-    return Picture(inside(folder, file), str(part.get("alt") or ""))
+    return Picture(resolve_file(folder, file), str(part.get("alt") or ""))
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file of the data by its name there. Raises ValueError when the name leads out of the folder."""
+def resolve_file(folder: Path, name: str) -> Path:
+    """The path of a file of the data.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
     file = folder / name
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} lies outside the folder of the data")
     return file
 
 
-def checked(example: Example) -> tuple[Example | None, list[Problem]]:
-    """The example as it can be learnt from, `None` when it cannot; and what was wrong with it."""
+def check_example(example: Example) -> tuple[Example | None, list[Problem]]:
+    """Check and fix an example. Returns it, `None` when it is unusable, and its problems."""
     problems: list[Problem] = []
 
-    def fixed(what: str, how: str) -> None:
+    def note_fix(what: str, how: str) -> None:
         problems.append(Problem(example.where, what, how))
 
     lines = []
     for line in example.lines:
         parts = tuple(part for part in line.parts if part != "")
         if not parts:
-            fixed(f"an empty turn of the {line.role}", "left the turn out")
+            note_fix(f"an empty turn of the {line.role}", "left the turn out")
         elif lines and lines[-1].role == line.role:
-            fixed(f"two turns of the {line.role} in a row", "joined them")
+            note_fix(f"two turns of the {line.role} in a row", "joined them")
             lines[-1] = Line(line.role, (*lines[-1].parts, *(("\n",) if isinstance(parts[0], str) else ()), *parts))
         else:
             lines.append(Line(line.role, parts))
     while lines and lines[-1].role == "user":
         lines.pop()
         if lines:
-            fixed("the last question has no answer", "left the question out")
+            note_fix("the last question has no answer", "left the question out")
     if not lines:
         return None, [*problems, Problem(example.where, "it has no answer to learn from")]
     if lines[0].role != "user":
@@ -187,19 +191,19 @@ def checked(example: Example) -> tuple[Example | None, list[Problem]]:
         parts = []
         for part in line.parts:
             if isinstance(part, Picture):
-                file, what = _findable(part.file)
+                file, what = _find_picture(part.file)
                 if file is None:
                     return None, [*problems, Problem(example.where, what)]
                 if what:
-                    fixed(what, f"took {file.name}")
+                    note_fix(what, f"took {file.name}")
                 part = replace(part, file=file)
             parts.append(part)
         found.append(Line(line.role, tuple(parts)))
     return Example(example.where, tuple(found)), problems
 
 
-def _findable(file: Path) -> tuple[Path | None, str]:
-    """The picture, or the only one there that can be meant by that name; and what is wrong."""
+def _find_picture(file: Path) -> tuple[Path | None, str]:
+    """Find a picture, or the only similarly named one. Returns its file, `None` when unusable, and the problem."""
     if not file.is_file():
         beside = list(file.parent.iterdir()) if file.parent.is_dir() else []
         alike = [each for each in beside if each.stem.lower() == file.stem.lower() and each.suffix.lower() in PICTURES]
@@ -213,12 +217,12 @@ def _findable(file: Path) -> tuple[Path | None, str]:
     return file, ""
 
 
-def fitted(example: Example, length: Any, most: int) -> tuple[Example | None, list[Problem]]:
+def truncate_example(example: Example, length: Any, most: int) -> tuple[Example | None, list[Problem]]:
     """Cut an example that is too long after the last answer that fits.
 
     Args:
-        length: gives the tokens of some lines.
-        most: tokens that are allowed.
+        length: counts the tokens of lines.
+        most: the allowed number of tokens.
     """
     whole = length(example.lines)
     if whole <= most:
@@ -230,8 +234,8 @@ def fitted(example: Example, length: Any, most: int) -> tuple[Example | None, li
     return replace(example, lines=example.lines[: ends[-1]]), [Problem(example.where, what, f"kept its first {ends[-1] // 2} answers")]
 
 
-def split(examples: list[Example], share: float = 0.1, seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """Whole conversations to train on and to validate with; always the same ones. The same pictures never stand on both sides."""
+def split_examples(examples: list[Example], share: float = 0.1, seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """Split whole conversations into training and validation, always in the same way. No picture is on both sides."""
     if len(examples) < ENOUGH_TO_SPLIT or share <= 0:
         return examples, []
     order = list(range(len(examples)))
@@ -244,8 +248,8 @@ def split(examples: list[Example], share: float = 0.1, seed: int = 0) -> tuple[l
     return train, [examples[index] for index in sorted(held)]
 
 
-def duplicates(examples: Iterable[Example]) -> list[tuple[str, str]]:
-    """Pairs of examples with a picture that looks the same as one of the other's; steps of one conversation may."""
+def find_duplicates(examples: Iterable[Example]) -> list[tuple[str, str]]:
+    """Find pairs of examples with near-duplicate pictures. Near-duplicates within one example do not count."""
     hashes: list[np.ndarray] = []
     owners: list[str] = []
     pairs: dict[tuple[str, str], None] = {}
@@ -265,18 +269,18 @@ def difference_hash(file: Path) -> np.ndarray:
     return (small[:, :-1] + 4 < small[:, 1:]).flatten()
 
 
-def write(examples: list[Example], folder: Path) -> None:
+def write_examples(examples: list[Example], folder: Path) -> None:
     """Write examples in the one format, their pictures beside them, named by content."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     rows = []
     for example in examples:
-        turns = [{"role": line.role, "parts": [_written(part, images) for part in line.parts]} for line in example.lines]
+        turns = [{"role": line.role, "parts": [_write_part(part, images) for part in line.parts]} for line in example.lines]
         rows.append(json.dumps({"id": example.where, "turns": turns}, ensure_ascii=False))
     write_beside(folder / CONVERSATIONS, ("\n".join(rows) + "\n").encode())
 
 
-def _written(part: str | Picture, images: Path) -> dict[str, str]:
+def _write_part(part: str | Picture, images: Path) -> dict[str, str]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     data = part.file.read_bytes()

@@ -1,1 +1,1 @@
-"""Plays conversations with a pair and measures what comes back."""
+"""Evaluation: play conversations with a pair and measure the answers."""

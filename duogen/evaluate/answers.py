@@ -1,4 +1,4 @@
-"""Compares an answer in words with the one that is true, by the facts both say; phrasing is free."""
+"""Compare an answer in words with the true answer by its facts. The phrasing is free."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _GROUPS = {
 _LISTS = re.compile(r"^(this is|these are|i see)\b")
 
 
-def answers_alike(said: str, true: str) -> bool:
-    """Whether `said` says the facts of the true answer and nothing that contradicts them.
+def answers_agree(said: str, true: str) -> bool:
+    """Whether `said` states the facts of the true answer and contradicts none of them.
 
-    After a right yes or no the rest may be left out; a list of what is in the picture must name each thing or part as it is.
+    After a right yes or no the rest may be missing. A list of what is in the picture must name each thing or part as it is.
     """
-    mine, truth = _plain(said), _plain(true)
-    if _verdict(truth):
-        return _verdict(mine) == _verdict(truth) and all(_facts(mine, group) <= _facts(truth, group) for group in _GROUPS)
+    mine, truth = _normalise(said), _normalise(true)
+    if _leading_verdict(truth):
+        return _leading_verdict(mine) == _leading_verdict(truth) and all(_facts(mine, group) <= _facts(truth, group) for group in _GROUPS)
     if _LISTS.match(truth):
         return set(_clauses(mine)) == set(_clauses(truth))
-    if _verdict(mine):
+    if _leading_verdict(mine):
         mine = mine.partition(",")[2]
     needed = all(_facts(mine, group) == _facts(truth, group) for group in _GROUPS if group != "number")
     numbers = _facts(truth, "number")
@@ -42,29 +42,30 @@ def answers_alike(said: str, true: str) -> bool:
     return bool(mine.strip()) and needed and names and (said_one or _facts(mine, "number") == numbers)
 
 
-def _plain(text: str) -> str:
-    """Lower case, one spelling for each fact, full stops gone."""
+def _normalise(text: str) -> str:
+    """The text in lower case, with one spelling for each fact and without full stops."""
     words = re.sub(r"[.!?;]", " , ", text.lower().replace("half circle", "half-circle"))
     words = re.sub(r"[^\w\s,-]", " ", words)
     return " ".join(_SAME.get(word, word) for word in words.replace(",", " , ").split()).strip(" ,")
 
 
-def _verdict(text: str) -> str:
+def _leading_verdict(text: str) -> str:
+    """The yes or no that the text begins with, else ""."""
     first, _, rest = text.partition(" ")
     verdict = first in ("yes", "no") and (not rest or rest.startswith(","))
     return first if verdict else ""
 
 
 def _facts(text: str, group: str) -> set[str]:
-    """The words of one group; a leading yes or no is no number."""
-    words = text.split()[1:] if _verdict(text) else text.split()
+    """The words of one group. A leading yes or no is no number."""
+    words = text.split()[1:] if _leading_verdict(text) else text.split()
     # A part such as "night cap" never occurs, so every word of a group is a fact.
     return {word for word in words if word in _GROUPS[group]}
 
 
 @lru_cache(maxsize=1)
 def _kinds() -> dict[str, str]:
-    """Every kind in singular and plural, and every shape, by how it is said."""
+    """Map each name of a kind (singular and plural) and of a shape to the kind or shape."""
     named = {name: kind for kind, entry in things().items() for name in (kind, entry.plural)}
     return {**named, **{shape.replace("half circle", "half-circle"): shape for shape in SHAPES}}
 
@@ -74,7 +75,7 @@ def _names(text: str) -> set[str]:
 
 
 def _clauses(text: str) -> list[frozenset[str]]:
-    """ "a red house on the left and a tree" as sets of the words that carry facts."""
+    """The clauses of a text, each as the set of its words that carry facts."""
     text = re.sub(r"\bin (it|the picture)\b", " ", text)
     skipped = r"\b(this|these|is|are|i|see|an|a|the|with|on|in|up|there|it|can|my|your|and)\b"
     found = [frozenset(re.sub(skipped, " ", clause).replace(",", " ").split()) for clause in re.split(r",| and | with ", text)]

@@ -1,6 +1,6 @@
-"""Votes between two answers whose authors were hidden, kept on disk, and the Elo table that follows from them.
+"""Votes between two anonymous answers, stored on disk, and the Elo table computed from them.
 
-The votes are a file that only grows, one JSON object a line; the table is computed from it, so that nothing else needs to be kept.
+The file of votes only grows, one JSON object a line. The table is computed from it, so nothing else is stored.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ class Contestant:
     Attributes:
         title: of the pair, for people.
         pair: id, repository or folder.
-        brain: the MLLM of a painter that cannot talk, "" where the pair has its own.
-        adapters: folders that it wears, and how strongly.
+        mllm: the MLLM of a painter that cannot talk, "" where the pair has its own.
+        adapters: folders of adapters and the weight of each.
         preset: one of `duogen.options.PRESETS`, on top of the pair's own best settings.
     """
 
     title: str
     pair: str
-    brain: str = ""
+    mllm: str = ""
     adapters: tuple[tuple[str, float], ...] = ()
     preset: str = "balanced"
 
     def key(self) -> str:
-        """The same for the same pair with the same adapters and settings."""
-        return json.dumps([self.pair, self.brain, self.adapters, self.preset], ensure_ascii=False)
+        """A string that is equal for the same pair with the same adapters and settings."""
+        return json.dumps([self.pair, self.mllm, self.adapters, self.preset], ensure_ascii=False)
 
     @staticmethod
-    def of(raw: dict[str, Any]) -> Contestant:
+    def from_json(raw: dict[str, Any]) -> Contestant:
         """From JSON. Raises KeyError, TypeError, ValueError."""
-        found = Contestant(**{**raw, "adapters": tuple((str(folder), float(weight)) for folder, weight in raw["adapters"])})
-        if found.preset not in PRESETS or not all(isinstance(each, str) for each in (found.title, found.pair, found.brain)):
+        named = {"mllm" if name == "brain" else name: value for name, value in {**raw}.items()}  # older files say "brain"
+        found = Contestant(**{**named, "adapters": tuple((str(folder), float(weight)) for folder, weight in raw["adapters"])})
+        if found.preset not in PRESETS or not all(isinstance(each, str) for each in (found.title, found.pair, found.mllm)):
             raise ValueError("This is no contestant.")
         return found
 
@@ -67,16 +68,16 @@ class Vote:
     at: float = field(default_factory=time.time)
 
     @staticmethod
-    def of(raw: dict[str, Any]) -> Vote:
+    def from_json(raw: dict[str, Any]) -> Vote:
         """From JSON. Raises KeyError, TypeError, ValueError."""
         if raw["vote"] not in POINTS:
             raise ValueError("This is no vote.")
-        return Vote(**{**raw, "a": Contestant.of(raw["a"]), "b": Contestant.of(raw["b"])})
+        return Vote(**{**raw, "a": Contestant.from_json(raw["a"]), "b": Contestant.from_json(raw["b"])})
 
 
 @dataclass(frozen=True)
-class Row:
-    """A contestant in the table; `bad` are those of its ties in which both answers were bad."""
+class Standing:
+    """A row of the table: a contestant and its results. `bad` counts the ties in which both answers were bad."""
 
     contestant: Contestant
     rating: float = FIRST_RATING
@@ -86,8 +87,8 @@ class Row:
     lost: int = 0
     bad: int = 0
 
-    def after(self, points: float, expected: float, bad: bool) -> Row:
-        """With one more vote, of which it got 1, 0.5 or 0 points."""
+    def with_vote(self, points: float, expected: float, bad: bool) -> Standing:
+        """The standing after one more vote, which gave it 1, 0.5 or 0 points."""
         rating = self.rating + STEP * (points - expected)
         won, tied, lost = points == 1, points == 0.5, points == 0
         return replace(
@@ -95,31 +96,31 @@ class Row:
         )
 
 
-def cast(file: Path, vote: Vote) -> None:
+def add_vote(file: Path, vote: Vote) -> None:
     """Add a vote to the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     append_line(file, asdict(vote))
 
 
-def votes(file: Path) -> tuple[list[Vote], list[int]]:
-    """All votes in the file, oldest first, and the numbers of its lines, from 1, that cannot be read."""
+def read_votes(file: Path) -> tuple[list[Vote], list[int]]:
+    """All votes in the file, oldest first, and the numbers (from 1) of the lines that cannot be read."""
     if not file.exists():
         return [], []
     found, broken = [], []
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            found.append(Vote.of(json.loads(line)))
+            found.append(Vote.from_json(json.loads(line)))
         except (KeyError, TypeError, ValueError):
             broken.append(number)
     return found, broken
 
 
-def table(cast_votes: Iterable[Vote]) -> list[Row]:
-    """Elo over the votes in their order, the best first; the name of a pair is that of its last vote."""
-    rows: dict[str, Row] = {}
+def rating_table(cast_votes: Iterable[Vote]) -> list[Standing]:
+    """Elo ratings over the votes in order, the best first. A pair is shown under the title of its last vote."""
+    rows: dict[str, Standing] = {}
     for each in cast_votes:
-        a, b = (replace(rows.get(who.key(), Row(who)), contestant=who) for who in (each.a, each.b))
+        a, b = (replace(rows.get(who.key(), Standing(who)), contestant=who) for who in (each.a, each.b))
         points, expected = POINTS[each.vote], 1 / (1 + 10 ** ((b.rating - a.rating) / SCALE))
         bad = each.vote == "bad"
-        rows[each.a.key()], rows[each.b.key()] = a.after(points, expected, bad), b.after(1 - points, 1 - expected, bad)
+        rows[each.a.key()], rows[each.b.key()] = a.with_vote(points, expected, bad), b.with_vote(1 - points, 1 - expected, bad)
     return sorted(rows.values(), key=lambda row: -row.rating)

@@ -1,4 +1,4 @@
-"""The benchmarks that do not come with DuoGen, fetched once from where their authors publish them on the hub."""
+"""Fetch the benchmarks that do not ship with DuoGen from their authors' pages on the hub."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from duogen.paths import data_home
 
 HUB, DATASETS = "huggingface.co/", "datasets/"
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def fetched(name: str, hub: str, files: tuple[str, ...] = (), say: Say = print) -> Path:
-    """The folder of a benchmark, unpacked; fetched when it is not there, and gone on with where that was stopped.
+def fetch_benchmark(name: str, hub: str, files: tuple[str, ...] = (), log: Log = print) -> Path:
+    """Return the unpacked folder of a benchmark. Fetches it when it is missing, and resumes a stopped fetch.
 
     Args:
         hub: its page; "huggingface.co/datasets/OWNER/NAME" or "huggingface.co/OWNER/NAME" is fetched.
@@ -37,22 +37,22 @@ def fetched(name: str, hub: str, files: tuple[str, ...] = (), say: Say = print) 
     path = hub.removeprefix(HUB)
     kind, repo = ("dataset", path.removeprefix(DATASETS)) if path.startswith(DATASETS) else ("model", path)
     part = folder.with_name(f".{name}.part")
-    say(f"Fetching {name} from {hub} ...")
+    log(f"Fetching {name} from {hub} ...")
     try:
         snapshot_download(repo, repo_type=kind, allow_patterns=list(files) or None, local_dir=part)
-        _unpack(part)
+        _unpack_archives(part)
     except GatedRepoError as error:
         raise ValueError(f"{name} asks you to accept its terms: do so on {hub}, log in with 'hf auth login', and try again.") from error
     except (OSError, HfHubHTTPError, HFValidationError, tarfile.TarError, zipfile.BadZipFile) as error:
         why = "it cannot be reached" if isinstance(error, LocalEntryNotFoundError) else type(error).__name__
         raise ValueError(f"{name} cannot be fetched from the hub ({why}); {instead}") from error
-    shutil.rmtree(part / ".cache", ignore_errors=True)  # what the hub's client notes down
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # notes of the hub's client
     part.rename(folder)
     return folder
 
 
-def _unpack(folder: Path) -> None:
-    """Every archive where it lies; nothing in it may lead outside. It stays until all of them are unpacked."""
+def _unpack_archives(folder: Path) -> None:
+    """Unpack every archive in place and then delete them all. No member may lead outside of the folder."""
     found = [file for file in folder.rglob("*") if file.name.lower().endswith(ARCHIVES) and ".cache" not in file.parts]
     for file in found:
         if file.suffix.lower() == ".zip":

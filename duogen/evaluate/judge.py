@@ -1,8 +1,8 @@
-"""A local MLLM as the judge: questions as files in `assets/prompts/`, answers as JSON, asked again where they are none.
+"""A local MLLM as the judge. Its questions are files in `assets/prompts/`; its answers are JSON, asked for again when unreadable.
 
-The five scores are those of DuoGen's benchmark (section 5): text completeness, image completeness, consistency between images, image
+Which prompt, and which scores it asks for, is the benchmark's `Rubric`. The five scores are those of DuoGen's benchmark (section 5): text completeness, image completeness, consistency between images, image
 quality, consistency of image and text, each from 0 to 5. InterleavedBench, CoMM and OpenING are asked for what their authors ask for,
-on their scales. A swapped judge is not comparable with published figures.
+on their scales. Scores of another judge are not comparable with published figures.
 """
 
 from __future__ import annotations
@@ -13,30 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from duogen.evaluate.rubric import Rubric, check_prompt
 from duogen.evaluate.tasks import Benchmark, Task
-from duogen.prompts import fill, parsed
-from duogen.vision_qa import MOST_TOKENS, Reader
+from duogen.prompts import fill_prompt, parse_json
+from duogen.vision_qa import MOST_TOKENS, VisionQA
 
-FIVE = ("t_com", "i_com", "i_co", "i_q", "it_co")
-NEEDED = {
-    "judge-five": FIVE,
-    "judge-interleaved": ("text_quality", "perceptual_quality", "image_coherence", "text_image_coherence", "helpfulness"),
-    "judge-comm": ("style_consistency", "entity_consistency", "trend_consistency", "completeness", "image_quality", "relevance"),
-    "judge-opening": (
-        "correctness", "image_text_coherency", "multi_step_consistency", "content_quality", "human_preference_alignment", "completeness",
-        "content_richness",
-    ),
-    "judge-wise": ("consistency", "realism", "aesthetic"),
-    "judge-edit": ("compliance", "naturalness", "integrity"),
-    "judge-viescore": ("success", "overediting", "naturalness", "artifacts"),
-}
-ABOUT_PICTURES = {  # 0 where nothing was drawn
-    "judge-five": ("i_com", "i_co", "i_q", "it_co"),
-    "judge-interleaved": ("perceptual_quality", "image_coherence", "text_image_coherence"),
-    "judge-comm": ("style_consistency", "entity_consistency", "trend_consistency", "image_quality", "relevance"),
-    "judge-opening": ("image_text_coherency",),
-}
 UNREADABLE = "the judge's answer could not be read"
+NO_PICTURE = "there is no picture in the answer"
+PAIR = "judge-pair"
 TRIES = 3
 MOST_PICTURES = 12
 AGAIN = "\n\nYour last answer could not be read. Answer with the JSON object only, with exactly the keys asked for."
@@ -45,25 +29,25 @@ Parts = Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Judgement:
-    """Scores by name, or none and why; `raw` is what the judge said last."""
+    """Scores by name, or the reason why there are none. `raw` is the last answer of the judge."""
 
     scores: dict[str, float]
     failed: str = ""
     raw: str = ""
 
 
-def ask(reader: Reader, question: str, pictures: Sequence[Path], needed: Sequence[str], scale: float) -> Judgement:
-    """Ask until the answer holds a number from 0 to `scale` for each name, three times at most."""
-    scores, raw = _said(reader, question, pictures, lambda said: read_scores(said, needed, scale))
+def ask_for_scores(vision_qa: VisionQA, question: str, pictures: Sequence[Path], needed: Sequence[str], scale: float) -> Judgement:
+    """Ask until the answer holds a number from 0 to `scale` for each name in `needed`, at most three times."""
+    scores, raw = _ask_until_readable(vision_qa, question, pictures, lambda said: read_scores(said, needed, scale))
     return Judgement({}, UNREADABLE, raw) if scores is None else Judgement(scores, raw=raw)
 
 
 def read_scores(raw: str, needed: Sequence[str], scale: float) -> dict[str, float] | None:
     """The scores in a judge's answer; `None` where one is missing, is no number or is out of its range.
 
-    Keys count in any case and with blanks or hyphens; a score may be a number, a number in words ("4/5") or {"score": ...}.
+    Keys may be in any case and have blanks or hyphens. A score may be a number, a number in words ("4/5") or {"score": ...}.
     """
-    found = parsed(raw)
+    found = parse_json(raw)
     if isinstance(found, list):
         found = next((each for each in reversed(found) if isinstance(each, dict)), None)
     if not isinstance(found, dict):
@@ -72,13 +56,13 @@ def read_scores(raw: str, needed: Sequence[str], scale: float) -> dict[str, floa
         if isinstance(found.get(name), dict):
             found = found[name]
     plain = {str(key).strip().lower().replace("-", "_").replace(" ", "_"): value for key, value in found.items()}
-    scores = {name: _number(plain.get(name)) for name in needed}
+    scores = {name: _parse_number(plain.get(name)) for name in needed}
     if any(value is None or not 0 <= value <= scale for value in scores.values()):
         return None
     return scores
 
 
-def _number(value: Any) -> float | None:
+def _parse_number(value: Any) -> float | None:
     if isinstance(value, dict):
         value = next((value[key] for key in ("score", "value", "rating") if key in value), None)
     if isinstance(value, list) and len(value) == 1:
@@ -92,51 +76,46 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def judge(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Judgement:
-    """The scores of one answer, by the benchmark's published questions."""
+def judge_answer(benchmark: Benchmark, task: Task, answer: Parts, vision_qa: VisionQA) -> Judgement:
+    """Score one answer by the benchmark's published questions.
+
+    Raises:
+        ValueError: the benchmark has no judge.
+    """
+    rubric = benchmark.rubric
+    if rubric is None:
+        raise ValueError(f"{benchmark.name} is scored without a judge.")
     pictures = [part for part in answer if isinstance(part, Path)]
-    if benchmark.kind in ("picture", "edit") and not pictures:
-        return Judgement({"score": 0.0}, "there is no picture in the answer")
     if benchmark.kind == "interleaved":
-        return _interleaved(benchmark, task, answer, reader)
-    if benchmark.judged == "judge-question":
-        return _questions(task, pictures[-1:], reader)
-    question = fill(benchmark.judged, prompt=task.words(), explanation=task.about.get("explanation", ""), kind=task.group)
+        return _judge_interleaved(rubric, task, answer, vision_qa)
+    if not pictures:
+        return Judgement({"score": 0.0}, NO_PICTURE)
+    if benchmark.kind == "questions":
+        return _judge_questions(rubric, task, pictures[-1:], vision_qa)
+    question = fill_prompt(rubric.prompt, prompt=task.words(), explanation=task.about.get("explanation", ""), kind=task.group)
     shown = [*task.pictures()[:1], pictures[-1]] if benchmark.kind == "edit" else pictures[-1:]
-    said = ask(reader, question, shown, NEEDED[benchmark.judged], benchmark.scale)
-    return Judgement(said.scores | {"score": _total(benchmark.judged, said.scores)}, "", said.raw) if said.scores else said
+    said = ask_for_scores(vision_qa, question, shown, rubric.keys, rubric.scale)
+    return Judgement(said.scores | {"score": rubric.overall(said.scores)}, "", said.raw) if said.scores else said
 
 
-def _total(judged: str, scores: dict[str, float]) -> float:
-    """The one figure that a benchmark reports for an answer."""
-    if judged == "judge-wise":  # WiScore
-        return (0.7 * scores["consistency"] + 0.2 * scores["realism"] + 0.1 * scores["aesthetic"]) / 2
-    if judged == "judge-viescore":  # the worse of each pair, and their geometric mean
-        return math.sqrt(min(scores["success"], scores["overediting"]) * min(scores["naturalness"], scores["artifacts"]))
-    if judged == "judge-edit":  # ImgEdit: no part above compliance
-        return sum(min(scores["compliance"], value) for value in scores.values()) / len(scores)
-    # What DuoGen publishes for CoMM is how well the pictures illustrate the words.
-    return scores["relevance"] if judged == "judge-comm" else sum(scores.values()) / len(scores)
-
-
-def _interleaved(benchmark: Benchmark, task: Task, answer: Parts, reader: Reader) -> Judgement:
-    judged, shown = benchmark.judged, list(task.pictures())
-    words = _numbered(answer, shown)
+def _judge_interleaved(rubric: Rubric, task: Task, answer: Parts, vision_qa: VisionQA) -> Judgement:
+    shown = list(task.pictures())
+    words = _number_pictures(answer, shown)
     asked = task.words() + (f" [images 1 to {len(task.pictures())} are the user's]" if task.pictures() else "")
-    question = fill(judged, prompt=asked, answer=words, reference=task.about.get("reference") or "(none)")
-    said = ask(reader, question, shown[:MOST_PICTURES], NEEDED[judged], benchmark.scale)
+    question = fill_prompt(rubric.prompt, prompt=asked, answer=words, reference=task.about.get("reference") or "(none)")
+    said = ask_for_scores(vision_qa, question, shown[:MOST_PICTURES], rubric.keys, rubric.scale)
     if not said.scores:
         return said
     if len(shown) == len(task.pictures()):
-        said = Judgement(said.scores | dict.fromkeys(ABOUT_PICTURES[judged], 0.0), "", said.raw)
-    extra = {"score": _total(judged, said.scores)}
+        said = Judgement(said.scores | dict.fromkeys(rubric.about_pictures, 0.0), "", said.raw)
+    extra = {"score": rubric.overall(said.scores)}
     if task.about.get("structure"):  # ISG: the order of words and pictures
-        extra["structure"] = float([_kind(part) for part in answer] == task.about["structure"])
+        extra["structure"] = float([_part_kind(part) for part in answer] == task.about["structure"])
     return Judgement(said.scores | extra, "", said.raw)
 
 
-def _numbered(answer: Parts, shown: list[Path]) -> str:
-    """An answer as text, its pictures as "[image N]", counted on from those in `shown`, to which they are added."""
+def _number_pictures(answer: Parts, shown: list[Path]) -> str:
+    """The answer as text with "[image N]" for its pictures. Appends them to `shown`, which sets N."""
     lines = []
     for part in answer:
         if isinstance(part, Path):
@@ -145,17 +124,17 @@ def _numbered(answer: Parts, shown: list[Path]) -> str:
     return "\n".join(lines)
 
 
-def _kind(part: str | Path) -> str:
+def _part_kind(part: str | Path) -> str:
     return "image" if isinstance(part, Path) else "text"
 
 
-def _questions(task: Task, pictures: Sequence[Path], reader: Reader) -> Judgement:
-    """The share of questions answered yes; one whose condition was answered no counts as no (DPG-Bench, DSG)."""
+def _judge_questions(rubric: Rubric, task: Task, pictures: Sequence[Path], vision_qa: VisionQA) -> Judgement:
+    """Score by the share of questions answered yes. A question whose condition was answered no counts as no (DPG-Bench, DSG)."""
     said: dict[str, bool] = {}
     raw = ""
     for each in task.about["questions"]:
         if all(said.get(after, False) for after in each["after"]):
-            verdict, raw = _said(reader, fill("judge-question", question=each["ask"]), pictures, yes_or_no, 64)
+            verdict, raw = _ask_until_readable(vision_qa, fill_prompt(rubric.prompt, question=each["ask"]), pictures, parse_verdict, 64)
             if verdict is None:
                 return Judgement({}, UNREADABLE, raw)
             said[each["id"]] = verdict
@@ -164,33 +143,51 @@ def _questions(task: Task, pictures: Sequence[Path], reader: Reader) -> Judgemen
     return Judgement({"score": sum(said.values()) / len(said)}, "", raw)
 
 
-def _said(reader: Reader, question: str, pictures: Sequence[Path], read: Callable[[str], Any], most: int = MOST_TOKENS) -> tuple[Any, str]:
-    """What `read` makes of the judge's answer of `most` tokens, asked again where that is `None`; and the answer."""
+def _ask_until_readable(
+    vision_qa: VisionQA, question: str, pictures: Sequence[Path], read: Callable[[str], Any], most: int = MOST_TOKENS
+) -> tuple[Any, str]:
+    """Ask until `read` can parse the answer (it returns `None` where not). Returns the parsed value and the raw answer.
+
+    Args:
+        most: tokens of an answer, at most.
+    """
     raw = ""
     for attempt in range(TRIES):
-        raw = reader.ask(question + (AGAIN if attempt else ""), pictures, most)
+        raw = vision_qa.ask(question + (AGAIN if attempt else ""), pictures, most)
         if (found := read(raw)) is not None:
             return found, raw
     return None, raw
 
 
-def yes_or_no(raw: str) -> bool | None:
-    """A verdict, in JSON or in words."""
-    found = parsed(raw)
+def parse_verdict(raw: str) -> bool | None:
+    """The yes or no in a judge's answer, in JSON or in words; `None` where there is neither."""
+    found = parse_json(raw)
     text = str(found.get("answer", "")) if isinstance(found, dict) else raw
     first = "".join(letter for letter in text.strip().lower().split(" ")[0] if letter.isalpha()) if text.strip() else ""
     return {"yes": True, "no": False, "true": True, "false": False}.get(first)
 
 
-def prefers(task: Task, one: Parts, other: Parts, reader: Reader) -> float | None:
-    """1.0 where the judge prefers `one`, 0.0 for `other`, 0.5 for a tie: asked with both orders, which must agree to count as a win."""
+def check_pair_prompt() -> None:
+    """Check the prompt of `compare_answers`.
+
+    Raises:
+        ValueError: it is missing or broken; one sentence.
+    """
+    check_prompt(PAIR, ("prompt", "answers"), (), ("better",))
+
+
+def compare_answers(task: Task, one: Parts, other: Parts, vision_qa: VisionQA) -> float | None:
+    """Return 1.0 when the judge prefers `one`, 0.0 for `other`, 0.5 for a tie, `None` when unreadable.
+
+    The judge sees both orders. Only a preference that agrees in both is a win.
+    """
     votes = []
     for first, second in ((one, other), (other, one)):
         words, shown = [], []
         for name, answer in (("A", first), ("B", second)):
-            words.append(f"Answer {name}:\n{_numbered(answer, shown)}")
-        question = fill("judge-pair", prompt=task.words(), answers="\n\n".join(words))
-        better, _ = _said(reader, question, shown[:MOST_PICTURES], _better)
+            words.append(f"Answer {name}:\n{_number_pictures(answer, shown)}")
+        question = fill_prompt(PAIR, prompt=task.words(), answers="\n\n".join(words))
+        better, _ = _ask_until_readable(vision_qa, question, shown[:MOST_PICTURES], _parse_preference)
         if better is None:
             return None
         votes.append(better)
@@ -199,7 +196,7 @@ def prefers(task: Task, one: Parts, other: Parts, reader: Reader) -> float | Non
     return 0.0 if votes == ["B", "A"] else 0.5
 
 
-def _better(raw: str) -> str | None:
-    found = parsed(raw)
+def _parse_preference(raw: str) -> str | None:
+    found = parse_json(raw)
     better = str(found.get("better", "")).strip().upper() if isinstance(found, dict) else ""
     return better if better in ("A", "B", "TIE") else None

@@ -1,6 +1,6 @@
-"""Requests as different people type them, written by hand: does the talker choose the right kind of reply, and keep the wishes?
+"""Hand-written requests as different people type them: does the MLLM choose the right kind of reply and follow the request?
 
-`assets/benchmarks/phrasings.json`; no template of the training made them.
+They are in `assets/benchmarks/phrasings.json`. No template of the training made them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from duogen.conversation import Image, Piece, Text
 from duogen.engine import Engine
-from duogen.evaluate.asking import answer, last_scene, plain, spread, told
 from duogen.evaluate.figures import share
+from duogen.evaluate.replies import ask_pair, pick_evenly, read_last_scene, reply_text, report_figures
 from duogen.options import ImageOptions, Options
 from duogen.paths import ASSETS
 from duogen.sketchbook.scene import Scene
@@ -28,9 +28,9 @@ class Phrasing:
     Attributes:
         reply: the right kind of reply: "guide" (several pictures), "picture" (one) or "words" (none).
         kind: the thing that the pictures show.
-        parts: the colours wished, by part.
-        background: the background wished.
-        outside: the wish is not in the world: it is declined, and something of the world offered.
+        parts: the requested colours, by part.
+        background: the requested background.
+        outside: the world has no such thing. The right reply declines and offers something that it has.
     """
 
     say: str
@@ -41,10 +41,10 @@ class Phrasing:
     outside: bool = False
 
 
-def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(engine: Engine, n: int = 200, seed: int = 0, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Ask `n` of the requests, spread evenly over the file, and measure the words of the replies.
 
-    Pictures are painted in one step: what they show is not looked at.
+    Pictures are painted in one step, because only the words are measured.
 
     Returns:
         Figures ready for JSON as {"value", "low", "high", "n"}, and every request with its reply under `asked`.
@@ -55,9 +55,9 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], N
     every = [Phrasing(**entry) for entry in json.loads(PHRASINGS.read_text(encoding="utf-8"))["asked"]]
     options = Options(seed, image=ImageOptions(steps=1, guidance=1.0, preview_every=0))
     asked = []
-    for phrasing in spread(every, n):
-        parts = answer(engine, phrasing.say, options)
-        asked.append({"say": phrasing.say, "outside": phrasing.outside, **marks(phrasing, parts), "reply": plain(parts)})
+    for phrasing in pick_evenly(every, n):
+        parts = ask_pair(engine, phrasing.say, options)
+        asked.append({"say": phrasing.say, "outside": phrasing.outside, **score_reply(phrasing, parts), "reply": reply_text(parts)})
     scores = {
         "right_reply_and_wishes": share(each["right"] for each in asked),
         "right_kind_of_reply": share(each["draws"] for each in asked),
@@ -65,29 +65,29 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, say: Callable[[str], N
         "talk": share(each["right"] for each in asked if each["meant"] == "words" and not each["outside"]),
         "outside_declined_with_an_offer": share(each["right"] for each in asked if each["outside"]),
     }
-    return {"n": len(asked), "seed": seed, "scores": told(scores, say), "asked": asked}
+    return {"n": len(asked), "seed": seed, "scores": report_figures(scores, log), "asked": asked}
 
 
-def marks(phrasing: Phrasing, parts: list[Piece]) -> dict[str, Any]:
-    """Whether it draws as it should, and whether words and wishes are right too."""
+def score_reply(phrasing: Phrasing, parts: list[Piece]) -> dict[str, Any]:
+    """Whether a reply draws as it should, and whether its words are right too."""
     images = sum(isinstance(part, Image) for part in parts)
     draws = {"guide": images > 1, "picture": images == 1, "words": images == 0}[phrasing.reply]
     text = "".join(part.text for part in parts if isinstance(part, Text)).strip()
     if phrasing.reply == "words":
-        right = draws and bool(text) and (not phrasing.outside or offers(text))
+        right = draws and bool(text) and (not phrasing.outside or offers_alternative(text))
     else:
-        right = draws and keeps(phrasing, last_scene(parts))
+        right = draws and matches_request(phrasing, read_last_scene(parts))
     return {"meant": phrasing.reply, "draws": draws, "right": right}
 
 
-def offers(text: str) -> bool:
-    """Whether it is a refusal that names what could be drawn instead ("but I can draw a cat")."""
+def offers_alternative(text: str) -> bool:
+    """Whether the text names something that could be drawn instead ("but I can draw a cat")."""
     words = text.lower()
     return "draw" in words and any(word in words for word in ("can", "could", "would you like", "shall i", "how about", "try"))
 
 
-def keeps(phrasing: Phrasing, scene: Scene | None) -> bool:
-    """Whether the words' last scene shows the thing with the colours and on the background that were wished."""
+def matches_request(phrasing: Phrasing, scene: Scene | None) -> bool:
+    """Whether the last scene of the words shows the thing in the requested colours on the requested background."""
     if scene is None or len(scene.things) != 1 or scene.things[0].kind != phrasing.kind:
         return False
     colours = {part.name: part.colour for part in scene.things[0].parts}

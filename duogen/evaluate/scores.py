@@ -1,7 +1,9 @@
-"""Scores one turn: the paper's five scores made exact (DuoGen, section 4), for words that can be read and pictures that can be checked.
+"""Score one turn by exact versions of the paper's five scores (DuoGen, section 4).
+
+The words can be read back as scenes and the pictures can be checked against them.
 
 T-Com: every step is said and right. I-Com: every picture is there. IT-Co: a picture shows what the words say.
-I-Co: what should not change did not. I-Q: how far a picture is from a clean drawing.
+I-Co: what should stay has not changed. I-Q: how far a picture is from a clean drawing.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from PIL import Image as PILImage
 from PIL.Image import Image as Picture
 
 from duogen.conversation import Image, Piece, Text
-from duogen.evaluate.answers import answers_alike
-from duogen.evaluate.wishes import Named, edit_as_meant, named_parts, part_as_meant, picture_as_meant, wished_background
+from duogen.evaluate.answers import answers_agree
+from duogen.evaluate.intent import Named, find_background, find_named_parts, matches_edit, matches_part, matches_picture
 from duogen.sketchbook import verify
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.read import read_reply
@@ -23,24 +25,25 @@ from duogen.sketchbook.scene import CANVAS, Scene, Thing, part_boxes
 
 MOST_DECIBELS = 99.0  # stands for equal pictures, whose PSNR is infinite
 CHANGED = 24.0  # mean difference of the channels, in 0..255, from which a place is part of an edit
-MOST_OFF = 36.0  # RMSE up to which an edit of another hand's drawing is what was meant: less than between orange and yellow (40)
+MOST_OFF = 36.0  # RMSE up to which an edit of a drawing in another style is right: less than between orange and yellow (40)
 LEAST_KEPT = 24.0  # PSNR from which such a drawing counts as kept
 DRAWS = ("guide", "picture", "edit")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One turn as it is put to the pair, and the answer that a reference gives.
+class TurnCase:
+    """One turn that the pair is asked, with the reference answer.
 
     Attributes:
         what: "guide", "picture", "edit", "question" or "talk".
         ask: the user's words.
         meant: the reference answer, words and scenes in order.
-        before: the scene that stands before the answer: an upload, or what the words before said.
-        opening: the sentence that opened the guide and repeats the wish; "go on" has none of its own.
-        free: the wish leaves everything open ("draw something").
-        shown: the picture that stands before the answer.
-        pen: how the hand draws that made what the user brought, where it is not the world's own.
+        before: the scene before the answer: an upload, or the scene of the earlier words.
+        opening: the first sentence of the guide, which repeats the request. A guide's later turns share it.
+        free: the request leaves everything open ("draw something").
+        shown: the picture before the answer.
+        renderer: draws a scene in the style of the upload; `None` for the world's own style.
+        continues: the answer goes on with a guide that an earlier one began.
     """
 
     what: str
@@ -50,7 +53,8 @@ class Asked:
     opening: str = ""
     free: bool = False
     shown: Picture | None = None
-    pen: Callable[[Scene], Picture] | None = None
+    renderer: Callable[[Scene], Picture] | None = None
+    continues: bool = False
 
     def scenes(self) -> list[Scene]:
         return [part for part in self.meant if isinstance(part, Scene)]
@@ -87,13 +91,13 @@ class TurnScore:
     """One answer.
 
     Attributes:
-        words: T-Com for guides; the words are right for the others.
+        words: T-Com for guides; whether the words are right for the others.
         steps: for each step that should be there, whether its words are right.
-        draws: whether it painted as many pictures as it should, none where words are wanted.
+        draws: whether it painted as many pictures as it should (none where words are wanted).
         complete: I-Com, whether all pictures are there; `None` where none is wanted.
         right: words and pictures.
-        scenes: what the words say, one scene for each picture; `None` where they cannot be read.
-        seconds, first: of the whole answer and until its first word.
+        scenes: what the words log, one scene for each picture; `None` where they cannot be read.
+        seconds, first: seconds of the whole answer, and until its first word.
     """
 
     what: str
@@ -110,32 +114,32 @@ class TurnScore:
     failed: str = ""
 
 
-def score_turn(asked: Asked, reply: Sequence[Piece]) -> TurnScore:
-    """Compare a reply with what was asked."""
+def score_turn(asked: TurnCase, reply: Sequence[Piece]) -> TurnScore:
+    """Score a reply."""
     images = [part for part in reply if isinstance(part, Image)]
     text = "".join(part.text for part in reply if isinstance(part, Text))
-    wished = len(asked.scenes())
+    wanted = len(asked.scenes())
     if asked.what not in DRAWS:
         true = "".join(part for part in asked.meant if isinstance(part, str))
-        words = bool(text.strip()) and (asked.what == "talk" or answers_alike(text, true))
+        words = bool(text.strip()) and (asked.what == "talk" or answers_agree(text, true))
         return TurnScore(asked.what, words, (), not images, None, words and not images)
     said = read_steps(reply, asked.before)
-    steps = steps_right(asked, said)
+    steps = check_steps(asked, said)
     pictures = score_pictures(asked, images, said, steps)
-    draws = len(images) == wished
-    words = all(steps) and len(steps) == wished
+    draws = len(images) == wanted
+    words = all(steps) and len(steps) == wanted
     right = words and draws and all(picture.right for picture in pictures)
     return TurnScore(asked.what, words, tuple(steps), draws, draws, right, tuple(pictures), tuple(said))
 
 
-def failed_turn(asked: Asked, message: str) -> TurnScore:
-    """What an answer scores that never came."""
+def score_failed_turn(asked: TurnCase, message: str) -> TurnScore:
+    """The score of an answer that failed."""
     wanted = asked.what in DRAWS
     return TurnScore(asked.what, False, (False,) * len(asked.scenes()), False, False if wanted else None, False, failed=message)
 
 
 def read_steps(reply: Sequence[Piece], before: Scene | None) -> list[Scene | None]:
-    """What the words before each picture say; `None` from the first sentence on that cannot be read."""
+    """The scene before each picture, read from the words; `None` from the first unreadable sentence on."""
     parts = [part.text if isinstance(part, Text) else part for part in reply]
     ends = [index + 1 for index, part in enumerate(reply) if isinstance(part, Image)]
     scenes: list[Scene | None] = []
@@ -147,28 +151,28 @@ def read_steps(reply: Sequence[Piece], before: Scene | None) -> list[Scene | Non
     return scenes
 
 
-def steps_right(asked: Asked, said: Sequence[Scene | None]) -> list[bool]:
-    """For each picture that should be there or is there, whether its words are what was wished."""
+def check_steps(asked: TurnCase, said: Sequence[Scene | None]) -> list[bool]:
+    """For each picture, expected or painted, whether its words match the request."""
     meant = asked.scenes()
     if asked.what == "guide":
-        return _guide_steps(asked, said, meant)
+        return _check_guide_steps(asked, said, meant)
     right = []
     for one, other in zip(said, meant, strict=False):
         if one is None:
             right.append(False)
         elif asked.what == "picture":
-            right.append(asked.free or picture_as_meant(one, other, asked.ask))
+            right.append(asked.free or matches_picture(one, other, asked.ask))
         else:
-            right.append(edit_as_meant(one, asked.before or other, other, asked.ask))
+            right.append(matches_edit(one, asked.before or other, other, asked.ask))
     return right + [False] * (max(len(said), len(meant)) - len(right))
 
 
-def _guide_steps(asked: Asked, said: Sequence[Scene | None], meant: Sequence[Scene]) -> list[bool]:
-    """A step is right if it adds the parts that are due, as wished, and the steps before it were right."""
+def _check_guide_steps(asked: TurnCase, said: Sequence[Scene | None], meant: Sequence[Scene]) -> list[bool]:
+    """A step is right if it adds the due parts as requested and all steps before it are right."""
     final = meant[-1].things[0]
-    named = named_parts(asked.opening, final)
+    named = find_named_parts(asked.opening, final)
     counts = [len(scene.things[0].parts) for scene in meant]
-    start = len(asked.before.things[0].parts) if asked.before and "Let's" not in str(asked.meant[0]) else 0
+    start = len(asked.before.things[0].parts) if asked.before and asked.continues else 0
     free = [late - early for early, late in zip([start, *counts], counts, strict=False)] != [1] * len(counts)
     right: list[bool] = []
     done = start
@@ -181,23 +185,23 @@ def _guide_steps(asked: Asked, said: Sequence[Scene | None], meant: Sequence[Sce
         last = index == len(meant) - 1
         due = counts[min(index, len(counts) - 1)]
         in_time = len(thing.parts) == due if last or not free else done < len(thing.parts) < counts[-1]
-        right.append(in_time and index < len(meant) and _as_meant(asked, scene, meant[-1], named))
+        right.append(in_time and index < len(meant) and _matches_guide(asked, scene, meant[-1], named))
         done = len(thing.parts)
     return right
 
 
-def _as_meant(asked: Asked, said: Scene, meant: Scene, named: Named) -> bool:
+def _matches_guide(asked: TurnCase, said: Scene, meant: Scene, named: Named) -> bool:
     thing, final = said.things[0], meant.things[0]
-    if thing.kind != final.kind or wished_background(asked.ask) not in (None, said.background):
+    if thing.kind != final.kind or find_background(asked.ask) not in (None, said.background):
         return False
     if final.side != "middle" and thing.side != final.side:
         return False
-    return all(part_as_meant(one, other, asked.ask, named) for one, other in zip(thing.parts, final.parts, strict=False))
+    return all(matches_part(one, other, asked.ask, named) for one, other in zip(thing.parts, final.parts, strict=False))
 
 
-def score_pictures(asked: Asked, images: Sequence[Image], said: Sequence[Scene | None], steps: Sequence[bool]) -> list[PictureScore]:
-    """Check every picture against its own words and against the picture before it."""
-    starts_anew = asked.what == "picture" or (asked.what == "guide" and "Let's" in str(asked.meant[0]))
+def score_pictures(asked: TurnCase, images: Sequence[Image], said: Sequence[Scene | None], steps: Sequence[bool]) -> list[PictureScore]:
+    """Score every picture against its own words and the picture before it."""
+    starts_anew = asked.what == "picture" or (asked.what == "guide" and not asked.continues)
     scene, shown = (None, None) if starts_anew else (asked.before, asked.shown)
     scores = []
     for index, (image, now) in enumerate(zip(images, said, strict=True)):
@@ -205,8 +209,8 @@ def score_pictures(asked: Asked, images: Sequence[Image], said: Sequence[Scene |
         goes_on = asked.what == "guide" and not starts_anew and now is not None and now.things
         number = len(now.things[0].parts) if goes_on else index + 1
         blank = PictureScore(None, number, words, False, seconds=image.seconds)
-        if asked.pen and not starts_anew and now is not None and scene is not None:
-            right, kept = as_edited(canvas(image.picture), asked.pen(scene), asked.pen(now), draw(now))
+        if asked.renderer and not starts_anew and now is not None and scene is not None:
+            right, kept = check_styled_edit(resize_to_canvas(image.picture), asked.renderer(scene), asked.renderer(now), draw(now))
             scores.append(replace(blank, right=right, decibels=kept))
         else:
             scores.append(_score_picture(image, now, scene, shown, blank))
@@ -214,15 +218,15 @@ def score_pictures(asked: Asked, images: Sequence[Image], said: Sequence[Scene |
     return scores
 
 
-def as_edited(picture: Picture, before: Picture, after: Picture, clean: Picture) -> tuple[bool, float | None]:
-    """Whether an edit of a drawing by another hand is there and all else as it was, and the PSNR of all else.
+def check_styled_edit(picture: Picture, before: Picture, after: Picture, clean: Picture) -> tuple[bool, float | None]:
+    """Whether an edit of a drawing in another style is right, and the PSNR of everything else.
 
-    No scene can be read from such a drawing, so it is compared with the same hand's drawing of what is meant; what is new may be
-    drawn cleanly instead.
+    No scene can be read from such a drawing, so it is compared with a drawing of the reference in the same style. The new part may
+    also be drawn in the world's own style (`clean`).
     """
     drawn, old, new, neat = (np.asarray(each, np.float32) for each in (picture, before, after, clean))
     changed = np.abs(old - new).mean(-1) > CHANGED
-    kept = decibels(before, picture, ~changed)
+    kept = capped_psnr(before, picture, ~changed)
     if not np.any(changed):
         return False, kept
     off_new, off_neat, still = (float(np.sqrt(np.square(drawn - each)[changed].mean())) for each in (new, neat, old))
@@ -232,36 +236,36 @@ def as_edited(picture: Picture, before: Picture, after: Picture, clean: Picture)
 def _score_picture(image: Image, now: Scene | None, before: Scene | None, shown: Picture | None, score: PictureScore) -> PictureScore:
     if now is None:
         return score
-    picture = canvas(image.picture)
+    picture = resize_to_canvas(image.picture)
     check = verify.check_scene(picture, now)
     kind = now.things[0].kind if len(now.things) == 1 else None
     score = replace(score, kind=kind, right=check.right, attributes=check.attributes, distance=verify.nearest_distance(picture, now))
     if before is None or shown is None:
         return score
-    same = decibels(canvas(shown), picture, verify.unchanged_mask(before, now))
-    return replace(score, kept=kept_right(check, before, now), decibels=same)
+    same = capped_psnr(resize_to_canvas(shown), picture, verify.unchanged_mask(before, now))
+    return replace(score, kept=is_rest_kept(check, before, now), decibels=same)
 
 
-def decibels(one: Picture, other: Picture, mask: np.ndarray | None = None) -> float | None:
-    """PSNR of two pictures of one size, within `mask` where there is one, `MOST_DECIBELS` at most; `None` if the mask is empty."""
+def capped_psnr(one: Picture, other: Picture, mask: np.ndarray | None = None) -> float | None:
+    """PSNR in dB of two pictures of one size, within `mask` if given, at most `MOST_DECIBELS`; `None` if the mask is empty."""
     return None if mask is not None and not np.any(mask) else min(MOST_DECIBELS, verify.psnr(one, other, mask))
 
 
-def kept_right(check: verify.Check, before: Scene, now: Scene) -> bool | None:
-    """Whether the background and the parts that were there before and should stay are as they were; `None` if none should."""
-    old = {drawn for thing in before.things for drawn in _drawn_parts(thing)}
-    new = {(number, index): drawn for number, thing in enumerate(now.things) for index, drawn in enumerate(_drawn_parts(thing))}
+def is_rest_kept(check: verify.Check, before: Scene, now: Scene) -> bool | None:
+    """Whether everything that should stay is unchanged; `None` if nothing should."""
+    old = {drawn for thing in before.things for drawn in _visible_parts(thing)}
+    new = {(number, index): drawn for number, thing in enumerate(now.things) for index, drawn in enumerate(_visible_parts(thing))}
     marks = [part.right for part in check.parts if new[part.thing, part.part] in old]
     marks += [check.background] if before.background == now.background else []
     return all(marks) and not check.extra if marks else None
 
 
-def _drawn_parts(thing: Thing) -> list[tuple]:
-    """What of each part shows: two parts that are equal here look the same and stand at the same place."""
+def _visible_parts(thing: Thing) -> list[tuple]:
+    """What is visible of each part. Two parts that are equal here look the same at the same place."""
     boxes = part_boxes(thing)
     return [(thing.kind, part.shape, part.colour, part.name, tuple(at)) for part, at in zip(thing.parts, boxes, strict=True)]
 
 
-def canvas(picture: Picture) -> Picture:
-    """The picture in the size of the world's drawings."""
+def resize_to_canvas(picture: Picture) -> Picture:
+    """The picture at the size of the world's drawings."""
     return picture if picture.size == (CANVAS, CANVAS) else picture.resize((CANVAS, CANVAS), PILImage.Resampling.LANCZOS)

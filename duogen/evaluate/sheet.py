@@ -1,4 +1,4 @@
-"""Contact sheets: what was painted above what was meant, the words below, so that a person can look."""
+"""Contact sheets for people: each painted picture above the drawing of its words, with a caption below."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RIGHT, WRONG = (46, 140, 70), (200, 60, 50)
 
 @dataclass(frozen=True)
 class Panel:
-    """One cell: the picture painted, the drawing of what was meant (`None`: the words say nothing that can be drawn), a caption.
+    """One cell: the painted picture, the drawing of its words (`None` where they cannot be read), a caption.
 
     Attributes:
-        right: the colour of the mark: green, red, or none for an upload.
+        right: sets the colour of the frame: green if true, red if false, no frame for `None` (an upload).
     """
 
     painted: PILImage.Image
@@ -32,7 +32,7 @@ class Panel:
 
 
 def contact_sheet(rows: Sequence[Sequence[Panel]]) -> PILImage.Image:
-    """One conversation a row.
+    """Draw a sheet with one conversation a row.
 
     Raises:
         ValueError: there is nothing to show.
@@ -44,20 +44,20 @@ def contact_sheet(rows: Sequence[Sequence[Panel]]) -> PILImage.Image:
     sheet = PILImage.new("RGB", (columns * (SIDE + GAP) + GAP, len(rows) * height + GAP), "white")
     for row, panels in enumerate(rows):
         for column, panel in enumerate(panels):
-            _put(sheet, panel, (GAP + column * (SIDE + GAP), GAP + row * height))
+            _paste_panel(sheet, panel, (GAP + column * (SIDE + GAP), GAP + row * height))
     return sheet
 
 
-def _put(sheet: PILImage.Image, panel: Panel, at: tuple[int, int]) -> None:
+def _paste_panel(sheet: PILImage.Image, panel: Panel, at: tuple[int, int]) -> None:
     left, top = at
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    context, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     sheet.paste(panel.painted.resize((SIDE, SIDE), PILImage.Resampling.LANCZOS), at)
     if panel.meant is not None:
         sheet.paste(panel.meant.resize((SIDE, SIDE), PILImage.Resampling.LANCZOS), (left, top + SIDE + 4))
     if panel.right is not None:
-        pen.rectangle((left - 3, top - 3, left + SIDE + 2, top + SIDE + 2), outline=RIGHT if panel.right else WRONG, width=3)
+        context.rectangle((left - 3, top - 3, left + SIDE + 2, top + SIDE + 2), outline=RIGHT if panel.right else WRONG, width=3)
     for number, line in enumerate(wrap(panel.caption, LETTERS)[:LINES]):
-        pen.text((left, top + 2 * SIDE + 8 + 12 * number), line, "black", font)
+        context.text((left, top + 2 * SIDE + 8 + 12 * number), line, "black", font)
 
 
 def write_sheets(rows: Sequence[Sequence[Panel]], folder: Path, name: str, most: int = 8) -> Iterator[Path]:

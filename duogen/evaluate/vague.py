@@ -1,4 +1,4 @@
-"""Requests that leave everything open: does the pair think of something else every time, and paint what it says?"""
+"""Requests that leave everything open: does the pair draw something different every time, and paint what it says?"""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from duogen.engine import Engine
-from duogen.evaluate.asking import answer, own_image, plain, shown, told
 from duogen.evaluate.figures import mean, share
+from duogen.evaluate.replies import ask_pair, check_last_picture, default_image_options, reply_text, report_figures
 from duogen.options import Options
 
 REQUESTS = (
@@ -20,7 +20,7 @@ REQUESTS = (
 SEEDS = 8  # answers to each request
 
 
-def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, say: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Ask the first `n` requests `SEEDS` times each.
 
     Returns:
@@ -36,15 +36,15 @@ def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, say: Callabl
     for request in REQUESTS[:n]:
         scenes = set()
         for number in range(SEEDS):
-            parts = answer(engine, request, Options(seed + number, image=own_image(engine)))
-            scene, right = shown(parts)
+            parts = ask_pair(engine, request, Options(seed + number, image=default_image_options(engine)))
+            scene, right = check_last_picture(parts)
             scenes |= {scene} if scene else set()
-            asked.append({"say": request, "right": right, "reply": plain(parts)})
+            asked.append({"say": request, "right": right, "reply": reply_text(parts)})
         different.append(len(scenes))
-        say(f"{len(scenes)} different of {SEEDS}: {request}")
+        log(f"{len(scenes)} different of {SEEDS}: {request}")
     scores = {
         "different": mean(map(float, different)),
         "six_different": share(count >= 6 for count in different),
         "right": share(each["right"] for each in asked),
     }
-    return {"n": len(different), "seed": seed, "scores": told(scores, say, ("different",)), "asked": asked}
+    return {"n": len(different), "seed": seed, "scores": report_figures(scores, log, ("different",)), "asked": asked}

@@ -1,4 +1,4 @@
-"""What is seen of a training run while it runs: progress, validation loss, samples that show how it changes; and wishes obeyed."""
+"""Callbacks of a training run: they report progress, validation loss and samples, and obey commands such as "pause"."""
 
 from __future__ import annotations
 
@@ -16,65 +16,69 @@ from torch import nn
 
 from duogen.conversation import Text, Turn, write_beside
 from duogen.dataset.format import Example
-from duogen.finetune.cost import spoken
-from duogen.finetune.feature_cache import Seen
+from duogen.finetune.cost import format_duration
+from duogen.finetune.feature_cache import CachedExample
 from duogen.finetune.jobs import Job
 from duogen.models.mllm import MLLM, Context
 from duogen.options import ImageOptions, TextOptions
-from duogen.painters.cosmos import FramePainter, Frames
+from duogen.painters.base import Frames, PaintRequest
+from duogen.painters.cosmos import CosmosPainter
 from duogen.train.trainer import Recipe, Stage, autocast, rate_at
 
 SAMPLES, SAMPLE_TOKENS, CHECKED_BATCHES = 4, 120, 8
-TELL_SECONDS = 0.5
+REPORT_SECONDS = 0.5
 
-Shown = dict[str, Any]
+Sample = dict[str, Any]
 
 
 class Sampler(Protocol):
-    """Makes samples from the same prompts and seeds at any step; pictures go into the folder it is given."""
+    """Makes samples, at every step from the same prompts and seeds; writes their pictures into a folder."""
 
-    def __call__(self, folder: Path, prefix: str) -> list[Shown]: ...
+    def __call__(self, folder: Path, prefix: str) -> list[Sample]: ...
 
 
-def cast_inputs(model: nn.Module, wished: bool) -> None:
-    """Whether adapters bring their input to their own precision. Autocast brings it back at once, twice for every layer and step."""
+def set_input_cast(model: nn.Module, enabled: bool) -> None:
+    """Set whether adapters cast their input to their own precision. Under autocast that cast is wasted: autocast reverts it at once."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = wished
+            layer.cast_input_dtype_enabled = enabled
 
 
 @contextlib.contextmanager
-def serving(model: nn.Module) -> Iterator[None]:
-    """A model that learns, used for a while as it will be used later."""
+def inference_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in training into the mode of inference, for a while."""
     training = model.training
-    cast_inputs(model.eval(), True)
+    set_input_cast(model.eval(), True)
     try:
         yield
     finally:
-        cast_inputs(model.train(training), False)
+        set_input_cast(model.train(training), False)
 
 
-class TalkSampler:
-    """What the MLLM answers to the first question of some examples: its words; where it wants to draw, the example's own picture stands."""
+class MLLMSampler:
+    """Samples the MLLM's answers to the first question of some examples.
+
+    Only words are sampled: where the MLLM begins a picture, the example's own picture is inserted.
+    """
 
     def __init__(self, mllm: MLLM, examples: list[Example]) -> None:
         self.mllm, self.examples = mllm, examples[:SAMPLES]
 
     @torch.no_grad()
-    def __call__(self, folder: Path, prefix: str) -> list[Shown]:
-        with serving(self.mllm.model):
-            return [self._answer(example, index) for index, example in enumerate(self.examples)]
+    def __call__(self, folder: Path, prefix: str) -> list[Sample]:
+        with inference_mode(self.mllm.model):
+            return [self._sample_answer(example, index) for index, example in enumerate(self.examples)]
 
-    def _answer(self, example: Example, seed: int) -> Shown:
+    def _sample_answer(self, example: Example, seed: int) -> Sample:
         tokens, context = self.mllm.tokens, Context()
-        asked, answer = example.turns()[:2]
-        packed = tokens.pack([asked])
+        question, answer = example.turns()[:2]
+        packed = tokens.pack([question])
         packed.add(tokens.opening("assistant"), False)
         generator, text, left = torch.Generator().manual_seed(seed), "", SAMPLE_TOKENS
         pictures = iter(enumerate(answer.images(), 1))
         while True:
             self.mllm.prefill(context, packed)
-            said, draws = self._say(context, generator, left)
+            said, draws = self._generate_words(context, generator, left)
             left -= len(said) + 1
             text += tokens.tokenizer.decode(said)
             if not draws or left <= 0:
@@ -85,47 +89,47 @@ class TalkSampler:
                 break
             packed = context.packed.between(0)
             tokens.add_image(packed, picture, True)
-        return {"prompt": asked.text().strip(), "text": text.strip()}
+        return {"prompt": question.text().strip(), "text": text.strip()}
 
-    def _say(self, context: Context, generator: torch.Generator, most: int) -> tuple[list[int], bool]:
-        """The next words, and whether a picture comes after them."""
+    def _generate_words(self, context: Context, generator: torch.Generator, most: int) -> tuple[list[int], bool]:
+        """Generate the words up to the next picture or the end; returns them, and whether a picture follows."""
         said: list[int] = []
-        for token in self.mllm.talk(context, TextOptions(temperature=0.0), generator):
+        for token in self.mllm.generate(context, TextOptions(temperature=0.0), generator):
             if token in (self.mllm.tokens.end, self.mllm.tokens.bov) or len(said) >= most:
                 return said, token == self.mllm.tokens.bov
             said.append(token)
         return said, False
 
 
-class PaintSampler:
-    """The last picture of some examples, painted from their words and earlier pictures, always from the same noise."""
+class DiTSampler:
+    """Samples the last picture of some examples, from their words and earlier pictures, always from the same noise."""
 
-    def __init__(self, painter: FramePainter, seen: list[tuple[Example, Seen]]) -> None:
-        self.painter, self.seen = painter, seen[:SAMPLES]
+    def __init__(self, painter: CosmosPainter, examples: list[tuple[Example, CachedExample]]) -> None:
+        self.painter, self.examples = painter, examples[:SAMPLES]
 
     @torch.no_grad()
-    def __call__(self, folder: Path, prefix: str) -> list[Shown]:
-        shown = []
-        for index, (example, seen) in enumerate(self.seen):
-            with serving(self.painter.model):
-                picture = self._paint(seen, index)
+    def __call__(self, folder: Path, prefix: str) -> list[Sample]:
+        samples = []
+        for index, (example, cached) in enumerate(self.examples):
+            with inference_mode(self.painter.model):
+                picture = self._sample_picture(cached, index)
             name = f"{prefix}-{index}.png"
             picture.save(folder / f".{name}.part", "PNG")
             (folder / f".{name}.part").replace(folder / name)
             prompt = next(line.words().strip() for line in example.lines)
-            shown.append({"prompt": prompt, "text": last_words(example.turns()), "picture": name})
-        return shown
+            samples.append({"prompt": prompt, "text": last_words(example.turns()), "picture": name})
+        return samples
 
-    def _paint(self, seen: Seen, seed: int) -> Any:
+    def _sample_picture(self, example: CachedExample, seed: int) -> Any:
         about, device = self.painter.about, self.painter.model.device
-        last = max(index for index, painted in enumerate(seen.painted) if painted)
+        last = max(index for index, painted in enumerate(example.painted) if painted)
         frames = Frames.empty()
-        states = seen.states.to(device)[None].float()
-        for latents, (until, since) in zip(seen.latents[:last], seen.cuts[:last], strict=True):
+        states = example.states.to(device)[None].float()
+        for latents, (until, since) in zip(example.latents[:last], example.cuts[:last], strict=True):
             self.painter.remember(frames, latents[None].to(device), states[:, :until], since)
-        until, since = seen.cuts[last]
+        until, since = example.cuts[last]
         options = ImageOptions(steps=about.steps, guidance=about.guidance, preview_every=0)
-        *_, painted = self.painter.paint(frames, states[:, :until], since, options, seed)
+        *_, painted = self.painter.paint(frames, PaintRequest(states[:, :until], since, options, seed))
         return self.painter.decode(painted.latents)
 
 
@@ -134,74 +138,84 @@ def last_words(turns: list[Turn]) -> str:
     return " ".join(said[-1].split())[-200:] if said else ""
 
 
-class Watcher:
-    """Looks on after every step; `ending` is "pause" or "stop" once somebody wished that. Without a sampler it looks at no samples."""
+class TrainerCallback:
+    """Called after every training step: reports progress, makes samples every `every` steps, and obeys the job's commands.
 
-    def __init__(self, job: Job, name: str, recipe: Recipe, every: int, sampler: Sampler | None, held: Stage | None) -> None:
-        self.job, self.name, self.recipe, self.every = job, name, recipe, every
+    Attributes:
+        stage: "mllm" or "dit".
+        sampler: makes the samples; with `None` there are no samples and no validation.
+        held: the stage on the examples that are kept back, `None` where there are none.
+        ending: "pause" or "stop" after that command, else "".
+        step_seconds, sampling_seconds: how long a step takes, and samples with validation took last.
+        progress: what was reported last.
+    """
+
+    def __init__(self, job: Job, stage: str, recipe: Recipe, every: int, sampler: Sampler | None, held: Stage | None) -> None:
+        self.job, self.stage, self.recipe, self.every = job, stage, recipe, every
         self.sampler, self.held = sampler, held
         self.ending = ""
-        self.told, self.last, self.pace, self.look_seconds = 0.0, time.monotonic(), 0.0, 0.0
-        self.known: dict[str, Any] = {}
+        self.last_report, self.last_step, self.step_seconds, self.sampling_seconds = 0.0, time.monotonic(), 0.0, 0.0
+        self.progress: dict[str, Any] = {}
 
-    def begin(self) -> None:
-        """The samples from before, if they are not there yet."""
-        if not (self.job.run / "samples" / f"{self.name}-{0:07d}.json").exists():
-            self.look(0)
-        self.last = time.monotonic()
+    def on_start(self) -> None:
+        """Make the samples of step 0 if there are none yet."""
+        if not self.job.has_sample(self.stage, 0):
+            self.evaluate_and_sample(0)
+        self.last_step = time.monotonic()
 
-    def after(self, step: int, figures: dict[str, float]) -> str:
+    def on_step(self, step: int, figures: dict[str, float]) -> str:
         now = time.monotonic()
-        self.pace = now - self.last if not self.pace else 0.9 * self.pace + 0.1 * (now - self.last)
-        wishes = self.job.asked()
-        self.ending = next((wish for wish in wishes if wish in ("pause", "stop")), self.ending)
-        looks = self.recipe.steps // self.every - step // self.every if self.every else 1
-        left = self.pace * (self.recipe.steps - step) + self.look_seconds * looks
-        self.known = {
-            "stage": self.name, "step": step, "steps": self.recipe.steps, "loss": figures["loss"], "seconds_left": left,
-            "learning_rate": self.recipe.learning_rate * rate_at(step, self.recipe), "memory": memory(),
+        self.step_seconds = now - self.last_step if not self.step_seconds else 0.9 * self.step_seconds + 0.1 * (now - self.last_step)
+        commands = self.job.take_commands()
+        self.ending = next((command for command in commands if command in ("pause", "stop")), self.ending)
+        samplings = self.recipe.steps // self.every - step // self.every if self.every else 1
+        left = self.step_seconds * (self.recipe.steps - step) + self.sampling_seconds * samplings
+        self.progress = {
+            "stage": self.stage, "step": step, "steps": self.recipe.steps, "loss": figures["loss"], "seconds_left": left,
+            "learning_rate": self.recipe.learning_rate * rate_at(step, self.recipe), "memory": memory_used(),
         }  # fmt: skip
-        if now - self.told > TELL_SECONDS or self.ending or step == self.recipe.steps:
-            self.told = now
-            words = f"Stage {1 if self.name == 'talk' else 2}: step {step} of {self.recipe.steps}, about {spoken(left)} left"
-            self.job.tell(phase="training", words=words, **self.known)
-        if "sample" in wishes or (self.every and step % self.every == 0) or step == self.recipe.steps:
-            self.look(step)
-        self.last = time.monotonic()
-        return "pause" if self.ending else "save" if "save" in wishes else ""
+        if now - self.last_report > REPORT_SECONDS or self.ending or step == self.recipe.steps:
+            self.last_report = now
+            words = f"Stage {1 if self.stage == 'mllm' else 2}: step {step} of {self.recipe.steps}, about {format_duration(left)} left"
+            self.job.report(phase="training", words=words, **self.progress)
+        if "sample" in commands or (self.every and step % self.every == 0) or step == self.recipe.steps:
+            self.evaluate_and_sample(step)
+        self.last_step = time.monotonic()
+        return "pause" if self.ending else "save" if "save" in commands else ""
 
-    def look(self, step: int) -> None:
-        """Samples and the validation loss. Both use generators of their own, so that training goes on as without them."""
+    def evaluate_and_sample(self, step: int) -> None:
+        """Make samples and compute the validation loss. Both use generators of their own, so that they do not change the training."""
         if self.sampler is None:
             return
-        self.job.tell(phase="sampling", words=f"Looking at samples of step {step} ...", **self.known)
+        self.job.report(phase="sampling", words=f"Looking at samples of step {step} ...", **self.progress)
         began, folder = time.monotonic(), self.job.run / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        shown = self.sampler(folder, f"{self.name}-{step:07d}")
-        entry = {"stage": self.name, "step": step, "shown": shown}
+        samples = self.sampler(folder, f"{self.stage}-{step:07d}")
+        entry = {"stage": self.stage, "step": step, "shown": samples}
         if self.held is not None:
-            entry["validation"] = validation(self.held, self.recipe)
-            (self.job.run / self.name).mkdir(exist_ok=True)
-            with (self.job.run / self.name / "validation.jsonl").open("a", encoding="utf-8") as file:
+            entry["validation"] = validation_loss(self.held, self.recipe)
+            figures = self.job.stage_folder(self.stage)
+            figures.mkdir(exist_ok=True)
+            with (figures / "validation.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "validation": entry["validation"]}) + "\n")
-            self.job.tell(validation=entry["validation"])
-        write_beside(folder / f"{self.name}-{step:07d}.json", json.dumps(entry, ensure_ascii=False).encode())
-        self.look_seconds = time.monotonic() - began
+            self.job.report(validation=entry["validation"])
+        write_beside(folder / f"{self.stage}-{step:07d}.json", json.dumps(entry, ensure_ascii=False).encode())
+        self.sampling_seconds = time.monotonic() - began
 
 
 @torch.no_grad()
-def validation(stage: Stage, recipe: Recipe) -> float:
+def validation_loss(stage: Stage, recipe: Recipe) -> float:
     """The mean loss of the examples that are kept back, always with the same noise."""
     losses = []
-    for number in range(min(CHECKED_BATCHES, stage.rounds.batches)):
+    for number in range(min(CHECKED_BATCHES, stage.batch_sampler.batches)):
         torch.manual_seed(number)
         with autocast(recipe):
             losses.append(float(stage.loss(stage.batch(number), torch.Generator().manual_seed(number))[0]))
     return round(sum(losses) / len(losses), 5)
 
 
-def memory() -> int:
-    """Bytes in use: the most on the card so far, or of this process."""
+def memory_used() -> int:
+    """Bytes in use: the most on the GPU so far, or of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss

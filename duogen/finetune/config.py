@@ -1,4 +1,4 @@
-"""How a pair is fine-tuned: the one source for the command line's recipes and the page's advanced settings."""
+"""The settings of fine-tuning: recipe files on the command line and the page's advanced settings are both made of these classes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from duogen.options import Checked, option
+from duogen.options import RangeChecked, option
 from duogen.paths import ASSETS
 
 RECIPES = ASSETS / "recipes"
 PRESETS = ("cpu", "8gb", "12gb", "16gb", "24gb")
-REHEARSED = {"talk": 480, "paint": 240}  # examples of what the pair practised before
-STAGES = {"1": ("talk",), "2": ("paint",), "both": ("talk", "paint")}
+REPLAY_EXAMPLES = {"mllm": 480, "dit": 240}  # examples of what the pair was trained on before
+STAGES = {"mllm": ("mllm",), "dit": ("dit",), "both": ("mllm", "dit")}
+STAGE_ALIASES = {"1": "mllm", "2": "dit"}  # other names of a choice in `STAGES`
+OLD_NAMES = {"talk": "mllm", "paint": "dit"}  # stages, as files call them that older versions wrote
+OLD_KEYS = OLD_NAMES | {"rehearse": "replay"}
 
 
 @dataclass(frozen=True)
-class Pace(Checked):
-    """What both stages have."""
+class StageConfig(RangeChecked):
+    """The settings that both stages have."""
 
     steps: int = option(200, "Steps in all.", 1, 1_000_000, 1)
     learning_rate: float = option(2e-4, "The size of a step; too large ends in nonsense.", 1e-7, 0.05, 1e-6)
@@ -35,8 +38,8 @@ class Pace(Checked):
 
 
 @dataclass(frozen=True)
-class TalkRecipe(Pace):
-    """Stage 1: the MLLM."""
+class MLLMConfig(StageConfig):
+    """The settings of stage 1, which trains the MLLM."""
 
     precision: str = option("auto", "Of the model that is adapted: auto, bf16, fp32, or nf4 to save memory (QLoRA).")
     first_layer: int = option(-1, "The lowest layer that learns; -1 leaves those alone that the painter reads.", -1, 1000, 1)
@@ -44,22 +47,24 @@ class TalkRecipe(Pace):
 
 
 @dataclass(frozen=True)
-class PaintRecipe(Pace):
-    """Stage 2: the DiT with its connector."""
+class DiTConfig(StageConfig):
+    """The settings of stage 2, which trains the DiT with its connector."""
 
     connector: str = option("lora", "lora, or full for an update of the connector of full rank.")
     copies: int = option(2, "Noisy versions of each picture in a batch.", 1, 64, 1)
     dropout: float = option(0.1, "How often the latest words are hidden, as guidance needs it.", 0.0, 1.0, 0.01)
     context_noise: float = option(0.1, "Noise on earlier pictures, as the painter's own are not perfect.", 0.0, 1.0, 0.01)
-    shift: float = option(2.0, "How much of the practice is on very noisy pictures.", 0.1, 20.0, 0.1)
+    shift: float = option(0.0, "How much of the practice is on very noisy pictures; 0 as the pair was trained.", 0.0, 20.0, 0.1)
+    focus: float = option(0.3, "How much more the new places of a picture count than those that stay.", 0.0, 10.0, 0.1)
     buckets: bool = option(False, "Pictures keep their shape, in buckets of equal area; else they are fitted as in the chat.")
 
 
 @dataclass(frozen=True)
-class FineTune(Checked):
-    """
+class FineTuneConfig(RangeChecked):
+    """All settings of fine-tuning.
+
     Attributes:
-        talk, paint: stage 1 and stage 2.
+        mllm, dit: the settings of stage 1 and of stage 2.
     """
 
     seed: int = option(0, "The same seed, data and settings give the same adapter.")
@@ -67,54 +72,55 @@ class FineTune(Checked):
     max_tokens: int = option(2048, "Longer examples are cut after an answer, or left out.", 16, 131_072, 1)
     sample_every: int = option(50, "Steps between samples; 0 for the first and the last only.", 0, 1_000_000, 1)
     save_minutes: float = option(2.0, "Minutes between saved states.", 0.0, 600.0, 0.1)
-    rehearse: float = option(0.6, "Share of the practice on what the pair could do before, where that is known; 0 forgets.", 0.0, 0.9, 0.05)
+    replay: float = option(0.6, "Share of the practice on what the pair could do before, where that is known; 0 forgets.", 0.0, 0.9, 0.05)
     keep: int = option(2, "Saved states that stay.", 1, 100, 1)
-    talk: TalkRecipe = field(default_factory=TalkRecipe, metadata={"low": None, "high": None})
-    paint: PaintRecipe = field(
-        default_factory=lambda: PaintRecipe(learning_rate=1e-3, steps=400, ema=0.98), metadata={"low": None, "high": None}
+    mllm: MLLMConfig = field(default_factory=MLLMConfig, metadata={"low": None, "high": None, "label": "What to say (MLLM)"})
+    dit: DiTConfig = field(
+        default_factory=lambda: DiTConfig(learning_rate=1e-3, steps=400, ema=0.98),
+        metadata={"low": None, "high": None, "label": "How to paint it (DiT)"},
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for stage in (self.talk, self.paint):
+        for stage in (self.mllm, self.dit):
             if stage.optimizer not in ("adamw", "adamw8bit", "muon"):
                 raise ValueError(f"optimizer must be adamw, adamw8bit or muon, not {stage.optimizer}.")
-        if self.talk.precision not in ("auto", "bf16", "nf4", "fp32"):
-            raise ValueError(f"precision must be auto, bf16, nf4 or fp32, not {self.talk.precision}.")
-        if self.talk.precision == "nf4" and not self.talk.rank:
+        if self.mllm.precision not in ("auto", "bf16", "nf4", "fp32"):
+            raise ValueError(f"precision must be auto, bf16, nf4 or fp32, not {self.mllm.precision}.")
+        if self.mllm.precision == "nf4" and not self.mllm.rank:
             raise ValueError("A quantised model can only be adapted; choose a rank above 0, or the precision auto.")
-        if self.paint.connector not in ("lora", "full"):
-            raise ValueError(f"connector must be lora or full, not {self.paint.connector}.")
+        if self.dit.connector not in ("lora", "full"):
+            raise ValueError(f"connector must be lora or full, not {self.dit.connector}.")
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
-    def of(raw: Any) -> FineTune:
-        """The settings that a decoded recipe file stands for; what it does not name keeps its default.
+    def from_json(raw: Any) -> FineTuneConfig:
+        """Build the settings from a decoded recipe file. A setting that the file does not name keeps its default.
 
         Raises:
             ValueError: a name is not known, or a value is of the wrong kind or out of its range.
         """
-        return _built(FineTune(), raw, "")
+        return _build_config(FineTuneConfig(), rename_old_keys(raw), "")
 
     @staticmethod
-    def load(file: Path | str) -> FineTune:
-        """A recipe file, or a preset by its name ("cpu", "8gb" ...).
+    def load(file: Path | str) -> FineTuneConfig:
+        """Read a recipe file, or a preset by its name ("cpu", "8gb" ...).
 
         Raises:
             ValueError: one sentence.
         """
         path = RECIPES / f"finetune-{file}.json" if str(file) in PRESETS else Path(file)
         try:
-            return FineTune.of(json.loads(path.read_text(encoding="utf-8")))
+            return FineTuneConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise ValueError(f"There is no recipe {path}; the presets are {', '.join(PRESETS)}.") from error
         except ValueError as error:
             raise ValueError(f"The recipe {path} cannot be used: {error}") from error
 
-    def with_less_memory(self, stage: str) -> FineTune:
-        """What to try after memory ran out: smaller batches that add up to the same, then recomputation.
+    def with_less_memory(self, stage: str) -> FineTuneConfig:
+        """The settings to try after memory ran out: first smaller batches that add up to the same size, then recomputation.
 
         Raises:
             ValueError: nothing is left to lower.
@@ -130,13 +136,18 @@ class FineTune(Checked):
             raise ValueError("There is nothing left to lower; take smaller pictures, shorter examples or a smaller pair.")
         return replace(self, **{stage: own})
 
-    def with_smaller_steps(self, stage: str) -> FineTune:
-        """What to try after the loss was no number any more."""
+    def with_smaller_steps(self, stage: str) -> FineTuneConfig:
+        """The settings to try after the loss was not a number."""
         own = getattr(self, stage)
         return replace(self, **{stage: replace(own, learning_rate=max(1e-7, own.learning_rate / 3))})
 
 
-def _built(default: Any, raw: Any, where: str) -> Any:
+def rename_old_keys(raw: Any) -> Any:
+    """The same recipe with today's names for the keys that older versions wrote."""
+    return {OLD_KEYS.get(key, key): value for key, value in raw.items()} if isinstance(raw, dict) else raw
+
+
+def _build_config(default: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise ValueError(f"{where or 'the recipe'} must be an object")
     hints = get_type_hints(type(default))
@@ -149,13 +160,13 @@ def _built(default: Any, raw: Any, where: str) -> Any:
         if each.name not in raw:
             values[each.name] = own
         elif is_dataclass(own):
-            values[each.name] = _built(own, raw[each.name], f"{each.name}.")
+            values[each.name] = _build_config(own, raw[each.name], f"{each.name}.")
         else:
-            values[each.name] = _value(raw[each.name], hints[each.name], where + each.name)
+            values[each.name] = _check_value(raw[each.name], hints[each.name], where + each.name)
     return type(default)(**values)
 
 
-def _value(value: Any, kind: Callable, name: str) -> Any:
+def _check_value(value: Any, kind: Callable, name: str) -> Any:
     fits = isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind)
     if kind is int and isinstance(value, float) and value.is_integer() and not isinstance(value, bool):
         return int(value)

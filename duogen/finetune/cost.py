@@ -1,7 +1,7 @@
-"""What fine-tuning will need, before it starts: memory, disk and time.
+"""Estimates, before fine-tuning starts, how much memory, disk and time it needs.
 
 Memory is a rough sum over the shapes in the weight files' headers. The time comes from earlier trainings on this machine, or from the steps
-that `python -m duogen finetune --estimate` makes, or else from the speed of a matrix product. `duogen.hub.memory_plan` plans the same for
+that `python -m duogen finetune --estimate` makes, or else from the speed of a matrix product. `duogen.hub.memory_plan` does the same for
 answers.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from duogen.dataset.describe import Report
-from duogen.finetune.config import REHEARSED, FineTune, Pace
+from duogen.finetune.config import OLD_NAMES, REPLAY_EXAMPLES, FineTuneConfig, StageConfig
 from duogen.hub import timings
 from duogen.hub.memory_plan import BYTES
 from duogen.models.pipeline import About
@@ -24,7 +25,7 @@ from duogen.precision import many_rows_dtype, resolve_precision
 
 GB = 1024**3
 START_SECONDS = 5.0
-UNIT = 1e13  # operations; what they take is a handy number of seconds on every machine
+UNIT = 1e13  # operations; they take a handy number of seconds on every machine
 BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
 REACHED = 0.35  # share of a matrix product's speed that a training step reaches
 FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and token: forward and backward, LoRA or full
@@ -32,8 +33,14 @@ FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and to
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage. `memory` and `disk` in bytes, `seconds` for all its steps, caching and looks at samples included; `work` is the
-    operations of a step. `guessed` where the time has no measure behind it.
+    """What one stage needs.
+
+    Attributes:
+        stage: "mllm" or "dit".
+        memory, disk: in bytes.
+        seconds: for all steps, the caches and the samples.
+        work: floating-point operations of one step.
+        guessed: whether the time is a guess, as nothing was measured yet.
     """
 
     stage: str
@@ -45,12 +52,13 @@ class Cost:
 
     def sentence(self) -> str:
         disk = f" and {self.disk / GB:.1f} GB of disk" if self.disk > 0.05 * GB else ""
-        rest = f"about {self.memory / GB:.1f} GB of memory{disk}, and {'perhaps' if self.guessed else 'some'} {spoken(self.seconds)}"
+        duration = f"{'perhaps' if self.guessed else 'some'} {format_duration(self.seconds)}"
+        rest = f"about {self.memory / GB:.1f} GB of memory{disk}, and {duration}"
         rest += ", a guess until something was trained here" if self.guessed else ""
-        return f"Stage 1 (what to say) needs {rest}." if self.stage == "talk" else f"Stage 2 (how to paint it) needs {rest}."
+        return f"Stage 1 (what to say) needs {rest}." if self.stage == "mllm" else f"Stage 2 (how to paint it) needs {rest}."
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """ "40 seconds", "12 minutes", "3.5 hours"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} seconds"
@@ -59,7 +67,12 @@ def spoken(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of one part of a pair, from its files alone. `linears` are (in, out) of the matrices of its repeated layers."""
+    """The shapes of one part of a pair, read from its files alone.
+
+    Attributes:
+        weights: how many there are in all.
+        linears: (in, out) of each matrix of the repeated layers.
+    """
 
     weights: int
     linears: list[tuple[int, int]]
@@ -78,50 +91,50 @@ class Shapes:
                         linears.append((shape[1], shape[0]))
         return Shapes(weights, linears)
 
-    def adapter(self, rank: int) -> int:
+    def count_adapter_weights(self, rank: int) -> int:
         return sum(rank * (wide + tall) for wide, tall in self.linears)
 
-    def layers(self) -> int:
+    def count_layer_weights(self) -> int:
         return sum(wide * tall for wide, tall in self.linears)
 
 
-def cost(pair: Path, recipe: FineTune, stage: str, report: Report, device: str) -> Cost:
-    """What one stage ("talk" or "paint") needs on a device."""
-    return (_talk if stage == "talk" else _paint)(pair, recipe, report, device)
+def estimate_cost(pair: Path, recipe: FineTuneConfig, stage: str, report: Report, device: str) -> Cost:
+    """Estimate what one stage ("mllm" or "dit") needs on a device."""
+    return (_estimate_mllm if stage == "mllm" else _estimate_dit)(pair, recipe, report, device)
 
 
-def _learning(shapes: Shapes, own: Pace) -> float:
-    """Bytes of what learns: weights (float32), gradients, the optimiser's two moments, the average."""
-    count = shapes.adapter(own.rank) if own.rank else shapes.weights
+def _trained_bytes(shapes: Shapes, own: StageConfig) -> float:
+    """Bytes of the trained part: weights (float32), gradients, the optimiser's two moments, the average."""
+    count = shapes.count_adapter_weights(own.rank) if own.rank else shapes.weights
     return count * (4 + 4 + (2 if own.optimizer == "adamw8bit" else 8) + (4 if own.ema else 0))
 
 
-def _activations(linears: list[tuple[int, int]], tokens: float, checkpointing: bool, depth: int) -> float:
-    """Bytes kept for the way back: two for each input and output of every matrix, or of one layer and the inputs of the others."""
+def _activation_bytes(linears: list[tuple[int, int]], tokens: float, checkpointing: bool, depth: int) -> float:
+    """Bytes kept for the backward pass: two for each input and output of every matrix, or of one layer and the inputs of the others."""
     each = sum(wide + tall for wide, tall in linears) * 2 * 1.5 * tokens
     if not checkpointing or not depth:
         return each
     return each / depth + depth * tokens * min(wide for wide, _ in linears) * 4
 
 
-def _talk(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
-    own = recipe.talk
+def _estimate_mllm(pair: Path, recipe: FineTuneConfig, report: Report, device: str) -> Cost:
+    own = recipe.mllm
     config = json.loads((pair / "text_encoder" / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config", config)
     shapes = Shapes.read(pair / "text_encoder", "layers.")
-    inner = shapes.layers()
+    inner = shapes.count_layer_weights()
     size = BYTES[resolve_precision(own.precision, device)]
     base = inner * size + (shapes.weights - inner) * max(2, size) if own.rank else 0.0
-    tokens = own.batch * _usual(report)
-    logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # of what the assistant says
-    active = _activations(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
-    memory = BASE_BYTES[_kind(device)] + base + _learning(shapes, own) + active + logits
+    tokens = own.batch * _typical_tokens(report)
+    logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # the assistant's share of the words
+    active = _activation_bytes(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
+    memory = BASE_BYTES[_kind(device)] + base + _trained_bytes(shapes, own) + active + logits
     work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
-    return Cost("talk", memory, 0.0, *_time("talk", pair, recipe, work, 0.0, device))
+    return Cost("mllm", memory, 0.0, *_estimate_time("mllm", pair, recipe, work, 0.0, device))
 
 
-def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
-    own, about = recipe.paint, About.load(pair)
+def _estimate_dit(pair: Path, recipe: FineTuneConfig, report: Report, device: str) -> Cost:
+    own, about = recipe.dit, About.load(pair)
     shapes = Shapes.read(pair / "transformer", "transformer_blocks.")
     config: dict[str, Any] = json.loads((pair / "transformer" / "config.json").read_text(encoding="utf-8"))
     vae = json.loads((pair / "vae" / "config.json").read_text(encoding="utf-8"))
@@ -129,45 +142,51 @@ def _paint(pair: Path, recipe: FineTune, report: Report, device: str) -> Cost:
     width, height = (side // ratio // config["patch_size"][1] for side in about.image_size)
     frames = max(1.0, (report.painted + report.seen) / max(1, report.examples))
     tokens = width * height * own.batch * (frames * own.copies + frames - 1)
-    brain = Shapes.read(pair / "text_encoder", "layers.")
-    size = BYTES[resolve_precision(recipe.talk.precision, device)]
-    seeing = brain.layers() * size + (brain.weights - brain.layers()) * max(2, size)
+    mllm = Shapes.read(pair / "text_encoder", "layers.")
+    size = BYTES[resolve_precision(recipe.mllm.precision, device)]
+    caching = mllm.count_layer_weights() * size + (mllm.weights - mllm.count_layer_weights()) * max(2, size)
     base = shapes.weights * (4 if _kind(device) == "cpu" else 2) if own.rank else 0.0
-    active = _activations(shapes.linears, tokens, own.checkpointing, config["num_layers"])
-    training = base + _learning(shapes, own) + active
-    old = REHEARSED["paint"] if recipe.rehearse and about.practised else 0
-    words = (report.examples + old) * _usual(report)
+    active = _activation_bytes(shapes.linears, tokens, own.checkpointing, config["num_layers"])
+    training = base + _trained_bytes(shapes, own) + active
+    old = REPLAY_EXAMPLES["dit"] if recipe.replay and about.practised else 0
+    words = (report.examples + old) * _typical_tokens(report)
     states = config.get("crossattn_proj_in_channels", 0) if config.get("use_crossattn_projection") else config["text_embed_dim"]
     work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
-    time_ = _time("paint", pair, recipe, work, 2 * words * brain.weights, device)
-    return Cost("paint", BASE_BYTES[_kind(device)] + max(training, seeing), words * states * 2.0, *time_)
+    time_ = _estimate_time("dit", pair, recipe, work, 2 * words * mllm.weights, device)
+    return Cost("dit", BASE_BYTES[_kind(device)] + max(training, caching), words * states * 2.0, *time_)
 
 
-def _time(stage: str, pair: Path, recipe: FineTune, work: float, before: float, device: str) -> tuple[float, float, bool]:
-    """Seconds of a stage, the operations of its step, and whether that is a guess. `before`: operations before the first step."""
-    own, guess = getattr(recipe, stage), speed(device)
-    measured = timings.known(pair.name, _step(stage, device)) / UNIT
-    look = timings.known(pair.name, _look(stage, device))
-    looks = 2 + (own.steps - 1) // recipe.sample_every if recipe.sample_every else 2
-    return START_SECONDS + before / guess + work * own.steps * (measured or 1 / guess) + looks * look, work, not measured
+def _estimate_time(stage: str, pair: Path, recipe: FineTuneConfig, work: float, before: float, device: str) -> tuple[float, float, bool]:
+    """Seconds of a stage, the operations of one step, and whether the seconds are a guess. `before`: operations before the first step."""
+    own, guess = getattr(recipe, stage), measure_speed(device)
+    measured = _recall_seconds(_step_key, pair, stage, device) / UNIT
+    sampling = _recall_seconds(_sampling_key, pair, stage, device)
+    samplings = 2 + (own.steps - 1) // recipe.sample_every if recipe.sample_every else 2
+    return START_SECONDS + before / guess + work * own.steps * (measured or 1 / guess) + samplings * sampling, work, not measured
 
 
-def note(cost: Cost, pair: Path, device: str, step: float, look: float = 0.0) -> None:
-    """Remember what a step of a stage, and a look at its samples, really took in seconds, for the next estimate."""
-    timings.note(pair.name, _step(cost.stage, device), step / cost.work * UNIT)
-    if look:
-        timings.note(pair.name, _look(cost.stage, device), look)
+def _recall_seconds(key: Callable[[str, str], str], pair: Path, stage: str, device: str) -> float:
+    """Seconds as measured last, 0 where nothing was; older versions stored them under the stage's old name."""
+    old = next(name for name, new in OLD_NAMES.items() if new == stage)
+    return timings.last_seconds(pair.name, key(stage, device)) or timings.last_seconds(pair.name, key(old, device))
 
 
-def _step(stage: str, device: str) -> str:
+def record_times(cost: Cost, pair: Path, device: str, step: float, sampling: float = 0.0) -> None:
+    """Store the measured seconds of a stage's step, and of its samples at one step, for the next estimate."""
+    timings.note(pair.name, _step_key(cost.stage, device), step / cost.work * UNIT)
+    if sampling:
+        timings.note(pair.name, _sampling_key(cost.stage, device), sampling)
+
+
+def _step_key(stage: str, device: str) -> str:
     return f"{UNIT:.0e} operations of training {stage} on {device}"
 
 
-def _look(stage: str, device: str) -> str:
+def _sampling_key(stage: str, device: str) -> str:
     return f"samples of {stage} on {device}"
 
 
-def _usual(report: Report) -> float:
+def _typical_tokens(report: Report) -> float:
     return max(8.0, (report.tokens[1] + report.tokens[2]) / 2)
 
 
@@ -175,8 +194,8 @@ def _kind(device: str) -> str:
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
-def speed(device: str) -> float:
-    """Floating-point operations a second that training reaches here, from one matrix product."""
+def measure_speed(device: str) -> float:
+    """Measure how many floating-point operations a second training reaches on a device, from one matrix product."""
     where = torch.device(device)
     one = torch.randn(1024, 1024, device=where, dtype=many_rows_dtype(where))
     one @ one

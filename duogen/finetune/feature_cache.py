@@ -1,6 +1,6 @@
-"""What stage 2 needs of a frozen MLLM and VAE, computed once and kept on disk: hidden states and latents of each example.
+"""A cache on disk of what the frozen MLLM and VAE compute for stage 2: the hidden states and latents of each example.
 
-Named by what went in: the example's words and pictures, and every weight that they went through. So a cache is never stale, serves
+A file is named by a hash of the example's words and pictures and of all weights that they pass through. So a cache is never stale, serves
 every later run on the same data, and may be deleted at any time.
 
 S words before the last picture's BOV, D channels of the condition, C latent channels.
@@ -23,14 +23,14 @@ from safetensors.torch import save_file
 
 from duogen.dataset.format import Example
 from duogen.models.mllm import MLLM, Context
-from duogen.painters.cosmos import FramePainter
+from duogen.painters.cosmos import CosmosPainter
 
-BUCKET_STEP = 2  # a bucket's sides are multiples of so many latents, as patches of two need
+BUCKET_STEP = 2  # a bucket's sides are multiples of this many latents, as patches of two need
 
 
 @dataclass
-class Seen:
-    """An example as the painter reads it; F pictures, the user's among them.
+class CachedExample:
+    """An example as the painter reads it; F pictures, including the user's.
 
     Attributes:
         states: [S, D] bf16.
@@ -49,7 +49,7 @@ class Seen:
 
 
 def fingerprint(pair: Path, precision: str, adapter: Path | None, buckets: bool) -> str:
-    """Of all weights and settings that states and latents depend on."""
+    """A hash of all weights and settings that states and latents depend on."""
     digest = hashlib.sha256(f"1 {precision} {buckets}".encode())
     folders = [pair / "text_encoder", pair / "vae", pair / "tokenizer", *([adapter] if adapter else [])]
     files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in (".safetensors", ".json")]
@@ -59,8 +59,8 @@ def fingerprint(pair: Path, precision: str, adapter: Path | None, buckets: bool)
     return digest.hexdigest()[:16]
 
 
-class Cache:
-    """A folder of examples that were seen once."""
+class FeatureCache:
+    """A folder with the features of examples, one file each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,20 +68,22 @@ class Cache:
     def file(self, example: Example) -> Path:
         return self.folder / f"{example.key()}.safetensors"
 
-    def fill(self, examples: list[Example], see: Callable[[Example], Seen], say: Callable[[int, int], None]) -> list[Path]:
-        """Compute what is not there; returns the files, in order. `say` is told how many of how many are done."""
+    def fill(
+        self, examples: list[Example], extract: Callable[[Example], CachedExample], report: Callable[[int, int], None]
+    ) -> list[Path]:
+        """Compute the missing files; returns all files, in order. `report` gets how many are done, and how many there are."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = []
         for done, example in enumerate(examples):
-            say(done, len(examples))
+            report(done, len(examples))
             files.append(self.file(example))
-            if not _whole(files[-1]):
-                write(see(example), files[-1])
-        say(len(examples), len(examples))
+            if not _is_complete(files[-1]):
+                write(extract(example), files[-1])
+        report(len(examples), len(examples))
         return files
 
 
-def _whole(file: Path) -> bool:
+def _is_complete(file: Path) -> bool:
     try:
         with safe_open(file, "pt") as opened:
             return bool(opened.metadata())
@@ -89,37 +91,38 @@ def _whole(file: Path) -> bool:
         return False
 
 
-def write(seen: Seen, file: Path) -> None:
-    tensors = {"states": seen.states.contiguous()} | {f"latents.{index}": each.contiguous() for index, each in enumerate(seen.latents)}
+def write(example: CachedExample, file: Path) -> None:
+    latents = {f"latents.{index}": each.contiguous() for index, each in enumerate(example.latents)}
+    tensors = {"states": example.states.contiguous()} | latents
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, metadata={"cuts": json.dumps(seen.cuts), "painted": json.dumps(seen.painted)})
+        save_file(tensors, part, metadata={"cuts": json.dumps(example.cuts), "painted": json.dumps(example.painted)})
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
 
 
-def read(file: Path) -> Seen:
-    """Raises ValueError when the file is gone or damaged: the run's cache was deleted under it."""
+def read(file: Path) -> CachedExample:
+    """Raises ValueError when the file is gone or damaged, as where the cache is deleted during a run."""
     try:
         with safe_open(file, "pt") as opened:
             about = opened.metadata()
             cuts = [tuple(cut) for cut in json.loads(about["cuts"])]
             latents = [opened.get_tensor(f"latents.{index}") for index in range(len(cuts))]
-            return Seen(opened.get_tensor("states"), latents, cuts, json.loads(about["painted"]))
+            return CachedExample(opened.get_tensor("states"), latents, cuts, json.loads(about["painted"]))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"The cached states in {file.parent} are gone; resume, and they are computed again.") from error
 
 
-class Seeing:
-    """Looks at examples with the models of the pair, exactly as serving does."""
+class FeatureExtractor:
+    """Computes the features of examples with the models of the pair, exactly as serving does."""
 
-    def __init__(self, mllm: MLLM, painter: FramePainter, buckets: bool) -> None:
+    def __init__(self, mllm: MLLM, painter: CosmosPainter, buckets: bool) -> None:
         self.mllm, self.painter, self.buckets = mllm, painter, buckets
 
     @torch.no_grad()
-    def __call__(self, example: Example) -> Seen:
-        """Raises ValueError: no picture of it is the assistant's, or one is gone."""
+    def __call__(self, example: Example) -> CachedExample:
+        """Raises ValueError when no picture of the example is the assistant's, or a picture is gone."""
         packed = self.mllm.tokens.pack(example.turns())
         last = max((index for index, slot in enumerate(packed.slots) if slot.painted), default=-1)
         if last < 0:
@@ -128,17 +131,17 @@ class Seeing:
         context = Context()
         self.mllm.prefill(context, packed.between(0, slots[-1].bov))
         states = context.condition()[0].to("cpu", torch.bfloat16)
-        latents = [self.latents(slot.image.picture) for slot in slots]
+        latents = [self.encode(slot.image.picture) for slot in slots]
         cuts = [(slot.bov, packed.last_segment(slot.bov)) for slot in slots]
-        return Seen(states, latents, cuts, [slot.painted for slot in slots])
+        return CachedExample(states, latents, cuts, [slot.painted for slot in slots])
 
-    def latents(self, picture: PILImage.Image) -> torch.Tensor:
+    def encode(self, picture: PILImage.Image) -> torch.Tensor:
         if not self.buckets:
             return self.painter.encode(picture)[0].cpu()
         return self.painter.encode(picture, bucket(picture.size, self.painter))[0].cpu()
 
 
-def bucket(size: tuple[int, int], painter: FramePainter) -> tuple[int, int]:
+def bucket(size: tuple[int, int], painter: CosmosPainter) -> tuple[int, int]:
     """The (width, height) of about the pair's area, in whole latents, nearest in shape to a picture of `size`."""
     rows, columns = painter.size()
     area, ratio = rows * columns, size[0] / size[1]

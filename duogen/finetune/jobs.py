@@ -1,7 +1,11 @@
-"""Long work that outlives whoever started it: a process of its own with a folder, which any other process finds and reads.
+"""Jobs: long work in a process of its own, which goes on when the process that started it ends.
 
-A job's folder holds `run/`: `order.json` (what was asked for), `progress.json` (how far it is), `wishes/` (what it should do next),
-`log.txt` (what it said), `.lock` (held while it lives) and its samples. Written beside and renamed, so that a reader never sees a half.
+Other processes find a job by its folder. In it, `run/` holds `request.json` (what the job should make), `progress.json` (how far it is),
+`commands/` (what it should do next), `log.txt` (what it printed), `.lock` (held while it runs), a folder for each stage, and its samples.
+JSON files are written beside and renamed, so that a reader never sees half of one.
+
+Older versions wrote `order.json` for `request.json`, and other names of stages and keys (`duogen.finetune.config.OLD_KEYS`). Both stay
+readable.
 """
 
 from __future__ import annotations
@@ -19,18 +23,21 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from duogen.conversation import write_beside
+from duogen.finetune.config import OLD_NAMES, STAGE_ALIASES, rename_old_keys
 from duogen.paths import ROOT, data_home
 
 RUNNING = ("starting", "waiting", "checking", "caching", "training", "sampling", "saving")
 ENDED = ("done", "paused", "stopped", "failed", "killed")
-WISHES = ("sample", "save", "pause", "stop")
+COMMANDS = ("sample", "save", "pause", "stop")
 GOES_ON = "It was ended from outside (killed, or the machine went down); Resume goes on from the last saved step."
 START_SECONDS = 60.0
 LOCK_SECONDS = 5.0  # a reader holds a job's lock for a moment
+REQUEST, OLD_REQUEST = "request.json", "order.json"
+OLD_FIELDS = {"told": "updated", "wants_card": "wants_gpu"}  # of `progress.json`
 
 
 class Job:
-    """The folder of one job."""
+    """One job, by its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.run = folder, folder / "run"
@@ -39,34 +46,54 @@ class Job:
     def name(self) -> str:
         return self.folder.name
 
-    def order(self) -> dict[str, Any]:
-        """What was asked for; empty when there is no such job."""
-        return _read(self.run / "order.json")
+    def read_request(self) -> dict[str, Any]:
+        """What the job should make, with today's names; empty when there is no such job."""
+        request = rename_old_keys(_read(self.run / REQUEST) or _read(self.run / OLD_REQUEST))
+        return request | {"stage": STAGE_ALIASES.get(request["stage"], request["stage"])} if "stage" in request else request
 
-    def write_order(self, order: dict[str, Any]) -> None:
+    def write_request(self, request: dict[str, Any]) -> None:
         self.run.mkdir(parents=True, exist_ok=True)
-        write_beside(self.run / "order.json", json.dumps(order, ensure_ascii=False, indent=1).encode())
+        write_beside(self.run / REQUEST, json.dumps(request, ensure_ascii=False, indent=1).encode())
 
-    def tell(self, **news: Any) -> None:
-        """Add to what is known of the job; called by the job itself."""
-        known = {**_read(self.run / "progress.json"), **news, "pid": os.getpid(), "told": time.time()}
+    def stage_folder(self, stage: str) -> Path:
+        """Where a stage's states and logs are. A run that began under the stage's old name goes on there."""
+        return _existing_or_new(self.run, stage)
+
+    def replay_folder(self, stage: str) -> Path:
+        """Where the examples are that a stage replays."""
+        old = _existing_or_new(self.run / "rehearsal", stage)
+        return old if old.is_dir() else self.run / "replay" / stage
+
+    def has_sample(self, stage: str, step: int) -> bool:
+        """Whether samples of a step were made, under the stage's name or its old one."""
+        names = [stage, *(old for old, new in OLD_NAMES.items() if new == stage)]
+        return any((self.run / "samples" / f"{name}-{step:07d}.json").exists() for name in names)
+
+    def report(self, **news: Any) -> None:
+        """Add to the job's progress. The job itself calls this."""
+        known = {**self._read_progress(), **news, "pid": os.getpid(), "updated": time.time()}
         write_beside(self.run / "progress.json", json.dumps(known, ensure_ascii=False).encode())
 
-    def progress(self) -> dict[str, Any]:
-        """How far it is: `phase` is one of `RUNNING` or `ENDED`, `words` says it to a person.
+    def _read_progress(self) -> dict[str, Any]:
+        known = {OLD_FIELDS.get(key, key): value for key, value in _read(self.run / "progress.json").items()}
+        return _rename_stage(known)
 
-        A job that says it runs while nobody holds its lock was killed.
+    def progress(self) -> dict[str, Any]:
+        """How far the job is: `phase` is one of `RUNNING` or `ENDED`, `words` is a sentence for a person.
+
+        A job whose phase is one of `RUNNING` while no process holds its lock was killed.
         """
-        known = {"phase": "starting", "words": "Starting ...", **_read(self.run / "progress.json")}
-        if known["phase"] in RUNNING and not self.alive():
-            again = _read(self.run / "progress.json")  # it may have ended in between
+        known = {"phase": "starting", "words": "Starting ...", **self._read_progress()}
+        if known["phase"] in RUNNING and not self.is_alive():
+            again = self._read_progress()  # it may have ended in between
             known |= again
-            young = known["phase"] == "starting" and time.time() - known.get("told", 0) < START_SECONDS
+            young = known["phase"] == "starting" and time.time() - known.get("updated", 0) < START_SECONDS
             if known["phase"] in RUNNING and not young:
                 known |= {"phase": "killed", "words": GOES_ON}
         return known
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether a process works on the job."""
         lock = FileLock(self.run / ".lock")
         if not self.run.is_dir():
             return False
@@ -79,8 +106,8 @@ class Job:
             return False
 
     @contextlib.contextmanager
-    def living(self) -> Iterator[None]:
-        """Held by the job while it works.
+    def hold_lock(self) -> Iterator[None]:
+        """Hold the job's lock while the job works.
 
         Raises:
             ValueError: another process works on it.
@@ -92,23 +119,23 @@ class Job:
         except Timeout as error:
             raise ValueError(f"{self.folder} is being trained already; pause it first.") from error
         try:
-            self.asked()
+            self.take_commands()
             yield
         finally:
             lock.release()
 
-    def ask(self, wish: str) -> None:
-        """Leave a wish for the job; it looks after every step. Raises ValueError when there is no such wish."""
-        if wish not in WISHES:
-            raise ValueError(f"A job cannot be asked to {wish}; it knows {', '.join(WISHES)}.")
-        wishes = self.run / "wishes"
-        wishes.mkdir(parents=True, exist_ok=True)
-        (wishes / f"{time.time_ns():020d}.{wish}").touch()  # there at once or not at all: none is lost to a job that looks just now
+    def send_command(self, command: str) -> None:
+        """Leave a command for the job, which reads it after its current step. Raises ValueError when there is no such command."""
+        if command not in COMMANDS:
+            raise ValueError(f"A job has no command {command}; it has {', '.join(COMMANDS)}.")
+        folder = self.run / "commands"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{time.time_ns():020d}.{command}").touch()  # atomic: a job that reads at this moment loses no command
 
-    def asked(self) -> list[str]:
-        """The wishes since the last call, in their order."""
+    def take_commands(self) -> list[str]:
+        """Remove and return the commands that came since the last call, in their order."""
         try:
-            files = sorted((self.run / "wishes").iterdir())
+            files = sorted((self.run / "commands").iterdir())
         except FileNotFoundError:
             return []
         for file in files:
@@ -116,31 +143,32 @@ class Job:
         return [file.suffix.removeprefix(".") for file in files]
 
     def start(self, *arguments: str) -> None:
-        """Begin the work as `python -m duogen ARGUMENTS`, in a process that stays when this one ends."""
+        """Start the job as `python -m duogen ARGUMENTS`, in a process that goes on when this one ends."""
         self.run.mkdir(parents=True, exist_ok=True)
-        self.tell(phase="starting", words="Starting ...")
-        apart: dict[str, Any] = {"start_new_session": True}
+        self.report(phase="starting", words="Starting ...")
+        detached: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
         with (self.run / "log.txt").open("ab") as log:
             subprocess.Popen(
                 [sys.executable, "-m", "duogen", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, **apart,
+                stderr=log, **detached,
             )  # fmt: skip
 
     def log(self, lines: int = 40) -> str:
-        """The last lines that it said."""
+        """The last lines that the job printed."""
         try:
             return "\n".join((self.run / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
 
     def figures(self, stage: str) -> list[dict[str, float]]:
-        """What was measured, by step; a step that was done again after a kill counts once."""
+        """The figures of a stage, by step. A step that was repeated after a kill appears once."""
         found: dict[int, dict[str, float]] = {}
+        folder = self.stage_folder(stage)
         for name in ("log.jsonl", "validation.jsonl"):
             try:
-                lines = (self.run / stage / name).read_text(encoding="utf-8").splitlines()
+                lines = (folder / name).read_text(encoding="utf-8").splitlines()
             except OSError:
                 continue
             for line in lines:
@@ -150,9 +178,9 @@ class Job:
         return [found[step] for step in sorted(found)]
 
     def samples(self) -> list[dict[str, Any]]:
-        """What was sampled on the way, oldest first: `stage`, `step` and `shown`, each with `prompt`, `text` and perhaps `picture`."""
-        found = [_read(file) for file in sorted((self.run / "samples").glob("*.json"))]
-        return sorted((each for each in found if each), key=lambda each: (each["stage"] == "paint", each["step"]))
+        """The samples of all steps, oldest first: `stage`, `step` and `shown`, each with `prompt`, `text` and perhaps `picture`."""
+        found = [_rename_stage(_read(file)) for file in sorted((self.run / "samples").glob("*.json"))]
+        return sorted((each for each in found if each), key=lambda each: (each["stage"] == "dit", each["step"]))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -162,24 +190,34 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
-def home() -> Path:
-    """Where jobs that the page starts are kept, and adapters are found."""
+def _rename_stage(known: dict[str, Any]) -> dict[str, Any]:
+    return known | {"stage": OLD_NAMES.get(known["stage"], known["stage"])} if "stage" in known else known
+
+
+def _existing_or_new(folder: Path, stage: str) -> Path:
+    """The folder of a stage in `folder`: under its old name where there is only that."""
+    olds = [folder / old for old, new in OLD_NAMES.items() if new == stage and (folder / old).is_dir()]
+    return olds[0] if olds and not (folder / stage).is_dir() else folder / stage
+
+
+def finetune_home() -> Path:
+    """The folder of the jobs that the page starts, and of adapters."""
     return data_home() / "finetune"
 
 
-def jobs() -> list[Job]:
-    """All jobs there, the newest first."""
-    found = [file.parents[1] for file in home().glob("*/run/order.json")]
+def list_jobs() -> list[Job]:
+    """All jobs in `finetune_home`, the newest first."""
+    found = {file.parents[1] for name in (REQUEST, OLD_REQUEST) for file in finetune_home().glob(f"*/run/{name}")}
     return [Job(folder) for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
 
 
 def device_lock(device: str) -> FileLock:
-    """Held by the one job that computes on a device ("cpu", "cuda:0"); the others wait for it."""
-    home().mkdir(parents=True, exist_ok=True)
-    return FileLock(home() / f".{device.replace(':', '-')}.lock")
+    """The lock that the one job holds that computes on a device ("cpu", "cuda:0"); other jobs wait for it."""
+    finetune_home().mkdir(parents=True, exist_ok=True)
+    return FileLock(finetune_home() / f".{device.replace(':', '-')}.lock")
 
 
 def serving_lock(device: str) -> FileLock:
-    """Held on a card by the chat's pair while it is there, and by a job while it computes there."""
-    home().mkdir(parents=True, exist_ok=True)
-    return FileLock(home() / f".serving-{device.replace(':', '-')}.lock")
+    """The lock of a GPU: the chat's pair holds it while it is there, and a job while it computes there."""
+    finetune_home().mkdir(parents=True, exist_ok=True)
+    return FileLock(finetune_home() / f".serving-{device.replace(':', '-')}.lock")

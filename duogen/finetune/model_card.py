@@ -1,4 +1,4 @@
-"""An adapter for others: a model card written from its run, a zip, a repository on the hub."""
+"""Share an adapter: write its model card, pack it as a zip, or push it to a repository on the hub."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from duogen.conversation import write_beside
+from duogen.finetune.config import rename_old_keys
 from duogen.finetune.jobs import Job
 from duogen.models.adapters import PARTS, read_about
 
-NAMES = {"talk": "1, what to say and when to draw", "paint": "2, how to paint it"}
-
+NAMES = {"mllm": "1, what to say and when to draw", "dit": "2, how to paint it"}
 
 CARD = """---
 library_name: peft
@@ -45,10 +45,11 @@ The examples are not part of this repository. What they allow, and what the pair
 """
 
 
-def card(folder: Path) -> str:
-    """The model card of an adapter, from what its run wrote down."""
-    about = _for_others(folder)
-    rows = [row for stage in NAMES if (row := _row(Job(folder), stage, about.get("recipe", {}).get(stage, {})))]
+def model_card(folder: Path) -> str:
+    """The model card of an adapter, from the files of its run."""
+    about = _without_paths(folder)
+    recipe = rename_old_keys(about.get("recipe", {}))
+    rows = [row for stage in NAMES if (row := _row(Job(folder), stage, recipe.get(stage, {})))]
     known = {name: about.get(name, "?") for name in ("title", "base", "examples", "data")}
     return CARD.format(**known, rows="\n".join(rows))
 
@@ -64,30 +65,30 @@ def _row(job: Job, stage: str, own: dict[str, Any]) -> str:
     return f"| {NAMES[stage]} | {figures[-1]['step']} | {own['rank']} | {own['learning_rate']:g} | {mean:.4f} | {kept} |"
 
 
-def _for_others(folder: Path) -> dict[str, Any]:
-    """`adapter.json` without paths of this machine; a hub's name of the base stays."""
+def _without_paths(folder: Path) -> dict[str, Any]:
+    """`adapter.json` without paths of this machine. A base that is named by its repository on the hub keeps that name."""
     about = read_about(folder)
     base = str(about["base"])
     local = Path(base).is_absolute() or base.startswith(("~", ".")) or Path(base).exists()
     return about | {"base": Path(base).name if local else base}
 
 
-def gathered(folder: Path, into: Path) -> None:
-    """What of an adapter's folder is for others: no states, no examples, no paths of this machine."""
-    about = _for_others(folder)
+def copy_shareable(folder: Path, into: Path) -> None:
+    """Copy the part of an adapter's folder that is for others: no states, no examples, no paths of this machine."""
+    about = _without_paths(folder)
     into.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         if (folder / part).is_dir():
             shutil.copytree(folder / part, into / part, dirs_exist_ok=True)
     write_beside(into / "adapter.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
-    write_beside(into / "README.md", card(folder).encode())
+    write_beside(into / "README.md", model_card(folder).encode())
 
 
-def packed(folder: Path) -> Path:
-    """A zip of the adapter, in a temporary folder. Raises ValueError when there is none."""
+def zip_adapter(folder: Path) -> Path:
+    """Pack the adapter as a zip in a temporary folder. Raises ValueError when there is no adapter."""
     target = Path(tempfile.mkdtemp(prefix="adapter-")) / f"{folder.name}.zip"
     with tempfile.TemporaryDirectory() as room:
-        gathered(folder, Path(room))
+        copy_shareable(folder, Path(room))
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as zipped:
             for file in sorted(Path(room).rglob("*")):
                 if file.is_file():
@@ -96,7 +97,7 @@ def packed(folder: Path) -> Path:
 
 
 def push(folder: Path, repository: str, private: bool = True) -> str:
-    """Upload an adapter with its card; returns its address.
+    """Upload an adapter with its model card; returns its address.
 
     Raises:
         ValueError: one sentence: no adapter, no token, no such name, or the hub cannot be reached.
@@ -112,7 +113,7 @@ def push(folder: Path, repository: str, private: bool = True) -> str:
         raise ValueError("The hub needs your token: run `hf auth login`, or set HF_TOKEN, and publish again.")
     try:
         with tempfile.TemporaryDirectory() as room:
-            gathered(folder, Path(room))
+            copy_shareable(folder, Path(room))
             url = api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=room, commit_message=f"{folder.name}, fine-tuned with DuoGen")
     except HFValidationError as error:

@@ -1,4 +1,4 @@
-"""What is ordered, looked at and made ready: the two stages of fine-tuning as lessons for the loop, and what they cost here."""
+"""Prepare fine-tuning: check data and pair, build the two stages for the trainer, cache features, and measure what a stage costs."""
 
 from __future__ import annotations
 
@@ -19,67 +19,83 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from duogen.dataset.describe import Report, describe
-from duogen.dataset.format import Data, Example, split
-from duogen.dataset.readers import read
-from duogen.finetune.callbacks import PaintSampler, Sampler, TalkSampler, cast_inputs
-from duogen.finetune.config import STAGES, FineTune, Pace
-from duogen.finetune.cost import Cost, cost, note
-from duogen.finetune.feature_cache import Cache, Seeing, fingerprint
-from duogen.finetune.feature_cache import read as read_seen
-from duogen.finetune.jobs import Job, home
-from duogen.finetune.replay import rehearsals
-from duogen.finetune.stages import PaintStage, Rehearsed, TalkStage, lowest_layer, paint_config, talk_config
+from duogen.dataset.format import Data, Example, split_examples
+from duogen.dataset.readers import read_dataset
+from duogen.finetune.callbacks import DiTSampler, MLLMSampler, Sampler, set_input_cast
+from duogen.finetune.config import STAGE_ALIASES, STAGES, FineTuneConfig, StageConfig
+from duogen.finetune.cost import Cost, estimate_cost, record_times
+from duogen.finetune.feature_cache import FeatureCache, FeatureExtractor, fingerprint
+from duogen.finetune.feature_cache import read as read_features
+from duogen.finetune.jobs import Job, finetune_home
+from duogen.finetune.replay import load_replay_examples
+from duogen.finetune.stages import DiTStage, MLLMStage, Replay, dit_lora_config, lowest_layer, mllm_lora_config
 from duogen.hub.catalogue import find
-from duogen.models.adapters import Wanted, put_on
+from duogen.models.adapters import AdapterSpec, set_adapters
 from duogen.models.mllm import MLLM
 from duogen.models.pipeline import About, open_parts, pick_device
 from duogen.models.placement import free
 from duogen.models.sequence import Tokens
-from duogen.painters.cosmos import FramePainter
+from duogen.painters.cosmos import CosmosPainter
 from duogen.precision import resolve_precision
-from duogen.train import fsdp as shards
-from duogen.train.states import truncated
+from duogen.train import fsdp
+from duogen.train.states import truncate_layers
 from duogen.train.trainer import Recipe, autocast
 
-NAME = "taught"  # the adapter's name among peft's
+ADAPTER_NAME = "taught"  # the adapter's name in peft; it is part of the weights' names in states on disk
 MEASURED_STEPS = 2
 
-Say = Callable[[str], None]
+LogFunction = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked for. `stage` is "1", "2" or "both"; `pair` an id, a repository or a folder, `None` for the bundled one; `rehearse`
-    a folder of examples of what the pair should not forget, where its `duogen.json` does not say what it practised.
+class FineTuneRequest:
+    """What a user wants to be fine-tuned.
+
+    Attributes:
+        data: folder or zip of examples.
+        out: folder of the adapter.
+        pair: id, repository or folder; `None` for the bundled one.
+        stage: "mllm", "dit" or "both".
+        replay: folder of examples of what the pair should not forget, where its `duogen.json` does not name what it was trained on.
     """
 
     data: Path
     out: Path
     pair: str | None = None
     stage: str = "both"
-    recipe: FineTune = FineTune()
+    recipe: FineTuneConfig = FineTuneConfig()
     device: str = "auto"
-    rehearse: Path | None = None
+    replay: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", STAGE_ALIASES.get(self.stage, self.stage))
 
     def as_json(self) -> dict[str, Any]:
         plain = {"data": str(self.data.resolve()), "pair": self.pair, "stage": self.stage, "device": self.device}
-        return plain | {"recipe": self.recipe.as_json(), "rehearse": str(self.rehearse.resolve()) if self.rehearse else None}
+        return plain | {"recipe": self.recipe.as_json(), "replay": str(self.replay.resolve()) if self.replay else None}
 
     @staticmethod
-    def of(out: Path) -> Order:
-        """The order of a job that was begun. Raises ValueError when there is none."""
-        raw = Job(out).order()
+    def load(out: Path) -> FineTuneRequest:
+        """Read the request of a job that was begun. Raises ValueError when there is none."""
+        raw = Job(out).read_request()
         if not raw:
             raise ValueError(f"There is nothing to resume in {out}; start without --resume.")
-        rehearse = Path(raw["rehearse"]) if raw.get("rehearse") else None
-        return Order(Path(raw["data"]), out, raw["pair"], raw["stage"], FineTune.of(raw["recipe"]), raw["device"], rehearse)
+        replay = Path(raw["replay"]) if raw.get("replay") else None
+        recipe = FineTuneConfig.from_json(raw["recipe"])
+        return FineTuneRequest(Path(raw["data"]), out, raw["pair"], raw["stage"], recipe, raw["device"], replay)
 
 
 @dataclass
-class Ready:
-    """An order whose data and pair have been looked at."""
+class PreparedRun:
+    """A request with its data read and checked, its pair found, and its costs estimated.
 
-    order: Order
+    Attributes:
+        pair: folder of the pair.
+        train, held: the examples to learn from, and those that are kept back to check on.
+        costs: of each stage.
+    """
+
+    request: FineTuneRequest
     pair: Path
     device: str
     data: Data
@@ -89,35 +105,35 @@ class Ready:
     costs: list[Cost]
 
 
-class Asked(Exception):
-    """Somebody asked to pause or stop while nothing was being trained."""
+class StopRequested(Exception):
+    """A command "pause" or "stop" came before training began; the message is the command."""
 
 
-def prepared(order: Order, say: Say = print) -> Ready:
-    """Read and check the data, and estimate.
+def prepare_run(request: FineTuneRequest, log: LogFunction = print) -> PreparedRun:
+    """Read and check the data, find the pair, and estimate the costs.
 
     Raises:
         ValueError: one sentence: what is wrong with the data, the pair or the device.
     """
-    device = pick_device(order.device)
-    pair = find(order.pair, progress=say).folder
-    data = read(order.data)
+    device = pick_device(request.device)
+    pair = find(request.pair, progress=log).folder
+    data = read_dataset(request.data)
     parts = open_parts(pair, (), device)
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
-    report = describe(data, tokens, order.recipe.max_tokens, order.recipe.validation)
+    report = describe(data, tokens, request.recipe.max_tokens, request.recipe.validation)
     if not data.examples:
         first = f" ({data.problems[0].where}: {data.problems[0].what})" if data.problems else ""
         hint = "; write a .txt file with words beside each picture" if data.loose else ""
-        raise ValueError(f"There is nothing to learn in {order.data}{first}{hint}.")
-    if "paint" in STAGES[order.stage] and not report.painted:
-        raise ValueError(f"No answer in {order.data} has a picture, which stage 2 needs; choose --stage 1.")
-    train_on, held = split(data.examples, order.recipe.validation)
-    costs = [cost(pair, order.recipe, stage, report, device) for stage in STAGES[order.stage]]
-    return Ready(order, pair, device, data, report, train_on, held, costs)
+        raise ValueError(f"There is nothing to learn in {request.data}{first}{hint}.")
+    if "dit" in STAGES[request.stage] and not report.painted:
+        raise ValueError(f"No answer in {request.data} has a picture, which stage 2 needs; choose --stage mllm.")
+    train_on, held = split_examples(data.examples, request.recipe.validation)
+    costs = [estimate_cost(pair, request.recipe, stage, report, device) for stage in STAGES[request.stage]]
+    return PreparedRun(request, pair, device, data, report, train_on, held, costs)
 
 
-def loop_recipe(own: Pace, whole: FineTune, **settings: Any) -> Recipe:
-    """The loop's recipe for a stage's settings."""
+def build_recipe(own: StageConfig, whole: FineTuneConfig, **settings: Any) -> Recipe:
+    """The trainer's recipe for a stage's settings."""
     kept = ("steps", "learning_rate", "warmup", "weight_decay", "clip", "ema", "optimizer", "accumulate")
     return Recipe(
         **{name: getattr(own, name) for name in kept}, schedule="cosine", betas=(0.9, 0.99), seed=whole.seed, workers=0,
@@ -125,22 +141,27 @@ def loop_recipe(own: Pace, whole: FineTune, **settings: Any) -> Recipe:
     )  # fmt: skip
 
 
-def taught(module: nn.Module, config: LoraConfig | None, seed: int) -> None:
-    """Make a part learn: an adapter in it, or all of it."""
+def make_trainable(module: nn.Module, config: LoraConfig | None, seed: int) -> None:
+    """Make a part trainable: an adapter that is put in, or without `config` all of its weights."""
     module.requires_grad_(config is None)
     if config is not None:
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, module, adapter_name=NAME)
-        cast_inputs(module, False)
+        inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
+        set_input_cast(module, False)
     for weight in module.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # steps are too small for bf16
 
 
 @dataclass
-class Lesson:
-    """A stage that is ready to be learnt, what is kept back to check it, who makes samples (`None` where the weights are shared out, which
-    only all processes together can use), and the adapter's shape.
+class StageRun:
+    """A stage that is ready for the trainer.
+
+    Attributes:
+        name: "mllm" or "dit".
+        held: the same stage on the examples that are kept back, `None` where there are none.
+        sampler: makes samples; `None` with FSDP, where one process alone cannot use the weights.
+        config: of the adapter, `None` where all weights are trained.
     """
 
     name: str
@@ -150,155 +171,159 @@ class Lesson:
     config: LoraConfig | None
 
 
-def learner(ready: Ready, stage: str, device: str) -> tuple[Any, nn.Module, LoraConfig | None]:
-    """The parts that a stage needs, the one that learns, ready to learn, and its adapter's shape."""
-    if stage == "talk":
-        own = ready.order.recipe.talk
-        parts = open_parts(ready.pair, ("text_encoder",), device, resolve_precision(own.precision, ready.device))
+def open_trainable(run: PreparedRun, stage: str, device: str) -> tuple[Any, nn.Module, LoraConfig | None]:
+    """Open the parts that a stage needs; returns them, the trainable one, and its adapter's configuration."""
+    if stage == "mllm":
+        own = run.request.recipe.mllm
+        parts = open_parts(run.pair, ("text_encoder",), device, resolve_precision(own.precision, run.device))
         module = parts.text_encoder
         first = lowest_layer(own, parts.about, module.config.text_config.num_hidden_layers)
-        config = talk_config(module, own, first) if own.rank else None
+        config = mllm_lora_config(module, own, first) if own.rank else None
     else:
-        own = ready.order.recipe.paint
-        parts = open_parts(ready.pair, ("transformer", "vae"), device)
+        own = run.request.recipe.dit
+        parts = open_parts(run.pair, ("transformer", "vae"), device)
         module = parts.transformer
-        config = paint_config(module, own) if own.rank else None
-    taught(module, config, ready.order.recipe.seed)
+        config = dit_lora_config(module, own) if own.rank else None
+    make_trainable(module, config, run.request.recipe.seed)
     return parts, module, config
 
 
-def _place(ready: Ready) -> str:
-    """Where weights are read to: what is shared out goes from the CPU's memory to the cards."""
-    return "cpu" if shards.wished() else ready.device
+def _load_device(run: PreparedRun) -> str:
+    """The device that weights are loaded to. With FSDP that is the CPU: from there each process takes its share to its GPU."""
+    return "cpu" if fsdp.fsdp_requested() else run.device
 
 
-def talk_lesson(ready: Ready, job: Job | None) -> Lesson:
-    """Stage 1."""
-    order, own = ready.order, ready.order.recipe.talk
+def build_mllm_stage(run: PreparedRun, job: Job | None) -> StageRun:
+    """Build stage 1."""
+    request, own = run.request, run.request.recipe.mllm
     if job is not None:
-        job.tell(phase="starting", words="Opening the language model ...")
-    parts, mllm, config = learner(ready, "talk", _place(ready))
+        job.report(phase="starting", words="Opening the language model ...")
+    parts, mllm, config = open_trainable(run, "mllm", _load_device(run))
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
     mllm.train()
-    if ready.device == "cpu":  # plain matrix products: PyTorch's fused attention is slow there with a mask
+    if run.device == "cpu":  # plain matrix products: PyTorch's fused attention is slow there with a mask
         mllm.set_attn_implementation({"text_config": "eager"})
     if own.checkpointing:
         mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    learns = own.vision or not own.rank
-    recipe = loop_recipe(own, order.recipe, train_vision=learns, precision="bf16" if own.precision == "nf4" else own.precision)
-    old = _rehearsals("talk", ready, job)
-    stage = TalkStage(recipe, mllm, tokens, ready.train, own.batch, Rehearsed(old, order.recipe.rehearse))
-    held = TalkStage(recipe, mllm, tokens, ready.held, own.batch) if ready.held else None
-    sampler = TalkSampler(MLLM(mllm, tokens, list(parts.about.layers or [1])), ready.held or ready.train)
-    return Lesson("talk", stage, held, None if shards.wished() else sampler, config)
+    train_vision = own.vision or not own.rank
+    recipe = build_recipe(own, request.recipe, train_vision=train_vision, precision="bf16" if own.precision == "nf4" else own.precision)
+    replay = Replay(_load_replay("mllm", run, job), request.recipe.replay)
+    stage = MLLMStage(recipe, mllm, tokens, run.train, own.batch, replay)
+    held = MLLMStage(recipe, mllm, tokens, run.held, own.batch) if run.held else None
+    sampler = MLLMSampler(MLLM(mllm, tokens, list(parts.about.layers or [1])), run.held or run.train)
+    return StageRun("mllm", stage, held, None if fsdp.fsdp_requested() else sampler, config)
 
 
-def paint_lesson(ready: Ready, job: Job | None) -> Lesson:
-    """Stage 2: states and latents once, then without MLLM."""
-    order, own = ready.order, ready.order.recipe.paint
-    painters = [example for example in ready.data.examples if example.pictures("assistant")]
-    old = _rehearsals("paint", ready, job)
-    with _main_first():
-        files = seen(ready, [*painters, *old], job)
-    clear()
+def build_dit_stage(run: PreparedRun, job: Job | None) -> StageRun:
+    """Build stage 2, which trains on cached states and latents, without the MLLM."""
+    request, own = run.request, run.request.recipe.dit
+    painted = [example for example in run.data.examples if example.pictures("assistant")]
+    old = _load_replay("dit", run, job)
+    with _main_process_first():
+        files = cache_features(run, [*painted, *old], job)
+    release_memory()
     if job is not None:
-        job.tell(phase="starting", words="Opening the painter ...")
-    parts, transformer, config = learner(ready, "paint", _place(ready))
+        job.report(phase="starting", words="Opening the painter ...")
+    parts, transformer, config = open_trainable(run, "dit", _load_device(run))
     if own.checkpointing:
         transformer.enable_gradient_checkpointing()
-    recipe = loop_recipe(own, order.recipe)
-    kept = {example.where: file for example, file in zip(painters, files, strict=False)}
-    held_files = [kept[example.where] for example in ready.held if example.where in kept]
-    own_files = [kept[example.where] for example in ready.train if example.where in kept] or held_files
-    rehearsed = Rehearsed(files[len(painters) :], order.recipe.rehearse)
-    stage = PaintStage(recipe, parts, own_files, own, rehearsed)
-    held = PaintStage(recipe, parts, held_files, own) if held_files else None
-    shown = [example for example in (ready.held or ready.train) if example in painters] or painters
-    sampler = PaintSampler(FramePainter(parts), [(example, read_seen(kept[example.where])) for example in shown[:4]])
-    return Lesson("paint", stage, held, None if shards.wished() else sampler, config)
+    recipe = build_recipe(own, request.recipe)
+    kept = {example.where: file for example, file in zip(painted, files, strict=False)}
+    held_files = [kept[example.where] for example in run.held if example.where in kept]
+    own_files = [kept[example.where] for example in run.train if example.where in kept] or held_files
+    stage = DiTStage(recipe, parts, own_files, own, Replay(files[len(painted) :], request.recipe.replay))
+    held = DiTStage(recipe, parts, held_files, own) if held_files else None
+    shown = [example for example in (run.held or run.train) if example in painted] or painted
+    sampler = DiTSampler(CosmosPainter(parts), [(example, read_features(kept[example.where])) for example in shown[:4]])
+    return StageRun("dit", stage, held, None if fsdp.fsdp_requested() else sampler, config)
 
 
-LESSONS: dict[str, Callable[[Ready, Job | None], Lesson]] = {"talk": talk_lesson, "paint": paint_lesson}
+def build_stage(name: str, run: PreparedRun, job: Job | None) -> StageRun:
+    """Build the stage "mllm" or "dit"; `job` gets the progress."""
+    return build_mllm_stage(run, job) if name == "mllm" else build_dit_stage(run, job)
 
 
 @contextlib.contextmanager
-def _main_first() -> Iterator[None]:
+def _main_process_first() -> Iterator[None]:
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.main_process_first():
         yield
 
 
-def _rehearsals(stage: str, ready: Ready, job: Job | None) -> list[Example]:
-    """What the pair practised before, if any of that is wished and known."""
-    order = ready.order
-    if not order.recipe.rehearse:
+def _load_replay(stage: str, run: PreparedRun, job: Job | None) -> list[Example]:
+    """Examples of what the pair was trained on before; none where the request wants none, or where they are not known."""
+    request = run.request
+    if not request.recipe.replay:
         return []
     if job is not None:
-        job.tell(phase="starting", words="Making examples of what the pair can do already ...")
-    with _main_first():
-        return rehearsals(order.rehearse, About.load(ready.pair), stage, order.recipe.seed, order.out / "run" / "rehearsal" / stage)
+        job.report(phase="starting", words="Making examples of what the pair can do already ...")
+    with _main_process_first():
+        return load_replay_examples(
+            request.replay, About.load(run.pair), stage, request.recipe.seed, Job(request.out).replay_folder(stage)
+        )
 
 
-def seen(ready: Ready, examples: list[Example], job: Job | None) -> list[Path]:
-    """The files of examples that have a picture to paint, computed where they are not there."""
-    order, recipe = ready.order, ready.order.recipe
-    adapter = order.out / "text_encoder" if order.stage == "both" and recipe.talk.rank else None
-    base = new_pair(ready) if order.stage == "both" and not recipe.talk.rank else ready.pair
+def cache_features(run: PreparedRun, examples: list[Example], job: Job | None) -> list[Path]:
+    """Compute the features of examples where they are not cached yet; returns the files. Each example needs a picture to paint."""
+    request, recipe = run.request, run.request.recipe
+    adapter = request.out / "text_encoder" if request.stage == "both" and recipe.mllm.rank else None
+    base = make_new_pair(run) if request.stage == "both" and not recipe.mllm.rank else run.pair
     adapter = adapter if adapter is not None and adapter.is_dir() else None
-    precision = resolve_precision(recipe.talk.precision, ready.device)
-    name = fingerprint(base, precision, adapter, recipe.paint.buckets)
-    cache = Cache(home() / "cache" / name)
+    precision = resolve_precision(recipe.mllm.precision, run.device)
+    name = fingerprint(base, precision, adapter, recipe.dit.buckets)
+    cache = FeatureCache(finetune_home() / "cache" / name)
     missing = [example for example in examples if not cache.file(example).exists()]
-    see: Any = None
+    extract: Any = None
     if missing:
-        _check_room(ready)
+        _check_disk_space(run)
         if job is not None:
-            job.tell(phase="caching", words="Opening the models that look at the examples ...")
-        see = seeing(base, ready, adapter)
+            job.report(phase="caching", words="Opening the models that look at the examples ...")
+        extract = open_extractor(base, run, adapter)
 
-    def told(done: int, count: int) -> None:
+    def report(done: int, count: int) -> None:
         if job is not None:
-            job.tell(phase="caching", words=f"Looking at the examples: {done} of {count} ...")
-            for wish in job.asked() if see else ():
-                if wish in ("pause", "stop"):
-                    raise Asked(wish)
+            job.report(phase="caching", words=f"Looking at the examples: {done} of {count} ...")
+            for command in job.take_commands() if extract else ():
+                if command in ("pause", "stop"):
+                    raise StopRequested(command)
 
-    return cache.fill(examples, lambda example: see(example), told)
+    return cache.fill(examples, lambda example: extract(example), report)
 
 
-def _check_room(ready: Ready) -> None:
+def _check_disk_space(run: PreparedRun) -> None:
     """Raises ValueError when the caches will not fit on the disk."""
-    home().mkdir(parents=True, exist_ok=True)
-    need, free = sum(each.disk for each in ready.costs), shutil.disk_usage(home()).free
+    finetune_home().mkdir(parents=True, exist_ok=True)
+    need, free = sum(each.disk for each in run.costs), shutil.disk_usage(finetune_home()).free
     if need > free:
         raise ValueError(f"The examples need about {need / 1e9:.1f} GB of disk while stage 2 learns, and {free / 1e9:.1f} GB are free.")
 
 
-def seeing(base: Path, ready: Ready, adapter: Path | None) -> Seeing:
-    precision = resolve_precision(ready.order.recipe.talk.precision, ready.device)
-    parts = open_parts(base, ("text_encoder", "vae"), ready.device, precision)
+def open_extractor(base: Path, run: PreparedRun, adapter: Path | None) -> FeatureExtractor:
+    """Open the MLLM and the VAE of the pair in `base`, with the MLLM's adapter if there is one."""
+    precision = resolve_precision(run.request.recipe.mllm.precision, run.device)
+    parts = open_parts(base, ("text_encoder", "vae"), run.device, precision)
     if adapter is not None:
-        put_on(parts, [Wanted(adapter.parent)])
+        set_adapters(parts, [AdapterSpec(adapter.parent)])
     count = parts.text_encoder.config.text_config.num_hidden_layers
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
     layers = list(parts.about.layers or range(1, count + 1))
-    model = parts.text_encoder if max(layers) == count else truncated(parts.text_encoder, max(layers))  # what is above is not read
+    model = parts.text_encoder if max(layers) == count else truncate_layers(parts.text_encoder, max(layers))  # layers above are not read
     mllm = MLLM(model, tokens, layers)
-    return Seeing(mllm, FramePainter(parts), ready.order.recipe.paint.buckets)
+    return FeatureExtractor(mllm, CosmosPainter(parts), run.request.recipe.dit.buckets)
 
 
-def new_pair(ready: Ready) -> Path:
-    """The pair that full training makes, at first a copy of the base."""
-    target = ready.order.out / "pair"
+def make_new_pair(run: PreparedRun) -> Path:
+    """The folder of the pair that full training makes; at first a copy of the base is put there."""
+    target = run.request.out / "pair"
     if not target.is_dir():
         part = target.with_name(f".pair.{os.getpid()}.part")
-        shutil.copytree(ready.pair, part)
+        shutil.copytree(run.pair, part)
         part.replace(target)
     return target
 
 
-def step_seconds(stage: Any, count: int) -> float:
-    """What a batch takes, forward and back: the median of some that are made and thrown away; the first of all warms up."""
+def time_step(stage: Any, count: int) -> float:
+    """The median seconds of `count` batches, forward and backward, after one that warms up. No weight is changed."""
     taken = []
     for number in range(count + 1):
         began = time.perf_counter()
@@ -312,24 +337,24 @@ def step_seconds(stage: Any, count: int) -> float:
     return statistics.median(taken[1:])
 
 
-def measured(ready: Ready, say: Say = print) -> list[Cost]:
-    """The estimate with steps that were really made: three of each stage, on as few examples as they take."""
-    order, costs = ready.order, []
-    few = replace(ready, train=ready.train[: max(order.recipe.paint.batch, 1)], held=[])
-    few.data = replace(ready.data, examples=few.train)
-    few.order = replace(order, stage="2" if order.stage == "both" else order.stage, recipe=replace(order.recipe, rehearse=0.0))
-    for stage, before in zip(STAGES[order.stage], ready.costs, strict=True):
-        say(f"Measuring a step of stage {1 if stage == 'talk' else 2} ...")
-        lesson = LESSONS[stage](few, None)
-        seconds = step_seconds(lesson.stage, MEASURED_STEPS) * getattr(order.recipe, stage).accumulate
-        note(before, ready.pair, ready.device, seconds)
-        costs.append(cost(ready.pair, order.recipe, stage, ready.report, ready.device))
-        del lesson
-        clear()
+def measure_costs(run: PreparedRun, log: LogFunction = print) -> list[Cost]:
+    """Estimate again, after timing a few steps of each stage on as few examples as they need."""
+    request, costs = run.request, []
+    few = replace(run, train=run.train[: max(request.recipe.dit.batch, 1)], held=[])
+    few.data = replace(run.data, examples=few.train)
+    few.request = replace(request, stage="dit" if request.stage == "both" else request.stage, recipe=replace(request.recipe, replay=0.0))
+    for stage, before in zip(STAGES[request.stage], run.costs, strict=True):
+        log(f"Measuring a step of stage {1 if stage == 'mllm' else 2} ...")
+        built = build_stage(stage, few, None)
+        seconds = time_step(built.stage, MEASURED_STEPS) * getattr(request.recipe, stage).accumulate
+        record_times(before, run.pair, run.device, seconds)
+        costs.append(estimate_cost(run.pair, request.recipe, stage, run.report, run.device))
+        del built
+        release_memory()
     return costs
 
 
-def clear() -> None:
-    """Between two stages; the next may want another precision, which accelerate keeps for the whole process."""
+def release_memory() -> None:
+    """Free memory between two stages, and have accelerate forget the precision, which may differ in the next stage."""
     AcceleratorState._reset_state()
     free()

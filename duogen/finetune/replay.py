@@ -1,6 +1,6 @@
-"""What a pair could do before, practised again while it learns something new, so that it does not forget.
+"""Replay: examples of what a pair was trained on before, mixed into fine-tuning so that the pair does not forget.
 
-The bundled pair's dialogues are made anew from the recipe that its `duogen.json` names; for other pairs a user may bring a folder.
+The bundled pair's dialogues are made again from the recipe that its `duogen.json` names. For another pair a user may bring a folder.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from duogen.conversation import Image, Text, Turn
-from duogen.dataset.format import CONVERSATIONS, Example, Line, Picture, write
-from duogen.dataset.readers import read
-from duogen.finetune.config import RECIPES, REHEARSED
+from duogen.dataset.format import CONVERSATIONS, Example, Line, Picture, write_examples
+from duogen.dataset.readers import read_dataset
+from duogen.finetune.config import RECIPES, REPLAY_EXAMPLES
 from duogen.models.pipeline import About
-from duogen.train.curriculum import dialogue, practised
+from duogen.train.curriculum import sample_dialogue, sample_task
 
 
-def rehearsals(source: Path | None, about: About, stage: str, seed: int, folder: Path) -> list[Example]:
-    """Examples of what the pair practised for a stage ("talk" or "paint"); none where nobody knows what that was.
+def load_replay_examples(source: Path | None, about: About, stage: str, seed: int, folder: Path) -> list[Example]:
+    """Examples of what the pair was trained on before, for a stage ("mllm" or "dit"); none where `about` does not name a recipe.
 
     Args:
-        source: a user's folder or zip of examples, instead of what `about` names.
-        folder: where examples that are made anew are kept, so that a run that goes on finds the same.
+        source: a user's folder or zip of examples, used instead of the recipe that `about` names.
+        folder: where examples that are made here are kept, so that a resumed run finds the same.
 
     Raises:
         ValueError: nothing is in `source`.
@@ -37,28 +37,28 @@ def rehearsals(source: Path | None, about: About, stage: str, seed: int, folder:
             return []
         source = folder
         if not (folder / CONVERSATIONS).exists():
-            settings = json.loads(recipe.read_text(encoding="utf-8"))["mllm" if stage == "talk" else "dit"]["settings"]
-            made = _talked(settings, seed) if stage == "talk" else _painted(settings, seed)
+            settings = json.loads(recipe.read_text(encoding="utf-8"))[stage]["settings"]
+            made = _sample_mllm_dialogues(settings, seed) if stage == "mllm" else _sample_dit_dialogues(settings, seed)
             write_turns(made, folder)
-    return [each for each in read(source).examples if stage == "talk" or each.pictures("assistant")]
+    return [each for each in read_dataset(source).examples if stage == "mllm" or each.pictures("assistant")]
 
 
-def _talked(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
+def _sample_mllm_dialogues(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
     rng, shares = random.Random(seed), settings["tasks"]
-    for _ in range(REHEARSED["talk"]):
+    for _ in range(REPLAY_EXAMPLES["mllm"]):
         task = rng.choices(list(shares), list(shares.values()))[0]
-        yield practised(task, rng, settings)
+        yield sample_task(task, rng, settings)
 
 
-def _painted(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
+def _sample_dit_dialogues(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
     rng = random.Random(seed)
-    for number in range(REHEARSED["paint"]):
+    for number in range(REPLAY_EXAMPLES["dit"]):
         group = settings["groups"][number % len(settings["groups"])]
         frames = rng.choice(group["frames"])
-        yield _until_picture(dialogue(rng, group["tasks"], frames, settings), frames)
+        yield _cut_after_picture(sample_dialogue(rng, group["tasks"], frames, settings), frames)
 
 
-def _until_picture(dialogue: list[Turn], count: int) -> list[Turn]:
+def _cut_after_picture(dialogue: list[Turn], count: int) -> list[Turn]:
     """The conversation up to its picture number `count`, from 1."""
     kept: list[Turn] = []
     for turn in dialogue:
@@ -71,10 +71,10 @@ def _until_picture(dialogue: list[Turn], count: int) -> list[Turn]:
 
 
 def write_turns(dialogues: Iterable[list[Turn]], folder: Path) -> None:
-    """A folder of examples, as fine-tuning reads them, from conversations whose pictures are in memory."""
+    """Write conversations, whose pictures are in memory, as a folder of examples for fine-tuning."""
     with tempfile.TemporaryDirectory() as drawn:
         examples = [Example(str(number), tuple(_line(turn, Path(drawn)) for turn in each)) for number, each in enumerate(dialogues)]
-        write(examples, folder)
+        write_examples(examples, folder)
 
 
 def _line(turn: Turn, drawn: Path) -> Line:

@@ -15,7 +15,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -64,7 +64,7 @@ RENAMED = {VISION_START: "<|vision_start|>", VISION_END: "<|vision_end|>", IMAGE
 
 PATCH_SIZE = 32
 MERGE_SIZE = 1
-VISION_CHANNELS = 5  # colours, and where a patch lies: `duogen.models.mllm.placed`
+VISION_CHANNELS = 5  # colours, and where a patch lies: `duogen.models.mllm.append_patch_positions`
 PICTURE_PIXELS = 256 * 256
 
 BUNDLED = "duogen-sketch"
@@ -114,8 +114,9 @@ def read_base(file: Path) -> tuple[dict[str, torch.Tensor], Tokenizer]:
     weights = {}
     for tensor in reader.tensors:
         weight = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32)
-        weights[llama_name(tensor.name)] = unpaired(tensor.name, weight)
-    return weights, bpe(reader.get_field("tokenizer.ggml.tokens").contents(), reader.get_field("tokenizer.ggml.merges").contents())
+        weights[llama_name(tensor.name)] = unpair_rotary_rows(tensor.name, weight)
+    tokens, merges = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
+    return weights, bpe(tokens, merges)
 
 
 def llama_name(name: str) -> str:
@@ -127,7 +128,7 @@ def llama_name(name: str) -> str:
     return f"model.layers.{layer}.{LAYER_NAMES[kind]}.weight"
 
 
-def unpaired(name: str, weight: torch.Tensor) -> torch.Tensor:
+def unpair_rotary_rows(name: str, weight: torch.Tensor) -> torch.Tensor:
     """Undoes how GGUF orders the rows of queries and keys: rotary pairs are neighbours there, half a head apart in transformers."""
     kind = name.split(".")[-2]
     if kind not in ("attn_q", "attn_k"):
@@ -142,7 +143,8 @@ def bpe(tokens: list[str], merges: list[str]) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -196,7 +198,7 @@ def as_qwen(weights: dict[str, torch.Tensor]) -> Qwen2_5_VLForConditionalGenerat
     from transformers import Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-    config = qwen_config()
+    config: Any = qwen_config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vision = Qwen2_5_VisionTransformerPretrainedModel(config.vision_config).float()
@@ -211,12 +213,12 @@ def as_qwen(weights: dict[str, torch.Tensor]) -> Qwen2_5_VLForConditionalGenerat
 @torch.no_grad()
 def renew_rows(model: Qwen2_5_VLForConditionalGeneration) -> None:
     """Gives the renamed tokens embeddings of their own, distinct and of the mean length: the base left them untrained."""
-    table = model.get_input_embeddings().weight
+    table: Any = model.get_input_embeddings().weight
     fresh = torch.randn(len(RENAMED), table.shape[1], generator=torch.Generator().manual_seed(0))
     table[list(RENAMED)] = fresh * (table.norm(dim=1).mean() / fresh.norm(dim=1, keepdim=True))
 
 
-def renamed_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
+def rename_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
     """SmolLM2's tokenizer in which the ids of `RENAMED` are Qwen's vision tokens; the vocabulary keeps its size."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -271,7 +273,7 @@ def base_model(dtype: torch.dtype = torch.float32) -> tuple[Qwen2_5_VLForConditi
     weights, tokenizer = read_base(file) if file else hub_base()
     model = as_qwen(weights)
     renew_rows(model)
-    return model.to(dtype), renamed_tokenizer(tokenizer)
+    return model.to(dtype), rename_tokens(tokenizer)
 
 
 def processor() -> Qwen2VLImageProcessorPil:
@@ -292,12 +294,12 @@ def processor() -> Qwen2VLImageProcessorPil:
     )
 
 
-def shipped() -> Path:
+def trained_folder() -> Path:
     """The folder in the repository with what we trained for the bundled pair."""
     return ROOT / "weights" / BUNDLED
 
 
-def ready_pair(pair: str | Path | None = None, progress: Progress | None = None) -> Path:
+def prepare_pair(pair: str | Path | None = None, progress: Progress | None = None) -> Path:
     """The folder of a pair, ready to be opened; the bundled one (`None` or its name) is assembled when it is first asked for.
 
     Args:
@@ -308,7 +310,7 @@ def ready_pair(pair: str | Path | None = None, progress: Progress | None = None)
         ValueError: one sentence, when `pair` is no pair's folder or the bundled pair cannot be assembled.
     """
     if pair is None or str(pair) == BUNDLED:
-        return bundled(shipped(), data_home() / "pairs", progress or (lambda _: None))
+        return bundled(trained_folder(), data_home() / "pairs", progress or (lambda _: None))
     folder = Path(pair).expanduser()
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.")
@@ -322,7 +324,7 @@ def bundled(source: Path, pairs: Path, progress: Progress) -> Path:
     processes may ask at once: the second waits for the first.
 
     Raises:
-        ValueError: as `ready_pair` does.
+        ValueError: as `prepare_pair` does.
     """
     from filelock import FileLock
 
@@ -334,7 +336,7 @@ def bundled(source: Path, pairs: Path, progress: Progress) -> Path:
         with FileLock(pairs / ".lock"):
             if not target.is_dir():
                 assemble(source, target, progress)
-                sweep(pairs, target)
+                remove_leftovers(pairs, target)
     except OSError as error:
         raise ValueError(
             f"The pair cannot be written to {pairs} ({error}): make room there or set DUOGEN_HOME to another folder."
@@ -353,7 +355,7 @@ def fingerprint(source: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def sweep(pairs: Path, keep: Path | None = None) -> None:
+def remove_leftovers(pairs: Path, keep: Path | None = None) -> None:
     """Removes what killed assemblies left and, if one is to be kept, every other assembly of the bundled pair."""
     for folder in pairs.iterdir():
         if keep and folder != keep and re.fullmatch(rf"{BUNDLED}-[0-9a-f]{{12}}", folder.name):
@@ -366,13 +368,13 @@ def sweep(pairs: Path, keep: Path | None = None) -> None:
 
 def assemble(source: Path, target: Path, progress: Progress) -> None:
     """Makes the pair folder `target` of the base model and the trained parts in `source`, whole or not at all."""
-    sweep(target.parent)
+    remove_leftovers(target.parent)
     part = target.with_name(target.name + ".part")
     try:
         progress("Assembling the bundled pair (once, a few seconds): reading the language model ...")
         model, tokenizer = base_model()
         progress("Assembling the bundled pair: adding what was trained ...")
-        model = with_trained(model, source / "text_encoder")
+        model = add_trained_weights(model, source / "text_encoder")
         progress("Assembling the bundled pair: writing it ...")
         shutil.copytree(source, part, ignore=lambda folder, _: ["text_encoder"] if Path(folder) == source else [])
         model.to(torch.bfloat16).save_pretrained(part / "text_encoder")
@@ -383,7 +385,7 @@ def assemble(source: Path, target: Path, progress: Progress) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def with_trained(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> Qwen2_5_VLForConditionalGeneration:
+def add_trained_weights(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> Qwen2_5_VLForConditionalGeneration:
     """`model` with the adapter in `folder` merged into its language model and the vision tower in `vision.safetensors`.
 
     Raises:

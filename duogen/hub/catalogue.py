@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -63,7 +63,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A repository of the hub. `role` says what its folder is: "pair", "painter" (any diffusers pipeline) or "brain" (an MLLM)."""
+    """A repository of the hub. `role` says what its folder is: "pair", "painter" (any diffusers pipeline) or "mllm" (an MLLM)."""
 
     role: str
     repo: str
@@ -120,7 +120,7 @@ class Entry:
     """A pair of the catalogue.
 
     Attributes:
-        parts: what has to fit into memory, by its name in the pipeline; the MLLM is "brain", or "text_encoder" where both are one.
+        parts: what has to fit into memory, by its name in the pipeline; the MLLM is "mllm", or "text_encoder" where both are one.
         about: fields of `duogen.json` that its folder has not.
         download_bytes: of all repositories.
     """
@@ -172,7 +172,7 @@ def entry(id: str) -> Entry:
     return entries()[id]
 
 
-def wanted(name: str) -> Entry:
+def find_download(name: str) -> Entry:
     """The pair to download: one of the catalogue, or a repository id typed in (as "owner/name" or "owner/name@revision").
 
     Raises:
@@ -198,7 +198,7 @@ def snapshot(source: Source) -> Path | None:
         return None
 
 
-def lora_here(preset: Preset) -> Path | None:
+def find_lora(preset: Preset) -> Path | None:
     """The file of a preset's LoRA, if it is on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -208,18 +208,18 @@ def lora_here(preset: Preset) -> Path | None:
 
 def lora_file(preset: Preset) -> Path:
     """Raises ValueError when a preset's LoRA is not on this machine."""
-    file = lora_here(preset)
+    file = find_lora(preset)
     if file is None:
         command = f"python -m duogen pull ID --preset {preset.id}"
         raise ValueError(f"The LoRA for {preset.title} is not on this machine yet; get it with: {command}")
     return file
 
 
-def missing(folder: Path) -> list[str]:
+def list_missing(folder: Path) -> list[str]:
     """Files that a pipeline's or a model's folder lacks, relative to it: configurations, weights and every shard that an index names."""
     index = folder / "model_index.json"
     if not index.is_file():
-        return _missing_of_part(folder, "config.json", "")
+        return _list_missing_of_part(folder, "config.json", "")
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
     except ValueError:
@@ -229,11 +229,11 @@ def missing(folder: Path) -> list[str]:
         if isinstance(value, list) and len(value) == 2 and value[0] and name != "safety_checker":
             kind = "scheduler" if name == "scheduler" else "files" if re.search("token|process|extract", name) else "model"
             needs = {"scheduler": "scheduler_config.json", "files": "", "model": "config.json"}[kind]
-            found += _missing_of_part(folder, needs, name, kind == "model")
+            found += _list_missing_of_part(folder, needs, name, kind == "model")
     return found
 
 
-def _missing_of_part(folder: Path, needs: str, name: str, weighs: bool = True) -> list[str]:
+def _list_missing_of_part(folder: Path, needs: str, name: str, weighs: bool = True) -> list[str]:
     there = folder / name
     if not (there / needs).exists():
         return [str(Path(name, needs))]
@@ -274,14 +274,14 @@ def refuse_unsafe(folder: Path) -> None:
         raise ValueError(f"The weights in {folder} are pickles ({pickles[0].name}), which can run code; get them as safetensors.")
 
 
-def places(pair: Entry) -> dict[str, Path]:
+def find_folders(pair: Entry) -> dict[str, Path]:
     """Folders of a pair by role, as far as they are on this machine whole."""
     found = {source.role: snapshot(source) for source in pair.sources}
-    return {role: folder for role, folder in found.items() if folder is not None and not missing(folder)}
+    return {role: folder for role, folder in found.items() if folder is not None and not list_missing(folder)}
 
 
-def installed(pair: Entry) -> bool:
-    return not pair.sources or len(places(pair)) == len(pair.sources)
+def is_installed(pair: Entry) -> bool:
+    return not pair.sources or len(find_folders(pair)) == len(pair.sources)
 
 
 @dataclass(frozen=True)
@@ -290,12 +290,12 @@ class Found:
 
     Attributes:
         folder: of the pair, or of the diffusers pipeline that paints.
-        brain: folder of the MLLM, where the pipeline's own text encoder does not talk.
+        mllm: folder of the MLLM, where the pipeline's own text encoder does not talk.
         entry: what the catalogue says of it, `None` for a folder of the user's own.
     """
 
     folder: Path
-    brain: Path | None = None
+    mllm: Path | None = None
     entry: Entry | None = None
 
     def name(self) -> str:
@@ -305,45 +305,45 @@ class Found:
     def parts(self) -> dict[str, Part]:
         """What has to fit into memory: counted from the files; where they are not here yet, from the catalogue."""
         here = (self.folder / "model_index.json").is_file()
-        return measured(self.folder, self.brain) if here or self.entry is None else self.entry.parts
+        return count_parts(self.folder, self.mllm) if here or self.entry is None else self.entry.parts
 
 
-def find(pair: str | Path | None = None, brain: str | Path | None = None, progress: Any = None) -> Found:
+def find(pair: str | Path | None = None, mllm: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Found:
     """Where a pair is. The bundled one is assembled when it is first asked for; nothing is downloaded.
 
     Args:
         pair: an id of the catalogue, a folder, or a repository id that has been downloaded; `None` for the bundled pair.
-        brain: folder or repository id of a Qwen2.5-VL or Qwen3-VL, for a pipeline whose text encoder cannot talk.
+        mllm: folder or repository id of a Qwen2.5-VL or Qwen3-VL, for a pipeline whose text encoder cannot talk.
 
     Raises:
         ValueError: one sentence that says what is missing, and the command that gets it.
     """
-    from duogen.hub.assemble import BUNDLED, ready_pair
+    from duogen.hub.assemble import BUNDLED, prepare_pair
 
     name = str(pair) if pair is not None else BUNDLED
     if name == BUNDLED:
-        return Found(ready_pair(None, progress), None, entry(BUNDLED))
+        return Found(prepare_pair(None, progress), None, entry(BUNDLED))
     if name in entries():
         known = entries()[name]
-        there = places(known)
-        lacking = [source.role for source in known.sources if source.role not in there and not (source.role == "brain" and brain)]
+        there = find_folders(known)
+        lacking = [source.role for source in known.sources if source.role not in there and not (source.role == "mllm" and mllm)]
         if lacking:
             raise ValueError(f"{known.title} is not on this machine yet; get it with: python -m duogen pull {name}")
         folder = there.get("pair") or there["painter"]
-        return Found(folder, _brain(brain) if brain else there.get("brain"), known)
+        return Found(folder, _mllm_folder(mllm) if mllm else there.get("mllm"), known)
     folder = _folder_of(name)
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.")
     refuse_unsafe(folder)
-    return Found(folder, _brain(brain) if brain else None)
+    return Found(folder, _mllm_folder(mllm) if mllm else None)
 
 
-def _brain(name: str | Path) -> Path:
-    from duogen.models.pipeline import talks
+def _mllm_folder(name: str | Path) -> Path:
+    from duogen.models.pipeline import is_mllm
 
     folder = _folder_of(name)
-    if not talks(folder):
-        raise ValueError(f"{folder} holds no Qwen2.5-VL or Qwen3-VL; name the folder of one with --brain DIR.")
+    if not is_mllm(folder):
+        raise ValueError(f"{folder} holds no Qwen2.5-VL or Qwen3-VL; name the folder of one with --mllm DIR.")
     refuse_unsafe(folder)
     return folder
 
@@ -354,24 +354,24 @@ def _folder_of(name: str | Path) -> Path:
         return folder
     repo, _, revision = str(name).partition("@")
     there = snapshot(Source("painter", repo, revision or "main"))
-    if there is None or missing(there):
+    if there is None or list_missing(there):
         raise ValueError(f"{name} is neither a folder nor a repository on this machine; get it with: python -m duogen pull {name}")
     return there
 
 
-def measured(folder: Path, brain: Path | None = None) -> dict[str, Part]:
+def count_parts(folder: Path, mllm: Path | None = None) -> dict[str, Part]:
     """Parts of a folder, their parameters counted from the headers of its safetensors files."""
     parts, vae = {}, folder / "vae" / "config.json"
     compression = (json.loads(vae.read_text(encoding="utf-8")).get("patch_size") if vae.is_file() else None) or 8
     for there in sorted(folder.iterdir()):
         if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
-            parts[ROLES.get(there.name, there.name)] = _measured_part(there, compression)
-    if brain is not None:
-        parts["brain"] = _measured_part(brain)
+            parts[ROLES.get(there.name, there.name)] = _count_part(there, compression)
+    if mllm is not None:
+        parts["mllm"] = _count_part(mllm)
     return parts
 
 
-def _measured_part(folder: Path, compression: int = 8) -> Part:
+def _count_part(folder: Path, compression: int = 8) -> Part:
     from duogen.models.placement import KEPT_WHOLE
 
     whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised

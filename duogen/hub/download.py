@@ -17,30 +17,33 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duogen.conversation import write_beside
-from duogen.hub.catalogue import entries, snapshot, wanted
-from duogen.hub.fetching import Fetching, Paused, Progress, digest, home_of, repositories, said, things
+from duogen.hub.catalogue import entries, find_download, snapshot
+from duogen.hub.fetching import Fetch, Paused, Progress, digest, explain_failure, home_of, repositories, things
 from duogen.paths import ROOT, data_home
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 WATCH_SECONDS = 0.2
-PROBE_SECONDS = 5  # how long `running`, which takes the lock for a moment, may keep a worker from it on a busy machine
+PROBE_SECONDS = 5  # how long `is_running`, which takes the lock for a moment, may keep a worker from it on a busy machine
 CAN_BE_WOKEN = hasattr(signal, "pthread_kill")  # from waiting for bytes that do not come; not on Windows
 
 
-def _file(id: str, ending: str) -> Path:
+def _status_file(id: str, ending: str) -> Path:
     return data_home() / "downloads" / (re.sub(r"[^\w.-]+", "--", id) + ending)
 
 
-def _lock(id: str) -> Any:
+def _lock(id: str) -> FileLock:
     from filelock import FileLock
 
-    _file(id, ".lock").parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(_file(id, ".lock"))
+    _status_file(id, ".lock").parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(_status_file(id, ".lock"))
 
 
-def running(id: str) -> bool:
+def is_running(id: str) -> bool:
     """Whether a worker fetches it now."""
     from filelock import Timeout
 
@@ -54,11 +57,12 @@ def running(id: str) -> bool:
 def status(id: str) -> Progress | None:
     """Where a download stands, `None` when it was never begun. One whose worker was killed is paused."""
     try:
-        raw = json.loads(_file(id, ".json").read_text(encoding="utf-8"))
+        raw: dict[str, Any] = json.loads(_status_file(id, ".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    known = Progress(**{**raw, "files": {name: tuple(each) for name, each in raw["files"].items()}})
-    if known.state in ("listing", "running") and not running(id):
+    raw["files"] = {name: tuple(each) for name, each in raw["files"].items()}
+    known = Progress(**raw)
+    if known.state in ("listing", "running") and not is_running(id):
         return replace(known, state="paused", speed=0.0)
     return known
 
@@ -69,31 +73,31 @@ def start(id: str, preset: str = "") -> None:
     Raises:
         ValueError: there is no such pair or preset.
     """
-    things(wanted(id), preset)
-    if running(id):
+    things(find_download(id), preset)
+    if is_running(id):
         return
-    _file(id, ".pause").unlink(missing_ok=True)
+    _status_file(id, ".pause").unlink(missing_ok=True)
     _write(Progress(id))
-    log = _file(id, ".log")
+    log = _status_file(id, ".log")
     command = [sys.executable, "-m", "duogen.hub.download", id, *([preset] if preset else [])]
     with log.open("wb") as out:
-        detached = {"creationflags": 0x00000208} if os.name == "nt" else {"start_new_session": True}
+        detached: dict[str, Any] = {"creationflags": 0x00000208} if os.name == "nt" else {"start_new_session": True}
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=ROOT, **detached)
     for _ in range(1200):  # until it holds the lock, or has ended already
-        if worker.poll() is not None or running(id):
+        if worker.poll() is not None or is_running(id):
             return
         time.sleep(0.05)
 
 
 def pause(id: str) -> None:
     """Let the worker stop within a moment; what came is kept."""
-    if running(id):
-        _file(id, ".pause").touch()
+    if is_running(id):
+        _status_file(id, ".pause").touch()
 
 
 def _write(progress: Progress) -> None:
     progress.changed = time.time()
-    target = _file(progress.id, ".json")
+    target = _status_file(progress.id, ".json")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_beside(target, json.dumps(asdict(progress)).encode())
 
@@ -102,7 +106,7 @@ def work(id: str, preset: str = "") -> int:
     """What the worker process does; returns its exit status."""
     from filelock import Timeout
 
-    fetching = Fetching(wanted(id), preset, say=_write, rests=lambda: not CAN_BE_WOKEN and _file(id, ".pause").exists())
+    fetching = Fetch(find_download(id), preset, say=_write, rests=lambda: not CAN_BE_WOKEN and _status_file(id, ".pause").exists())
 
     def stop(*_: Any) -> None:
         raise Paused
@@ -111,7 +115,7 @@ def work(id: str, preset: str = "") -> int:
     try:
         with _lock(id).acquire(timeout=PROBE_SECONDS):
             try:
-                with _listening(id):
+                with _listen_for_pause(id):
                     fetching.run()
                 return 0
             except Paused:
@@ -119,7 +123,7 @@ def work(id: str, preset: str = "") -> int:
             except ValueError as error:
                 fetching.progress.state, fetching.progress.message = "failed", str(error)
             except Exception as error:  # every one is a sentence
-                fetching.progress.state, fetching.progress.message = "failed", said(error, fetching.pair)
+                fetching.progress.state, fetching.progress.message = "failed", explain_failure(error, fetching.pair)
             fetching.progress.speed = 0.0
             with contextlib.suppress(OSError):  # a full disk
                 _write(fetching.progress)
@@ -127,17 +131,17 @@ def work(id: str, preset: str = "") -> int:
     except Timeout:
         return 0  # another one is at it
     finally:
-        _file(id, ".pause").unlink(missing_ok=True)
+        _status_file(id, ".pause").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _listening(id: str) -> Iterator[None]:
+def _listen_for_pause(id: str) -> Iterator[None]:
     """A wish to pause reaches the worker while it waits for bytes too, on a line that has gone dead."""
     over, worker = threading.Event(), threading.get_ident()
 
     def listen() -> None:
         while not over.wait(WATCH_SECONDS):
-            if _file(id, ".pause").exists():
+            if _status_file(id, ".pause").exists():
                 signal.pthread_kill(worker, signal.SIGTERM)
                 return
 
@@ -149,10 +153,10 @@ def _listening(id: str) -> Iterator[None]:
         over.set()
 
 
-def watched(id: str, seconds: float = 0.5) -> Iterator[Progress]:
+def watch_progress(id: str, seconds: float = 0.5) -> Iterator[Progress]:
     """The progress of a worker until it ends."""
     while True:
-        alive = running(id)
+        alive = is_running(id)
         if (now := status(id)) is not None:
             yield now
         if not alive:
@@ -166,7 +170,7 @@ def verify(id: str) -> list[str]:
     Raises:
         ValueError: nothing of it is here.
     """
-    folders = [there for source in repositories(wanted(id)) if (there := snapshot(source)) is not None]
+    folders = [there for source in repositories(find_download(id)) if (there := snapshot(source)) is not None]
     if not folders:
         raise ValueError(f"Nothing of {id} is on this machine.")
     bad = []
@@ -186,10 +190,10 @@ def remove(id: str) -> int:
     Raises:
         ValueError: there is no such pair, it is being fetched, or nothing of it is here.
     """
-    pair = wanted(id)
+    pair = find_download(id)
     if not pair.sources:
         raise ValueError(f"{pair.title} comes with the program and cannot be removed.")
-    if running(id):
+    if is_running(id):
         raise ValueError(f"{pair.title} is being fetched; pause that first.")
     others = {source.repo for other in entries().values() if other.id != id and status(other.id) for source in other.sources}
     freed = 0
@@ -201,7 +205,7 @@ def remove(id: str) -> int:
             shutil.rmtree(gone, ignore_errors=True)
     known = status(id) is not None
     for ending in (".json", ".log", ".pause"):
-        _file(id, ending).unlink(missing_ok=True)
+        _status_file(id, ending).unlink(missing_ok=True)
     if not freed and not known:
         raise ValueError(f"Nothing of {pair.title} is on this machine.")
     return freed

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from duogen.conversation import write_beside
-from duogen.hub.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, missing, preset_of, snapshot
-from duogen.hub.timings import spoken
+from duogen.hub.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, list_missing, preset_of, snapshot
+from duogen.hub.timings import say_seconds
 
 WRITE_SECONDS = 0.3
 SPEED_SECONDS = 5.0  # over which the speed is measured
@@ -32,7 +32,7 @@ class Paused(Exception):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedFile:
     """A file to fetch. `etag` names its blob: the sha256 of a large file, git's hash of a small one."""
 
     source: Source
@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        return sum(here for _, here in self.files.values())
+        return sum(count_bytes_here for _, count_bytes_here in self.files.values())
 
     @property
     def seconds_left(self) -> float:
@@ -84,7 +84,7 @@ class Progress:
             return f"Paused at {share}."
         if not self.speed:
             return f"{share}, 0.0 MB/s."
-        return f"{share}, {self.speed / 1e6:.1f} MB/s, {spoken(self.seconds_left)} left."
+        return f"{share}, {self.speed / 1e6:.1f} MB/s, {say_seconds(self.seconds_left)} left."
 
 
 def things(pair: Entry, preset: str = "") -> list[tuple[Source, str]]:
@@ -104,7 +104,7 @@ def repositories(pair: Entry) -> list[Source]:
     return [*pair.sources, *(Source("lora", preset.repo, preset.revision) for preset in pair.presets)]
 
 
-def listed(source: Source, only: str = "") -> list[Wanted]:
+def list_files(source: Source, only: str = "") -> list[WantedFile]:
     """The files of a repository that are needed to open it.
 
     Raises:
@@ -112,9 +112,9 @@ def listed(source: Source, only: str = "") -> list[Wanted]:
     """
     from huggingface_hub import HfApi
 
-    info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
+    info: Any = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
     files = [
-        Wanted(source, info.sha, each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else each.blob_id)
+        WantedFile(source, info.sha, each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else each.blob_id)
         for each in info.siblings or []
     ]
     if only:
@@ -138,7 +138,7 @@ def _needed(name: str, pipeline: bool) -> bool:
     return any(fnmatch.fnmatch(Path(name).name, each) for each in WANTED_FILES)
 
 
-class Fetching:
+class Fetch:
     """One download under way. `say` hears how far it is; `rests` tells whether it shall pause."""
 
     def __init__(
@@ -155,15 +155,15 @@ class Fetching:
         Raises:
             Paused, ValueError, OSError, and what huggingface_hub raises.
         """
-        files = [each for source, only in things(self.pair, self.preset) for each in listed(source, only)]
-        self.progress.files = {label(each): (each.size, here(each)) for each in files}
+        files = [each for source, only in things(self.pair, self.preset) for each in list_files(source, only)]
+        self.progress.files = {label(each): (each.size, count_bytes_here(each)) for each in files}
         self.progress.state = "running"
         self._note(0, force=True)
         self._check_room()
         for each in files:
             self._fetch(each)
         for source, only in things(self.pair, self.preset):
-            lacking = [] if only else missing(snapshot(source) or Path())
+            lacking = [] if only else list_missing(snapshot(source) or Path())
             if lacking:
                 raise ValueError(f"{source.repo} has no {lacking[0]} at revision {source.revision}; choose another repository or revision.")
         self.progress.state, self.progress.speed = "done", 0.0
@@ -178,7 +178,7 @@ class Fetching:
         if lacking > free:
             raise ValueError(f"{lacking / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {cache}: make room there.")
 
-    def _fetch(self, wanted: Wanted) -> None:
+    def _fetch(self, wanted: WantedFile) -> None:
         blob, part = blob_of(wanted), part_of(wanted)
         blob.parent.mkdir(parents=True, exist_ok=True)
         if not blob.exists():
@@ -190,11 +190,11 @@ class Fetching:
                 part.unlink()
                 raise ValueError(f"{wanted.name} came damaged and was thrown away; start the download again.")
             part.replace(blob)
-        _point(wanted, blob)
+        _link_blob(wanted, blob)
         self.progress.files[label(wanted)] = (wanted.size, wanted.size)
         self._note(0)
 
-    def _receive(self, wanted: Wanted, stream: BinaryIO) -> None:
+    def _receive(self, wanted: WantedFile, stream: BinaryIO) -> None:
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
@@ -202,13 +202,13 @@ class Fetching:
         fetching, begun = self, stream.tell()
 
         class Bar:
-            """What `http_get` reports its bytes to."""
+            """What `http_get` reports its bytes to: as much of a `tqdm` as it uses."""
 
             def __init__(self, *_: Any, **__: Any) -> None:
                 self.total = wanted.size
 
             def update(self, count: int = 1) -> None:
-                fetching._came(wanted, count)
+                fetching._count_bytes(wanted, count)
 
             def __enter__(self) -> Bar:
                 return self
@@ -217,11 +217,12 @@ class Fetching:
                 pass
 
         self.progress.files[label(wanted)] = (wanted.size, begun)
-        constants.DOWNLOAD_CHUNK_SIZE = PIECE
+        constants.DOWNLOAD_CHUNK_SIZE = PIECE  # ty: ignore[invalid-assignment]  # not that number for ever
         url = hf_hub_url(wanted.source.repo, wanted.name, revision=wanted.commit)
-        http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=wanted.size, tqdm_class=Bar)
+        bar: Any = Bar
+        http_get(url, stream, resume_size=begun, headers=build_hf_headers(), expected_size=wanted.size, tqdm_class=bar)
 
-    def _came(self, wanted: Wanted, count: int) -> None:
+    def _count_bytes(self, wanted: WantedFile, count: int) -> None:
         size, before = self.progress.files[label(wanted)]
         self.progress.files[label(wanted)] = (size, max(0, before + count))
         self._note(count)
@@ -239,11 +240,11 @@ class Fetching:
             self.say(self.progress)
 
 
-def label(wanted: Wanted) -> str:
+def label(wanted: WantedFile) -> str:
     return f"{wanted.source.repo.partition('/')[2]}/{wanted.name}"
 
 
-def here(wanted: Wanted) -> int:
+def count_bytes_here(wanted: WantedFile) -> int:
     """How many bytes of it are on this machine."""
     for file in (blob_of(wanted), part_of(wanted)):
         if file.exists():
@@ -257,11 +258,11 @@ def home_of(source: Source) -> Path:
     return Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}"
 
 
-def blob_of(wanted: Wanted) -> Path:
+def blob_of(wanted: WantedFile) -> Path:
     return home_of(wanted.source) / "blobs" / wanted.etag
 
 
-def part_of(wanted: Wanted) -> Path:
+def part_of(wanted: WantedFile) -> Path:
     return home_of(wanted.source) / "blobs" / f"{wanted.etag}.part"
 
 
@@ -274,7 +275,7 @@ def digest(file: Path, like: str) -> str:
     return kind.hexdigest()
 
 
-def _point(wanted: Wanted, blob: Path) -> None:
+def _link_blob(wanted: WantedFile, blob: Path) -> None:
     """Put a file where the cache's readers look for it, and note which commit the revision is."""
     home = home_of(wanted.source)
     pointer = home / "snapshots" / wanted.commit / wanted.name
@@ -291,7 +292,7 @@ def _point(wanted: Wanted, blob: Path) -> None:
         write_beside(ref, wanted.commit.encode())
 
 
-def said(error: BaseException, pair: Entry) -> str:
+def explain_failure(error: BaseException, pair: Entry) -> str:
     """What went wrong, in one sentence that says what to do."""
     import httpx2
     from huggingface_hub import errors

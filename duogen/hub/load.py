@@ -10,12 +10,12 @@ import transformers.utils.logging
 
 from duogen.hub import timings
 from duogen.hub.catalogue import Found, Part, Preset, lora_file, preset_of
-from duogen.hub.memory_plan import Machine, Plan, another_size
+from duogen.hub.memory_plan import Machine, Plan, replan_size
 from duogen.hub.memory_plan import plan as best_plan
 from duogen.models.pipeline import About, DuoGenPipeline, open_pair, pick_device
-from duogen.models.placement import attention, unused_gpu_here
+from duogen.models.placement import choose_kernel, explain_unused_gpu_here
 from duogen.options import ImageOptions, LoadOptions
-from duogen.painters.diffusers import StockPair, is_stock, open_stock, own_defaults
+from duogen.painters.diffusers import DiffusersPair, is_diffusers_pipeline, open_diffusers_pair, own_defaults
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Costs:
     def seconds(self, options: ImageOptions, size: tuple[int, int]) -> float:
         """Of a picture of this size: after what was measured here, else estimated; 0 where it cannot be told."""
         width, height = self.plan.size
-        if step := timings.known(self.name, self.plan.how(options.guidance > 1)):
+        if step := timings.last_seconds(self.name, self.plan.how(options.guidance > 1)):
             return step * options.steps * size[0] * size[1] / (width * height)
         return self._at(options, size).seconds
 
@@ -54,17 +54,17 @@ class Costs:
 
     def _at(self, options: ImageOptions, size: tuple[int, int]) -> Plan:
         about = self.about | {"steps": options.steps, "guidance": max(options.guidance, options.picture_guidance)}
-        return another_size(self.plan, self.parts, about, self.machine, size)
+        return replan_size(self.plan, self.parts, about, self.machine, size)
 
 
-def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
+def plan_pair(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
     """How a pair will be opened on a machine, by default this one, and the few-step LoRA that was wished for.
 
     Raises:
         ValueError: the pair has no such preset, or this machine no such device or kernel.
     """
     known = found.entry
-    about, stock = asdict(About.load(found.folder)), is_stock(found.folder)
+    about, stock = asdict(About.load(found.folder)), is_diffusers_pipeline(found.folder)
     if not stock:
         about["most_sources"] = 0
     if not (found.folder / "duogen.json").exists():
@@ -78,34 +78,34 @@ def planned(found: Found, wishes: LoadOptions, machine: Machine | None = None) -
         raise ValueError(f"The pipeline in {found.folder} has no transformer and no unet that could paint; choose another one.")
     costs = Costs(found.name(), best_plan(parts, about, there, wishes, presets[0].title if presets else ""), parts, about, there)
     if machine is None:
-        costs.plan = _as_here(costs)
+        costs.plan = _add_known(costs)
     return costs, preset
 
 
-def _as_here(costs: Costs) -> Plan:
+def _add_known(costs: Costs) -> Plan:
     """A plan with what is known of this machine alone: its kernel, and how long pictures took so far."""
-    plan, about = say_kernel(costs.plan), costs.about
-    step = timings.known(costs.name, plan.how(about["guidance"] > 1))
+    plan, about = name_kernel(costs.plan), costs.about
+    step = timings.last_seconds(costs.name, plan.how(about["guidance"] > 1))
     return replace(plan, seconds=step * about["steps"], measured=True) if step else plan
 
 
-def say_kernel(plan: Plan) -> Plan:
+def name_kernel(plan: Plan) -> Plan:
     """A plan for this machine with the kernel that runs here, and what to install for a GPU that PyTorch cannot use."""
     device = pick_device(plan.load.device)
-    unused = unused_gpu_here(device) if plan.load.device == "auto" else ""
-    return replace(plan, attention=attention(device, plan.load.attention), unused_gpu=unused)
+    unused = explain_unused_gpu_here(device) if plan.load.device == "auto" else ""
+    return replace(plan, attention=choose_kernel(device, plan.load.attention), unused_gpu=unused)
 
 
-def opened(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | StockPair:
+def open_planned(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | DiffusersPair:
     """Open a pair as planned. Raises ValueError, one sentence for the user."""
     for each in (diffusers.utils.logging, transformers.utils.logging):
         each.disable_progress_bar()  # who opens it is told how far it is, in sentences
     known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
     if preset:
         known |= preset.about()
-    if is_stock(found.folder):
+    if is_diffusers_pipeline(found.folder):
         few_steps = (lora_file(preset), preset.scheduler) if preset else ()
-        return open_stock(found.folder, found.brain, load, known, *few_steps)
+        return open_diffusers_pair(found.folder, found.mllm, load, known, *few_steps)
     pair = open_pair(found.folder, load=load)
     if known and not (found.folder / "duogen.json").exists():
         pair.about = replace(pair.about, **{name: value for name, value in known.items() if name != "image_size"})

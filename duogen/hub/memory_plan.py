@@ -1,6 +1,6 @@
-"""What fits: precision of each part, what is offloaded, tiling and picture size for a card, a host and a pair.
+"""What fits: precision of each part, what is offloaded, tiling and picture size for a GPU, a host and a pair.
 
-All sizes are bytes; GB in words are 2**30 bytes, as cards are sold.
+All sizes are bytes; GB in words are 2**30 bytes, as GPUs are sold.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from duogen.hub.catalogue import Part
-from duogen.hub.timings import spoken
+from duogen.hub.timings import say_seconds
 from duogen.kernels import Kernel
-from duogen.options import LoadOptions, scaled
+from duogen.options import LoadOptions, scale_size
 
 GB = 2**30
 NOTHING = Part(0, 0)  # for what a pipeline has not
@@ -23,7 +23,7 @@ CARDS = (8, 12, 16, 24)
 BYTES = {"fp32": 4.0, "mixed": 6.0, "bf16": 2.0, "int8": 1.01, "nf4": 0.5625}
 CONTEXT = 6144  # tokens of a long illustrated conversation
 PROMPT = 1024  # tokens that the MLLM reads at once: words and a picture or two
-CUDA = 0.6 * GB  # what CUDA itself and a desktop take from a card
+CUDA = 0.6 * GB  # what CUDA itself and a desktop take from a GPU
 WORDS = 512  # tokens of a picture's prompt
 TILE = 256  # pixels of a tile's side
 HOST_SPARE = 2 * GB  # left to everything else on the machine
@@ -34,9 +34,9 @@ EARLIER = 3  # pictures before the one that is painted, where a pipeline does no
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: free bytes of the card (0 without one), free bytes of host memory, CPU cores, and the MLLM's best precision there."""
+    """What there is: free bytes of the GPU (0 without one), free bytes of host memory, CPU cores, and the MLLM's best precision there."""
 
-    card: float
+    gpu: float
     host: float
     cores: int = 1
     precision: str = "bf16"
@@ -55,8 +55,8 @@ class Machine:
         return Machine(0, host, cores, best_precision())
 
     @staticmethod
-    def with_card(gigabytes: float, host: float, cores: int = 1) -> Machine:
-        """A machine with a card as it is sold; 0 for none."""
+    def with_gpu(gigabytes: float, host: float, cores: int = 1) -> Machine:
+        """A machine with a GPU as it is sold; 0 for none."""
         return Machine(max(0.0, gigabytes * GB - CUDA), host, cores)
 
 
@@ -67,19 +67,19 @@ class Plan:
     Attributes:
         load: every choice made, nothing "auto" but the kernel.
         size: (width, height) of pictures.
-        card: peak bytes on the card; 0 on a CPU.
+        gpu: peak bytes on the GPU; 0 on a CPU.
         host: peak bytes of host memory.
         fits: whether both are there. `why_not` is the sentence when they are not.
         seconds: for a picture where it can be told beforehand (on a CPU, or after the first ones), else 0.
         measured: whether `seconds` is what pictures took here, not an estimate.
-        attention: the painter's kernel; "auto" for a card that is not here.
+        attention: the painter's kernel; "auto" for a GPU that is not here.
         unused_gpu: what to install for a GPU that PyTorch cannot use, in a sentence; "" where there is none.
         faster: what would make it faster, in sentences.
     """
 
     load: LoadOptions
     size: tuple[int, int]
-    card: float
+    gpu: float
     host: float
     fits: bool
     why_not: str = ""
@@ -91,7 +91,7 @@ class Plan:
 
     def how(self, guided: bool) -> str:
         """All that makes a step of a picture faster or slower on one machine, as a word for `duogen.hub.timings`."""
-        load, where = self.load, "card" if self.card else "cpu"
+        load, where = self.load, "card" if self.gpu else "cpu"
         size = f"{self.size[0]}x{self.size[1]}"
         return " ".join([where, load.painter_precision, load.offload, size, self.attention.name, load.compile, f"{1 + guided}"])
 
@@ -101,17 +101,17 @@ class Plan:
             return [self.why_not, *([self.unused_gpu] if self.unused_gpu else [])]
         load, (width, height) = self.load, self.size
         said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
-        how = {"model": "The parts take turns on the card.", "group": "The painter comes layer by layer."}
-        said += [how.get(load.offload, "") if self.card else ""]
+        how = {"model": "The parts take turns on the GPU.", "group": "The painter comes layer by layer."}
+        said += [how.get(load.offload, "") if self.gpu else ""]
         said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
-        if not self.card:
+        if not self.gpu:
             said += [f"It needs {_gb(self.host)} of memory."]
         elif load.offload == "none":
-            said += [f"It needs {_gb(self.card)} on the card."]
+            said += [f"It needs {_gb(self.gpu)} on the GPU."]
         else:
-            said += [f"It needs {_gb(self.card)} on the card and {_gb(self.host)} of host memory."]
+            said += [f"It needs {_gb(self.gpu)} on the GPU and {_gb(self.host)} of host memory."]
         measured = ", as measured here" if self.measured else ""
-        said += [f"A picture takes about {spoken(self.seconds)}{measured}." if self.seconds else ""]
+        said += [f"A picture takes about {say_seconds(self.seconds)}{measured}." if self.seconds else ""]
         said += [self.kernel(), *self.faster, self.unused_gpu]
         return [each for each in said if each]
 
@@ -130,7 +130,7 @@ def weights(part: Part, precision: str) -> float:
     return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision])
 
 
-def in_every_precision(parts: dict[str, Part]) -> dict[str, float]:
+def weigh_precisions(parts: dict[str, Part]) -> dict[str, float]:
     """GB that the weights of a pair take, by precision."""
     return {precision: sum(weights(part, precision) for part in parts.values()) / GB for precision in BYTES}
 
@@ -139,66 +139,66 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
     """The best way to open a pair, or why there is none.
 
     Args:
-        parts: "text_encoder", "transformer", "vae" and, where another model talks, "brain".
+        parts: "text_encoder", "transformer", "vae" and, where another model talks, "mllm".
         about: `image_size`, `steps`, `guidance`; `frame_attention` of painters of frames, `most_sources` of pipelines with source
             pictures.
         wishes: what is not "auto" is kept.
         few_steps: title of a few-step LoRA of the pair, to be named where steps are many.
     """
     wishes = wishes or LoadOptions()
-    tried = [_costed(parts, about, machine, each) for each in _candidates(about, machine, wishes)]
+    tried = [_add_costs(parts, about, machine, each) for each in _candidates(about, machine, wishes)]
     chosen = next((each for each in tried if each.fits), None)
     if chosen is None:
-        least = min(tried, key=lambda each: max(each.card - machine.card, 0) + max(each.host - machine.host + HOST_SPARE, 0))
-        return replace(least, why_not=f"It does not fit: it would need {_lacking(least, machine)}.")
+        least = min(tried, key=lambda each: max(each.gpu - machine.gpu, 0) + max(each.host - machine.host + HOST_SPARE, 0))
+        return replace(least, why_not=f"It does not fit: it would need {_explain_lack(least, machine)}.")
     faster = []
-    if machine.card and (chosen.load.offload != "none" or chosen.load.tiling == "on"):
-        whole = _costed(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
-        faster.append(f"A card with {_gb(whole.card + CUDA)} would hold all of it at once.")
+    if machine.gpu and (chosen.load.offload != "none" or chosen.load.tiling == "on"):
+        whole = _add_costs(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
+        faster.append(f"A GPU with {_gb(whole.gpu + CUDA)} would hold all of it at once.")
     if few_steps and about.get("steps", 0) > 8 and not wishes.preset:
         faster.append(f"The preset for {few_steps} would be about {about['steps'] // 4} times faster.")
-    elif not machine.card and chosen.seconds > 120:
-        faster.append("Any card of 8 GB would be far faster.")
+    elif not machine.gpu and chosen.seconds > 120:
+        faster.append("Any GPU of 8 GB would be far faster.")
     return replace(chosen, faster=tuple(faster))
 
 
-def another_size(chosen: Plan, parts: dict[str, Part], about: dict[str, Any], machine: Machine, size: tuple[int, int]) -> Plan:
+def replan_size(chosen: Plan, parts: dict[str, Part], about: dict[str, Any], machine: Machine, size: tuple[int, int]) -> Plan:
     """What a picture of another size than was planned for costs, everything else being as it is opened."""
-    costed = replace(_costed(parts, about, machine, (chosen.load, size)), attention=chosen.attention)
-    what = f"A picture of {size[0]} x {size[1]} px does not fit: it would need {_lacking(costed, machine)}; choose a smaller side."
+    costed = replace(_add_costs(parts, about, machine, (chosen.load, size)), attention=chosen.attention)
+    what = f"A picture of {size[0]} x {size[1]} px does not fit: it would need {_explain_lack(costed, machine)}; choose a smaller side."
     return costed if costed.fits else replace(costed, why_not=what)
 
 
 def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:
     """From the fastest and best to the most frugal; only what the wishes allow."""
     own = tuple(about["image_size"])
-    sizes = [scaled(own, wishes.picture_side or max(own))]
+    sizes = [scale_size(own, wishes.picture_side or max(own))]
     if not wishes.picture_side:
-        sizes += [scaled(own, side) for side in SIDES if side < max(own)]
-    card = machine.card > 0
-    full = "bf16" if card else "fp32"
+        sizes += [scale_size(own, side) for side in SIDES if side < max(own)]
+    has_gpu = machine.gpu > 0
+    full = "bf16" if has_gpu else "fp32"
     precisions = [("bf16", full), ("nf4", full), ("nf4", "bf16"), ("nf4", "nf4")]
     if machine.precision == "mixed":
         precisions = [("mixed", full), *precisions]
     for size in sizes:
-        for offload in ("none", "model", "group") if card else ("none",):
+        for offload in ("none", "model", "group") if has_gpu else ("none",):
             for tiling in ("off", "on"):
-                for brain, painter in precisions:
+                for mllm_precision, painter in precisions:
                     if offload == "group" and painter in ("nf4", "int8") and "auto" in (wishes.offload, wishes.painter_precision):
                         continue  # quantised layers do not travel one by one
-                    given = {"precision": brain, "painter_precision": painter, "offload": offload, "tiling": tiling}
+                    given = {"precision": mllm_precision, "painter_precision": painter, "offload": offload, "tiling": tiling}
                     kept = {name: getattr(wishes, name) for name in given if getattr(wishes, name) != "auto"}
                     yield replace(wishes, **(given | kept), picture_side=max(size)), size
 
 
-def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, candidate: tuple[LoadOptions, tuple[int, int]]) -> Plan:
+def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, candidate: tuple[LoadOptions, tuple[int, int]]) -> Plan:
     load, size = candidate
-    talker = parts.get("brain") or parts.get("text_encoder") or NOTHING
+    mllm = parts.get("mllm") or parts.get("text_encoder") or NOTHING
     held = {name: weights(part, _precision_of(name, load)) for name, part in parts.items()}
-    talk, paint = talking(talker), painting(parts["transformer"], about, size)
-    decode = decoding(parts.get("vae", NOTHING), size, load.tiling == "on")
+    talk, paint = mllm_work(mllm), painter_work(parts["transformer"], about, size)
+    decode = vae_work(parts.get("vae", NOTHING), size, load.tiling == "on")
     total = sum(held.values())
-    memory = talker.layers * 2 * talker.cached * CONTEXT * 2.0  # keys and values stay on the card, whatever else leaves it
+    memory = mllm.layers * 2 * mllm.cached * CONTEXT * 2.0  # keys and values stay on the GPU, whatever else leaves it
     if load.offload == "none":
         peak = total + memory + max(talk, paint, decode)
     else:
@@ -206,14 +206,14 @@ def _costed(parts: dict[str, Part], about: dict[str, Any], machine: Machine, can
         painter = 3 * block if load.offload == "group" else held["transformer"]
         others = [size for name, size in held.items() if name != "transformer"] or [0.0]
         peak = memory + max(max(others) + talk, painter + paint, held.get("vae", 0.0) + decode)
-    if not machine.card:
-        host, card = peak, 0.0
+    if not machine.gpu:
+        host, gpu = peak, 0.0
     else:
-        host, card = (total if load.offload != "none" else 0.3 * max(held.values())), peak
-    fits = card <= machine.card and host + HOST_SPARE <= machine.host
-    seconds = 0.0 if machine.card else _cpu_seconds(parts["transformer"], about, size, machine.cores)
-    kernel = load.attention if load.attention != "auto" or machine.card else "native"
-    return Plan(load, size, card, host, fits, seconds=seconds, attention=Kernel(kernel))
+        host, gpu = (total if load.offload != "none" else 0.3 * max(held.values())), peak
+    fits = gpu <= machine.gpu and host + HOST_SPARE <= machine.host
+    seconds = 0.0 if machine.gpu else _cpu_seconds(parts["transformer"], about, size, machine.cores)
+    kernel = load.attention if load.attention != "auto" or machine.gpu else "native"
+    return Plan(load, size, gpu, host, fits, seconds=seconds, attention=Kernel(kernel))
 
 
 def _precision_of(name: str, load: LoadOptions) -> str:
@@ -226,19 +226,19 @@ def frame_tokens(part: Part, size: tuple[int, int]) -> int:
     return max(1, (size[0] // part.pixels) * (size[1] // part.pixels))
 
 
-def talking(part: Part) -> float:
+def mllm_work(part: Part) -> float:
     """Work memory of the MLLM: a picture's vision tokens and the prompt go through it at once."""
     return PROMPT * part.width * 2.0 * 24 + 0.1 * GB
 
 
-def painting(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
+def painter_work(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
     """Work memory of one denoising step: some 20 activations of 16 bits for every token and channel."""
     branches = 2 if about.get("guidance", 1.0) > 1 and not about.get("most_sources") else 1  # pipelines run theirs one after the other
     tokens = frame_tokens(part, size) * (1 + (about.get("most_sources") or EARLIER)) + WORDS
     return branches * tokens * part.width * 2.0 * 20 + 0.2 * GB
 
 
-def decoding(part: Part, size: tuple[int, int], tiled: bool) -> float:
+def vae_work(part: Part, size: tuple[int, int], tiled: bool) -> float:
     """Work memory of the autoencoder: some 8 full-size maps of its first width."""
     pixels = min(size[0] * size[1], TILE * TILE * 4) if tiled else size[0] * size[1]
     return pixels * max(part.width, 1) * 2.0 * 8 + 0.1 * GB
@@ -253,10 +253,10 @@ def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores
     return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
 
 
-def _lacking(least: Plan, machine: Machine) -> str:
+def _explain_lack(least: Plan, machine: Machine) -> str:
     lacking = []
-    if least.card > machine.card:
-        lacking.append(f"{_gb(least.card)} on the card, where {_gb(machine.card)} are free")
+    if least.gpu > machine.gpu:
+        lacking.append(f"{_gb(least.gpu)} on the GPU, where {_gb(machine.gpu)} are free")
     if least.host + HOST_SPARE > machine.host:
         lacking.append(f"{_gb(least.host + HOST_SPARE)} of free host memory, where {_gb(machine.host)} are (the machine would swap)")
     return " and ".join(lacking)

@@ -26,10 +26,10 @@ def note(pair: str, how: str, seconds: float) -> None:
 
 
 def _add(file: Path, pair: str, how: str, seconds: float) -> None:
-    known = read_record(file)
-    ways = known.pop(pair, {})
+    last_seconds = read_record(file)
+    ways = last_seconds.pop(pair, {})
     ways[how] = [*ways.get(how, []), round(seconds, 4)][-KEPT:]
-    latest = list(known.items())[1 - PAIRS :]  # the one that was used last comes last
+    latest = list(last_seconds.items())[1 - PAIRS :]  # the one that was used last comes last
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_beside(file, json.dumps({**dict(latest), pair: ways}).encode())
@@ -37,7 +37,7 @@ def _add(file: Path, pair: str, how: str, seconds: float) -> None:
         return
 
 
-def known(pair: str, how: str) -> float:
+def last_seconds(pair: str, how: str) -> float:
     """Seconds as they were last, 0 where nothing was done so."""
     for writing in _written:
         writing.result()
@@ -45,7 +45,7 @@ def known(pair: str, how: str) -> float:
     return statistics.median(seconds) if seconds else 0.0
 
 
-def spoken(seconds: float) -> str:
+def say_seconds(seconds: float) -> str:
     """Seconds in words a person would use."""
     if seconds < 90:
         return f"{max(0.1, seconds):.1f} seconds" if seconds < 9.95 else f"{round(seconds)} seconds"

@@ -1,7 +1,7 @@
-"""Conversations on disk, one folder each, below `DUOGEN_HOME/conversations`; kept after every change, found by their words.
+"""Conversations on disk, one folder each, below `DUOGEN_HOME/conversations`; saved after every change and searched by words.
 
 Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, a note for each answer (the line under it, its
-seed and options), and what was typed but not asked yet. What is deleted waits in `.deleted` for a month.
+seed and options), and the question that is not asked yet. Deleted conversations stay in `.deleted` for a month.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Entry:
     changed: float
 
 
-def title_of(words: str) -> str:
-    """A title made of the first words of a question."""
+def make_title(words: str) -> str:
+    """Make a title from the first words of a question."""
     line = " ".join(words.split())
     if len(line) <= TITLE_LETTERS:
         return line or "Pictures"
@@ -57,8 +57,8 @@ def title_of(words: str) -> str:
 ID = re.compile("[0-9a-f]{32}")  # checked before a name is joined to a path
 
 
-class Store:
-    """The folder of all conversations. Any thread may ask; changes happen one after the other."""
+class ConversationStore:
+    """The folder of all conversations. Thread-safe; changes happen one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.deleted = folder, folder / ".deleted"
@@ -70,42 +70,42 @@ class Store:
             if left.parent == folder or time.time() - left.stat().st_ctime > KEPT_DELETED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
 
-    def entries(self, words: str = "") -> list[Entry]:
-        """The conversations in which all of `words` occur, pinned ones first, then the newest."""
+    def list_entries(self, words: str = "") -> list[Entry]:
+        """List the conversations that contain all of `words`, pinned ones first, then the newest."""
         wanted, found = words.casefold().split(), []
         with self._lock:
             for file in self.folder.glob("*/conversation.json"):
                 try:
-                    entry, said = self._summary(file)
+                    entry, said = self._summarise(file)
                 except (OSError, ValueError, KeyError, TypeError):
-                    continue  # a damaged one says so when it is opened by its address; the others must be listed
+                    continue  # opening a damaged one reports the error; the others must be listed
                 if all(word in said for word in wanted):
                     found.append(entry)
         return sorted(found, key=lambda entry: (entry.pinned, entry.changed), reverse=True)
 
-    def _summary(self, file: Path) -> tuple[Entry, str]:
+    def _summarise(self, file: Path) -> tuple[Entry, str]:
         about = file.with_name("about.json")
         times = (file.stat().st_mtime, about.stat().st_mtime if about.exists() else 0.0)
         known = self._read.get(file.parent.name)
         if known is None or known[0] != times:
             payload = json.loads(file.read_text(encoding="utf-8"))
             said = [part["text"] for turn in payload["turns"] for part in turn["parts"] if part["type"] == "text"]
-            entry = Entry(file.parent.name, payload["title"], self.about(file.parent.name)["pinned"], times[0])
+            entry = Entry(file.parent.name, payload["title"], self.read_about(file.parent.name)["pinned"], times[0])
             known = self._read[entry.id] = (times, entry, " ".join([payload["title"], *said]).casefold())
         return known[1], known[2]
 
     def open(self, id: str) -> Conversation:
-        """Raises: ValueError: there is none of this name, or it is damaged."""
+        """Raises: ValueError: there is no such conversation, or it is damaged."""
         with self._lock:
             if id not in self._open:
-                self._open[id] = load_conversation(self._at(id))
+                self._open[id] = load_conversation(self._folder_of(id))
                 while len(self._open) > KEPT_OPEN:
                     self._open.popitem(last=False)
             self._open.move_to_end(id)
             return self._open[id]
 
     def save(self, conversation: Conversation) -> Conversation:
-        """Raises: ValueError: its id could be anything but a folder's name."""
+        """Raises: ValueError: its id is not one that DuoGen gives."""
         if not ID.fullmatch(conversation.id):
             raise ValueError("This conversation has an id that DuoGen never gives.")
         with self._lock:
@@ -114,13 +114,13 @@ class Store:
         return conversation
 
     def change(self, id: str, how: Callable[[Conversation], Conversation], quiet: bool = False) -> Conversation:
-        """Save what `how` makes of a conversation; a `quiet` change does not move it up in the list.
+        """Save the result of `how` on a conversation. A `quiet` change does not move it up in the list.
 
         Raises:
             ValueError: it is gone.
         """
         with self._lock:
-            file = self._at(id) / "conversation.json"
+            file = self._folder_of(id) / "conversation.json"
             before = file.stat()
             changed = self.save(how(self.open(id)))
             if quiet:
@@ -128,36 +128,36 @@ class Store:
                 self._read.pop(id, None)
             return changed
 
-    def about(self, id: str) -> dict[str, Any]:
-        """`pinned`; `notes`: by turn, `line` (what stands under the answer), `seed` and `options`; `unasked`: `text` and `files` that wait
-        for the end of an answer, or `None`."""
+    def read_about(self, id: str) -> dict[str, Any]:
+        """Read `pinned`; `notes`: by turn, `line` (the line under the answer), `seed` and `options`; `unasked`: `text` and `files` of the
+        question that waits for the end of an answer, or `None`."""
         try:
-            found = json.loads((self._at(id) / "about.json").read_text(encoding="utf-8"))
+            found = json.loads((self._folder_of(id) / "about.json").read_text(encoding="utf-8"))
             notes, waits = {turn: dict(note) for turn, note in found["notes"].items()}, found.get("unasked")
             unasked = {"text": str(waits["text"]), "files": [str(file) for file in waits["files"]]} if waits else None
             return {"pinned": bool(found["pinned"]), "notes": notes, "unasked": unasked}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {"pinned": False, "notes": {}, "unasked": None}
 
-    def note(self, id: str, turn: str, note: Note) -> None:
-        """Remember something about an answer."""
+    def save_note(self, id: str, turn: str, note: Note) -> None:
+        """Save a note about an answer."""
         with self._lock:
-            about = self.about(id)
+            about = self.read_about(id)
             self._write_about(id, about | {"notes": about["notes"] | {turn: note}})
 
-    def put_off(self, id: str, unasked: dict[str, Any] | None) -> None:
-        """Keep what is to be asked later, as `about` gives it; `None` once that is done."""
+    def save_unasked(self, id: str, unasked: dict[str, Any] | None) -> None:
+        """Save the question to ask later, as `read_about` returns it; `None` removes it."""
         with self._lock:
-            about = self.about(id)
+            about = self.read_about(id)
             if unasked != about["unasked"]:
                 self._write_about(id, about | {"unasked": unasked})
 
     def pin(self, id: str, pinned: bool) -> None:
         with self._lock:
-            self._write_about(id, self.about(id) | {"pinned": pinned})
+            self._write_about(id, self.read_about(id) | {"pinned": pinned})
 
     def _write_about(self, id: str, about: dict[str, Any]) -> None:
-        write_beside(self._at(id) / "about.json", json.dumps(about, ensure_ascii=False, indent=1).encode())
+        write_beside(self._folder_of(id) / "about.json", json.dumps(about, ensure_ascii=False, indent=1).encode())
 
     def rename(self, id: str, title: str) -> None:
         """Raises: ValueError: the title is empty, or the conversation is gone."""
@@ -166,9 +166,9 @@ class Store:
         self.change(id, lambda conversation: replace(conversation, title=" ".join(title.split())[:200]), quiet=True)
 
     def delete(self, id: str) -> None:
-        """Lay a conversation aside, from where `restore` brings it back."""
+        """Move a conversation to the deleted ones, from where `restore` brings it back."""
         with self._lock:
-            folder = self._at(id)  # checks the name, before anything is joined to a path or removed
+            folder = self._folder_of(id)  # checks the name, before anything is joined to a path or removed
             aside = self.deleted / folder.name
             if aside.exists():
                 shutil.rmtree(aside)
@@ -176,13 +176,13 @@ class Store:
             os.utime(aside)
             self._open.pop(id, None)
 
-    def laid_aside(self) -> tuple[int, int]:
-        """How many conversations are deleted and can still be restored, and their bytes."""
+    def measure_deleted(self) -> tuple[int, int]:
+        """The number of deleted conversations that can be restored, and their bytes."""
         folders = [folder for folder in self.deleted.iterdir() if folder.is_dir()]
         return len(folders), sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
-    def forget_deleted(self) -> None:
-        """What was deleted is gone for good then."""
+    def purge_deleted(self) -> None:
+        """Delete the deleted conversations for good."""
         with self._lock:
             for folder in self.deleted.iterdir():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -195,9 +195,9 @@ class Store:
             (self.deleted / id).rename(self.folder / id)
 
     def pack(self, id: str) -> bytes:
-        """A conversation as a zip, all its branches and pictures with it."""
+        """A conversation as a zip, with all branches and pictures."""
         with self._lock:
-            folder, data = self._at(id), io.BytesIO()
+            folder, data = self._folder_of(id), io.BytesIO()
             with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as packed:  # PNG does not get smaller
                 for file in sorted(folder.rglob("*")):
                     name = file.relative_to(folder).as_posix()
@@ -206,10 +206,10 @@ class Store:
             return data.getvalue()
 
     def unpack(self, file: Path) -> Conversation:
-        """Bring in what `pack` made, as a conversation of its own: nothing that is there is touched.
+        """Import what `pack` made as a new conversation. Existing conversations do not change.
 
         Raises:
-            ValueError: it is no such zip, is damaged, or would grow beyond bounds.
+            ValueError: it is no such zip, is damaged, or is too large unpacked.
         """
         with tempfile.TemporaryDirectory(prefix=".coming-", dir=self.folder) as folder:
             coming = Path(folder) / uuid.uuid4().hex
@@ -224,17 +224,17 @@ class Store:
             about = coming / "about.json"
             if about.exists():
                 write_beside(self.folder / coming.name / "about.json", about.read_bytes())
-                self._write_about(coming.name, self.about(coming.name) | {"pinned": False, "unasked": None})
+                self._write_about(coming.name, self.read_about(coming.name) | {"pinned": False, "unasked": None})
         return self.open(conversation.id)
 
-    def _at(self, id: str) -> Path:
+    def _folder_of(self, id: str) -> Path:
         if not ID.fullmatch(str(id)) or not (self.folder / id).is_dir():
             raise ValueError("There is no such conversation here; it may have been deleted.")
         return self.folder / id
 
 
 def _extract(file: Path, folder: Path) -> None:
-    """Raises: ValueError: the zip holds what `Store.pack` never writes, or too much of it."""
+    """Raises: ValueError: the zip holds files that `ConversationStore.pack` never writes, or too much."""
     try:
         with zipfile.ZipFile(file) as packed:
             inside = packed.infolist()

@@ -1,6 +1,6 @@
-"""A conversation leaves the page: one HTML file, Markdown with its pictures as a zip, or a PDF that looks like a printed guide.
+"""Exports of a conversation: one HTML file, Markdown with its pictures as a zip, or a PDF like a printed guide.
 
-The looks are in `assets/export/`: a Jinja template with its style, and a Typst document that reads the same data.
+The templates are in `assets/export/`: a Jinja template with its style, and a Typst document that reads the same data.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ CHINESE = re.compile("[\u3400-\u9fff]")
 CHINESE_NUMBERS = "一二三四五六七八九十"
 
 
-def _counting(label: str, heading: str = "?") -> re.Pattern[str]:
-    """Lines that begin with `label`, perhaps as a heading or in bold."""
+def _step_pattern(label: str, heading: str = "?") -> re.Pattern[str]:
+    """A pattern for lines that begin with `label`, perhaps as a heading or in bold."""
     before, after = rf"^ {{0,3}}(?P<heading>#{{1,6}} +){heading}(?P<bold>\*\*)?", r"(?P<closed>\*\*[.:：]?)?[ \t]*"
     return re.compile(f"{before}(?P<label>{label}){after}", re.IGNORECASE | re.MULTILINE)
 
 
 # How answers count their steps, surest first: an answer that says "Step 1." may hold lists whose "1." is no step.
 STEPS = (
-    _counting(
+    _step_pattern(
         r"(?:step|schritt) +\d{1,3}(?: ?[.):–—-]|(?=\*\*|[ \t]*$))"
         r"|步骤 ?\d{1,3} ?[.:：、，]?"
         r"|第 ?(?:\d{1,3}|[一二三四五六七八九十]) ?步 ?[.:：、，]?"
     ),
-    _counting(r"\d{1,3}[.):：、](?=\s|\*)", heading=""),
-    _counting(r"\d{1,3}(?:[.)](?=\s|\*)|、)"),
+    _step_pattern(r"\d{1,3}[.):：、](?=\s|\*)", heading=""),
+    _step_pattern(r"\d{1,3}(?:[.)](?=\s|\*)|、)"),
 )
-EMOJI_STYLES = re.compile("[\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")  # they stand behind an emoji and change its looks
+EMOJI_STYLES = re.compile("[\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")  # they follow an emoji and change its appearance
 MISSING = re.compile(r'the text `"(.+?)"` could not be displayed')
 RUST_ESCAPE = re.compile(r"\\u\{([0-9a-f]+)\}")
 
 
 @dataclass(frozen=True)
 class Block:
-    """What belongs together on a page: words and the picture that they lead to.
+    """A part of a page that stays together: words and the picture after them.
 
     Attributes:
         words: Markdown.
-        number: of the step, as the answer counts it; `None` for words that are no step.
-        label: how the answer says that number, such as "Schritt 2".
+        number: the number of the step in the answer; `None` for words that are no step.
+        label: the number as the answer writes it, such as "Schritt 2".
         picture: the picture that follows the words.
     """
 
@@ -68,7 +68,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """A question, the pictures that came with it, and the answer."""
+    """A question, its uploaded pictures, and the answer."""
 
     question: str
     brought: tuple[Image, ...]
@@ -76,7 +76,7 @@ class Section:
 
 
 def sections(conversation: Conversation, answer: str | None = None) -> list[Section]:
-    """The branch that is shown, or only one answer with its question.
+    """The sections of the current branch, or only one answer with its question.
 
     Args:
         answer: the id of that answer's turn.
@@ -109,7 +109,7 @@ def _section(asked: Turn | None, answered: Turn) -> Section:
 
 
 def _blocks(words: str, picture: Image | None, steps: re.Pattern[str]) -> list[Block]:
-    """The words before a picture: what leads to the last step is a block of its own, and the step stands with its picture."""
+    """The words before a picture as blocks: earlier steps are blocks of their own, and the last step has the picture."""
     found = list(steps.finditer(words))
     if not found:
         return [Block(words.strip(), picture=picture)] if words.strip() or picture else []
@@ -121,9 +121,9 @@ def _blocks(words: str, picture: Image | None, steps: re.Pattern[str]) -> list[B
 
 
 def _step(match: re.Match[str], words: str) -> Block:
-    """A step without its number; the rest of a heading, or of bold words that the number began, stays bold."""
+    """A step without its number. The rest of a heading, or of bold words that begin with the number, stays bold."""
     said = match["label"]
-    digits = re.search(rf"\d+|[{CHINESE_NUMBERS}]", said)[0]
+    digits = re.findall(rf"\d+|[{CHINESE_NUMBERS}]", said)[0]
     number = int(digits) if digits.isdecimal() else CHINESE_NUMBERS.index(digits) + 1
     first, _, rest = words.partition("\n")
     if match["bold"] and not match["closed"]:
@@ -134,14 +134,14 @@ def _step(match: re.Match[str], words: str) -> Block:
     return Block(words, number, said.rstrip(" .):–—-：、，"))
 
 
-def title(found: list[Section]) -> str:
-    """The first question on one line, cut where it is long."""
+def guide_title(found: list[Section]) -> str:
+    """The first question on one line, shortened if it is long."""
     line = " ".join((found[0].question or "A guide").split())
     return line if len(line) <= TITLE_LETTERS else line[:TITLE_LETTERS].rsplit(" ", 1)[0] + " …"
 
 
-def language(section: Section) -> str:
-    """What a screen reader and the choice of quotation marks need to know: "zh", or "" where it cannot be told."""
+def guess_language(section: Section) -> str:
+    """The language for screen readers and quotation marks: "zh", or "" if unknown."""
     return "zh" if any(map(CHINESE.search, (section.question, *(block.words for block in section.blocks)))) else ""
 
 
@@ -151,34 +151,34 @@ def as_html(conversation: Conversation, answer: str | None = None) -> str:
     from markdown_it import MarkdownIt
 
     found = sections(conversation, answer)
-    markdown = MarkdownIt("commonmark", {"html": False}).disable("image")  # an answer must not fetch pictures from somewhere
+    markdown = MarkdownIt("commonmark", {"html": False}).disable("image")  # an answer must not fetch pictures
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"markdown": markdown.render, "data": _data_address, "alt": _alt, "language": language}
+    templates.filters |= {"markdown": markdown.render, "data": _data_url, "alt": _alt_text, "language": guess_language}
     style = (ASSETS / "guide.css").read_text(encoding="utf-8")
-    return templates.get_template("guide.html").render(title=title(found), sections=found, style=style)
+    return templates.get_template("guide.html").render(title=guide_title(found), sections=found, style=style)
 
 
 def as_zip(conversation: Conversation, answer: str | None = None) -> bytes:
     """`guide.md` and the folder `pictures` beside it. Raises ValueError as `sections` does."""
     found = sections(conversation, answer)
-    lines = [f"# {title(found)}", ""]
+    lines = [f"# {guide_title(found)}", ""]
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as packed:  # PNG does not get smaller
 
-        def shown(image: Image, words: str = "") -> str:
+        def save_picture(image: Image, words: str = "") -> str:
             name = f"pictures/{len(packed.namelist()) + 1:02}.png"
-            packed.writestr(name, _png(image))
-            alt = re.sub(r"[\[\]\\]", "", _alt(image, words))
+            packed.writestr(name, _encode_png(image))
+            alt = re.sub(r"[\[\]\\]", "", _alt_text(image, words))
             return f"![{alt}]({name})"
 
         for index, section in enumerate(found):
             question = " ".join(section.question.split())
-            if question and (index or question != title(found)):
+            if question and (index or question != guide_title(found)):
                 lines += [f"## {question}" if index else question, ""]
-            lines += [line for image in section.brought for line in (shown(image), "")]
+            lines += [line for image in section.brought for line in (save_picture(image), "")]
             for block in section.blocks:
                 lines += [f"**{block.label}.** {block.words}" if block.number is not None else block.words, ""]
-                lines += [shown(block.picture, block.words), ""] if block.picture else []
+                lines += [save_picture(block.picture, block.words), ""] if block.picture else []
         packed.writestr("guide.md", "\n".join(lines).rstrip() + "\n")
     return data.getvalue()
 
@@ -196,32 +196,36 @@ def as_pdf(conversation: Conversation, answer: str | None = None) -> bytes:
     with tempfile.TemporaryDirectory(prefix="duogen-pdf-") as folder:
         root = Path(folder)
 
-        def kept(image: Image, words: str = "") -> dict[str, Any]:
-            kind, packed = _compact(image)
+        def save_picture(image: Image, words: str = "") -> dict[str, Any]:
+            kind, packed = _encode_compact(image)
             name = f"{len(list(root.iterdir())) + 1}.{kind}"
             (root / name).write_bytes(packed)
-            return {"file": name, "alt": _alt(image, words), "ratio": image.picture.height / image.picture.width}
+            return {"file": name, "alt": _alt_text(image, words), "ratio": image.picture.height / image.picture.width}
 
-        def laid(block: Block) -> dict[str, Any]:
-            picture = kept(block.picture, block.words) if block.picture else None
+        def lay_out(block: Block) -> dict[str, Any]:
+            picture = save_picture(block.picture, block.words) if block.picture else None
             return {"number": block.number, "lines": markdown_lines(block.words), "picture": picture}
 
-        data = {"title": title(found), "sections": []}
-        for section in found:
-            part = {"question": " ".join(section.question.split()), "language": language(section) or "en"}
-            part |= {"brought": [kept(image) for image in section.brought], "blocks": [laid(block) for block in section.blocks]}
-            data["sections"].append(part)
+        def lay_out_section(section: Section) -> dict[str, Any]:
+            return {
+                "question": " ".join(section.question.split()),
+                "language": guess_language(section) or "en",
+                "brought": [save_picture(image) for image in section.brought],
+                "blocks": [lay_out(block) for block in section.blocks],
+            }
+
+        data = {"title": guide_title(found), "sections": [lay_out_section(section) for section in found]}
         (root / "guide.typ").write_text((ASSETS / "guide.typ").read_text(encoding="utf-8"), encoding="utf-8")
         return _typeset(root, data)
 
 
 def _typeset(root: Path, data: dict[str, Any]) -> bytes:
-    """Compile `guide.typ` with `data` as its guide.json. PDF/UA-1 makes Typst refuse letters without a font instead of drawing boxes."""
+    """Compile `guide.typ` with `data` as its guide.json. With PDF/UA-1, Typst refuses letters without a font instead of drawing boxes."""
     import pylopdf_fonts_zh_cn
     import typst
 
     fonts = typst.Fonts(font_paths=[str(pylopdf_fonts_zh_cn.serif_path().parent)])
-    data = _without(EMOJI_STYLES, data)
+    data = _remove_matches(EMOJI_STYLES, data)
     while True:
         (root / "guide.json").write_text(json.dumps(data), encoding="utf-8")
         try:
@@ -231,27 +235,27 @@ def _typeset(root: Path, data: dict[str, Any]) -> bytes:
             if missing is None:
                 raise
             letters = RUST_ESCAPE.sub(lambda found: chr(int(found[1], 16)), missing[1])
-            left = _without(re.compile(rf"^{re.escape(letters)} *| ?{re.escape(letters)}"), data)
+            left = _remove_matches(re.compile(rf"^{re.escape(letters)} *| ?{re.escape(letters)}"), data)
             if left == data or any(unicodedata.category(letter)[0] not in "SMC" for letter in letters):
                 sentence = f"No font on this machine has the letter {letters}; install one that has it, or export as HTML."
                 raise ValueError(sentence) from error
             data = left
 
 
-def _without(unwanted: re.Pattern[str], data: Any) -> Any:
-    """`data` with all that matches cut out of its strings."""
+def _remove_matches(unwanted: re.Pattern[str], data: Any) -> Any:
+    """`data` with all matches removed from its strings."""
     if isinstance(data, str):
         return unwanted.sub("", data)
     if isinstance(data, list):
-        return [_without(unwanted, each) for each in data]
-    return {name: _without(unwanted, each) for name, each in data.items()} if isinstance(data, dict) else data
+        return [_remove_matches(unwanted, each) for each in data]
+    return {name: _remove_matches(unwanted, each) for name, each in data.items()} if isinstance(data, dict) else data
 
 
 WRITERS = {".html": lambda *what: as_html(*what).encode(), ".zip": as_zip, ".pdf": as_pdf}
 
 
 def export(conversation: Conversation, file: Path, answer: str | None = None) -> None:
-    """Write a guide into `file`; its ending says as what.
+    """Write a guide to `file`, in the format of its suffix.
 
     Raises:
         ValueError: the ending is none of .html, .zip and .pdf, there is nothing to export, or the file cannot be written.
@@ -267,7 +271,7 @@ def export(conversation: Conversation, file: Path, answer: str | None = None) ->
 
 
 def markdown_lines(words: str) -> list[dict[str, Any]]:
-    """Markdown as what guide.typ sets: paragraphs, list items, headings and code, each of runs of letters in one style.
+    """Markdown as lines for guide.typ: paragraphs, list items, headings and code, each of runs in one style.
 
     Returns:
         `[{"kind": "text" | "item" | "heading" | "code", "number": int | None, "depth": int, "runs": [{"text", "bold", "italic", "code"}]}]`
@@ -312,29 +316,29 @@ def _run(text: str, bold: bool = False, italic: bool = False, code: bool = False
     return {"text": text, "bold": bold, "italic": italic, "code": code}
 
 
-def plain(words: str) -> str:
-    """Markdown on one line without its marks."""
+def strip_markdown(words: str) -> str:
+    """Markdown as one line of plain text."""
     return " ".join(" ".join(run["text"] for run in line["runs"]) for line in markdown_lines(words))
 
 
-def _png(image: Image) -> bytes:
+def _encode_png(image: Image) -> bytes:
     data = io.BytesIO()
     image.picture.save(data, "PNG")
     return data.getvalue()
 
 
-def _compact(image: Image) -> tuple[str, bytes]:
-    """ "png" or "jpeg", whichever needs fewer bytes: drawings are smaller as PNG, photographs as JPEG, and neither shows a difference."""
+def _encode_compact(image: Image) -> tuple[str, bytes]:
+    """ "png" or "jpeg", whichever needs fewer bytes: drawings are smaller as PNG, photographs as JPEG; both look the same."""
     data = io.BytesIO()
     image.picture.save(data, "JPEG", quality=92, subsampling=0)
-    return min(("png", _png(image)), ("jpeg", data.getvalue()), key=lambda packed: len(packed[1]))
+    return min(("png", _encode_png(image)), ("jpeg", data.getvalue()), key=lambda packed: len(packed[1]))
 
 
-def _data_address(image: Image) -> str:
-    kind, data = _compact(image)
+def _data_url(image: Image) -> str:
+    kind, data = _encode_compact(image)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _alt(image: Image, words: str = "") -> str:
-    """What a screen reader says: the picture's own description, else the words it was painted from."""
-    return " ".join((image.alt or plain(words)).split())[:240] or "A picture"
+def _alt_text(image: Image, words: str = "") -> str:
+    """The text for screen readers: the picture's own description, else the words that it was painted from."""
+    return " ".join((image.alt or strip_markdown(words)).split())[:240] or "A picture"

@@ -1,4 +1,4 @@
-"""A picture as a PNG file with its settings inside: the text chunk `parameters` that other tools read, and our own JSON in `duogen`."""
+"""A picture as a PNG file with its settings inside: the text chunk `parameters` for other tools, and our JSON in `duogen`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import re
 import struct
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from PIL import Image as PILImage
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from duogen.conversation import MAX_PIXELS, open_picture
 
@@ -26,23 +27,23 @@ DAMAGED = "The settings inside the picture are damaged."
 
 
 @dataclass(frozen=True)
-class About:
-    """Where a picture comes from.
+class PictureInfo:
+    """The origin and settings of a picture.
 
     Attributes:
-        words: what was asked for; with the caption, what the search looks in.
-        caption: what the answer said before the picture.
-        painted: by us; otherwise a person brought it.
-        seed: that its answer was given, `None` for a picture that was brought.
-        model: title of the pair.
-        options: those of its answer, as nested dicts.
-        conversation: id of the conversation it belongs to, "" for none.
-        turn: id of the turn there.
-        parent: id of the picture that it was made from, "" for none.
-        root: id of the first picture of that line, "" for a first one.
+        words: the request; the search looks in it and in the caption.
+        caption: the words of the answer before the picture.
+        painted: whether DuoGen painted it; otherwise it was uploaded.
+        seed: the seed of its answer, `None` for an upload.
+        model: the title of the pair.
+        options: the options of its answer, as nested dicts.
+        conversation: the id of its conversation, "" for none.
+        turn: the id of its turn in that conversation.
+        parent: the id of the picture that it was made from, "" for none.
+        root: the id of the first of its ancestors, "" for a first picture.
         made: seconds since 1970.
         favourite: whether a person marked it.
-        parameters: what another tool wrote of it, "" for none.
+        parameters: the settings that another tool wrote, "" for none.
     """
 
     words: str = ""
@@ -60,11 +61,11 @@ class About:
     parameters: str = ""
 
 
-KINDS = {name: int | float if kind is float else kind for name, kind in get_type_hints(About).items()}
+KINDS = {name: int | float if kind is float else kind for name, kind in get_type_hints(PictureInfo).items()}
 
 
-def parameters(about: About, size: tuple[int, int]) -> str:
-    """The settings as other tools write and read them: the prompt, then a line of names and values."""
+def format_parameters(about: PictureInfo, size: tuple[int, int]) -> str:
+    """Format the settings as other tools do: the prompt, then a line of names and values."""
     if about.parameters:
         return about.parameters
     image = about.options.get("image")
@@ -81,26 +82,26 @@ def parameters(about: About, size: tuple[int, int]) -> str:
     )
 
 
-def png(picture: PILImage.Image, about: About) -> bytes:
-    """The file of an RGB picture."""
+def encode_png(picture: PILImage.Image, about: PictureInfo) -> bytes:
+    """Encode an RGB picture with its settings as a PNG file."""
     chunks, data = PngInfo(), io.BytesIO()
-    chunks.add_text(PARAMETERS, parameters(about, picture.size))
+    chunks.add_text(PARAMETERS, format_parameters(about, picture.size))
     chunks.add_itxt(OURS, to_json(about))
     picture.save(data, "PNG", pnginfo=chunks, compress_level=4)
     return data.getvalue()
 
 
-def to_json(about: About) -> str:
+def to_json(about: PictureInfo) -> str:
     return json.dumps(asdict(about), ensure_ascii=False)
 
 
-def from_json(text: str) -> About:
-    """Raises: ValueError: these are no settings that `to_json` wrote."""
+def from_json(text: str) -> PictureInfo:
+    """Raises: ValueError: the text was not written by `to_json`."""
     try:
         given = json.loads(text)
         known = {name: given[name] for name in KINDS if name in given}
         sound = isinstance(given, dict) and all(isinstance(value, KINDS[name]) for name, value in known.items())
-        about = About(**known) if sound else None
+        about = PictureInfo(**known) if sound else None
         if about and 0 <= about.made < 1e11 and abs(about.seed or 0) < 2**63:
             return about
     except (ValueError, TypeError, RecursionError) as error:
@@ -108,8 +109,8 @@ def from_json(text: str) -> About:
     raise ValueError(DAMAGED)
 
 
-def rewritten(data: bytes, about: About) -> bytes:
-    """A PNG file with other settings; its pixels are not even decoded.
+def replace_info(data: bytes, about: PictureInfo) -> bytes:
+    """Replace the settings in a PNG file without decoding its pixels.
 
     Raises:
         ValueError: it is no PNG.
@@ -128,24 +129,24 @@ def rewritten(data: bytes, about: About) -> bytes:
     return SIGNATURE + kept[0] + ours + b"".join(kept[1:])
 
 
-def read_header(file: Path) -> tuple[About, tuple[int, int]]:
-    """What a PNG file says of itself before its pixels, and its size.
+def read_header(file: Path) -> tuple[PictureInfo, tuple[int, int]]:
+    """Read the settings before the pixels of a PNG file, and its size.
 
     Raises:
-        ValueError: it is no picture, or larger than can be shown.
+        ValueError: it is no picture, or too large.
     """
     try:
         with PILImage.open(file, formats=["PNG"]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"{file.name} has more than {MAX_PIXELS // 10**6} megapixels.")
-            about = _about(picture.info)
-            return about or About(painted=False, made=file.stat().st_mtime), picture.size
+            about = _parse_texts(picture.info)
+            return about or PictureInfo(painted=False, made=file.stat().st_mtime), picture.size
     except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(f"{file.name} cannot be read as a PNG picture.") from error
 
 
-def read_brought(file: Path) -> tuple[PILImage.Image, About | None]:
-    """A picture that a person brought, and the settings it carries, ours or another tool's; `None` if it has none.
+def read_upload(file: Path) -> tuple[PILImage.Image, PictureInfo | None]:
+    """Read an uploaded picture and its settings, ours or those of another tool; `None` if it has none.
 
     Raises:
         ValueError: it cannot be read; one sentence.
@@ -153,23 +154,23 @@ def read_brought(file: Path) -> tuple[PILImage.Image, About | None]:
     picture = open_picture(file)
     with PILImage.open(file) as again:
         try:
-            texts = again.text if again.format == "PNG" else {}  # reads what stands after the pixels too
+            texts = again.text if isinstance(again, PngImageFile) else {}  # reads what stands after the pixels too
         except (OSError, SyntaxError, ValueError):
             texts = again.info
-        return picture, _about(texts)
+        return picture, _parse_texts(texts)
 
 
-def _about(texts: dict[str, Any]) -> About | None:
-    """The settings in a file's texts; those that are damaged count as none."""
+def _parse_texts(texts: Mapping[Any, Any]) -> PictureInfo | None:
+    """The settings in the text chunks of a file; damaged settings count as none."""
     if isinstance(texts.get(OURS), str) and len(texts[OURS]) <= LONGEST_TEXT:
         with contextlib.suppress(ValueError):
             return from_json(texts[OURS])
     foreign = texts.get(PARAMETERS)
-    return from_parameters(foreign) if isinstance(foreign, str) and len(foreign) <= LONGEST_TEXT else None
+    return parse_parameters(foreign) if isinstance(foreign, str) and len(foreign) <= LONGEST_TEXT else None
 
 
-def from_parameters(text: str) -> About | None:
-    """What another tool wrote: prompt, perhaps a negative one, then a line that begins with the steps; `None` if it is not that."""
+def parse_parameters(text: str) -> PictureInfo | None:
+    """Parse the settings of another tool: prompt, perhaps a negative prompt, then a line that begins with the steps; else `None`."""
     lines = text.strip().splitlines()
     if not lines or not re.match(r"\s*Steps: \d+", lines[-1]):
         return None
@@ -177,10 +178,10 @@ def from_parameters(text: str) -> About | None:
     prompt = "\n".join(lines[:-1]).split("Negative prompt:")[0].strip()
     seed = int(known["Seed"]) if re.fullmatch(r"\d{1,18}", known.get("Seed", "")) else None
     options = {"image": {"steps": int(known["Steps"])}} if re.fullmatch(r"\d{1,4}", known["Steps"]) else {}
-    return About(prompt, painted=False, seed=seed, model=known.get("Model", ""), options=options, parameters=text)
+    return PictureInfo(prompt, painted=False, seed=seed, model=known.get("Model", ""), options=options, parameters=text)
 
 
-def brought(about: About | None) -> About:
-    """The settings of a picture that comes in from outside: what it belonged to elsewhere is not here."""
+def clear_links(about: PictureInfo | None) -> PictureInfo:
+    """The settings of an uploaded picture without its links: the conversation and pictures that they name are not here."""
     plain = {"conversation": "", "turn": "", "parent": "", "root": "", "favourite": False, "made": time.time()}
-    return replace(about, **plain) if about else About(painted=False)
+    return replace(about, **plain) if about else PictureInfo(painted=False)

@@ -1,7 +1,7 @@
-"""All pictures ever made or brought in: PNG files below `DUOGEN_HOME/pictures`, and an index of them that can be lost.
+"""All painted and uploaded pictures: PNG files below `DUOGEN_HOME/pictures`, and an index that can be rebuilt from them.
 
-The files are the truth. `pictures.sqlite` beside them finds words and sorts; whatever it lacks is read from the files again.
-Thumbnails are made when they are asked for, and the oldest go when there are too many. What is deleted waits for a month.
+The files hold everything. `pictures.sqlite` beside them searches and sorts; missing rows are read from the files again.
+Thumbnails are made on demand, and the oldest are deleted when there are too many. Deleted pictures stay for a month.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from duogen.conversation import open_picture, write_beside
-from duogen.library.picture_file import About, brought, from_json, png, read_brought, read_header, rewritten, to_json
+from duogen.library.picture_file import PictureInfo, clear_links, encode_png, from_json, read_header, read_upload, replace_info, to_json
 
 VERSION = 1
 THUMBNAIL_PIXELS = 320
@@ -50,12 +50,12 @@ class Entry:
     width: int
     height: int
     bytes: int
-    about: About
+    about: PictureInfo
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A search: all of `words`, each as the beginning of a word; `sort` is a key of `SORTS`."""
+class PictureQuery:
+    """A search for all of `words`, each as the beginning of a word; `sort` is a key of `SORTS`."""
 
     words: str = ""
     favourites: bool = False
@@ -63,8 +63,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Room:
-    """What can be freed: thumbnails are made again when needed, deleted pictures are gone for good then."""
+class FreeablePictures:
+    """What can be freed: thumbnails, which are made again when needed, and deleted pictures, which are then gone for good."""
 
     thumbnails: int
     thumbnail_bytes: int
@@ -73,10 +73,10 @@ class Room:
 
 
 class Gallery:
-    """The pictures below a folder. Any thread may ask; changes happen one after the other."""
+    """The pictures below a folder. Thread-safe; changes happen one after the other."""
 
     def __init__(self, home: Path) -> None:
-        """Only `pictures` and `thumbnails` may be shown to browsers."""
+        """Browsers may fetch only `pictures` and `thumbnails`."""
         self.pictures, self.deleted, self.index = home / "pictures", home / "deleted-pictures", home / "pictures.sqlite"
         for folder in (self.pictures, self.deleted):
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,129 +88,129 @@ class Gallery:
         try:
             self._open_index()
             self.sync()
-        except sqlite3.OperationalError:  # locked, or no room on the disk: nothing is wrong with the index
+        except sqlite3.OperationalError:  # locked, or the disk is full: the index itself is sound
             raise
-        except sqlite3.DatabaseError:  # damaged: all it knew is in the files
+        except sqlite3.DatabaseError:  # damaged: rebuild it from the files
             for suffix in ("", "-wal", "-shm"):
                 self.index.with_name(self.index.name + suffix).unlink(missing_ok=True)
             self._open_index()
             self.sync()
 
     def _open_index(self) -> None:
-        with self._writing() as index:
+        with self._transaction() as index:
             index.execute("PRAGMA journal_mode = WAL")
             if index.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 index.executescript("DROP TABLE IF EXISTS pictures; DROP TABLE IF EXISTS words;" + SCHEMA)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _connect(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self.index, timeout=10)) as index:
             index.execute("PRAGMA synchronous = NORMAL")
             yield index
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._reading() as index, index:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._connect() as index, index:
             yield index
 
     def sync(self) -> None:
-        """Make the index what the files are: read what is new or changed, forget what is gone."""
+        """Update the index to the files: read new and changed ones, delete the rows of missing ones."""
         with self._lock:
             with os.scandir(self.pictures) as listed:
                 here = {file.name[:-4]: file.stat().st_mtime_ns for file in listed if file.name.endswith(".png") and file.name[0] != "."}
-            with self._writing() as index:
+            with self._transaction() as index:
                 known = dict(index.execute("SELECT id, stamp FROM pictures"))
                 for id in known.keys() - here.keys():
-                    _forget(index, id)
+                    _delete_row(index, id)
                 for id, stamp in here.items():
                     if known.get(id) != stamp:
-                        self._read(index, id)
+                        self._index_file(index, id)
 
-    def _read(self, index: sqlite3.Connection, id: str) -> None:
-        """Take a file into the index, unless it is no picture."""
+    def _index_file(self, index: sqlite3.Connection, id: str) -> None:
+        """Add a file to the index, unless it is no picture."""
         file = self.pictures / f"{id}.png"
         with contextlib.suppress(ValueError):
             about, (width, height) = read_header(file)
             found = file.stat()
-            _forget(index, id)
+            _delete_row(index, id)
             row = (id, about.made, width, height, found.st_size, found.st_mtime_ns, about.favourite, about.root or id, to_json(about))
             number = index.execute(
                 "INSERT INTO pictures (id, made, width, height, bytes, stamp, favourite, root, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             ).lastrowid
-            index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, _spaced(f"{about.words} {about.caption}")))
+            index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, _space_cjk(f"{about.words} {about.caption}")))
 
-    def add(self, picture: PILImage.Image, about: About) -> Entry:
-        """Keep a picture with what is known of it. The same pixels again are the same entry, as it was first added."""
-        id = name_of(picture)
+    def add(self, picture: PILImage.Image, about: PictureInfo) -> Entry:
+        """Save a picture with its info. The same pixels again give the same entry, as it was first added."""
+        id = picture_id(picture)
         file = self.pictures / f"{id}.png"
         with self._lock:
             if not file.exists():
-                write_beside(file, png(picture.convert("RGB"), about))
+                write_beside(file, encode_png(picture.convert("RGB"), about))
                 self.thumbnails.make(id, picture)
-                with self._writing() as index:
-                    self._read(index, id)
+                with self._transaction() as index:
+                    self._index_file(index, id)
         return self.entry(id)
 
-    def bring(self, file: Path) -> tuple[Entry, bool]:
-        """Keep a picture that a person brought; also, whether it carries settings.
+    def import_file(self, file: Path) -> tuple[Entry, bool]:
+        """Save an uploaded picture. Also returns whether it carries settings.
 
         Raises:
             ValueError: it cannot be read; one sentence.
         """
-        picture, about = read_brought(file)
-        return self.add(picture, brought(about)), about is not None
+        picture, about = read_upload(file)
+        return self.add(picture, clear_links(about)), about is not None
 
     def entry(self, id: str) -> Entry:
         """Raises: ValueError: there is no such picture."""
-        with self._reading() as index:
+        with self._connect() as index:
             rows = index.execute(f"SELECT {COLUMNS} FROM pictures WHERE id = ?", (id,)).fetchall()
         if not rows:
             raise ValueError(GONE)
-        return self._entry(rows[0])
+        return self._make_entry(rows[0])
 
-    def _entry(self, row: tuple) -> Entry:
+    def _make_entry(self, row: tuple) -> Entry:
         id, width, height, size, about = row
         return Entry(id, self.pictures / f"{id}.png", width, height, size, from_json(about))
 
-    def find(self, wanted: Wanted, start: int = 0, count: int = 60) -> tuple[list[Entry], int]:
-        """The pictures of a search from the `start`-th on, at most `count`; and how many there are in all."""
+    def find(self, wanted: PictureQuery, start: int = 0, count: int = 60) -> tuple[list[Entry], int]:
+        """At most `count` pictures of a search from the `start`-th on, and the total number."""
         where, given = ["1"], []
-        if terms := _terms(wanted.words):
+        if terms := _search_terms(wanted.words):
             where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)")
             given.append(terms)
         if wanted.favourites:
             where.append("favourite")
         chosen = f"FROM pictures WHERE {' AND '.join(where)}"
-        with self._reading() as index:
+        with self._connect() as index:
             total = index.execute(f"SELECT count(*) {chosen}", given).fetchone()[0]
             listed = f"SELECT {COLUMNS} {chosen} ORDER BY {SORTS[wanted.sort]}, number DESC LIMIT ? OFFSET ?"
-            return [self._entry(row) for row in index.execute(listed, [*given, count, max(0, start)])], total
+            return [self._make_entry(row) for row in index.execute(listed, [*given, count, max(0, start)])], total
 
     def versions(self, id: str) -> list[Entry]:
-        """All that was made from the same first picture as this one, that one too, oldest first; parents before what was made of them.
+        """All pictures made from the same first picture as this one, with that one, oldest first; parents before their children.
 
         Raises:
             ValueError: there is no such picture.
         """
         root = self.entry(id).about.root or id
-        with self._reading() as index:
+        with self._connect() as index:
             rows = index.execute(
                 "SELECT id, width, height, bytes, about FROM pictures WHERE root = ? ORDER BY id != ?, made, number", (root, root)
             )
-            return [self._entry(row) for row in rows]
+            return [self._make_entry(row) for row in rows]
 
-    def favour(self, id: str, favourite: bool) -> Entry:
+    def set_favourite(self, id: str, favourite: bool) -> Entry:
         """Raises: ValueError: there is no such picture."""
         with self._lock:
             entry = self.entry(id)
-            write_beside(entry.file, rewritten(entry.file.read_bytes(), replace(entry.about, favourite=favourite)))
-            with self._writing() as index:
-                self._read(index, id)
+            write_beside(entry.file, replace_info(entry.file.read_bytes(), replace(entry.about, favourite=favourite)))
+            with self._transaction() as index:
+                self._index_file(index, id)
         return self.entry(id)
 
     def delete(self, id: str) -> None:
-        """Lay a picture aside, from where `restore` brings it back.
+        """Move a picture to the deleted ones, from where `restore` brings it back.
 
         Raises:
             ValueError: there is no such picture.
@@ -220,8 +220,8 @@ class Gallery:
             if file.exists():
                 file.replace(self.deleted / file.name)
             self.thumbnails.forget(id)
-            with self._writing() as index:
-                _forget(index, id)
+            with self._transaction() as index:
+                _delete_row(index, id)
 
     def restore(self, id: str) -> Entry:
         """Raises: ValueError: it is gone for good."""
@@ -230,13 +230,13 @@ class Gallery:
             if not aside.exists():
                 raise ValueError("This picture is gone for good.")
             aside.replace(self.pictures / aside.name)
-            with self._writing() as index:
-                self._read(index, aside.stem)
+            with self._transaction() as index:
+                self._index_file(index, aside.stem)
         return self.entry(id)
 
     def thumbnail(self, entry: Entry) -> Path:
-        """A small JPEG of the picture, made now if it is not there."""
-        file = self.thumbnails.at(entry.id)
+        """A small JPEG of the picture, made now if it is missing."""
+        file = self.thumbnails.find(entry.id)
         if file is None:
             try:
                 picture = open_picture(entry.file)
@@ -245,12 +245,12 @@ class Gallery:
             file = self.thumbnails.make(entry.id, picture)
         return file
 
-    def room(self) -> Room:
+    def freeable(self) -> FreeablePictures:
         sizes = [file.stat().st_size for file in self.deleted.glob("*.png")]
-        return Room(len(self.thumbnails), self.thumbnails.bytes, len(sizes), sum(sizes))
+        return FreeablePictures(len(self.thumbnails), self.thumbnails.bytes, len(sizes), sum(sizes))
 
-    def free(self) -> None:
-        """Throw away what `room` counts."""
+    def delete_freeable(self) -> None:
+        """Delete what `freeable` counts."""
         with self._lock:
             self.thumbnails.clear()
             for file in self.deleted.glob("*.png"):
@@ -258,7 +258,7 @@ class Gallery:
 
 
 class Thumbnails:
-    """A folder of small JPEGs, bounded in bytes: those that were not asked for the longest go first."""
+    """A folder of small JPEGs, bounded in bytes: the least recently used are deleted first."""
 
     def __init__(self, folder: Path, limit: int = THUMBNAIL_BYTES) -> None:
         self.folder, self.limit = folder, limit
@@ -271,8 +271,8 @@ class Thumbnails:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def at(self, id: str) -> Path | None:
-        """Its file, if there is one."""
+    def find(self, id: str) -> Path | None:
+        """The file of a thumbnail, if there is one."""
         file = self.folder / f"{id}.jpg"
         with self._lock:
             if id not in self._sizes or not file.exists():
@@ -309,22 +309,22 @@ class Thumbnails:
         (self.folder / f"{id}.jpg").unlink(missing_ok=True)
 
 
-def name_of(picture: PILImage.Image) -> str:
-    """The id of a picture: its content, so that what is brought twice is kept once."""
+def picture_id(picture: PILImage.Image) -> str:
+    """The id of a picture: a hash of its content, so that equal pictures are kept once."""
     return hashlib.sha256(f"{picture.width}x{picture.height}".encode() + picture.convert("RGB").tobytes()).hexdigest()[:32]
 
 
-def _forget(index: sqlite3.Connection, id: str) -> None:
+def _delete_row(index: sqlite3.Connection, id: str) -> None:
     index.execute("DELETE FROM words WHERE rowid IN (SELECT number FROM pictures WHERE id = ?)", (id,))
     index.execute("DELETE FROM pictures WHERE id = ?", (id,))
 
 
-def _terms(words: str) -> str:
-    """The words of a search for FTS5: each a quoted beginning of a word; "" if there is none."""
-    parts = (_spaced(part).strip() for part in words.replace('"', " ").replace("\0", " ").split())
+def _search_terms(words: str) -> str:
+    """The words of a search for FTS5: quoted prefixes of words; "" if there are none."""
+    parts = (_space_cjk(part).strip() for part in words.replace('"', " ").replace("\0", " ").split())
     return " ".join(f'"{part}"*' for part in parts if re.search(r"\w", part))
 
 
-def _spaced(words: str) -> str:
-    """In scripts without spaces every sign is a word."""
+def _space_cjk(words: str) -> str:
+    """Put spaces around CJK characters: in scripts without spaces every character is a word."""
     return CJK.sub(r" \1 ", words)

@@ -25,7 +25,9 @@ from duogen.lazy_imports import is_read
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.tuners.lora import LoraLayer
+
+    from duogen.models.pipeline import DuoGenPipeline
 
 # peft is imported where an adapter is put on: most pairs wear none, and it takes long.
 
@@ -36,14 +38,14 @@ MOST = 1.5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AdapterSpec:
     """An adapter and how strongly it works: 1 as it was trained, 0 not at all."""
 
     folder: Path
     weight: float = 1.0
 
     @staticmethod
-    def parse(text: str) -> Wanted:
+    def parse(text: str) -> AdapterSpec:
         """ "DIR" or "DIR:WEIGHT". Raises ValueError, one sentence."""
         folder, _, weight = text.rpartition(":")
         try:
@@ -52,7 +54,7 @@ class Wanted:
             folder, strength = text, 1.0
         if not folder:
             raise ValueError(f"{text!r} names no adapter; write its folder, and its weight after a colon.")
-        wanted = Wanted(Path(folder).expanduser(), strength)
+        wanted = AdapterSpec(Path(folder).expanduser(), strength)
         wanted.check()
         return wanted
 
@@ -74,7 +76,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / ADAPTER} is damaged; train or get the adapter again.") from error
 
 
-def put_on(pair: Any, wanted: Sequence[Wanted]) -> None:
+def set_adapters(pair: DuoGenPipeline, wanted: Sequence[AdapterSpec]) -> None:
     """Make `wanted` the adapters that work in a pair; those that are not among them are taken off, those that are stay in memory.
 
     Raises:
@@ -87,13 +89,13 @@ def put_on(pair: Any, wanted: Sequence[Wanted]) -> None:
         if module is None:  # a pair that is open in part
             continue
         there = {_name(each.folder / part): each for each in wanted if (each.folder / part / WEIGHTS).is_file()}
-        loaded = _loaded(module)
+        loaded = _list_loaded(module)
         for gone in loaded - there.keys():
-            _take_off(module, gone)
+            _remove_adapter(module, gone)
         for name, each in there.items():
             if name not in loaded:
                 _load(module, each.folder / part, name, each.folder)
-        _weigh(module, {name: each.weight for name, each in there.items()})
+        _set_weights(module, {name: each.weight for name, each in there.items()})
 
 
 def _name(folder: Path) -> str:
@@ -102,19 +104,19 @@ def _name(folder: Path) -> str:
     return "a" + hashlib.sha256(f"{folder.resolve()} {stat.st_mtime_ns} {stat.st_size}".encode()).hexdigest()[:16]
 
 
-def _layers(module: nn.Module) -> list[BaseTunerLayer]:
+def _layers(module: nn.Module) -> list[LoraLayer]:
     if not is_read("peft"):
         return []  # whose layers nobody has made
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.tuners.lora import LoraLayer
 
-    return [each for each in module.modules() if isinstance(each, BaseTunerLayer)]
+    return [each for each in module.modules() if isinstance(each, LoraLayer)]
 
 
-def _loaded(module: nn.Module) -> set[str]:
+def _list_loaded(module: nn.Module) -> set[str]:
     return {name for layer in _layers(module) for name in layer.lora_A}
 
 
-def _take_off(module: nn.Module, name: str) -> None:
+def _remove_adapter(module: nn.Module, name: str) -> None:
     for layer in _layers(module):
         if name in layer.lora_A:
             layer.delete_adapter(name)
@@ -132,15 +134,15 @@ def _load(module: nn.Module, folder: Path, name: str, whole: Path) -> None:
         if result.unexpected_keys:
             raise KeyError(result.unexpected_keys[0])
     except (OSError, SafetensorError) as error:
-        _take_off(module, name)
+        _remove_adapter(module, name)
         raise ValueError(f"The adapter {whole} is damaged or incomplete; train or get it again.") from error
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        _take_off(module, name)
+        _remove_adapter(module, name)
         raise ValueError(f"The adapter {whole} was made for another pair, or is damaged; open the pair that it names.") from error
     module.requires_grad_(False)
 
 
-def _weigh(module: nn.Module, weights: dict[str, float]) -> None:
+def _set_weights(module: nn.Module, weights: dict[str, float]) -> None:
     active = [name for name, weight in weights.items() if weight]
     for layer in _layers(module):
         layer.enable_adapters(bool(active))
@@ -152,7 +154,7 @@ def _weigh(module: nn.Module, weights: dict[str, float]) -> None:
     module.requires_grad_(False)
 
 
-def merged(module: nn.Module) -> None:
+def merge_adapters(module: nn.Module) -> None:
     """Add the adapters that work into the weights, and take them off."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -32,20 +32,20 @@ class Guardrail:
         return PILImage.fromarray(seen[0])
 
 
-def wanted(folder: Path) -> bool:
+def names_guardrail(folder: Path) -> bool:
     """Whether a folder's own index names the guardrail."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     return PACKAGE in (index.get("safety_checker") or ())
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
 def open_guardrail(device: str) -> Guardrail | None:
     """`None` where its package is not installed."""
-    if not installed():
+    if not is_installed():
         return None
-    from cosmos_guardrail import CosmosSafetyChecker
+    from cosmos_guardrail import CosmosSafetyChecker  # ty: ignore[import-not-found]  # few have it
 
     return Guardrail(CosmosSafetyChecker(), device)

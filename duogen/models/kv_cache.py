@@ -24,6 +24,7 @@ class PreallocatedLayer(DynamicLayer):
             self.key_buffer = self.value_buffer = key_states.new_empty(*key_states.shape[:2], 0, key_states.shape[3])
             self.keys, self.values = self.key_buffer, self.value_buffer
             self.is_initialized = True
+        assert self.keys is not None and self.values is not None
         start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         if end > self.key_buffer.shape[2]:
             room = max(LEAST_ROOM, 2 * end)

@@ -21,7 +21,7 @@ PROMPT_SYSTEM = "You are a helpful assistant who will provide prompts to an imag
 PROMPT_LENGTH = 512
 
 
-def normalised(states: torch.Tensor) -> torch.Tensor:
+def normalise_states(states: torch.Tensor) -> torch.Tensor:
     """A layer's hidden states, each normalised over its channels (DuoGen, section 3; as Cosmos-Predict2.5 does)."""
     states = states.float()
     return (states - states.mean(-1, keepdim=True)) / (states.std(-1, keepdim=True) + 1e-8)
@@ -31,18 +31,18 @@ def embed(
     model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None
 ) -> torch.Tensor:
     """Input embeddings [B, L, C] of ids [B, L], with the vision tower's output where pictures stand."""
-    return see(model, ids, pixels, grids)[0]
+    return embed_with_features(model, ids, pixels, grids)[0]
 
 
-def see(
+def embed_with_features(
     model: Qwen2_5_VLForConditionalGeneration, ids: torch.Tensor, pixels: torch.Tensor | None, grids: torch.Tensor | None
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """What `embed` returns, and what else the language model takes: of a Qwen3-VL, features for its first layers (DeepStack)."""
     embeds = model.get_input_embeddings()(ids)
-    if pixels is None:
+    if pixels is None or grids is None:
         return embeds, {}
     visual = model.config.vision_config
-    seen = model.model.get_image_features(placed(pixels, grids, visual).to(ids.device), grids.to(ids.device))
+    seen = model.model.get_image_features(append_patch_positions(pixels, grids, visual).to(ids.device), grids.to(ids.device))
     features = torch.cat(list(seen.pooler_output))
     mask = ids == model.config.image_token_id
     deep = {}
@@ -51,7 +51,7 @@ def see(
     return embeds.masked_scatter(mask[..., None].expand_as(embeds), features.to(embeds.dtype)), deep
 
 
-def placed(pixels: torch.Tensor, grids: torch.Tensor, vision: Any) -> torch.Tensor:
+def append_patch_positions(pixels: torch.Tensor, grids: torch.Tensor, vision: Any) -> torch.Tensor:
     """Patches with where they lie in their picture, for a tower that takes two channels more than the pictures have.
 
     Qwen's towers know of places relative ones only (rotary positions), from which a small one does not learn to tell left from right.
@@ -98,9 +98,10 @@ class Context:
     def condition(self, until: int | None = None) -> torch.Tensor:
         """Hidden states of all tokens before index `until`: [1, until, K * C]."""
         if self.fresh:  # normalised here and not at every token, which would slow the talk
-            new = normalised(torch.cat(self.fresh)).flatten(1)
+            new = normalise_states(torch.cat(self.fresh)).flatten(1)
             self.states = new if self.states is None else torch.cat([self.states, new])
             self.fresh = []
+        assert self.states is not None, "nothing has been read"
         return self.states[None, :until]
 
     def keep(self, length: int) -> None:
@@ -144,7 +145,7 @@ class MLLM:
         pixels, grids = self.tokens.pixels([slot.image for slot in slots]) if slots else (None, None)
         where, after = positions(packed, common, context.position)
         ids = torch.tensor([packed.ids[common:]], device=self.model.device)
-        embeds, deep = see(self.model, ids, pixels, grids)
+        embeds, deep = embed_with_features(self.model, ids, pixels, grids)
         self._read(context, embeds, where, deep)
         self._prepare_token_forward()
         context.packed = packed.between(0)
@@ -181,7 +182,7 @@ class MLLM:
         context.logits[self.unsaid] = float("-inf")
 
     @torch.no_grad()
-    def alone(self, prompt: str) -> tuple[torch.Tensor, int]:
+    def read_prompt(self, prompt: str) -> tuple[torch.Tensor, int]:
         """States of a picture's prompt by itself, as Cosmos-Predict2.5's painter was trained to read them (its `_get_prompt_embeds`).
 
         Returns:
@@ -197,7 +198,7 @@ class MLLM:
             inputs_embeds=self.model.get_input_embeddings()(torch.tensor([ids], device=self.model.device)), position_ids=where,
             use_cache=False, output_hidden_states=True,
         )  # fmt: skip
-        return torch.cat([normalised(out.hidden_states[layer]) for layer in self.layers], -1), len(before)
+        return torch.cat([normalise_states(out.hidden_states[layer]) for layer in self.layers], -1), len(before)
 
     @torch.no_grad()
     def append(self, context: Context, token: int) -> None:
@@ -211,9 +212,10 @@ class MLLM:
         context.packed.add([token], True)
         context.position += 1
 
-    def talk(self, context: Context, options: TextOptions, generator: torch.Generator) -> Iterator[int]:
+    def generate(self, context: Context, options: TextOptions, generator: torch.Generator) -> Iterator[int]:
         """Say tokens until begin-of-vision or end of turn, which is yielded last and not yet read into the context."""
         while True:
+            assert context.logits is not None, "nothing has been read"
             token = choose(context.logits, options, generator)
             yield token
             if token in (self.tokens.bov, self.tokens.end):

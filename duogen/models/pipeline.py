@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,26 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import CosmosTransformer3DModel, DiffusionPipeline
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.conversation import write_beside
 from duogen.kernels import Kernel
 from duogen.models.placement import (
-    Turns,
+    DeviceSwapper,
     dtype_of,
-    layer_by_layer,
+    explain_unused_gpu_here,
+    is_quantised,
+    offload_layers,
     open_painter,
-    put_aside,
     quantisation,
-    quantised,
+    release_device,
     set_attention,
-    tile,
-    unused_gpu_here,
+    set_tiling,
 )
-from duogen.nn.frames import through_block
-from duogen.options import LoadOptions, scaled
+from duogen.nn.frames import BlockForward, forward_block
+from duogen.options import LoadOptions, scale_size
 from duogen.precision import best_precision, token_dtype
 
 ABOUT = "duogen.json"
@@ -43,9 +45,8 @@ class About:
         bov: the token that asks for a picture.
         layers: indices into the MLLM's hidden states that the connector reads; `None` for all of them but the embeddings.
         frame_attention: "block_causal" or "bidirectional".
-        prediction: what the DiT predicts: "velocity", "sample" (the clean frame), or "change" (what differs from the frame before; only
-            where `sees_previous`).
-        least_change: mean squared change of a place, in units of a latent's mean variance, below which the frame before is copied there.
+        prediction: what the DiT predicts, "velocity" or "sample".
+        copy_below: where the DiT has a copy gate, the logit below which a place of the frame before is copied as it is.
         limits: what it cannot do, in a sentence or two for who meets it for the first time.
         timestep_scale: the DiT's timestep is sigma times this.
         fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
@@ -67,7 +68,7 @@ class About:
     layers: tuple[int, ...] | None = None
     frame_attention: str = "bidirectional"
     prediction: str = "velocity"
-    least_change: float = 0.0
+    copy_below: float = 0.0
     timestep_scale: float = 1.0
     fresh_bias: float = 0.0
     sees_previous: bool = False
@@ -86,10 +87,8 @@ class About:
             raise ValueError("fresh_bias and sees_previous are for block_causal frame attention")
         if not self.tuned and self.frame_attention != "bidirectional":
             raise ValueError("an untuned pair has bidirectional frame attention")
-        if self.prediction not in ("velocity", "sample", "change"):
+        if self.prediction not in ("velocity", "sample"):
             raise ValueError(f"prediction is {self.prediction!r}")
-        if (self.prediction == "change" or self.least_change) and not self.sees_previous:
-            raise ValueError("a pair that predicts or copies from the frame before must see it: sees_previous")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size!r}")
 
@@ -109,7 +108,7 @@ class About:
         if not self.any_size:
             width, height = self.image_size
             raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the side of pictures to 0.")
-        return scaled(self.image_size, side)
+        return scale_size(self.image_size, side)
 
     @staticmethod
     def load(folder: Path) -> About:
@@ -124,7 +123,10 @@ class About:
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
             known = {each.name for each in fields(About)}
-            return About(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known})
+            said: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known
+            }
+            return About(**said)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
 
@@ -166,13 +168,14 @@ class DuoGenPipeline(DiffusionPipeline):
             scheduler=scheduler, safety_checker=safety_checker,
         )  # fmt: skip
         self.about = About()
-        self.attention, self.caching, self.through = Kernel("native"), "off", through_block
-        self.turns = Turns(text_encoder, [], "cpu")
+        self.attention, self.caching = Kernel("native"), "off"
+        self.block_forward: BlockForward = forward_block
+        self.swapper = DeviceSwapper(text_encoder, [], "cpu")
         self.token_dtype: torch.dtype | None = None
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *given: Any, **options: Any) -> None:
         """diffusers' own, plus `duogen.json`."""
-        super().save_pretrained(save_directory, **options)
+        super().save_pretrained(save_directory, *given, **options)
         self.about.write(Path(save_directory))
 
 
@@ -201,54 +204,55 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
     check_parts(folder)
     about = About.load(folder)
     if load.picture_side:
-        about = replace(about, image_size=scaled(about.image_size, load.picture_side))
-    with one_sentence(folder):
-        pair = _opened(folder, load, device)
+        about = replace(about, image_size=scale_size(about.image_size, load.picture_side))
+    with explain_errors(folder):
+        pair = _open(folder, load, device)
         place(pair, load, device)
     pair.about = about
     pair.token_dtype = token_dtype(load.precision)
     if not about.tuned:
-        pair.image_processor = less_seen(pair.image_processor)
+        pair.image_processor = shrink_view(pair.image_processor)
     return pair
 
 
-def _opened(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
+def _open(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
     resting = load.offload not in ("auto", "none")
     dtype = dtype_of(load.painter_precision, device)
-    brain = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
-    put_aside(brain, resting)
+    mllm = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
+    release_device(mllm, resting)
     given = _image_processor(folder)
     if quantisation(load.painter_precision):
         given["transformer"] = open_painter(folder / "transformer", CosmosTransformer3DModel, load.painter_precision, device)
     pair = DuoGenPipeline.from_pretrained(
-        folder, text_encoder=brain, safety_checker=None, dtype=dtype, use_safetensors=True, local_files_only=True, **given
+        folder, text_encoder=mllm, safety_checker=None, dtype=dtype, use_safetensors=True, local_files_only=True, **given
     )
     for name in ("transformer", "vae"):
         part = getattr(pair, name)
         _check_weights(name, [each for each, weight in part.named_parameters() if weight.is_meta])
         part.eval().requires_grad_(False)
-        if not resting and not quantised(part):
+        if not resting and not is_quantised(part):
             part.to(device)
     return pair
 
 
 def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
-    tile(pair.vae, load.tiling)
+    set_tiling(pair.vae, load.tiling)
     pair.caching = load.caching
     pair.attention = set_attention(pair.transformer, device, load.attention)
-    pair.through = torch.compile(through_block) if load.compile == "on" else through_block  # takes long at the first picture of a size
+    # Compiling takes long at the first picture of a size.
+    pair.block_forward = torch.compile(forward_block) if load.compile == "on" else forward_block
     painter, rest = [pair.transformer, pair.vae], None
     if load.offload == "group":
-        layer_by_layer(pair.transformer, device, walked=True)
+        offload_layers(pair.transformer, device, walked=True)
         painter, rest = [pair.vae], "cpu"
     elif load.offload == "model":
         rest = "cpu"
-    pair.turns = Turns(pair.text_encoder, painter, device, rest)
+    pair.swapper = DeviceSwapper(pair.text_encoder, painter, device, rest)
 
 
 @contextmanager
-def one_sentence(folder: Path) -> Iterator[None]:
+def explain_errors(folder: Path) -> Iterator[None]:
     """What the libraries raise while they open a folder becomes a ValueError for the user."""
     try:
         yield
@@ -309,24 +313,24 @@ def _image_processor(folder: Path) -> dict[str, Any]:
     return {"image_processor": image_processor(folder / "text_encoder", *(folder / name for name in PROCESSORS))}
 
 
-def image_processor(brain: Path, *others: Path) -> Any:
+def image_processor(mllm: Path, *others: Path) -> Any:
     """What prepares pictures for an MLLM's vision tower; the PIL version, since torchvision may not be there.
 
     Args:
-        brain: the MLLM's folder. `others`: folders that may hold the preparation's settings too.
+        mllm: the MLLM's folder. `others`: folders that may hold the preparation's settings too.
     """
     from transformers import AutoConfig, Qwen2VLImageProcessorPil
 
-    for there in (*others, brain):
+    for there in (*others, mllm):
         if (there / "preprocessor_config.json").exists():
             return Qwen2VLImageProcessorPil.from_pretrained(there)
     # The plain layout of Cosmos-Predict2.5 has none: what its vision tower takes stands in the MLLM's configuration.
-    vision = AutoConfig.from_pretrained(brain).vision_config
+    vision = AutoConfig.from_pretrained(mllm).vision_config
     sizes = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size, "merge_size": vision.spatial_merge_size}
     return Qwen2VLImageProcessorPil(**sizes)
 
 
-def less_seen(eyes: Any) -> Any:
+def shrink_view(eyes: Any) -> Any:
     """A picture preparation that shows an MLLM at most `SEEN_PIXELS` of a picture: a long guide must fit into its context."""
     sizes = {name: getattr(eyes, name) for name in ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")}
     least, most = eyes.size["shortest_edge"], eyes.size["longest_edge"]
@@ -338,7 +342,7 @@ PROCESSORS = ("image_processor", "processor", "tokenizer")
 TALKERS = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}
 
 
-def talks(folder: Path) -> bool:
+def is_mllm(folder: Path) -> bool:
     """Whether the model in a folder is an MLLM that can chat."""
     config = folder / "config.json"
     return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in TALKERS
@@ -378,7 +382,7 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        unused, none = unused_gpu_here("cpu"), "There is no CUDA device here; use --device cpu."
+        unused, none = explain_unused_gpu_here("cpu"), "There is no CUDA device here; use --device cpu."
         raise ValueError(f"There is no CUDA device here; use --device cpu. {unused}" if unused else none)
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("There is no Apple GPU here; use --device cpu.")

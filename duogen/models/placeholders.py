@@ -30,14 +30,14 @@ SOURCES_IN_HEAD = re.compile(r"""\bfrom\s*=?\s*["']?([\d\s,;and]+)""", re.I)
 
 
 @dataclass(frozen=True)
-class Asked:
+class PictureRequest:
     """A picture is wanted here. `prompt` is what it shows; `sources` the numbers, from 1, of the pictures it goes on from."""
 
     prompt: str
     sources: tuple[int, ...] = ()
 
 
-Piece = str | Asked
+Piece = str | PictureRequest
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Placeholders:
             self._ask()
         return self._out()
 
-    def inside(self) -> bool:
+    def is_open(self) -> bool:
         """Whether a picture's words are being written."""
         return self.prompt is not None or self.head is not None
 
@@ -85,7 +85,7 @@ class Placeholders:
     def _step(self, last: bool) -> bool:
         """Take something off `held`; returns whether more can be done."""
         if self.head is not None:
-            return self._in_head()
+            return self._in_head(self.head)
         at = self.held.find("<")
         if at != 0:
             plain, self.held = (self.held, "") if at < 0 else (self.held[:at], self.held[at:])
@@ -117,9 +117,9 @@ class Placeholders:
         begun = re.sub(r"\s", "", self.held[1:]).lower()
         return any(mark.startswith(begun) for mark in MARKS)
 
-    def _in_head(self) -> bool:
+    def _in_head(self, head: str) -> bool:
         """Up to the ">" of an opening mark; a line's end, another "<" or too much text end it too."""
-        whole = self.head + self.held
+        whole = head + self.held
         found = re.search(r"[>\n<]", whole)
         if found is None and len(whole) <= LONGEST_HEAD:
             self.head, self.held = whole, ""
@@ -166,10 +166,10 @@ class Placeholders:
 
     def _ask(self) -> None:
         prompt = " ".join((self.prompt or "").split()) or self.hint
-        self.pieces.append(Asked(prompt, self.sources))
+        self.pieces.append(PictureRequest(prompt, self.sources))
         self.prompt, self.sources, self.hint = None, (), ""
 
 
-def marked(prompt: str) -> str:
+def mark_picture(prompt: str) -> str:
     """A picture of an earlier answer as the MLLM would have asked for it."""
     return f"{OPENING}{prompt}{CLOSING}"

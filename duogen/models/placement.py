@@ -6,13 +6,17 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.attention
 
-from duogen.kernels import Kernel, has_xformers, serves_wheels, torch_build, unfit_for_xformers, unused_gpu, xformers_obstacle
+from duogen.kernels import Kernel, explain_no_xformers, explain_unfit_gpu, explain_unused_gpu, has_xformers, serves_wheels, torch_build
 from duogen.options import LoadOptions
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 # Of painters: small layers at the rims, and the connector. Quantising them costs more than it saves.
 KEPT_WHOLE = (
@@ -43,66 +47,67 @@ def quantisation(precision: str) -> Any:
 
 
 @contextmanager
-def _quantising_on_a_cpu() -> Iterator[None]:
+def _allow_cpu_quantisation() -> Iterator[None]:
     """diffusers refuses to quantise without a GPU, though bitsandbytes does it: its check of the machine is left out meanwhile."""
-    from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING as KINDS
+    from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
+    kinds: dict[str, Any] = AUTO_QUANTIZER_MAPPING
     names = ("bitsandbytes_4bit", "bitsandbytes_8bit")
-    before = {name: KINDS[name] for name in names}
+    before = {name: kinds[name] for name in names}
     try:
         for name, kind in before.items():
-            KINDS[name] = type(kind.__name__, (kind,), {"validate_environment": lambda self, *given, **named: None})
+            kinds[name] = type(kind.__name__, (kind,), {"validate_environment": lambda self, *given, **named: None})
         yield
     finally:
-        KINDS.update(before)
+        kinds.update(before)
 
 
-def open_painter(folder: Any, kind: type, precision: str, device: str) -> Any:
+def open_painter(folder: Path, kind: type[ModelMixin], precision: str, device: str) -> Any:
     """A DiT in a precision, on `device` when it is quantised, else in host memory.
 
     Raises:
         OSError, ValueError: as diffusers' `from_pretrained`.
     """
-    whole = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
+    whole: dict[str, Any] = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
     config = quantisation(precision)
     if config is None:
         return kind.from_pretrained(folder, **whole)
     if device != "cpu":
         return kind.from_pretrained(folder, quantization_config=config, device_map={"": device}, **whole)
-    with _quantising_on_a_cpu():
+    with _allow_cpu_quantisation():
         return kind.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, **whole)
 
 
-def put_aside(module: Any, resting: bool) -> Any:
-    """A part that was quantised on the card leaves it at once where parts take turns: the next one may need all of it."""
-    if resting and quantised(module):
+def release_device(module: Any, resting: bool) -> Any:
+    """A part that was quantised on the GPU leaves it at once where parts take turns: the next one may need all of it."""
+    if resting and is_quantised(module):
         module.to("cpu")
         _give_back()
     return module
 
 
-def quantised(module: Any) -> bool:
+def is_quantised(module: Any) -> bool:
     return getattr(module, "quantization_method", None) is not None or bool(getattr(module, "is_quantized", False))
 
 
-class Turns:
-    """Who is on the card: everybody, or the MLLM and the painter in turn.
+class DeviceSwapper:
+    """Who is on the GPU: everybody, or the MLLM and the painter in turn.
 
     Args:
-        brain: the MLLM. `painter`: the modules that paint; empty where a pipeline's own hooks move them.
+        mllm: the MLLM. `painter`: the modules that paint; empty where a pipeline's own hooks move them.
         work: where one computes; `rest`: where one waits.
     """
 
-    def __init__(self, brain: Any, painter: list[Any], work: str, rest: str | None = None) -> None:
-        self.brain, self.painter, self.work, self.rest = [brain], painter, work, rest
+    def __init__(self, mllm: Any, painter: list[Any], work: str, rest: str | None = None) -> None:
+        self.mllm, self.painter, self.work, self.rest = [mllm], painter, work, rest
 
-    def talk(self) -> None:
+    def use_mllm(self) -> None:
         """The MLLM comes, the painter goes."""
-        self._change(self.painter, self.brain)
+        self._change(self.painter, self.mllm)
 
-    def paint(self) -> None:
+    def use_painter(self) -> None:
         """The painter comes, the MLLM goes."""
-        self._change(self.brain, self.painter)
+        self._change(self.mllm, self.painter)
 
     def _change(self, going: list[Any], coming: list[Any]) -> None:
         if self.rest is None:
@@ -115,16 +120,16 @@ class Turns:
             torch.cuda.empty_cache()
 
 
-def take_turns(pair: Any) -> bool:
-    """Let a pair's parts take turns on the card from now on; False where they do already, or there is no card."""
-    turns = pair.turns
-    if turns.rest is not None or torch.device(turns.work).type != "cuda":
+def swap_devices(pair: Any) -> bool:
+    """Let a pair's parts take turns on the GPU from now on; False where they do already, or there is no GPU."""
+    swapper = pair.swapper
+    if swapper.rest is not None or torch.device(swapper.work).type != "cuda":
         return False
     pipe = getattr(pair, "pipe", None)
     if pipe is not None:
-        pipe.enable_model_cpu_offload(device=turns.work)
-    pair.turns = Turns(pair.text_encoder, turns.painter, turns.work, "cpu")
-    pair.turns.paint()
+        pipe.enable_model_cpu_offload(device=swapper.work)
+    pair.swapper = DeviceSwapper(pair.text_encoder, swapper.painter, swapper.work, "cpu")
+    pair.swapper.use_painter()
     return True
 
 
@@ -135,13 +140,13 @@ def free() -> None:
 
 
 def _give_back() -> None:
-    """What PyTorch holds of a card for nobody."""
+    """What PyTorch holds of a GPU for nobody."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def layer_by_layer(module: Any, device: str, walked: bool = False) -> None:
-    """Group offload: a block is on the card only while it computes; where its parts are `walked` one by one, each of them."""
+def offload_layers(module: Any, device: str, walked: bool = False) -> None:
+    """Group offload: a block is on the GPU only while it computes; where its parts are `walked` one by one, each of them."""
     from diffusers.hooks import apply_group_offloading
 
     # Beside a stream diffusers fetches ahead, which it learns from the model's own forward; without that, nobody waits for the weights.
@@ -152,8 +157,8 @@ def layer_by_layer(module: Any, device: str, walked: bool = False) -> None:
     )  # fmt: skip
 
 
-def come_when_called(modules: list[Any], painter: Any, device: str) -> Callable[[], None]:
-    """A pipeline's other parts beside a `painter` that comes layer by layer, where diffusers' own hooks cannot be: each is on the card
+def offload_with_hooks(modules: list[Any], painter: Any, device: str) -> Callable[[], None]:
+    """A pipeline's other parts beside a `painter` that comes layer by layer, where diffusers' own hooks cannot be: each is on the GPU
     only while it computes, and none while the painter does.
 
     Returns:
@@ -165,23 +170,23 @@ def come_when_called(modules: list[Any], painter: Any, device: str) -> Callable[
     for module in modules:
         hooks.append(cpu_offload_with_hook(module, torch.device(device), hooks[-1] if hooks else None)[1])
 
-    def away(*_: Any) -> None:
+    def offload(*_: Any) -> None:
         staying = [hook for hook in hooks if next(hook.model.parameters()).device.type != "cpu"]
         for hook in staying:
             hook.offload()
         if staying:
             _give_back()
 
-    painter.register_forward_pre_hook(away)
-    return away
+    painter.register_forward_pre_hook(offload)
+    return offload
 
 
-def tile(vae: Any, wish: str) -> None:
+def set_tiling(vae: Any, wish: str) -> None:
     if wish == "on" and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
 
 
-def attention(device: str, wish: str = "auto") -> Kernel:
+def choose_kernel(device: str, wish: str = "auto") -> Kernel:
     """The attention kernel for a device; "auto" takes xformers where it loads and knows the GPU, else PyTorch's own.
 
     Raises:
@@ -197,7 +202,7 @@ def attention(device: str, wish: str = "auto") -> Kernel:
             common = ", ".join(name for name in names if not name.startswith("_") and not name.endswith("hub"))
             raise ValueError(f"There is no attention kernel {wish!r}; choose auto or one of {common}.")
         return Kernel(wish)
-    why = why_not_xformers(device)
+    why = explain_no_xformers_here(device)
     if not why:
         return Kernel("xformers")
     told = is_nvidia(device) and (has_xformers() or serves_wheels())  # elsewhere nobody can have it
@@ -209,11 +214,11 @@ def is_nvidia(device: str) -> bool:
     return device.startswith("cuda") and torch.version.hip is None
 
 
-def why_not_xformers(device: str) -> str:
+def explain_no_xformers_here(device: str) -> str:
     """Why xformers does not compute on a device, as a clause; "" where it does."""
     if not is_nvidia(device):
         return "xformers computes on NVIDIA GPUs only"
-    return unfit_for_xformers(torch.cuda.get_device_capability(device)) or xformers_obstacle(torch_build()) or _xformers_failure(device)
+    return explain_unfit_gpu(torch.cuda.get_device_capability(device)) or explain_no_xformers(torch_build()) or _xformers_failure(device)
 
 
 def _xformers_failure(device: str) -> str:
@@ -234,16 +239,16 @@ def sdpa_kind(device: str) -> str:
         return ""
     try:
         probe = torch.zeros(1, 4, 128, 64, dtype=torch.bfloat16, device=device)
-        names = {int(each): name for name, each in torch.nn.attention.SDPBackend.__members__.items()}
+        names = {each.value: name for name, each in torch.nn.attention.SDPBackend.__members__.items()}
         return SDPA_KINDS.get(names.get(torch._fused_sdp_choice(probe, probe, probe), ""), "")
     except (RuntimeError, NotImplementedError):  # a device whose backend does not say
         return ""
 
 
-def unused_gpu_here(device: str) -> str:
+def explain_unused_gpu_here(device: str) -> str:
     """What to install where the CPU computes since PyTorch cannot use the GPU, as a sentence; "" where all is well."""
     usable = not device.startswith("cpu") or any(each.is_available() for each in (torch.cuda, torch.xpu, torch.backends.mps))
-    return unused_gpu(torch_build(), usable)
+    return explain_unused_gpu(torch_build(), usable)
 
 
 def _first_line(error: Exception) -> str:
@@ -258,14 +263,14 @@ def set_attention(model: Any, device: str, wish: str) -> Kernel:
     """
     from diffusers.utils import logging
 
-    kernel, spoken = attention(device, wish), logging.get_verbosity()
+    kernel, spoken = choose_kernel(device, wish), logging.get_verbosity()
     logging.set_verbosity_error()  # that kernels are experimental is nothing a user can act on
     try:
         model.set_attention_backend(kernel.name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
         reason = _first_line(error)
         if wish != "auto":
-            reason = (why_not_xformers(device) if wish == "xformers" else "") or reason
+            reason = (explain_no_xformers_here(device) if wish == "xformers" else "") or reason
             raise ValueError(f"The attention kernel {wish!r} cannot be used here ({reason}); choose --attention native.") from error
         if kernel.name != "native":
             return replace(set_attention(model, device, "native"), why=f"{kernel.name} does not work with this painter ({reason})")
@@ -274,14 +279,14 @@ def set_attention(model: Any, device: str, wish: str) -> Kernel:
     return kernel
 
 
-def wants_skipping(steps: int, wish: str) -> bool:
+def wants_block_cache(steps: int, wish: str) -> bool:
     """Whether steps that change little are skipped: off below 9 steps."""
     return wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
 
 
-def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
+def set_block_cache(model: Any, steps: int, wish: str) -> bool:
     """First-block caching (ParaAttention) by diffusers, for a model that is called whole; returns whether it is on."""
-    wanted = wants_skipping(steps, wish)
+    wanted = wants_block_cache(steps, wish)
     # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
     fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
     if fit and wanted != model.is_cache_enabled:
@@ -291,7 +296,7 @@ def skip_small_changes(model: Any, steps: int, wish: str) -> bool:
     return fit and wanted
 
 
-def compiled(model: Any, load: LoadOptions) -> None:
+def compile_model(model: Any, load: LoadOptions) -> None:
     """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.models.pipeline.place`."""
     if load.compile == "on":
         model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

@@ -15,7 +15,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from duogen.conversation import Image, Piece, Text, Turn
-from duogen.models.placeholders import marked
+from duogen.models.placeholders import mark_picture
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Slot:
     image: Image
     painted: bool
 
-    def moved(self, by: int) -> Slot:
+    def shift(self, by: int) -> Slot:
         """The same picture, `by` tokens further on."""
         return replace(self, bov=self.bov + by, end=self.end + by)
 
@@ -62,12 +62,12 @@ class Packed:
     def between(self, start: int, end: int | None = None) -> Packed:
         """A copy of the ids from `start` to `end`, with the pictures that lie wholly in there, counted from `start`."""
         stop = len(self.ids) if end is None else end
-        slots = [slot.moved(-start) for slot in self.slots if start <= slot.bov and slot.end <= stop]
+        slots = [slot.shift(-start) for slot in self.slots if start <= slot.bov and slot.end <= stop]
         return Packed(self.ids[start:stop], self.learn[start:stop], slots)
 
     def extend(self, other: Packed) -> None:
         """Append another conversation's ids and pictures."""
-        self.slots.extend(slot.moved(len(self.ids)) for slot in other.slots)
+        self.slots.extend(slot.shift(len(self.ids)) for slot in other.slots)
         self.ids.extend(other.ids)
         self.learn.extend(other.learn)
 
@@ -138,7 +138,7 @@ class Tokens:
                 packed.add(self.text(part.text), mine)
                 continue
             if mine and not self.tuned:
-                packed.add(self.text(marked(part.alt)), mine)
+                packed.add(self.text(mark_picture(part.alt)), mine)
             self.add_image(packed, part, mine)
 
     def add_turn(self, packed: Packed, turn: Turn) -> None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
+Layer = Any  # a decoder layer or a product in it; torch types its submodules as Tensor | Module
 PRODUCTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -44,14 +45,15 @@ class TokenForward:
     """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, dtype: torch.dtype) -> None:
-        language, config = model.model.language_model, model.config.text_config
+        language: Any = model.model.language_model
+        config: Any = model.config.text_config
         self.version = weights_version(model)
         self.dtype, self.eps = dtype, config.rms_norm_eps
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.frequencies = language.rotary_emb.inv_freq.float()
         self.scaling = language.rotary_emb.attention_scaling
         self.embed, self.stored = model.get_input_embeddings(), model.dtype  # the cache's format is the model's own
-        self.layers = [_layer_weights(layer, dtype) for layer in language.layers]
+        self.layers = [_layer_weights(layer, dtype) for layer in _decoder_layers(model)]
         self.norm = language.norm.weight.float()
         self.head = model.lm_head.weight.to(dtype)
 
@@ -105,17 +107,18 @@ def is_supported(model: nn.Module) -> bool:
     """Whether `TokenForward` computes what the model does: a Qwen2.5-VL on a CPU with plain weights or LoRA, full attention, SiLU."""
     if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.device.type != "cpu":
         return False
-    config, layers = model.config.text_config, model.model.language_model.layers
+    config: Any = model.config.text_config
+    layers = _decoder_layers(model)
     if config.hidden_act != "silu" or any(layer.self_attn.sliding_window for layer in layers):
         return False
-    return all(_effective_weight(each) is not None for layer in layers for each in _products(layer)) and type(model.lm_head) is nn.Linear
+    return all(_is_linear(each) for layer in layers for each in _products(layer)) and type(model.lm_head) is nn.Linear
 
 
-def weights_version(model: Qwen2_5_VLForConditionalGeneration) -> tuple[Any, ...]:
+def weights_version(model: Qwen2_5_VLForConditionalGeneration) -> tuple[object, ...]:
     """Differs as soon as the model computes something else: weights were changed in place, as an optimizer does, or other adapters work,
     or the same ones with another strength. For a model for which `is_supported` holds.
     """
-    products = [each for layer in model.model.language_model.layers for each in _products(layer) if hasattr(each, "lora_A")]
+    products = [each for layer in _decoder_layers(model) for each in _products(layer) if hasattr(each, "lora_A")]
     adapters = [(*each.active_adapters, each.disable_adapters, each.merged, *each.scaling.items()) for each in products]
     return sum(weight._version for weight in model.parameters()), *adapters
 
@@ -133,17 +136,27 @@ def plain_products() -> Iterator[None]:
         torch.backends.mkldnn.set_flags(_enabled=before)
 
 
-def _products(layer: nn.Module) -> list[nn.Module]:
+def _decoder_layers(model: Qwen2_5_VLForConditionalGeneration) -> list[Layer]:
+    return list(model.model.language_model.layers)
+
+
+def _products(layer: Layer) -> list[Layer]:
     return [getattr(layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp, name) for name in PRODUCTS]
 
 
-def _effective_weight(module: nn.Module) -> torch.Tensor | None:
-    """The weight of a plain linear layer, or of one with LoRA as it works now; `None` for any other module."""
+def _is_linear(module: Layer) -> bool:
+    """Whether it is a plain linear layer, or one with LoRA."""
+    if type(module) is nn.Linear:
+        return True
+    plain = type(getattr(module, "base_layer", None)) is nn.Linear and hasattr(module, "lora_A")
+    return plain and not any(getattr(module, "use_dora", {}).values())
+
+
+def _effective_weight(module: Layer) -> torch.Tensor:
+    """The weight of a plain linear layer, or of one with LoRA as it works now."""
     if type(module) is nn.Linear:
         return module.weight
-    base = getattr(module, "base_layer", None)
-    if type(base) is not nn.Linear or not hasattr(module, "lora_A") or getattr(module, "use_dora", {}) and any(module.use_dora.values()):
-        return None
+    base = module.base_layer
     if module.disable_adapters or module.merged:
         return base.weight
     active = [name for name in module.active_adapters if name in module.lora_A]
@@ -151,17 +164,17 @@ def _effective_weight(module: nn.Module) -> torch.Tensor | None:
 
 
 @torch.no_grad()
-def _layer_weights(layer: nn.Module, dtype: torch.dtype) -> LayerWeights:
+def _layer_weights(layer: Layer, dtype: torch.dtype) -> LayerWeights:
     query, key, value, out, gate, up, down = _products(layer)
-    biases = [getattr(getattr(each, "base_layer", each), "bias", None) for each in (query, key, value)]
-    bias = torch.cat(biases).to(dtype) if all(each is not None and each.any() for each in biases) else None
+    biases = [getattr(each, "base_layer", each).bias for each in (query, key, value)]
+    bias = torch.cat(biases).to(dtype) if any(each.any() for each in biases) else None
     return LayerWeights(
         layer.input_layernorm.weight.float(), _join([query, key, value], dtype), bias, _effective_weight(out).to(dtype),
         layer.post_attention_layernorm.weight.float(), _join([gate, up], dtype), _effective_weight(down).to(dtype),
     )  # fmt: skip
 
 
-def _join(modules: list[nn.Module], dtype: torch.dtype) -> torch.Tensor:
+def _join(modules: list[Layer], dtype: torch.dtype) -> torch.Tensor:
     """The weights one below the other; a plain module whose format it is keeps a view of them instead of its own."""
     joined = torch.cat([_effective_weight(each).to(dtype) for each in modules])
     start = 0

@@ -6,12 +6,13 @@ B batch, L query tokens, S key tokens, H heads, D channels per head, F frames, N
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
-from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 
+Attention = Any  # diffusers' own, which types its submodules as perhaps `None`
 Rotary = tuple[torch.Tensor, torch.Tensor]
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 
@@ -72,7 +73,9 @@ def project_out(attn: Attention, hidden: torch.Tensor) -> torch.Tensor:
 def rotate(states: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
     if rotary is None:
         return states
-    return apply_rotary_emb(states, rotary, use_real=True, use_real_unbind_dim=-2).to(states.dtype)
+    # diffusers declares a tuple of one tensor, and two tensors for what is one.
+    turned: Any = apply_rotary_emb(states, rotary, use_real=True, use_real_unbind_dim=-2)  # ty: ignore[invalid-argument-type]
+    return turned.to(states.dtype)
 
 
 def frame_mask(queries: list[tuple[int, int]], keys: list[tuple[int, int]], bidirectional: bool = False) -> torch.Tensor:
@@ -125,10 +128,10 @@ class FrameCache:
         self.blocks = fresh
         self.ends = [*self.ends, fresh[0][0].shape[2]]
 
-    def room(self, branches: int, tokens: int) -> list[KeyValue]:
+    def preallocate(self, branches: int, tokens: int) -> list[KeyValue]:
         """The frames of every block once for each branch, [branches, H, S + tokens, D], the last `tokens` left open for a frame that
-        stands after them: `walk` writes them there, so that what is final is copied once for a picture and not at every step."""
-        return [(_with_room(key, branches, tokens), _with_room(value, branches, tokens)) for key, value in self.blocks]
+        stands after them: `forward_frames` writes them there, so that what is final is copied once for a picture and not at every step."""
+        return [(_append_space(key, branches, tokens), _append_space(value, branches, tokens)) for key, value in self.blocks]
 
     def keep(self, frames: int) -> None:
         """Forget all but the first `frames` frames."""
@@ -137,8 +140,8 @@ class FrameCache:
         self.blocks = [(key[:, :, :until], value[:, :, :until]) for key, value in self.blocks] if until else []
 
 
-def _with_room(states: torch.Tensor, branches: int, tokens: int) -> torch.Tensor:
+def _append_space(states: torch.Tensor, branches: int, tokens: int) -> torch.Tensor:
     _, heads, length, width = states.shape
-    room = states.new_empty(branches, heads, length + tokens, width)
-    room[:, :, :length] = states
-    return room
+    buffer = states.new_empty(branches, heads, length + tokens, width)
+    buffer[:, :, :length] = states
+    return buffer

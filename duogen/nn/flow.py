@@ -7,30 +7,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import SchedulerMixin
 
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+DISTANCE_FLOOR, LOG_MIDDLE = 1e-4, -3.0  # of the copy gate: squared errors are logarithms there, about zero at the middle
 MIN_SIGMA = 0.05  # a predicted sample is turned into a velocity by dividing by sigma: keep that finite
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Settle = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+OnStep = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def sample(
-    scheduler: SchedulerMixin, velocity: Velocity, noise: torch.Tensor, steps: int, settle: Settle | None = None
+    scheduler: SchedulerMixin, velocity: Velocity, noise: torch.Tensor, steps: int, on_step: OnStep | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Integrate from noise to data with a diffusers flow scheduler.
 
     Args:
         velocity: (latents, sigma []) -> velocity, both like `noise`.
         noise: starting latents, any shape.
-        settle: (latents, their sigma []) -> latents, after every step: puts back what is known already.
+        on_step: (latents, their sigma []) -> latents, after every step: puts back what is known already.
 
     Yields:
         After every step: the latents, and the data as predicted at that step (for previews).
     """
-    solver = copy.deepcopy(scheduler)  # schedulers keep state
+    solver: Any = copy.deepcopy(scheduler)  # schedulers keep state
     solver.set_timesteps(steps)
     latents = noise
     for timestep, sigma, after in zip(solver.timesteps, solver.sigmas[:-1], solver.sigmas[1:], strict=True):
@@ -38,40 +42,39 @@ def sample(
         v = velocity(latents, sigma)
         predicted = latents - sigma * v
         latents = solver.step(v, timestep, latents, return_dict=False)[0]
-        latents = settle(latents, after.to(latents)) if settle else latents
+        latents = on_step(latents, after.to(latents)) if on_step else latents
         yield latents, predicted
 
 
-def noisy(data: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def add_noise(data: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return (1 - sigma) * data + sigma * noise
 
 
 def to_velocity(output: torch.Tensor, latents: torch.Tensor, sigma: torch.Tensor, prediction: str) -> torch.Tensor:
-    """The model's output as a velocity: `prediction` is "velocity", or "sample" or "change" (the clean data, after `add_change`)."""
+    """The model's output as a velocity: `prediction` is "velocity", or "sample" (the clean data)."""
     if prediction == "velocity":
         return output
     return (latents - output) / sigma.clamp(min=MIN_SIGMA)
 
 
-def add_change(output: torch.Tensor, before: torch.Tensor | None, prediction: str) -> torch.Tensor:
-    """The model's output for a frame, with the frame before it added where "change" is predicted: what differs between the two.
+def split_gate(output: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A DiT's output [B, channels (+ 2), h, w] as the frame and, where there is one, the copy gate [B, 2, h, w]."""
+    return (output, None) if output.shape[1] == channels else (output[:, :channels], output[:, channels:])
+
+
+def gate_logit(made: torch.Tensor, gate: torch.Tensor, before: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """How likely a place of a frame is painted anew rather than copied from the frame before, as a logit [B, 1, h, w].
+
+    The gate says for each place how it judges the distance between what is predicted and the frame before: a little where all stays, and
+    much where something comes new.
 
     Args:
-        before: latents of the frame before, as `output`; `None` for a first frame, whose change is all of it.
+        made, before: [B, C, h, w], the frame as predicted and the one before.
+        gate: [B, 2, h, w], a base, and a slope less one: where both are zero, the distance decides.
+        weight: [1, C, 1, 1], what a channel's squared error counts.
     """
-    return output if prediction != "change" or before is None else output + before
-
-
-def copy_unchanged(latents: torch.Tensor, before: torch.Tensor, weight: torch.Tensor, least: float) -> torch.Tensor:
-    """`latents` with those of the frame before at every place that changed less than `least`, so that what stays does so exactly.
-
-    Args:
-        latents, before: [B, C, h, w].
-        weight: [1, C, 1, 1], what a channel's squared change counts.
-        least: mean squared change of a place, weighted.
-    """
-    changed = (weight * (latents - before).square()).mean(1, keepdim=True) >= least
-    return torch.where(changed, latents, before)
+    distance = (weight * (made - before).square()).mean(1, keepdim=True)
+    return gate[:, :1] + (1 + gate[:, 1:]) * (torch.log(distance + DISTANCE_FLOOR) - LOG_MIDDLE)
 
 
 def guide(branches: torch.Tensor, words: float, pictures: float = 1.0) -> torch.Tensor:
@@ -94,7 +97,7 @@ def guide(branches: torch.Tensor, words: float, pictures: float = 1.0) -> torch.
 
 def random_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
     """Logit-normal training sigmas, shifted towards noise as the sampling schedule is (Esser et al. 2024, section 3.1)."""
-    return shifted(torch.sigmoid(torch.randn(count, generator=generator)), shift)
+    return shift_sigmas(torch.sigmoid(torch.randn(count, generator=generator)), shift)
 
 
 def even_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.Tensor:
@@ -102,9 +105,9 @@ def even_sigmas(count: int, shift: float, generator: torch.Generator) -> torch.T
 
     Where words settle a picture wholly, what goes where in which colour is decided near sigma 1, which logit-normal ones hardly visit.
     """
-    return shifted(torch.rand(count, generator=generator), shift)
+    return shift_sigmas(torch.rand(count, generator=generator), shift)
 
 
-def shifted(sigma: torch.Tensor, shift: float) -> torch.Tensor:
+def shift_sigmas(sigma: torch.Tensor, shift: float) -> torch.Tensor:
     """Sigmas moved towards noise, as diffusers' flow schedulers do with their `shift`."""
     return shift * sigma / (1 + (shift - 1) * sigma)

@@ -8,14 +8,20 @@ B batch, F frames, N tokens of a frame, L tokens of all frames, C width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import CosmosTransformer3DModel
 from torch.utils.checkpoint import checkpoint
 
 from duogen.nn.attention import KeyValue, Rotary, attend, attend_frames, project_key_value, project_out, project_query
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
+
+Part = Any  # a block or a norm in it: torch types its submodules as Tensor | Module
+BlockForward = Callable[..., tuple[torch.Tensor, KeyValue]]  # `forward_block`, as it is or compiled
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,15 @@ def embed_frames(
         previous: for models with channels for it, per frame the latents of the frame before it, like its own; `None` for a first frame.
             What did not change then lies at the same place already (as in InstructPix2Pix: Brooks et al. 2023, section 3.2).
     """
+    config: Any = model.config
     tokens, cosines, sines, lengths, learnt = [], [], [], [], []
     for index, (frame, time, given) in enumerate(zip(latents, times, clean, strict=True)):
         extra = [torch.full_like(frame[:, :1], float(given))]
-        if model.config.concat_padding_mask:
+        if config.concat_padding_mask:
             extra.append(torch.zeros_like(frame[:, :1]))  # no padding: frames are packed, not padded
         if previous is not None:
-            extra.append(torch.zeros_like(frame) if previous[index] is None else previous[index])
+            before = previous[index]
+            extra.append(torch.zeros_like(frame) if before is None else before)
         embedded = model.patch_embed(torch.cat([frame, *extra], 1)[:, :, None]).flatten(1, 3)
         tokens.append(embedded)
         lengths.append(embedded.shape[1])
@@ -71,7 +79,7 @@ def embed_frames(
         if model.learnable_pos_embed is not None:
             learnt.append(model.learnable_pos_embed(layout)[:, -lengths[-1] :])
     rotary = (torch.cat(cosines), torch.cat(sines))
-    sizes = [tuple(frame.shape[-2:]) for frame in latents]
+    sizes = [(frame.shape[-2], frame.shape[-1]) for frame in latents]
     return Frames(torch.cat(tokens, 1), rotary, lengths, sizes, torch.cat(learnt, 1) if learnt else None)
 
 
@@ -81,8 +89,10 @@ def project_condition(model: CosmosTransformer3DModel, states: torch.Tensor) -> 
     Args:
         states: [B, S, layers * width] concatenated, per-layer normalised hidden states of the MLLM.
     """
-    context = model.crossattn_proj(states) if model.config.use_crossattn_projection else states
-    return [project_key_value(block.attn2, context) for block in model.transformer_blocks]
+    config: Any = model.config
+    blocks: Iterable[Part] = model.transformer_blocks
+    context = model.crossattn_proj(states) if config.use_crossattn_projection else states
+    return [project_key_value(block.attn2, context) for block in blocks]
 
 
 @dataclass
@@ -120,15 +130,15 @@ class WordCache:
         self.count = min(self.count, words)
 
 
-def _enlarge(like: torch.Tensor, old: torch.Tensor | None, count: int, room: int) -> torch.Tensor:
-    buffer = like.new_empty(*like.shape[:2], room, like.shape[3])
+def _enlarge(like: torch.Tensor, old: torch.Tensor | None, count: int, length: int) -> torch.Tensor:
+    buffer = like.new_empty(*like.shape[:2], length, like.shape[3])
     if old is not None:
         buffer[:, :, :count] = old[:, :, :count]
     return buffer
 
 
 @dataclass
-class Skipping:
+class FirstBlockCache:
     """First-block caching, as in ParaAttention: where the first block adds about what it added at an earlier step, all other blocks are
     taken to add what they added then.
 
@@ -141,25 +151,25 @@ class Skipping:
     first: torch.Tensor | None = None
     rest: torch.Tensor | None = None
 
-    def fits(self, added: torch.Tensor) -> bool:
-        """Whether the rest can be taken from memory; if not, it will be kept for `added`."""
+    def recall(self, added: torch.Tensor) -> torch.Tensor | None:
+        """The rest, where it can be taken from memory; if not, it will be kept for `added`."""
         if self.first is not None and (added - self.first).abs().mean() < self.threshold * self.first.abs().mean():
-            return True
+            return self.rest
         self.first = added
-        return False
+        return None
 
 
-def walk(
+def forward_frames(
     model: CosmosTransformer3DModel,
     frames: Frames,
     timesteps: torch.Tensor,
     condition: list[KeyValue],
     condition_mask: torch.Tensor | None = None,
     self_mask: torch.Tensor | None = None,
-    room: list[KeyValue] | None = None,
+    preallocated_kv: list[KeyValue] | None = None,
     *,
-    skipping: Skipping | None = None,
-    through: Callable[..., tuple[torch.Tensor, KeyValue]] | None = None,
+    block_cache: FirstBlockCache | None = None,
+    block_forward: BlockForward | None = None,
 ) -> tuple[torch.Tensor, list[KeyValue]]:
     """Run the transformer over `frames`.
 
@@ -167,10 +177,10 @@ def walk(
         timesteps: [B, F].
         condition: what `project_condition` returned.
         condition_mask: broadcastable to [B, 1, L, S]: which words each token reads, boolean or as `word_scores` gives it.
-        self_mask: boolean, broadcastable to [B, 1, L, cached + L]; or without a room [F, F], which frame sees which (`frame_mask`).
-        room: final frames that stand before these, as `FrameCache.room` lays them out; these are written after them.
-        skipping: of all steps of one picture; blocks that it skips have no keys and values in the result.
-        through: `through_block`, compiled; by default as it is.
+        self_mask: boolean, broadcastable to [B, 1, L, cached + L]; or without a cache [F, F], which frame sees which (`frame_mask`).
+        preallocated_kv: final frames that stand before these, as `FrameCache.preallocate` lays them out; these are written after them.
+        block_cache: of all steps of one picture; blocks that it skips have no keys and values in the result.
+        block_forward: `forward_block`, compiled; by default as it is.
 
     Returns:
         [B, L, channels * patch area] outputs, and every block's keys and values of these frames.
@@ -179,41 +189,40 @@ def walk(
     embedded, shared = _time(model, timesteps, hidden)
     repeats = torch.tensor(frames.lengths, device=hidden.device)
     fresh: list[KeyValue] = []
-    through = through or through_block
+    block_forward = block_forward or forward_block
     for index, block in enumerate(model.transformer_blocks):
-        given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, room and room[index])
+        earlier = preallocated_kv[index] if preallocated_kv else None
+        given = (block, frames, hidden, embedded, shared, repeats, condition[index], condition_mask, self_mask, earlier)
         if model.gradient_checkpointing and torch.is_grad_enabled():
-            hidden, made = checkpoint(through, *given, use_reentrant=False)
+            hidden, made = checkpoint(block_forward, *given, use_reentrant=False)
         else:
-            hidden, made = through(*given)
+            hidden, made = block_forward(*given)
         fresh.append(made)
-        if skipping and index == 0:
+        if block_cache and index == 0:
             begun = hidden
-            if skipping.fits(hidden - frames.tokens):
-                hidden = hidden + skipping.rest
+            if (rest := block_cache.recall(hidden - frames.tokens)) is not None:
+                hidden = hidden + rest
                 break
     else:
-        if skipping:
-            skipping.rest = hidden - begun
-    shift, scale = _final_modulation(model.norm_out, embedded, shared)
-    hidden = model.norm_out.norm(hidden) * (1 + scale.repeat_interleave(repeats, 1)) + shift.repeat_interleave(repeats, 1)
-    return model.proj_out(hidden), fresh
+        if block_cache:
+            block_cache.rest = hidden - begun
+    return model.proj_out(_modulate_last(model.norm_out, hidden, embedded, shared, repeats)), fresh
 
 
-def through_block(
-    block: torch.nn.Module, frames: Frames, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor,
-    condition: KeyValue, *masks_and_room: torch.Tensor | KeyValue | None,
+def forward_block(
+    block: Part, frames: Frames, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor,
+    condition: KeyValue, *masks_and_kv: *tuple[torch.Tensor | None, torch.Tensor | None, KeyValue | None],
 ) -> tuple[torch.Tensor, KeyValue]:  # fmt: skip
-    """One block: hidden states [B, L, C], and the keys and values of these frames. The last three are the masks and the room."""
-    condition_mask, self_mask, room = masks_and_room
+    """One block: hidden states [B, L, C], and the keys and values of these frames. The last three are the masks and `preallocated_kv`."""
+    condition_mask, self_mask, preallocated_kv = masks_and_kv
     if frames.extra is not None:
         hidden = hidden + frames.extra
     normed, gate = _modulate(block.norm1, hidden, embedded, shared, repeats)
     made = key, value = project_key_value(block.attn1, normed, frames.rotary)
-    if room:
-        for whole, new in zip(room, made, strict=True):
+    if preallocated_kv:
+        for whole, new in zip(preallocated_kv, made, strict=True):
             whole[:, :, -new.shape[2] :] = new
-        key, value = room
+        key, value = preallocated_kv
     query = project_query(block.attn1, normed, frames.rotary)
     if self_mask is not None and self_mask.ndim == 2:
         looked = attend_frames(block.attn1, query, key, value, self_mask, frames.lengths)
@@ -229,24 +238,29 @@ def through_block(
 
 def _time(model: CosmosTransformer3DModel, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     shared, embedded = model.time_embed(like, timesteps.flatten())
-    return (x.unflatten(0, timesteps.shape) for x in (embedded, shared))
+    return embedded.unflatten(0, timesteps.shape), shared.unflatten(0, timesteps.shape)
 
 
-def _modulate(norm: torch.nn.Module, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor):
+def _modulate(
+    norm: Part, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """adaLN-LoRA as in `CosmosAdaLayerNormZero`, with the modulation computed per frame [B, F, 3 C]."""
     modulation = norm.linear_2(norm.linear_1(norm.activation(embedded))) + shared
     shift, scale, gate = modulation.repeat_interleave(repeats, 1).chunk(3, dim=-1)
     return norm.norm(hidden) * (1 + scale) + shift, gate
 
 
-def _final_modulation(norm: torch.nn.Module, embedded: torch.Tensor, shared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _modulate_last(norm: Part, hidden: torch.Tensor, embedded: torch.Tensor, shared: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
+    """As `CosmosAdaLayerNorm`, which has no gate."""
     modulation = norm.linear_2(norm.linear_1(norm.activation(embedded))) + shared[..., : 2 * norm.embedding_dim]
-    return modulation.chunk(2, dim=-1)
+    shift, scale = modulation.repeat_interleave(repeats, 1).chunk(2, dim=-1)
+    return norm.norm(hidden) * (1 + scale) + shift
 
 
 def unpatchify(model: CosmosTransformer3DModel, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """One frame's outputs [B, N, patch area * channels] -> latents [B, channels, h, w]."""
-    _, p_h, p_w = model.config.patch_size
+    config: Any = model.config
+    _, p_h, p_w = config.patch_size
     height, width = size[0] // p_h, size[1] // p_w
     # The model packs (p_h, p_w, channels), as diffusers' own unpatchify reads it.
     patches = tokens.unflatten(2, (p_h, p_w, -1)).unflatten(1, (height, width))

@@ -5,6 +5,8 @@ B batch, C latent channels, T frames, H W pixels, P patch side.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -46,6 +48,8 @@ class PatchVAE(ModelMixin, ConfigMixin):
     `.sample`, `config.latents_mean` and `config.latents_std` normalise. Pixels are in -1..1; H and W are multiples of P.
     """
 
+    config: Any  # diffusers types what is read by attribute as a dict
+
     @register_to_config
     def __init__(
         self,
@@ -62,8 +66,8 @@ class PatchVAE(ModelMixin, ConfigMixin):
         self.conv_in = nn.Conv2d(3 * 64, width, 1)
         self.residuals = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
         self.conv_out = nn.Conv2d(width, 3 * 64, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def spatial_compression_ratio(self) -> int:
@@ -100,12 +104,10 @@ class PatchVAE(ModelMixin, ConfigMixin):
         variances, axes = torch.linalg.eigh(centred.T @ centred / len(patches))
         variances, axes = variances.flip(0)[: self.config.z_dim], axes.flip(1)[:, : self.config.z_dim]
         kernels = axes.T.reshape(self.encoder.weight.shape)
-        self.encoder.weight.copy_(kernels)
-        self.encoder.bias.copy_(-(mean @ axes))
-        self.to_pixels.weight.copy_(kernels)
-        # A transposed convolution has one bias per colour; the patch mean that it cannot hold goes through the encoder's bias.
-        self.to_pixels.bias.zero_()
-        self.encoder.bias.zero_()
+        # The mean of the patches stays in the latents, as theirs: a transposed convolution's bias holds one number for each colour only.
+        for layer in (self.encoder, self.to_pixels):
+            for name, parameter in layer.named_parameters():
+                parameter.copy_(kernels if name == "weight" else torch.zeros_like(parameter))
         scales = variances.clamp(min=1e-8) ** 0.25
         scales = scales * (variances / scales**2).mean().sqrt()
         self.register_to_config(latents_mean=(mean @ axes).tolist(), latents_std=scales.tolist())
@@ -135,7 +137,7 @@ def grow_vae(vae: PatchVAE, z_dim: int, moments: torch.Tensor) -> PatchVAE:
     sizes, further = sizes.flip(0)[: z_dim - old], further.flip(1)[:, : z_dim - old]
     kernels = torch.cat([axes, further.T]).reshape(grown.encoder.weight.shape)
     weights = vae.state_dict() | {"encoder.weight": kernels, "to_pixels.weight": kernels}
-    weights["encoder.bias"] = torch.cat([vae.encoder.bias, torch.zeros(z_dim - old)])
+    weights["encoder.bias"] = torch.cat([weights["encoder.bias"], torch.zeros(z_dim - old)])
     grown.load_state_dict(weights)
     # The old statistics are fourth roots of variances, times this one factor.
     known = torch.tensor(vae.config.latents_std)

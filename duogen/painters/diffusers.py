@@ -15,23 +15,25 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.kernels import Kernel
-from duogen.models.pipeline import About, bnb_options, image_processor, less_seen, one_sentence, open_mllm, pick_device, talks
-from duogen.models.placeholders import Asked
+from duogen.models.pipeline import About, bnb_options, explain_errors, image_processor, is_mllm, open_mllm, pick_device, shrink_view
+from duogen.models.placeholders import PictureRequest
 from duogen.models.placement import (
-    Turns,
-    come_when_called,
-    compiled,
+    DeviceSwapper,
+    compile_model,
     dtype_of,
-    layer_by_layer,
+    is_quantised,
+    offload_layers,
+    offload_with_hooks,
     open_painter,
-    put_aside,
-    quantised,
+    release_device,
     set_attention,
-    skip_small_changes,
-    tile,
+    set_block_cache,
+    set_tiling,
 )  # fmt: skip
-from duogen.options import ImageOptions, LoadOptions, scaled
-from duogen.painters.cosmos import Frames, Painted, check_mask, fit, lay_in
+from duogen.models.samplers import choose_scheduler
+from duogen.options import ImageOptions, LoadOptions, scale_size
+from duogen.painters.base import Frames, PaintRequest, PaintStep
+from duogen.painters.masks import check_mask, composite_inside, fit
 from duogen.precision import token_dtype
 
 FRAME_PIPELINES = ("DuoGenPipeline", "Cosmos2_5_PredictBasePipeline")  # opened by `duogen.models.pipeline`
@@ -40,14 +42,14 @@ DENOISERS = ("transformer", "unet")
 
 
 @dataclass
-class StockPair:
+class DiffusersPair:
     """An MLLM and a diffusers pipeline.
 
     Attributes:
         text_encoder: the MLLM, named as in `DuoGenPipeline`; it may be the pipeline's own text encoder too.
-        turns: who is on the card.
+        swapper: which part is on the GPU.
         attention: the painter's kernel.
-        away: sends from the card what a finished picture left there.
+        away: sends from the GPU what a finished picture left there.
     """
 
     text_encoder: Any
@@ -55,10 +57,10 @@ class StockPair:
     image_processor: Any
     pipe: Any
     about: About
-    turns: Turns
+    swapper: DeviceSwapper
     load: LoadOptions = field(default_factory=LoadOptions)
     attention: Kernel = Kernel("native")
-    away: Callable[[], None] = lambda: None
+    offload: Callable[[], None] = lambda: None
 
     @property
     def token_dtype(self) -> torch.dtype | None:
@@ -75,7 +77,7 @@ def own_defaults(folder: Path) -> dict[str, Any]:
     return DEFAULTS | ({"steps": 4, "guidance": 1.0} if distilled else {})
 
 
-def is_stock(folder: Path) -> bool:
+def is_diffusers_pipeline(folder: Path) -> bool:
     """Whether a folder's pipeline is painted with as it is, not frame by frame."""
     try:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
@@ -84,39 +86,39 @@ def is_stock(folder: Path) -> bool:
     return isinstance(kind, str) and kind not in FRAME_PIPELINES
 
 
-def open_stock(
+def open_diffusers_pair(
     folder: Path,
-    brain: Path | None,
+    mllm_folder: Path | None,
     load: LoadOptions,
     about: dict[str, Any] | None = None,
     lora: Path | None = None,
     scheduler: dict[str, Any] | None = None,
-) -> StockPair:
+) -> DiffusersPair:
     """Open a diffusers pipeline and the MLLM that writes its prompts.
 
     Args:
-        brain: folder of a Qwen2.5-VL or Qwen3-VL; `None` where the pipeline's own text encoder is one.
+        mllm_folder: of a Qwen2.5-VL or Qwen3-VL; `None` where the pipeline's own text encoder is one.
         about: what the catalogue knows of it. `lora`: file of a few-step LoRA. `scheduler`: what that wants changed.
 
     Raises:
         ValueError: one sentence for the user.
     """
     device = pick_device(load.device)
-    if brain is None and not talks(folder / "text_encoder"):
-        raise ValueError(f"The text encoder of {folder} cannot talk; name a Qwen2.5-VL or Qwen3-VL folder with --brain DIR.")
+    if mllm_folder is None and not is_mllm(folder / "text_encoder"):
+        raise ValueError(f"The text encoder of {folder} cannot talk; name a Qwen2.5-VL or Qwen3-VL folder with --mllm DIR.")
     known = _about(folder, about or {}, load)
-    with one_sentence(folder):
+    with explain_errors(folder):
         resting = load.offload not in ("auto", "none")
-        home = brain or folder / "text_encoder"
+        home = mllm_folder or folder / "text_encoder"
         mllm = open_mllm(home, device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
-        put_aside(mllm, resting)
-        words, eyes = _reader(folder, brain)
-        pipe = _pipeline(folder, load, device, None if brain else mllm, (words, eyes))
+        release_device(mllm, resting)
+        words, eyes = _open_processor(folder, mllm_folder)
+        pipe = _pipeline(folder, load, device, None if mllm_folder else mllm, (words, eyes))
         if lora is not None:
             pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
         if scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **scheduler})
-        pair = StockPair(mllm, words, less_seen(eyes), pipe, known, Turns(mllm, [], device), load)
+        pair = DiffusersPair(mllm, words, shrink_view(eyes), pipe, known, DeviceSwapper(mllm, [], device), load)
         place(pair, load, device)
     return pair
 
@@ -125,16 +127,16 @@ def _about(folder: Path, known: dict[str, Any], load: LoadOptions) -> About:
     about = replace(About.load(folder), tuned=False)
     if not (folder / "duogen.json").exists():
         about = replace(about, **{"title": folder.name, **own_defaults(folder), **known})
-    return replace(about, image_size=scaled(about.image_size, load.picture_side)) if load.picture_side else about
+    return replace(about, image_size=scale_size(about.image_size, load.picture_side)) if load.picture_side else about
 
 
-def _reader(folder: Path, brain: Path | None) -> tuple[Any, Any]:
+def _open_processor(folder: Path, mllm_folder: Path | None) -> tuple[Any, Any]:
     """The MLLM's tokenizer and what prepares its pictures."""
     from transformers import AutoTokenizer
 
-    home = brain or folder / "tokenizer"
-    others = [] if brain else [folder / "processor", folder / "tokenizer"]
-    eyes = image_processor(brain or folder / "text_encoder", *others)
+    home = mllm_folder or folder / "tokenizer"
+    others = [] if mllm_folder else [folder / "processor", folder / "tokenizer"]
+    eyes = image_processor(mllm_folder or folder / "text_encoder", *others)
     return AutoTokenizer.from_pretrained(home, local_files_only=True), eyes
 
 
@@ -149,15 +151,15 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
         raise ValueError(f"diffusers {diffusers.__version__} has no {index['_class_name']}; update it.")
     given: dict[str, Any] = {}
     for name, value in index.items():
-        library, cls = value if isinstance(value, list) and len(value) == 2 else (None, None)
+        library, cls = value if isinstance(value, list) and len(value) == 2 else ("", "")
         if name in DENOISERS and library == "diffusers":
             given[name] = open_painter(folder / name, getattr(diffusers, cls), load.painter_precision, device)
         elif name == "text_encoder" and shared is not None:
             given[name] = shared
         elif name.startswith("text_encoder") and library == "transformers":
             options = bnb_options("cpu" if load.precision not in ("nf4", "int8") else device, load.precision)
-            reader = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
-            given[name] = put_aside(reader, load.offload not in ("auto", "none"))
+            encoder = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
+            given[name] = release_device(encoder, load.offload not in ("auto", "none"))
         elif name == "processor" and "VLProcessor" in str(cls):
             given[name] = None  # set below
         elif name in ("safety_checker", "feature_extractor", "image_encoder") and library:
@@ -165,52 +167,52 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
     dtype = dtype_of(load.painter_precision, device)
     pipe = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
     if given.get("processor", pipe) is None:
-        pipe.register_modules(processor=WordsAndPictures(*reader))
+        pipe.register_modules(processor=WordsAndPictures(*(reader if shared is not None else _open_processor(folder, None))))
     return pipe
 
 
-def place(pair: StockPair, load: LoadOptions, device: str) -> None:
+def place(pair: DiffusersPair, load: LoadOptions, device: str) -> None:
     """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
     pipe, resting = pair.pipe, load.offload not in ("auto", "none")
     denoiser = denoiser_of(pipe)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
-            if not resting and not quantised(part) and part is not pair.text_encoder:
+            if not resting and not is_quantised(part) and part is not pair.text_encoder:
                 part.to(device)
     if any(part is pair.text_encoder for part in pipe.components.values()):
-        pair.text_encoder.register_forward_pre_hook(_with_picture_marks, with_kwargs=True)
-    _words_in_float32(pipe)
+        pair.text_encoder.register_forward_pre_hook(_add_picture_marks, with_kwargs=True)
+    _cast_prompts(pipe)
     if getattr(pipe, "vae", None) is not None:
-        tile(pipe.vae, load.tiling)
+        set_tiling(pipe.vae, load.tiling)
     pair.attention = set_attention(denoiser, device, load.attention)
-    compiled(denoiser, load)
+    compile_model(denoiser, load)
     pipe.set_progress_bar_config(disable=True)
     if not resting:
         return
     if load.offload == "group":
-        layer_by_layer(denoiser, device)
+        offload_layers(denoiser, device)
         others = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module) and part is not denoiser]
-        pair.away = come_when_called(others, denoiser, device)
+        pair.offload = offload_with_hooks(others, denoiser, device)
     else:
         pipe.enable_model_cpu_offload(device=device)
-    pair.turns = Turns(pair.text_encoder, [], device, "cpu")
+    pair.swapper = DeviceSwapper(pair.text_encoder, [], device, "cpu")
 
 
 def denoiser_of(pipe: Any) -> Any:
     return next(getattr(pipe, name) for name in DENOISERS if getattr(pipe, name, None) is not None)
 
 
-def _words_in_float32(pipe: Any) -> None:
+def _cast_prompts(pipe: Any) -> None:
     """What a text encoder in 16 bits says, for a painter in 32, as on a CPU: pipelines take for granted that both are alike."""
     if denoiser_of(pipe).dtype != torch.float32:
         return
     for name in ("encode_prompt", "_encode_prompt"):
         if hasattr(pipe, name):
-            setattr(pipe, name, _wide(getattr(pipe, name)))
+            setattr(pipe, name, _cast_output(getattr(pipe, name)))
 
 
-def _wide(encode: Callable[..., Any]) -> Callable[..., Any]:
+def _cast_output(encode: Callable[..., Any]) -> Callable[..., Any]:
     """A prompt's encoder whose tensors are in 32 bits."""
 
     def wide(said: Any) -> Any:
@@ -223,7 +225,7 @@ def _wide(encode: Callable[..., Any]) -> Callable[..., Any]:
     return encoded
 
 
-def _with_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _add_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Pipelines written for older transformers do not say which tokens are pictures; without it their positions would be those of words."""
     if named.get("image_grid_thw") is not None and named.get("mm_token_type_ids") is None and named.get("input_ids") is not None:
         named = {**named, "mm_token_type_ids": (named["input_ids"] == model.config.image_token_id).int()}
@@ -244,39 +246,44 @@ class WordsAndPictures:
             seen = dict(self.image_processor(images=images if isinstance(images, list) else [images], return_tensors=return_tensors))
             area = self.image_processor.merge_size**2
             counts = iter((seen["image_grid_thw"].prod(-1) // area).tolist())
-            text = [_widened(each, counts) for each in text]
+            text = [_repeat_marks(each, counts) for each in text]
         return BatchFeature({**self.tokenizer(text, padding=padding, return_tensors=return_tensors), **seen})
 
 
-def _widened(text: str, counts: Iterator[int]) -> str:
+def _repeat_marks(text: str, counts: Iterator[int]) -> str:
     """One mark of a picture becomes one for each of its patches."""
     first, *rest = text.split("<|image_pad|>")
     return first + "".join("<|image_pad|>" * next(counts) + each for each in rest)
 
 
-class StockPainter:
-    """Drives the pipeline of a `StockPair`. It reads words; its latents are finished pictures."""
+class DiffusersPainter:
+    """Drives the pipeline of a `DiffusersPair`. It reads words; its latents are finished pictures."""
 
     reads_words = True
 
-    def __init__(self, pair: StockPair) -> None:
-        self.pair, self.about = pair, pair.about
-        self.takes = inspect.signature(type(pair.pipe).__call__).parameters
+    def __init__(self, pair: DiffusersPair) -> None:
+        self.pair, self.about, self.scheduler = pair, pair.about, pair.pipe.scheduler
+        self.accepted = inspect.signature(type(pair.pipe).__call__).parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        return torch.device(self.pair.swapper.work)
 
     def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> PILImage.Image:
         return picture
 
-    def decode(self, latents: PILImage.Image | None) -> PILImage.Image | None:
+    def decode(self, latents: PILImage.Image) -> PILImage.Image:
         return latents
 
-    def retouch(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> PILImage.Image:
-        """The picture as the pipeline shall see it. Raises ValueError, as `FramePainter.retouch`."""
+    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> PILImage.Image:
+        """The picture as the pipeline shall see it. Raises ValueError, as `CosmosPainter.prepare_inpaint`."""
         check_mask(picture, mask)
         return fit(picture, self.about.picture_size(side))
 
-    def laid_in(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
+    def composite(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` with what was painted where `mask` is white; outside not a pixel changes."""
-        return lay_in(painted, picture, mask)
+        return composite_inside(painted, picture, mask)
 
     def fill_cache(self, frames: Frames) -> None:
         """Nothing is due: the pipeline reads the pictures themselves."""
@@ -285,55 +292,56 @@ class StockPainter:
         """Add a final picture."""
         frames.past.append(latents)
 
-    def sources(self, frames: Frames, asked: Asked, masked: PILImage.Image | None = None) -> list[PILImage.Image]:
+    def sources(self, frames: Frames, asked: PictureRequest, masked: PILImage.Image | None = None) -> list[PILImage.Image]:
         """Pictures the pipeline starts from: the marked one, those that were named, then the latest, as many as it takes."""
         numbers = [each - 1 for each in asked.sources if 0 < each <= len(frames.past)]
         numbers += [each for each in reversed(range(len(frames.past))) if each not in numbers]
         pictures = [frames.past[each] for each in numbers]
         return ([masked] if masked else [])[:1] + pictures[: self.about.most_sources - bool(masked)]
 
-    def paint(
-        self, frames: Frames, condition: Asked, segment: int, options: ImageOptions, seed: int, retouch: PILImage.Image | None = None
-    ) -> Iterator[Painted]:
+    def paint(self, frames: Frames, request: PaintRequest) -> Iterator[PaintStep]:
         """Paint a picture from its words and the pictures so far.
 
         Yields:
-            A `Painted` after every denoising step; the last one holds the picture.
+            A `PaintStep` after every denoising step; the last one holds the picture.
 
         Raises:
             ValueError, RuntimeError, torch.OutOfMemoryError: as the pipeline.
         """
-        sources = self.sources(frames, condition, retouch)
+        options = request.options
+        sources = self.sources(frames, request.condition, request.inpaint)
         pipe = self._pipe_for(sources)
-        given = self._call(pipe, condition, options, seed, sources)
-        skip_small_changes(denoiser_of(pipe), options.steps, self.pair.load.caching)
+        pipe.scheduler = choose_scheduler(self.scheduler, options.sampler)
+        given = self._call(pipe, request.condition, options, request.seed, sources)
+        set_block_cache(denoiser_of(pipe), options.steps, self.pair.load.caching)
         run = _Run(pipe, given)
         try:
             for step in run.steps():
                 if step < options.steps:
-                    yield Painted(step, None)
-            yield Painted(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
+                    yield PaintStep(step, None)
+            assert run.picture is not None  # since the steps ended without an error
+            yield PaintStep(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
         except (ValueError, TypeError) as error:
             if sources or "image" not in str(error):
                 raise
             raise ValueError("This pair's painter can only change pictures; bring one to begin with.") from error
         finally:
             run.stop()
-            self.pair.away()
+            self.pair.offload()
 
     def _pipe_for(self, sources: list[PILImage.Image]) -> Any:
         """Without a source picture an editing pipeline has nothing to edit: its relative that paints from words takes its parts."""
-        from diffusers import QwenImagePipeline
+        from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
 
         pipe = self.pair.pipe
         if not sources and type(pipe).__name__.startswith("QwenImageEdit"):
             parts = {name: part for name, part in pipe.components.items() if name != "processor"}
             pipe = QwenImagePipeline(**parts)
-            _words_in_float32(pipe)
+            _cast_prompts(pipe)
             pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _call(self, pipe: Any, asked: Asked, options: ImageOptions, seed: int, sources: list[PILImage.Image]) -> dict[str, Any]:
+    def _call(self, pipe: Any, asked: PictureRequest, options: ImageOptions, seed: int, sources: list[PILImage.Image]) -> dict[str, Any]:
         """The arguments of the pipeline, as far as it knows them."""
         takes = inspect.signature(type(pipe).__call__).parameters
         width, height = self.about.picture_size(options.side)

@@ -1,1 +1,1 @@
-"""The procedural picture world: it makes training and evaluation data and is never imported while serving."""
+"""The procedural picture world. It makes data for training and evaluation and is never imported while serving."""

@@ -1,4 +1,4 @@
-"""Changes to a scene that a wish can ask for; the same functions serve making conversations and reading them back."""
+"""Change a scene. Making conversations and reading them back use the same functions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from duogen.sketchbook.scene import Part, Scene, Thing
 from duogen.sketchbook.world import things
 
 
-def recoloured(scene: Scene, number: int, index: int, colour: str) -> Scene:
-    """The scene with part `index` of thing `number` in another colour."""
+def recolour_part(scene: Scene, number: int, index: int, colour: str) -> Scene:
+    """Give part `index` of thing `number` another colour."""
     thing = scene.things[number]
     part = replace(thing.parts[index], colour=colour)
     return scene.with_thing(number, replace(thing, parts=thing.parts[:index] + (part,) + thing.parts[index + 1 :]))
 
 
 def loose_parts(thing: Thing) -> list[int]:
-    """Indices of the parts that no other part stands on; the first part is never among them."""
+    """The indices of parts that no other part stands on. The first part is never among them."""
     anchors = {part.of for part in thing.parts}
     return [index for index in range(1, len(thing.parts)) if index not in anchors]
 
 
-def without_part(thing: Thing, index: int) -> Thing:
-    """The thing without a part that nothing stands on.
+def remove_part(thing: Thing, index: int) -> Thing:
+    """Remove a part that nothing stands on.
 
     Raises:
         ValueError: another part stands on it.
@@ -33,8 +33,8 @@ def without_part(thing: Thing, index: int) -> Thing:
     return replace(thing, parts=tuple(replace(part, of=part.of - 1) if part.of is not None and part.of > index else part for part in kept))
 
 
-def with_part(thing: Thing, name: str, colour: str) -> Thing:
-    """A thing of a known kind with one of its kind's parts added last.
+def add_part(thing: Thing, name: str, colour: str) -> Thing:
+    """Add one of the parts of its kind to a thing, as the last part.
 
     Raises:
         ValueError: the kind has no such part, or the part it stands on is missing.
@@ -48,14 +48,14 @@ def with_part(thing: Thing, name: str, colour: str) -> Thing:
     return replace(thing, parts=thing.parts + (part,))
 
 
-def without_thing(scene: Scene, number: int) -> Scene:
+def remove_thing(scene: Scene, number: int) -> Scene:
     return replace(scene, things=scene.things[:number] + scene.things[number + 1 :])
 
 
-def added(scene: Scene, thing: Thing) -> Scene:
+def add_thing(scene: Scene, thing: Thing) -> Scene:
     return replace(scene, things=scene.things + (thing,))
 
 
-def placed(scene: Scene, number: int, **placing: str) -> Scene:
-    """The scene with thing `number` at another place or in another size (`scale`, `side`, `level`)."""
+def place_thing(scene: Scene, number: int, **placing: str) -> Scene:
+    """Give thing `number` another place or size (`scale`, `side`, `level`)."""
     return scene.with_thing(number, replace(scene.things[number], **placing))

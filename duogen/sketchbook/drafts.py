@@ -1,6 +1,6 @@
-"""Visual drafts: a picture of many parts is painted part by part, through pictures that nobody is shown.
+"""Visual drafts: a picture of many parts is painted part by part, through pictures that the user does not see.
 
-In a step all new words belong to one part, so no colour can go to another part.
+All new words of a step belong to one part, so no colour can end up on another part.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from duogen.sketchbook.words import BACKGROUND_WORDS, step_sentence
 
 
 def draft_steps(scene: Scene, first: int = 0) -> list[tuple[str, Scene]]:
-    """The steps that draw the things of `scene` from thing number `first` on, a part each: the words, and the scene after them."""
+    """The steps that draw the things of `scene` from thing number `first` on, one part each: (words, scene after them)."""
     steps: list[tuple[str, Scene]] = []
     for number in range(first, len(scene.things)):
         thing = scene.things[number]
@@ -24,7 +24,7 @@ def draft_steps(scene: Scene, first: int = 0) -> list[tuple[str, Scene]]:
 
 
 def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
-    """The steps to the picture that an answer's `words` announce; none where one step leads there anyway, as a change of one part does.
+    """The steps to the picture that an answer's `words` announce; none where one step is enough, as for a change of one part.
 
     Args:
         scene: what the picture shows.

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from duogen.sketchbook.scene import CANVAS, COLOURS, Box, Part, Scene, part_boxes
-from duogen.sketchbook.world import details_of
+from duogen.sketchbook.world import part_details
 
 OVER = 2  # supersampling factor
 OUTLINE = 2.0  # pixels
@@ -21,38 +21,38 @@ HORIZON = 184
 
 
 def draw(scene: Scene) -> Image.Image:
-    """Paint `scene`.
+    """Draw `scene`.
 
     Returns:
         An RGB picture of 256 x 256 pixels; the same scene always gives the same pixels.
     """
     canvas = backdrop(scene.background).copy()
-    pen = ImageDraw.Draw(canvas)
+    context = ImageDraw.Draw(canvas)
     for thing in scene.things:
         for part, boxes in zip(thing.parts, part_boxes(thing), strict=True):
             for index, box in enumerate(boxes):
-                # The left one of two long things outside (wings, fins) leans the other way.
-                draw_part(pen, part, box, thing.kind, mirrored=len(boxes) == 2 and index == 0)
+                # The left one of two long parts at the sides (wings, fins) leans the other way.
+                draw_part(context, part, box, thing.kind, mirrored=len(boxes) == 2 and index == 0)
     return canvas.reduce(OVER)
 
 
-def in_sight(scene: Scene) -> np.ndarray:
-    """Which part is to be seen at each point of the drawing at twice its size: [512, 512], 0 where it is the background, else the part's
-    number from 1, counted through all things.
+def visible_part_map(scene: Scene) -> np.ndarray:
+    """The visible part at each point of the drawing at twice its size: [512, 512], 0 for the background, else the number of the part
+    from 1, counted through all things.
     """
     canvas = Image.new("L", (CANVAS * OVER, CANVAS * OVER))
-    pen, number = ImageDraw.Draw(canvas), 0
+    context, number = ImageDraw.Draw(canvas), 0
     for thing in scene.things:
         for part, boxes in zip(thing.parts, part_boxes(thing), strict=True):
             number += 1
             for box in boxes:
-                _shape(pen, part.shape, box, number, None)
+                _draw_shape(context, part.shape, box, number, None)
     return np.asarray(canvas)
 
 
 @lru_cache(maxsize=8)
 def backdrop(background: str) -> Image.Image:
-    """The empty background at twice the size."""
+    """The empty background at twice the size of a drawing."""
     size = CANVAS * OVER
     if background == "paper":
         return Image.new("RGB", (size, size), (250, 246, 236))
@@ -62,55 +62,55 @@ def backdrop(background: str) -> Image.Image:
         share = min(1.0, y / (HORIZON * OVER))
         canvas.putpixel((0, y), tuple(round(a + (b - a) * share) for a, b in zip(top, low, strict=True)))
     canvas = canvas.resize((size, size))
-    pen = ImageDraw.Draw(canvas)
-    pen.rectangle((0, HORIZON * OVER, size, size), fill=_GROUND[background])
+    context = ImageDraw.Draw(canvas)
+    context.rectangle((0, HORIZON * OVER, size, size), fill=_GROUND[background])
     return canvas
 
 
-def draw_part(pen: ImageDraw.ImageDraw, part: Part, box: Box, kind: str | None, mirrored: bool) -> None:
-    """Draw a part with its details into `box`; a mirrored one has its details the other way round."""
+def draw_part(context: ImageDraw.ImageDraw, part: Part, box: Box, kind: str | None, mirrored: bool) -> None:
+    """Draw a part with its details into `box`; with `mirrored`, the details are mirrored."""
     colour = COLOURS[part.colour]
-    _shape(pen, part.shape, box, colour, darker(colour))
+    _draw_shape(context, part.shape, box, colour, darken(colour))
     left, top, right, bottom = box
     width, height = right - left, bottom - top
-    for shape, (x0, y0, x1, y1), name in details_of(kind, part.name):
+    for shape, (x0, y0, x1, y1), name in part_details(kind, part.name):
         x0, x1 = (1 - x1, 1 - x0) if mirrored else (x0, x1)
         inner = (left + x0 * width, top + y0 * height, left + x1 * width, top + y1 * height)
         # A detail must show on its part: white on white or black on black turns grey.
         fill = COLOURS["grey"] if name == part.colour else COLOURS[name]
-        _shape(pen, shape, inner, fill, None)
+        _draw_shape(context, shape, inner, fill, None)
 
 
-def darker(colour: Colour) -> Colour:
+def darken(colour: Colour) -> Colour:
     """The outline of a fill: the same hue at 68 % of its brightness (white gets a grey edge, black a lighter one)."""
     if max(colour) < 60:
         return (90, 90, 96)
     return tuple(round(channel * 0.68) for channel in colour)
 
 
-def _shape(pen: ImageDraw.ImageDraw, shape: str, box: Box, fill: Colour | int, edge: Colour | None) -> None:
+def _draw_shape(context: ImageDraw.ImageDraw, shape: str, box: Box, fill: Colour | int, edge: Colour | None) -> None:
     x0, y0, x1, y1 = (value * OVER for value in box)
     line = round(OUTLINE * OVER) if edge else 0
     outline = edge or fill
     if shape in ("square", "rectangle", "bar"):
-        pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=fill, outline=outline, width=line)
+        context.rectangle((x0, y0, x1 - 1, y1 - 1), fill=fill, outline=outline, width=line)
     elif shape in ("circle", "oval"):
-        pen.ellipse((x0, y0, x1 - 1, y1 - 1), fill=fill, outline=outline, width=line)
+        context.ellipse((x0, y0, x1 - 1, y1 - 1), fill=fill, outline=outline, width=line)
     elif shape == "line":
-        _line(pen, (x0, y0, x1, y1), fill, outline, line)
+        _draw_line(context, (x0, y0, x1, y1), fill, outline, line)
     elif shape == "arc":
         thick = max(3 * OVER, (y1 - y0) * 0.18)
-        pen.arc((x0, y0 - (y1 - y0) * 0.6, x1, y1 - thick / 2), 10, 170, fill=fill, width=round(thick))
+        context.arc((x0, y0 - (y1 - y0) * 0.6, x1, y1 - thick / 2), 10, 170, fill=fill, width=round(thick))
     elif shape == "cloud":
-        _cloud(pen, (x0, y0, x1, y1), fill, outline, line)
+        _draw_cloud(context, (x0, y0, x1, y1), fill, outline, line)
     else:
         points = [(x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in outline_points(shape)]
-        pen.polygon(points, fill=fill)
+        context.polygon(points, fill=fill)
         if line:
-            pen.line(points + points[:2], fill=outline, width=line, joint="curve")
+            context.line(points + points[:2], fill=outline, width=line, joint="curve")
 
 
-def _line(pen: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour | int, line: int) -> None:
+def _draw_line(context: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour | int, line: int) -> None:
     x0, y0, x1, y1 = box
     if x1 - x0 < y1 - y0:
         x, half = (x0 + x1) / 2, (x1 - x0) * 0.22
@@ -118,20 +118,20 @@ def _line(pen: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour |
     else:
         y, half = (y0 + y1) / 2, (y1 - y0) * 0.22
         inner = (x0, y - half, x1, y + half)
-    pen.rectangle(inner, fill=fill, outline=edge, width=line)
+    context.rectangle(inner, fill=fill, outline=edge, width=line)
 
 
 _PUFFS = ((0.0, 0.36, 0.44, 1.0), (0.56, 0.36, 1.0, 1.0), (0.14, 0.04, 0.6, 0.7), (0.44, 0.0, 0.88, 0.66), (0.28, 0.3, 0.74, 1.0))
 
 
-def _cloud(pen: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour | int, line: int) -> None:
+def _draw_cloud(context: ImageDraw.ImageDraw, box: Box, fill: Colour | int, edge: Colour | int, line: int) -> None:
     x0, y0, x1, y1 = box
     width, height = x1 - x0, y1 - y0
     for inset, colour in ((0, edge), (line, fill)):
         for left, top, right, bottom in _PUFFS:
             puff = (x0 + left * width + inset, y0 + top * height + inset, x0 + right * width - inset, y0 + bottom * height - inset)
-            if puff[0] <= puff[2] and puff[1] <= puff[3]:  # where it is smaller than its outline, that is all there is of it
-                pen.ellipse(puff, fill=colour)
+            if puff[0] <= puff[2] and puff[1] <= puff[3]:  # smaller than its outline: only the outline is drawn
+                context.ellipse(puff, fill=colour)
 
 
 @lru_cache(maxsize=32)
@@ -149,20 +149,20 @@ def outline_points(shape: str) -> tuple[tuple[float, float], ...]:
     if shape == "star":
         radii = (0.5, 0.21)
         ring = [(radii[i % 2], turn * i / 10) for i in range(10)]
-        return _stretched([(r * math.sin(a), -r * math.cos(a)) for r, a in ring])
+        return _stretch([(r * math.sin(a), -r * math.cos(a)) for r, a in ring])
     if shape == "sunburst":
         radii = (0.5, 0.34)
         return tuple((0.5 + radii[i % 2] * math.sin(turn * i / 24), 0.5 - radii[i % 2] * math.cos(turn * i / 24)) for i in range(24))
     if shape == "heart":
         angles = [turn * i / 60 for i in range(60)]
         curve = [(16 * math.sin(a) ** 3, -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a))) for a in angles]
-        return _stretched(curve)
+        return _stretch(curve)
     if shape == "drop":
         low = [(0.5 + 0.5 * math.cos(a), 0.62 + 0.38 * math.sin(a)) for a in (math.pi * i / 24 for i in range(25))]
         return tuple([(0.5, 0.0)] + low)
     raise ValueError(f"There is no shape called {shape!r}.")
 
 
-def _stretched(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+def _stretch(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     xs, ys = zip(*points, strict=True)
     return tuple(((x - min(xs)) / (max(xs) - min(xs)), (y - min(ys)) / (max(ys) - min(ys))) for x, y in points)

@@ -1,8 +1,8 @@
 """Scenes as data, and the geometry that words determine.
 
 A scene is a background and up to three things; a thing is a tuple of parts; a part is a shape with a size, a colour and
-a place relative to an earlier part. Everything that a step's sentence names is a field here and nothing else moves the
-boxes, so the words determine the picture.
+a place relative to an earlier part. Every fact in the sentence of a step is a field here, and nothing else moves the boxes, so the
+words determine the picture.
 
 Units: the canvas is 256 x 256 pixels; a *cell* is 16 px in a big thing and 8 px in a small one. Boxes are
 (left, top, right, bottom) in pixels, y pointing down.
@@ -91,7 +91,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a thing. `of` is the index of the anchor part within the thing; the first part has a `stand` instead."""
+    """One part of a thing. `of` is the index of its anchor part in the thing; the first part has a `stand` instead."""
 
     shape: str
     size: str
@@ -115,6 +115,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
+    """A background with up to three things."""
+
     background: str
     things: tuple[Thing, ...] = ()
 
@@ -138,7 +140,7 @@ def part_boxes(thing: Thing) -> list[list[Box]]:
             centre = CENTRES[thing.scale][thing.side]
             boxes.append([_box(centre, base - height / 2, width, height)])
         elif 0 <= part.of < index:
-            boxes.append(_placed(part, _hull(boxes[part.of]), cell))
+            boxes.append(_place_boxes(part, _hull(boxes[part.of]), cell))
         else:
             raise ValueError(f"Part {index} stands on part {part.of}, which is not before it.")
     return boxes
@@ -149,7 +151,7 @@ def extent(thing: Thing) -> Box:
     return _hull([box for boxes in part_boxes(thing) for box in boxes])
 
 
-def fits(thing: Thing) -> bool:
+def fits_canvas(thing: Thing) -> bool:
     """Whether the thing lies on the canvas and, when small, within its third of it."""
     left, top, right, bottom = extent(thing)
     centre = CENTRES[thing.scale][thing.side]
@@ -167,7 +169,7 @@ def _hull(boxes: list[Box]) -> Box:
     return (min(lefts), min(tops), max(rights), max(bottoms))
 
 
-def _placed(part: Part, anchor: Box, cell: int) -> list[Box]:
+def _place_boxes(part: Part, anchor: Box, cell: int) -> list[Box]:
     width, height = (side * cell for side in SIZES[part.size])
     left, top, right, bottom = anchor
     x, y, a_width, a_height = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top

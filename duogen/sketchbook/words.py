@@ -1,7 +1,7 @@
-"""The assistant's words for scenes: one sentence a step, one sentence a picture, one sentence an edit.
+"""The assistant's words for scenes: one sentence for each step, picture or edit.
 
-Users write as they like; the assistant writes this small regular language, so that the words determine the picture and
-can be read back (`read.py`).
+Users write freely. The assistant writes this small regular language, so the words determine the picture and can be read back
+(`read.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def shape_words(part: Part) -> str:
 
 
 def anchor_words(thing: Thing, index: int) -> str:
-    """How later words call part `index`: by its name, or by colour and shape when it has none."""
+    """The name of part `index` in later words: its name, or its colour and shape when it has none."""
     part = thing.parts[index]
     if part.name:
         return f"the {part.name}"
@@ -35,13 +35,13 @@ def anchor_words(thing: Thing, index: int) -> str:
 
 
 def place_words(thing: Thing, index: int) -> str:
-    """Where part `index` goes: "on top of the walls", "on the ground"."""
+    """The place of part `index`: "on top of the walls", "on the ground"."""
     part = thing.parts[index]
     return f"{part.place} {anchor_words(thing, part.of)}" if part.of is not None else part.stand or "on the ground"
 
 
 def placing_words(thing: Thing) -> str:
-    """Where a thing stands on the canvas and how big it is; nothing for a big one in the middle."""
+    """The place of a thing on the canvas and its size; "" for a big one in the middle."""
     words = []
     if thing.side != "middle" or thing.scale == "small" or thing.level == "sky":
         words.append(SIDE_WORDS[thing.side])
@@ -55,13 +55,13 @@ def placing_words(thing: Thing) -> str:
 def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> str:
     """The words of the step that draws part `index` of thing `number`.
 
-    The part is named before its colour, with no other part between: whoever writes or paints the colour has then read whose it
-    is. The first step of a thing names its placing, and of the first thing the background: "On plain paper, draw the body: a big white
+    The part is named before its colour, with no other part between, so a model that writes or paints the colour has already read the
+    part. The first step of a thing names its placing, and of the first thing the background: "On plain paper, draw the body: a big white
     circle on the ground."
     """
     thing = scene.things[number]
     part = thing.parts[index]
-    lead = lead_of(thing.kind, part.name)
+    lead = step_lead(thing.kind, part.name)
     verb = verb if index else "Draw"
     what = f"{shape_words(part)} {place_words(thing, index)}"
     start = f"{lead or f'{verb} the {part.name}'}: {what}." if part.name else f"{verb} {what}."
@@ -69,15 +69,15 @@ def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> s
         return start
     background = "" if number else BACKGROUND_WORDS[scene.background]
     where = [words for words in (background, placing_words(thing)) if words]
-    return capital(", ".join(where) + ", " + start[0].lower() + start[1:])
+    return capitalise(", ".join(where) + ", " + start[0].lower() + start[1:])
 
 
-def lead_of(kind: str | None, name: str | None) -> str | None:
-    """What a person does in the step of a part, for things to make: "Put the patty on the bottom bun"."""
+def step_lead(kind: str | None, name: str | None) -> str | None:
+    """The instruction of a step for things to make: "Put the patty on the bottom bun"; `None` for other things."""
     return next((part.lead for part in things()[kind].parts if part.name == name), None) if kind else None
 
 
-def capital(words: str) -> str:
+def capitalise(words: str) -> str:
     """The words with a capital first letter, the rest as it is."""
     return words[:1].upper() + words[1:]
 
@@ -86,10 +86,10 @@ def thing_words(thing: Thing) -> str:
     """A whole thing in one phrase: "a house with walls in red and a door in blue", or its shapes if it has no name."""
     if thing.kind is None:
         return ", ".join(f"{shape_words(part)} {place_words(thing, index)}" for index, part in enumerate(thing.parts))
-    return f"{things()[thing.kind].named()} with {listed([part_words(part) for part in thing.parts])}"
+    return f"{things()[thing.kind].name_with_article()} with {join_list([part_words(part) for part in thing.parts])}"
 
 
-def listed(words: list[str]) -> str:
+def join_list(words: list[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
@@ -99,23 +99,23 @@ def is_plural(name: str) -> bool:
     return name.endswith("s") and not name.endswith("ss")
 
 
-def with_article(words: str) -> str:
+def add_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def name_with_article(name: str) -> str:
     """A part's name as something to have or not: "a door", "windows", "cheese"."""
-    return name if is_plural(name) or name in MASS else with_article(name)
+    return name if is_plural(name) or name in MASS else add_article(name)
 
 
 def coloured_words(part: Part) -> str:
     """A named part with its colour: "a blue door", "red walls"."""
     words = f"{part.colour} {part.name}"
-    return words if _plural_part(part) or part.name in MASS else with_article(words)
+    return words if _plural_part(part) or part.name in MASS else add_article(words)
 
 
 def part_words(part: Part) -> str:
-    """A named part and then its colour, so that the colour is chosen once its owner is known: "a door in blue", "walls in red"."""
+    """A named part and then its colour, so a model knows the part when it writes the colour: "a door in blue"."""
     return f"{part.name if _plural_part(part) else name_with_article(str(part.name))} in {part.colour}"
 
 
@@ -129,32 +129,32 @@ def main_part(thing: Thing) -> int:
     return areas.index(max(areas))
 
 
-def may_be_named(thing: Thing, index: int) -> bool:
-    """Whether a wish may name the colour of part `index`: it has a choice, and is no whole dish ("a brown burger")."""
+def can_be_named(thing: Thing, index: int) -> bool:
+    """Whether a request may name the colour of part `index`: it has a choice, and the part is no whole dish ("a brown burger")."""
     entry = things()[thing.kind]
     colours = next(part.colours for part in entry.parts if part.name == thing.parts[index].name)
     return len(colours) > 1 and (entry.family == "draw" or index != main_part(thing))
 
 
-def asked_words(thing: Thing, named: Collection[int], missing: Collection[str] = ()) -> str:
+def request_words(thing: Thing, named: Collection[int], missing: Collection[str] = ()) -> str:
     """A thing with the parts `named` only: "a red house with a blue door, without windows".
 
-    The main part's colour stands before the kind, so it is said as a whole thing's colour.
+    The colour of the main part stands before the kind, as the colour of the whole thing.
     """
     main = main_part(thing)
     kind = f"{thing.parts[main].colour} {thing.kind}" if main in named else str(thing.kind)
-    words = with_article(kind) if things()[thing.kind].article else kind
+    words = add_article(kind) if things()[thing.kind].article else kind
     rest = [coloured_words(thing.parts[index]) for index in sorted(named) if index != main]
-    words += f" with {listed(rest)}" if rest else ""
+    words += f" with {join_list(rest)}" if rest else ""
     bare = [name_with_article(name) for name in missing]
-    return words + (f"{',' if rest else ''} without {listed(bare)}" if bare else "")
+    return words + (f"{',' if rest else ''} without {join_list(bare)}" if bare else "")
 
 
 def opening_sentence(thing: Thing, named: Collection[int] = (), missing: Collection[str] = ()) -> str:
     """The first sentence of a guide, which says what kind of thing it is: "Let's draw a red house with a blue door." """
     if thing.kind is None:
         return "Let's draw it step by step."
-    return f"Let's {things()[thing.kind].family} {asked_words(thing, named, missing)}."
+    return f"Let's {things()[thing.kind].family} {request_words(thing, named, missing)}."
 
 
 def picture_sentence(scene: Scene) -> str:
@@ -163,18 +163,18 @@ def picture_sentence(scene: Scene) -> str:
     for thing in scene.things:
         placing = placing_words(thing)
         phrases.append(f"{placing}, {thing_words(thing)}" if placing else thing_words(thing))
-    return capital(f"{BACKGROUND_WORDS[scene.background]}: " + "; ".join(phrases) + ".")
+    return capitalise(f"{BACKGROUND_WORDS[scene.background]}: " + "; ".join(phrases) + ".")
 
 
 def recolour_sentence(before: Thing, index: int, colour: str) -> str:
-    """Part `index` gets a new colour: "Now the house has a door in blue.", "Now the red circle is blue." """
+    """Say that part `index` got a new colour: "Now the house has a door in blue.", "Now the red circle is blue." """
     if before.kind is None:
         return f"Now {anchor_words(before, index)} {'are' if before.parts[index].place in PAIRED else 'is'} {colour}."
     return part_sentence(replace(before, parts=(replace(before.parts[index], colour=colour),)), 0)
 
 
 def part_sentence(after: Thing, index: int) -> str:
-    """After part `index` was recoloured or came new: "Now the house has a door in blue." """
+    """Say that part `index` was recoloured or added: "Now the house has a door in blue." """
     verb = "have" if is_many(after) else "has"
     return f"Now the {after.kind} {verb} {part_words(after.parts[index])}."
 
@@ -184,23 +184,23 @@ def background_sentence(scene: Scene) -> str:
     return f"Now the scene is set {BACKGROUND_WORDS[scene.background]}."
 
 
-def moved_sentence(thing: Thing) -> str:
-    """After a thing moved or changed its size: "Now the tree is on the left, half as big." """
+def move_sentence(thing: Thing) -> str:
+    """Say that a thing moved or changed its size: "Now the tree is on the left, half as big." """
     where = placing_words(thing) or SIDE_WORDS["middle"]
     where = where if thing.scale == "small" else f"big, {where}"
-    return f"Now {name_words(thing)} {_be(thing)} {where}."
+    return f"Now {name_words(thing)} {_copula(thing)} {where}."
 
 
-def added_sentence(thing: Thing) -> str:
-    """After a thing came new: "Now there is a sun with rays in yellow ..., on the left, up in the sky, half as big." """
+def addition_sentence(thing: Thing) -> str:
+    """Say that a thing was added: "Now there is a sun with rays in yellow ..., on the left, up in the sky, half as big." """
     placing = placing_words(thing)
-    return f"Now there {_be(thing)} {thing_words(thing)}{', ' + placing if placing else ''}."
+    return f"Now there {_copula(thing)} {thing_words(thing)}{', ' + placing if placing else ''}."
 
 
-def removed_sentence(thing: Thing, index: int | None = None) -> str:
-    """After a whole thing, or the part `index` of it, was taken away."""
+def removal_sentence(thing: Thing, index: int | None = None) -> str:
+    """Say that a thing, or its part `index`, was removed."""
     if index is None:
-        return f"Now {name_words(thing)} {_be(thing)} gone."
+        return f"Now {name_words(thing)} {_copula(thing)} gone."
     part = thing.parts[index]
     verb = "are" if _plural_part(part) else "is"
     if thing.kind is None:
@@ -209,7 +209,7 @@ def removed_sentence(thing: Thing, index: int | None = None) -> str:
 
 
 def name_words(thing: Thing) -> str:
-    """What a whole thing is called: "the house", or its first shape: "the red circle"."""
+    """The name of a whole thing: "the house", or of its first shape: "the red circle"."""
     return f"the {thing.kind}" if thing.kind else anchor_words(thing, 0)
 
 
@@ -218,5 +218,5 @@ def is_many(thing: Thing) -> bool:
     return thing.kind is not None and not things()[thing.kind].article
 
 
-def _be(thing: Thing) -> str:
+def _copula(thing: Thing) -> str:
     return "are" if is_many(thing) else "is"

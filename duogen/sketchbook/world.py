@@ -1,6 +1,6 @@
-"""The world's contents: which things exist, which combinations are held out, and random scenes drawn from both.
+"""The contents of the world: its things, its held-out combinations, and random scenes of both.
 
-`things.json` is the only place that knows the things; adding one is adding an entry there.
+All things are defined in `things.json`. A new entry there adds a thing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from duogen.sketchbook.scene import (
     Scene,
     Thing,
     extent,
-    fits,
+    fits_canvas,
 )
 
 THINGS_FILE = ASSETS / "sketchbook" / "things.json"
@@ -38,7 +38,7 @@ Detail = tuple[str, tuple[float, float, float, float], str]
 
 @dataclass(frozen=True)
 class PartEntry:
-    """A part as `things.json` describes it: the shape is fixed, the colour is chosen from `colours`."""
+    """A part in `things.json`: its shape is fixed, its colour is one of `colours`."""
 
     name: str
     shape: str
@@ -62,7 +62,7 @@ class Entry:
     article: str
     parts: tuple[PartEntry, ...]
 
-    def named(self) -> str:
+    def name_with_article(self) -> str:
         """The kind with its article: "a house", "an umbrella", "pancakes"."""
         return f"{self.article} {self.kind}".strip()
 
@@ -71,11 +71,11 @@ class Entry:
 def things() -> dict[str, Entry]:
     """All entries of `things.json` by kind, in the file's order."""
     raw = json.loads(THINGS_FILE.read_text(encoding="utf-8"))
-    return {kind: entry(kind, fields) for kind, fields in raw.items()}
+    return {kind: parse_entry(kind, fields) for kind, fields in raw.items()}
 
 
-def entry(kind: str, fields: dict) -> Entry:
-    """One entry of `things.json`."""
+def parse_entry(kind: str, fields: dict) -> Entry:
+    """Parse one entry of `things.json`."""
     names = [part["name"] for part in fields["parts"]]
     parts = []
     for part in fields["parts"]:
@@ -98,41 +98,41 @@ def entry(kind: str, fields: dict) -> Entry:
 
 
 @lru_cache(maxsize=256)
-def details_of(kind: str | None, part: str | None) -> tuple[Detail, ...]:
-    """The small fixed details that make a part pretty; none for unnamed shapes."""
+def part_details(kind: str | None, part: str | None) -> tuple[Detail, ...]:
+    """The small fixed details on a part; none for unnamed shapes."""
     if kind is None or part is None:
         return ()
     return next((entry.details for entry in things()[kind].parts if entry.name == part), ())
 
 
 @lru_cache(maxsize=4096)
-def held_out(*key: str) -> bool:
+def is_held_out(*key: str) -> bool:
     """Whether a combination, (kind, part, colour) or (kind, kind, relation), belongs to the held-out split.
 
-    The hash is stable over machines and versions, so what was held out once stays held out.
+    The hash is the same on all machines and versions, so the split never changes.
     """
     digest = hashlib.sha256("/".join(key).encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
-def held_out_colour(kind: str, part: str, colour: str) -> bool:
-    """Whether this part of this kind never has this colour in training; parts of few colours hold none out."""
+def is_held_out_colour(kind: str, part: str, colour: str) -> bool:
+    """Whether training never shows this colour on this part. Parts of fewer than five colours have no held-out ones."""
     entry = next(entry for entry in things()[kind].parts if entry.name == part)
-    return len(entry.colours) >= 5 and held_out(kind, part, colour)
+    return len(entry.colours) >= 5 and is_held_out(kind, part, colour)
 
 
-def holds_out(scene: Scene) -> bool:
+def has_held_out(scene: Scene) -> bool:
     """Whether anything in the scene is held out: a kind, a coloured part, or a relation between two kinds."""
     for thing in scene.things:
         if thing.kind in HELD_OUT_KINDS:
             return True
-        if thing.kind and any(part.name and held_out_colour(thing.kind, part.name, part.colour) for part in thing.parts):
+        if thing.kind and any(part.name and is_held_out_colour(thing.kind, part.name, part.colour) for part in thing.parts):
             return True
-    return any(held_out(*key) for key in relations_of(scene))
+    return any(is_held_out(*key) for key in scene_relations(scene))
 
 
-def relations_of(scene: Scene) -> list[tuple[str, str, str]]:
-    """(kind, kind, relation) of each thing to the first one, as the words of a request would name it."""
+def scene_relations(scene: Scene) -> list[tuple[str, str, str]]:
+    """(kind, first kind, relation) of each thing to the first one, as a request would name it."""
     if len(scene.things) < 2 or any(thing.kind is None for thing in scene.things):
         return []
     first = scene.things[0]
@@ -140,7 +140,7 @@ def relations_of(scene: Scene) -> list[tuple[str, str, str]]:
 
 
 def relation(one: Thing, other: Thing) -> str:
-    """Where `one` stands as seen from `other`."""
+    """The place of `one` relative to `other`."""
     if one.level != other.level:
         return "above" if one.level == "sky" else "below"
     order = ("left", "middle", "right")
@@ -148,7 +148,7 @@ def relation(one: Thing, other: Thing) -> str:
 
 
 def make_thing(kind: str, colours: dict[str, str], **placing: str) -> Thing:
-    """A thing of a known kind with the given part colours (every part must have one)."""
+    """Make a thing of a known kind with the given part colours (every part must have one)."""
     parts = tuple(
         Part(part.shape, part.size, colours[part.name], part.name, part.place, part.of, part.stand) for part in things()[kind].parts
     )
@@ -156,7 +156,7 @@ def make_thing(kind: str, colours: dict[str, str], **placing: str) -> Thing:
 
 
 def random_colours(kind: str, rng: random.Random, natural: float = 0.4, held: bool = False) -> dict[str, str]:
-    """A colour for every part; with probability `natural` one that people expect. Parts that touch get different ones.
+    """A random colour for every part; with probability `natural` an expected one. Touching parts get different colours.
 
     Args:
         held: choose at least one held-out combination where the kind has any; else none.
@@ -165,19 +165,19 @@ def random_colours(kind: str, rng: random.Random, natural: float = 0.4, held: bo
     for attempt in range(40):
         colours: dict[str, str] = {}
         for part in entry.parts:
-            allowed = [c for c in part.colours if held or kind in HELD_OUT_KINDS or not held_out_colour(kind, part.name, c)]
+            allowed = [c for c in part.colours if held or kind in HELD_OUT_KINDS or not is_held_out_colour(kind, part.name, c)]
             if part.of is not None:
                 below = colours[entry.parts[part.of].name]
                 allowed = [c for c in allowed if c != below] or allowed
             expected = [c for c in part.natural if c in allowed]
             colours[part.name] = rng.choice(expected if expected and rng.random() < natural else allowed)
-        if not held or any(held_out_colour(kind, name, colour) for name, colour in colours.items()) or attempt == 39:
+        if not held or any(is_held_out_colour(kind, name, colour) for name, colour in colours.items()) or attempt == 39:
             return colours
     raise AssertionError("unreachable")
 
 
-def expected_elsewhere(thing: Thing, named: Collection[int], rng: random.Random) -> Thing:
-    """The thing with the parts `named` as they are, the others mostly in colours that people expect: a wish then shows in the answer."""
+def use_expected_colours(thing: Thing, named: Collection[int], rng: random.Random) -> Thing:
+    """Recolour all parts but those in `named`, mostly in expected colours, so the colours that a request names stand out."""
     kind = str(thing.kind)
     expected = random_colours(kind, rng, natural=0.9)
     entries = {part.name: part for part in things()[kind].parts}
@@ -185,7 +185,7 @@ def expected_elsewhere(thing: Thing, named: Collection[int], rng: random.Random)
     for index, part in enumerate(thing.parts):
         if index not in named:
             name, below = str(part.name), parts[part.of].colour if part.of is not None else None
-            known = [colour for colour in entries[name].colours if not held_out_colour(kind, name, colour)]
+            known = [colour for colour in entries[name].colours if not is_held_out_colour(kind, name, colour)]
             free = [colour for colour in (expected[name], part.colour, *known) if colour != below]
             part = replace(part, colour=(free or [part.colour])[0])
         parts.append(part)
@@ -217,7 +217,7 @@ def random_composition(rng: random.Random, most: int = 4, **placing: str) -> Thi
             if part is not None:
                 parts.append(part)
         thing = Thing(None, tuple(parts), **placing)
-        if fits(thing):
+        if fits_canvas(thing):
             return thing
 
 
@@ -230,11 +230,11 @@ def _random_part(rng: random.Random, earlier: list[Part], index: int) -> Part | 
     if any((part.shape, part.colour) == (shape, colour) for part in earlier) or colour == earlier[anchor].colour:
         return None  # "the red circle" must name one part, and a part must show on its anchor
     part = Part(shape, size, colour, place=rng.choice(list(PLACES)), of=anchor)
-    return part if _sensible(part, earlier[anchor]) else None
+    return part if _is_sensible(part, earlier[anchor]) else None
 
 
-def _sensible(part: Part, anchor: Part) -> bool:
-    """Inside places want a smaller part, so that no step hides what an earlier one drew."""
+def _is_sensible(part: Part, anchor: Part) -> bool:
+    """Whether the part fits its place. A part inside its anchor must be smaller, so no step hides an earlier one."""
     box = extent(Thing(None, (replace(anchor, of=None, place=None, stand="on the ground"),)))
     own = extent(Thing(None, (replace(part, of=None, place=None, stand="on the ground"),)))
     width, height = (box[2] - box[0]) / 16, (box[3] - box[1]) / 16
@@ -249,17 +249,17 @@ def _sensible(part: Part, anchor: Part) -> bool:
 
 
 def random_scene(rng: random.Random, kind_names: list[str], held: bool = False) -> Scene:
-    """A picture of one to three things, named kinds only, standing apart from each other."""
+    """A random scene of one to three things of named kinds, apart from each other."""
     background = rng.choice(BACKGROUNDS)
     count = rng.choices((1, 2, 3), (0.5, 0.35, 0.15))[0]
     for _ in range(60):
-        scene = Scene(background, tuple(random_thing(rng, kind_names, held, **place) for place in _places(rng, count)))
-        if all(fits(thing) for thing in scene.things) and (held or not holds_out(scene)):
+        scene = Scene(background, tuple(random_thing(rng, kind_names, held, **place) for place in _pick_placings(rng, count)))
+        if all(fits_canvas(thing) for thing in scene.things) and (held or not has_held_out(scene)):
             return scene
     return Scene(background, (random_thing(rng, kind_names, held),))
 
 
-def _places(rng: random.Random, count: int) -> list[dict[str, str]]:
+def _pick_placings(rng: random.Random, count: int) -> list[dict[str, str]]:
     if count == 1:
         if rng.random() < 0.6:
             return [{"scale": "big"}]

@@ -1,1 +1,1 @@
-"""Training: one loop (`loop.py`), one module per stage, recipes in `assets/recipes/`."""
+"""Training: the trainer of all stages (`trainer.py`), one module for each stage; the recipes are in `assets/recipes/`."""

@@ -1,8 +1,8 @@
 """`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage.
 
-`refit`, after the vision stage, fits the tower's last layer in closed form; `states` reads the fixed dialogues of the `dit` stage, which
-that stage does itself otherwise, and several processes may do it side by side; `export` puts the whole into `weights/`, and `all` does
-everything, from nothing.
+`fit-last-layer`, after the vision stage, fits the tower's last layer in closed form. `states` computes the MLLM's states of the fixed
+dialogues of the `dit` stage; several processes may do that at the same time, and `dit` does it itself where it was not done. `export`
+writes the trained pair into `weights/`. `all` does everything from the beginning.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from duogen.train.dit import DiTStage
     from duogen.train.trainer import Recipe, Stage
 
-# What importing torch and the models costs (seconds) is paid inside the functions, so that --help and wrong input answer at once.
+# torch and the models take seconds to import: the functions import them, so that --help and wrong input answer at once.
 
 STAGES = ("vae", "vision", "mllm", "dit")
+COMMANDS = (*STAGES, "fit-last-layer", "states", "export", "all")
+ALIASES = {"refit": "fit-last-layer"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage, or export; bad input ends with one sentence on stderr and status 2."""
+    """Run one command; bad input ends with one sentence on stderr and status 2."""
     options = _parser().parse_args(argv)
     import torch
 
@@ -39,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "export":
             export(options.recipe, runs, options.out)
             return 0
-        if options.stage == "refit":
-            print(f"The last layer explains {refit_vision(options.recipe, runs):.0%} of what is to be seen.")
+        if options.stage == "fit-last-layer":
+            print(f"The last layer explains {fit_vision_layer(options.recipe, runs):.0%} of the variance of what is in the pictures.")
             return 0
         if options.stage == "states":
-            build("dit", Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
+            build_stage("dit", Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
             return 0
         if not _train(options, runs):
             return 130
@@ -59,12 +61,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, runs: Path) -> bool:
-    """Train the stage that is asked for, or all; returns whether nobody stopped it before the end of a stage that others follow."""
+    """Train one stage, or all; returns whether to go on: `False` where one of all stages was stopped before its end."""
     from duogen.train.trainer import Recipe, train
 
     for stage in STAGES if options.stage == "all" else [options.stage]:
         recipe = Recipe.load(options.recipe, stage)
-        built = build(stage, recipe, options.recipe, runs)
+        built = build_stage(stage, recipe, options.recipe, runs)
         if stage == "dit":
             built.fill_states()
             keep_projection(built, runs / "dit")
@@ -75,13 +77,13 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
         if options.stage == "all" and done < recipe.steps:
             return False
         if options.stage == "all" and stage == "vision":
-            refit_vision(options.recipe, runs)
+            fit_vision_layer(options.recipe, runs)
     return True
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m duogen.train", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "refit", "states", "export", "all"])
+    parser.add_argument("stage", choices=COMMANDS, type=lambda name: ALIASES.get(name, name), help="a stage, or another command")
     parser.add_argument("--recipe", type=Path, default=Path("assets/recipes/duogen-sketch.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where states and logs are kept")
     parser.add_argument("--out", type=Path, default=Path("weights/duogen-sketch"), help="where export writes")
@@ -90,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
-    """The stage with everything that earlier stages made."""
+def build_stage(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
+    """Build a stage, with the results of the stages before it."""
     import torch
 
     from duogen.train.trainer import load_weights
@@ -104,36 +106,36 @@ def build(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
         from duogen.precision import resolve_precision
         from duogen.train.dit import DiTStage
 
-        mllm, tokens = brain()
+        mllm, tokens = open_base_mllm()
         if recipe.settings["see"]:  # the painter reads what the MLLM sees: its vision tower and token rows
-            mllm = trained_mllm(mllm, tokens, recipe, file, runs)
+            mllm = load_trained_mllm(mllm, tokens, recipe, file, runs)
         mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
-        return DiTStage(recipe, mllm, tokens, fitted_vae(runs), recipe.settings["layers"], runs / "states")
+        return DiTStage(recipe, mllm, tokens, load_fitted_vae(runs), recipe.settings["layers"], runs / "states")
     if stage == "vision":
         from duogen.train.vision import VisionStage
 
-        return VisionStage(recipe, *brain())
+        return VisionStage(recipe, *open_base_mllm())
     from duogen.train.mllm import MLLMStage
 
-    mllm, tokens = brain()
+    mllm, tokens = open_base_mllm()
     load_weights(runs / "vision", {"visual": mllm.model.visual})
     return MLLMStage(recipe, mllm, tokens)
 
 
-def trained_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, file: Path, runs: Path) -> nn.Module:
-    """The MLLM after stage 1: of this run, or of the pair that the recipe grows from where stage 1 is not trained anew."""
-    from duogen.hub.assemble import with_trained
-    from duogen.train.mllm import stage_one
+def load_trained_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, file: Path, runs: Path) -> nn.Module:
+    """The MLLM after stage 1: of this run, or where this run has no stage 1, of the pair that the recipe grows from."""
+    from duogen.hub.assemble import add_trained_weights
+    from duogen.train.mllm import load_adapted_mllm
     from duogen.train.trainer import Recipe
 
     source = recipe.settings.get("grow_from")
     if source and not (runs / "mllm" / "state.pt").exists():
-        return with_trained(mllm, Path(source) / "text_encoder")
-    return stage_one(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
+        return add_trained_weights(mllm, Path(source) / "text_encoder")
+    return load_adapted_mllm(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
 
 
 def keep_projection(stage: DiTStage, folder: Path) -> None:
-    """Put the projection of the stage's states beside the run's, for `export`, and hold that a run goes on with its own.
+    """Write the projection of the stage's states into the run's folder, for `export`, and check that a resumed run has the same one.
 
     Raises:
         ValueError: the run began with other states.
@@ -144,7 +146,7 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
 
     file, own = folder / PROJECTION, stage.projection
     if not (folder / "state.pt").exists():
-        file.unlink(missing_ok=True)  # of a run that was thrown away
+        file.unlink(missing_ok=True)  # left by a run whose state was deleted
         if own is not None:
             folder.mkdir(parents=True, exist_ok=True)
             own.write(file)
@@ -154,32 +156,32 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
         raise ValueError(f"The run in {folder} began with other states of the MLLM; go on with the recipe it began with, or move it away.")
 
 
-def refit_vision(file: Path, runs: Path) -> float:
+def fit_vision_layer(file: Path, runs: Path) -> float:
     """Fit the vision tower's last layer in closed form, after the vision stage; returns the share of variance it explains."""
-    from duogen.train.trainer import Recipe, load_weights, named, save_state, whole_state
+    from duogen.train.trainer import Recipe, build_state, collect_parameters, load_weights, save_state
 
-    stage = build("vision", Recipe.load(file, "vision"), file, runs)
+    stage = build_stage("vision", Recipe.load(file, "vision"), file, runs)
     step = load_weights(runs / "vision", stage.modules, ema=False)
     explained = stage.refit(pictures=3200, seed=21)
-    save_state(runs / "vision", whole_state(step, named(stage.modules), {}, []))
+    save_state(runs / "vision", build_state(step, collect_parameters(stage.modules), {}, []))
     return explained
 
 
-def brain() -> tuple[nn.Module, Tokens]:
-    """The base model, float32, and its tokens."""
+def open_base_mllm() -> tuple[nn.Module, Tokens]:
+    """Open the base model, in float32, and its tokens."""
     import torch
 
     from duogen.hub.assemble import base_model, processor
     from duogen.models.sequence import Tokens
 
     mllm, tokenizer = base_model(torch.float32)
-    # Plain matrix products: on a CPU PyTorch's fused attention takes a quarter of stage 1's time, and these a twentieth.
+    # Eager attention is plain matrix products. On a CPU PyTorch's fused attention takes a quarter of stage 1's time, eager a twentieth.
     mllm.set_attn_implementation({"text_config": "eager"})
     return mllm, Tokens(tokenizer, processor())
 
 
-def fitted_vae(runs: Path) -> PatchVAE:
-    """Raises ValueError when the autoencoder has not been fitted yet."""
+def load_fitted_vae(runs: Path) -> PatchVAE:
+    """Load the fitted autoencoder. Raises ValueError when it has not been fitted yet."""
     from duogen.nn.vae import PatchVAE
 
     folder = runs / "vae" / "fitted"

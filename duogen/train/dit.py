@@ -1,7 +1,7 @@
 """Stage 2: connector and DiT learn to paint the next frame; the MLLM is frozen (DuoGen, section 4).
 
-Block-causal teacher forcing: the clean frames of a conversation and several noisy copies of each stand in one sequence, so that
-one pass of the MLLM serves many targets.
+Block-causal teacher forcing: one sequence holds the clean frames of a conversation and several noisy copies of each, so that one pass of
+the MLLM serves many targets.
 
 B conversations, F frames, K noisy copies, N tokens per frame, S words, L tokens in all.
 """
@@ -15,29 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import CosmosTransformer3DModel
 from torch import nn
 
 from duogen.conversation import Turn
 from duogen.models.sequence import Packed, Tokens, positions
 from duogen.nn.attention import frame_mask, word_scores
-from duogen.nn.flow import add_change, even_sigmas, noisy
-from duogen.nn.frames import embed_frames, project_condition, unpatchify, walk
+from duogen.nn.flow import add_noise
+from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
 from duogen.nn.vae import PatchVAE
-from duogen.train.curriculum import dialogue
+from duogen.train.curriculum import sample_dialogue
 from duogen.train.grow import grow_transformer
-from duogen.train.padding import padded
-from duogen.train.states import KeptStates, Projection, StateStore, name_store, narrow_connector, read_states, sum_check, truncated
+from duogen.train.objective import FlowObjective, Prediction
+from duogen.train.padding import pad_conversations
+from duogen.train.states import KeptStates, Projection, StateStore, checksum, name_store, narrow_connector, read_states, truncate_layers
 from duogen.train.trainer import Recipe
 from duogen.train.vae import to_pixels
 
 WORDS = 16  # a batch's length is a multiple of this
-READ_AT_ONCE = 32  # dialogues whose states are made for keeping
+READ_AT_ONCE = 32  # dialogues whose states are computed together for the store
 FITTED_TO = 128  # dialogues of each group that the projection is fitted to
-FIT_STEPS = 24  # batches that a last layer is fitted to
-RIDGE = 1e-4
-MOST_WEIGHT = 2.0  # of a target with little noise, against one of noise alone
-MOVED = 1e-4  # squared error, in units of a latent's mean variance, above which a place differs from the frame before
+FIT_STEPS, GATE_STEPS = 24, 300  # batches that a copy gate is fitted to, and steps of that fit
 
 
 @dataclass
@@ -45,13 +44,13 @@ class FrameBatch:
     """Conversations with the same number of pictures, F.
 
     Attributes:
-        ids, places, mask: [B, S], [3, B, S], [B, S] what the MLLM reads.
+        ids, places, mask: [B, S], [3, B, S], [B, S], the MLLM's input.
         vision: patches and grids of all pictures but the last ones, `None` when the MLLM reads words alone.
         pixels: [B, F, 3, H, W].
-        words: boolean [B, F, S], which words each frame reads (those before its own BOV); `fewer` is the negative branch's.
+        words: boolean [B, F, S], the words that each frame reads (those before its own BOV); `fewer` is the same for the negative branch.
         painted: boolean [B, F], frames that are targets (a user's own are context only).
         first: time index of the first frame.
-        kept: states that were read before, int8 [B, S, K] and their scales [B, S]; `vision` is left out then.
+        kept: states from the store, int8 [B, S, K], and their scales [B, S]; `vision` is `None` then.
     """
 
     ids: torch.Tensor
@@ -72,16 +71,16 @@ def collate(
     """Pad conversations to one length, keeping the first `frames` pictures of each.
 
     Args:
-        see: whether the MLLM reads the pictures too; without, its ids hold words alone.
-        kept: what the MLLM made of each conversation when it read them.
+        see: whether the MLLM reads the pictures too; else its ids hold words alone.
+        kept: the stored states of each conversation.
 
     Raises:
-        ValueError: something else was read then.
+        ValueError: the stored states are of other conversations.
     """
     packs = [tokens.pack(turns) for turns in dialogues]
     slots = [pack.slots[:frames] for pack in packs]
-    reads = [_readable(pack, own, see) for pack, own in zip(packs, slots, strict=True)]
-    ids, places, mask = padded([(own, where) for own, where, _ in reads], WORDS)
+    reads = [_read_words(pack, own, see) for pack, own in zip(packs, slots, strict=True)]
+    ids, places, mask = pad_conversations([(own, where) for own, where, _ in reads], WORDS)
     words, fewer = (torch.zeros(len(packs), frames, ids.shape[1], dtype=torch.bool) for _ in range(2))
     for row, (_, _, cuts) in enumerate(reads):
         for index, (until, since) in enumerate(cuts):
@@ -90,7 +89,7 @@ def collate(
     pictures = [[slot.image for slot in own] for own in slots]
     seen = [each[:-1] if see else [] for each in pictures]
     for read, images, states in zip(reads, seen, kept or [], strict=False):
-        if states.check != sum_check(read[0], images):
+        if states.check != checksum(read[0], images):
             raise ValueError("The kept states are of other dialogues than the recipe makes now; remove their folder in `states`.")
     shown = [image for each in seen for image in each]
     vision = tokens.pixels(shown) if shown and kept is None else None
@@ -108,9 +107,9 @@ def _pad_states(kept: list[KeptStates], length: int) -> tuple[torch.Tensor, torc
     return packed, scale
 
 
-def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
-    """The ids before the last picture kept, which no frame reads, and their positions; per picture (words before its BOV, words before its
-    segment).
+def _read_words(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
+    """The ids before the last picture kept, which no frame reads; their positions; for each picture (words before its BOV, words before
+    its segment).
     """
     cuts = [(slot.bov, pack.last_segment(slot.bov)) for slot in kept]
     part = pack.between(0, kept[-1].bov)
@@ -126,30 +125,36 @@ def _readable(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torc
 
 @dataclass
 class NoisyFrames:
-    """What the DiT is given of a batch, and what it should make of it.
+    """The DiT's input from a batch, and what it should predict.
 
     Attributes:
         packed: [B, given + targets, C, h, w], the clean frames and then the noisy ones.
-        order: of each, its time and its number among the copies; 0 for a clean one.
-        meant, change: of the targets, the clean latents [B, targets, C, h, w] and how much each place counts [B, targets, h, w].
+        order: (time, number of the copy) of each frame; the number is 0 for a clean one.
+        meant, noise: of the targets, the clean latents and the noise, [B, targets, C, h, w].
+        moved: boolean [B, targets, h, w], the places that differ from the frame before; all of a first frame.
         sigma: [B, targets].
     """
 
     packed: torch.Tensor
     order: list[tuple[int, int]]
     meant: torch.Tensor
-    change: torch.Tensor
+    noise: torch.Tensor
+    moved: torch.Tensor
     sigma: torch.Tensor
+
+    def times(self) -> list[int]:
+        """The time of each target."""
+        return [time for time, _ in self.order[-self.sigma.shape[1] :]]
 
 
 def new_transformer(settings: dict[str, Any], channels: int, states: int) -> CosmosTransformer3DModel:
-    """A small Cosmos DiT for latents of `channels`, of a frame and the one before, reading `states` channels of hidden states.
-
-    Blocks start as identities.
+    """Make a small Cosmos DiT. Its input is the latents of a frame and of the one before, `channels` each, and `states` channels of hidden
+    states. Its blocks start as identities. With `gate` in the settings its output has two more channels, the copy gate.
     """
     heads, width = settings["heads"], settings["heads"] * settings["head_dim"]
     model = CosmosTransformer3DModel(
-        in_channels=2 * channels + 1, out_channels=channels, num_attention_heads=heads, attention_head_dim=settings["head_dim"],
+        in_channels=2 * channels + 1, out_channels=channels + 2 * bool(settings.get("gate")),
+        num_attention_heads=heads, attention_head_dim=settings["head_dim"],
         num_layers=settings["layers"], mlp_ratio=4.0, text_embed_dim=width, adaln_lora_dim=settings["adaln"], max_size=(64, 32, 32),
         patch_size=(1, 1, 1), rope_scale=(1.0, 1.0, 1.0), concat_padding_mask=False, extra_pos_embed_type="learnable",
         use_crossattn_projection=True, crossattn_proj_in_channels=states, encoder_hidden_states_channels=width,
@@ -167,17 +172,17 @@ def new_transformer(settings: dict[str, Any], channels: int, states: int) -> Cos
 class DiTStage:
     """Teacher forcing on the sketchbook; `settings` name the share of every kind of dialogue.
 
-    With `dialogues` in the settings it learns from so many fixed ones, whose states are kept on disk, `states` channels each; without, from
-    new ones at every step.
+    With `dialogues` in the settings it trains on that many fixed dialogues, whose states are kept on disk, `states` channels each; without,
+    it trains on new dialogues at every step.
     """
 
     def __init__(
         self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, vae: PatchVAE, layers: list[int], states: Path | None = None
     ) -> None:
-        """`states`: the folder for kept states."""
+        """`states`: the folder of the store."""
         self.recipe, self.tokens, self.vae, self.layers = recipe, tokens, vae, layers
         self.settings = recipe.settings or {}
-        self.mllm = truncated(mllm, max(layers)).eval().requires_grad_(False)
+        self.mllm = truncate_layers(mllm, max(layers)).eval().requires_grad_(False)
         vae.requires_grad_(False)
         torch.manual_seed(recipe.seed)
         self.store: StateStore | None = None
@@ -192,48 +197,51 @@ class DiTStage:
         self.modules = {"transformer": self.transformer}
         self.mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
         self.std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
-        # The axes are orthonormal, so this makes the error that of pixels: evenly weighted, the many faint axes drown out the colours.
-        self.weight = self.std.square() / self.std.square().mean()
+        # The axes are orthonormal, so these weights make the error that of pixels. With equal weights the many faint axes outweigh colours.
+        self.objective = FlowObjective(
+            self.std.square() / self.std.square().mean(), shift=self.settings["training_shift"], focus=self.settings.get("focus", 0.0),
+            has_gate=bool(self.settings["model"].get("gate")),
+        )  # fmt: skip
 
     def batch(self, step: int) -> list[FrameBatch]:
-        """One group of single pictures and one of longer conversations."""
+        """A batch for each group of the settings, such as single pictures and longer conversations."""
         rng = random.Random(self.recipe.step_seed(step))
         groups = []
         for group in self.settings["groups"]:
             choice = rng.randrange(len(group["frames"]))
             frames, kept = group["frames"][choice], None
             if self.store is None:
-                turns = [dialogue(rng, group["tasks"], frames, self.settings) for _ in range(_conversations(group, frames))]
+                turns = [sample_dialogue(rng, group["tasks"], frames, self.settings) for _ in range(_count_conversations(group, frames))]
             else:
                 known = range(choice, self.store.counts[group["name"]], len(group["frames"]))
-                numbers = rng.choices(known, k=_conversations(group, frames))
+                numbers = rng.choices(known, k=_count_conversations(group, frames))
                 turns = [self.make_dialogue(group, number) for number in numbers]
                 kept = [self.store.get(group["name"], number) for number in numbers]
-            first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are known too
+            first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are trained too
             groups.append(collate(self.tokens, turns, frames, first, self.settings["see"], kept))
         return groups
 
     def make_dialogue(self, group: dict[str, Any], number: int) -> list[Turn]:
-        """A group's dialogue of a number, always the same."""
+        """Make a group's dialogue number `number`; the same number always gives the same dialogue."""
         frames = group["frames"][number % len(group["frames"])]
         rng = random.Random(f"{self.recipe.seed}/{group['name']}/{number}")
-        return dialogue(rng, group["tasks"], frames, self.settings)
+        return sample_dialogue(rng, group["tasks"], frames, self.settings)
 
     def _counts(self) -> dict[str, int]:
-        """How many of the fixed dialogues each group has: as a step takes of them."""
+        """How many of the fixed dialogues each group has, in the proportion in which a step draws from the groups."""
         groups = self.settings["groups"]
-        shares = [sum(_conversations(group, frames) for frames in group["frames"]) / len(group["frames"]) for group in groups]
-        wished = [round(self.settings["dialogues"] * share / sum(shares)) for share in shares]
-        return {group["name"]: max(count, len(group["frames"])) for group, count in zip(groups, wished, strict=True)}
+        shares = [sum(_count_conversations(group, frames) for frames in group["frames"]) / len(group["frames"]) for group in groups]
+        counts = [round(self.settings["dialogues"] * share / sum(shares)) for share in shares]
+        return {group["name"]: max(count, len(group["frames"])) for group, count in zip(groups, counts, strict=True)}
 
-    def fill_states(self, say: Callable[[str], None] = print) -> None:
-        """Read the fixed dialogues whose states are not kept yet. A run that was stopped goes on where it was."""
+    def fill_states(self, log: Callable[[str], None] = print) -> None:
+        """Compute the states of the fixed dialogues that are not in the store yet. After a stop the same call goes on."""
         if self.store is None:
             return
         groups = {group["name"]: group for group in self.settings["groups"]}
 
         def samples() -> Iterator[torch.Tensor]:
-            say("Finding the axes of the states ...")
+            log("Finding the axes of the states ...")
             for group in groups.values():
                 yield from (states for states, _ in self._read(group, range(min(FITTED_TO, self.store.counts[group["name"]]))))
 
@@ -242,10 +250,10 @@ class DiTStage:
             return [KeptStates(*self.projection.pack(states), check) for states, check in read]
 
         self.projection = self.store.fill_projection(samples, self.settings["states"])
-        self.store.fill(make, say)
+        self.store.fill(make, log)
 
     def _read(self, group: dict[str, Any], numbers: range) -> Iterator[tuple[torch.Tensor, int]]:
-        """What the MLLM makes of dialogues, in order: [S, D], and the sum of what it read."""
+        """The MLLM's states of dialogues, in order: [S, D], and the checksum of what it read."""
         for start in range(0, len(numbers), READ_AT_ONCE):
             made: dict[int, tuple[torch.Tensor, int]] = {}
             part = numbers[start : start + READ_AT_ONCE]
@@ -256,45 +264,54 @@ class DiTStage:
                 states = self.states(data) if data else []
                 for row, number in enumerate(rows):
                     own = [image for turn in turns[row] for image in turn.images()][: frames - 1] if self.settings["see"] else []
-                    made[number] = states[row, data.mask[row]], sum_check(data.ids[row, data.mask[row]].tolist(), own)
+                    made[number] = states[row, data.mask[row]], checksum(data.ids[row, data.mask[row]].tolist(), own)
             yield from (made[number] for number in part)
 
     @torch.no_grad()
     def start_from(self, folder: Path) -> None:
-        """Begin with the painter in `folder`, of as many latent channels or fewer, its last layer fitted anew to what is predicted here."""
+        """Begin with the weights of the painter in `folder`, which may have fewer latent channels. A copy gate is fitted to it."""
         old = CosmosTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
-        channels = self.vae.config.z_dim
-        grown = grow_transformer(old, old.config.out_channels, channels) if old.config.out_channels < channels else old
+        channels, known = self.vae.config.z_dim, (old.config.in_channels - 1) // 2
+        grown = grow_transformer(old, known, channels) if known < channels else old
         if self.projection is not None:
             narrow_connector(grown, self.projection)
-        self.transformer.load_state_dict(grown.state_dict())
-        self._fit_last_layer()
+        weights = grown.state_dict()
+        gate_is_new = self.objective.has_gate and grown.config.out_channels == channels
+        if gate_is_new:
+            weights["proj_out.weight"] = torch.cat([weights["proj_out.weight"], torch.zeros(2, grown.proj_out.in_features)])
+        self.transformer.load_state_dict(weights)
+        if gate_is_new:
+            self.transformer.proj_out.weight[-2:] = self._fit_gate()
 
-    @torch.no_grad()
-    def _fit_last_layer(self) -> None:
-        """Closed form, weighted least squares from the last hidden states to what they should say."""
-        layer, inputs = self.transformer.proj_out, []
-        handle = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0].float()))
-        width = layer.in_features
-        gram, product = torch.zeros(width, width).double(), torch.zeros(width, layer.out_features).double()
+    def _fit_gate(self) -> torch.Tensor:
+        """The copy gate's weights [2, width] by logistic regression: which places differ from the frame before."""
+        hidden, distance, moved = (torch.cat(each) for each in zip(*self._gate_examples(), strict=True))
+        weights = torch.zeros(2, hidden.shape[1], requires_grad=True)
+        optimizer = torch.optim.Adam([weights], lr=0.01)
+        with torch.enable_grad():
+            for _ in range(GATE_STEPS):
+                base, slope = (hidden @ weights.T).unbind(1)
+                F.binary_cross_entropy_with_logits(base + (1 + slope) * distance, moved.float()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        return weights.detach()
+
+    def _gate_examples(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Last hidden states [N, width], logits of a gate of zeros [N], which are the distance from the frame before, and labels [N]."""
+        inputs: list[torch.Tensor] = []
+        handle = self.transformer.proj_out.register_forward_pre_hook(lambda _, given: inputs.append(given[0].float()))
         try:
             for step in range(FIT_STEPS):
                 generator = torch.Generator().manual_seed(self.recipe.step_seed(step))
                 for group, data in zip(self.settings["groups"], self.batch(step), strict=True):
                     batch = self._add_noise(data, group["copies"], generator, group.get("skip", 0))
-                    out = self._walk(batch, data, generator)
-                    size = out.shape[-2] * out.shape[-1]
-                    hidden = inputs.pop()[:, -out.shape[1] * size :]
-                    said = out - layer(hidden).unflatten(1, (-1, size)).transpose(2, 3).unflatten(3, out.shape[-2:])  # what is added to it
-                    wanted = (batch.meant - said).flatten(3).transpose(2, 3).flatten(1, 2)
-                    weight = (self._weigh(batch, data)[..., None, None] * batch.change).flatten(1)[..., None]
-                    gram += torch.einsum("bnc,bnd->cd", hidden * weight, hidden).double()
-                    product += torch.einsum("bnc,bnd->cd", hidden * weight, wanted).double()
-                    inputs.clear()
+                    predictions, places = self._predict(batch, data, generator), batch.moved.shape[-2] * batch.moved.shape[-1]
+                    hidden = inputs.pop()[:, -len(predictions) * places :].unflatten(1, (-1, places))
+                    for index, each in enumerate(predictions):
+                        if each.logit is not None:
+                            yield hidden[:, index].flatten(0, 1), each.logit.flatten(), batch.moved[:, index].flatten()
         finally:
             handle.remove()
-        gram += RIDGE * gram.diagonal().mean() * torch.eye(width)
-        layer.weight.copy_(torch.linalg.solve(gram, product).T)
 
     def loss(self, batch: list[FrameBatch], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros(()), {}
@@ -310,44 +327,33 @@ class DiTStage:
         The first `skip` frames are no targets: another group has enough of them.
         """
         batch = self._add_noise(data, copies, generator, skip)
-        out = self._walk(batch, data, generator)
-        error = (self.weight * (out - batch.meant).square()).mean(2).mul(batch.change).mean((2, 3))
-        return error, self._weigh(batch, data)
-
-    def _weigh(self, batch: NoisyFrames, data: FrameBatch) -> torch.Tensor:
-        """How much each target counts [B, targets]."""
-        # More would teach to sharpen what is there already, at the cost of what to paint.
-        weight = (1 / batch.sigma.square()).clamp(max=MOST_WEIGHT)
-        return weight * data.painted[:, [time for time, _ in batch.order[-batch.sigma.shape[1] :]]]
+        predictions, times = self._predict(batch, data, generator), batch.times()
+        errors = [
+            self.objective.compute_error(each, batch.meant[:, index], batch.noise[:, index], batch.moved[:, index], time == 0)
+            for index, (each, time) in enumerate(zip(predictions, times, strict=True))
+        ]
+        return torch.stack(errors, 1), self.objective.weigh_targets(batch.sigma) * data.painted[:, times]
 
     def _add_noise(self, data: FrameBatch, copies: int, generator: torch.Generator, skip: int) -> NoisyFrames:
         count, frames = data.pixels.shape[:2]
         latents = self.encode(data.pixels)
         targets = [(time, index + 1) for time in range(skip, frames) for index in range(copies)]
-        sigma = even_sigmas(count * len(targets), self.settings["training_shift"], generator).view(count, -1)
+        sigma = self.objective.draw_sigmas(count * len(targets), generator).view(count, -1)
         noise = torch.randn(count, len(targets), *latents.shape[2:], generator=generator)
         meant = latents[:, [time for time, _ in targets]]
-        given = [(time, 0) for time in range(frames - 1)]  # nobody looks at the clean last frame
-        # At run time earlier frames are the painter's own, not perfect: a little noise on them here.
-        changes = self.settings.get("predicts") == "change"
-        blur = torch.rand(count, 1 if changes else len(given), 1, 1, 1, generator=generator) * self.settings["context_noise"]
-        blur = blur * torch.randn(count, blur.shape[1], *latents.shape[2:], generator=generator)
-        if changes:  # what is wrong with a frame is wrong with the next one too: it says only what differs
-            meant = meant + blur * torch.tensor([float(time > 0) for time, _ in targets]).view(1, -1, 1, 1, 1)
-        packed = torch.cat([latents[:, : len(given)] + blur, noisy(meant, noise, sigma[..., None, None, None])], 1)
-        change = torch.stack([self._changed(latents, time) for time, _ in targets], 1)
-        return NoisyFrames(packed, given + targets, meant, change, sigma)
+        given = [(time, 0) for time in range(frames - 1)]  # no frame attends to the clean last frame
+        # When the pair paints, earlier frames are its own and not perfect: they get a little noise here.
+        blur = torch.rand(count, len(given), 1, 1, 1, generator=generator) * self.settings["context_noise"]
+        clean = latents[:, : len(given)] + blur * torch.randn(count, len(given), *latents.shape[2:], generator=generator)
+        previous = [latents[:, time - 1] if time else None for time, _ in targets]
+        shown = [clean[:, time - 1] if time else None for time, _ in targets]
+        moved = [self.objective.find_moved(meant[:, index], old) for index, old in enumerate(previous)]
+        meant = torch.stack([self.objective.choose_target(meant[:, i], old, moved[i]) for i, old in enumerate(shown)], 1)
+        packed = torch.cat([clean, add_noise(meant, noise, sigma[..., None, None, None])], 1)
+        return NoisyFrames(packed, given + targets, meant, noise, torch.stack(moved, 1), sigma)
 
-    def _changed(self, latents: torch.Tensor, time: int) -> torch.Tensor:
-        """How much each place of a frame counts [B, h, w]: what is new in it, the more the smaller, else a nose drowns in the sky."""
-        if time == 0:
-            return torch.ones_like(latents[:, 0, 0])
-        moved = (self.weight * (latents[:, time] - latents[:, time - 1]).square()).mean(1) > MOVED
-        share = moved.float().mean((1, 2), keepdim=True).clamp(min=1 / 32)
-        return 1 + self.settings.get("focus", 0.0) * moved / share
-
-    def _walk(self, batch: NoisyFrames, data: FrameBatch, generator: torch.Generator) -> torch.Tensor:
-        """The predicted targets, clean, [B, targets, C, h, w]."""
+    def _predict(self, batch: NoisyFrames, data: FrameBatch, generator: torch.Generator) -> list[Prediction]:
+        """What the DiT makes of each target."""
         packed, order, sigma = batch.packed, batch.order, batch.sigma
         given = len(order) - sigma.shape[1]
         times = [data.first + time for time, _ in order]
@@ -362,11 +368,12 @@ class DiTStage:
         reads = torch.where(dropped[..., None], fewer, reads)
         scores = word_scores(reads, reads & ~fewer, self.settings["fresh_bias"]).repeat_interleave(size, 1)[:, None]
         timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings["timestep_scale"]
-        out, _ = walk(self.transformer, frames, timesteps, project_condition(self.transformer, self.states(data)), scores, sees)
-        targets = out[:, given * size :].float().unflatten(1, (-1, size))
-        made = [unpatchify(self.transformer, each, frames.sizes[0]) for each in targets.unbind(1)]
-        predicts = self.settings.get("predicts", "sample")
-        return torch.stack([add_change(each, old, predicts) for each, old in zip(made, before[given:], strict=True)], 1)
+        out, _ = forward_frames(self.transformer, frames, timesteps, project_condition(self.transformer, self.states(data)), scores, sees)
+        outputs = out[:, given * size :].float().unflatten(1, (-1, size)).unbind(1)
+        return [
+            self.objective.read_output(unpatchify(self.transformer, each, frames.sizes[0]), old, packed.shape[2])
+            for each, old in zip(outputs, before[given:], strict=True)
+        ]
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -382,7 +389,7 @@ class DiTStage:
         return read_states(self.mllm, self.layers, data.ids, data.places, data.mask, data.vision)
 
 
-def _conversations(group: dict[str, Any], frames: int) -> int:
-    """Of a batch of a group's."""
+def _count_conversations(group: dict[str, Any], frames: int) -> int:
+    """How many conversations a group's batch has."""
     return max(1, group["targets"] // ((frames - group.get("skip", 0)) * group["copies"]))
 

@@ -1,4 +1,4 @@
-"""From training states to what ships: `weights/duogen-sketch`, only what was trained, bf16 safetensors."""
+"""Export: write the weights that a training changed, from its states into the folder that ships, as bf16 safetensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from duogen.models.pipeline import ABOUT, About
 from duogen.models.sequence import Tokens
 from duogen.nn.vae import PatchVAE
 from duogen.train.dit import new_transformer
-from duogen.train.mllm import stage_one
+from duogen.train.mllm import load_adapted_mllm
 from duogen.train.states import PROJECTION, Projection, fold_connector
 from duogen.train.trainer import Recipe, load_weights
 
@@ -33,9 +33,9 @@ MODEL_INDEX = {
 
 
 def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
-    """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps each stage had seen.
+    """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps of each stage.
 
-    The old folder is replaced as a whole at the end; the model card in it is kept.
+    The old folder is replaced as a whole at the end; its model card is kept.
 
     Raises:
         ValueError: a stage has no state.
@@ -52,7 +52,7 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     width = dit.settings["states"] if projection.exists() else 576 * len(dit.settings["layers"])
     transformer = new_transformer(dit.settings["model"], vae.config.z_dim, width)
     steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
-    if projection.exists():  # it learnt from projected states, and reads whole ones from now on
+    if projection.exists():  # it was trained on projected states, and reads whole ones from now on
         fold_connector(transformer, Projection.load(projection))
     transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=dit.settings["shift"]).save_pretrained(beside / "scheduler")
@@ -68,7 +68,7 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
 def _export_mllm(recipe: Recipe, runs: Path, out: Path) -> int:
     mllm, tokenizer = base_model(torch.float32)
     tokens = Tokens(tokenizer, processor())
-    peft, seen = stage_one(mllm, tokens, recipe, runs)
+    peft, seen = load_adapted_mllm(mllm, tokens, recipe, runs)
     folder = out / "text_encoder"
     peft.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)

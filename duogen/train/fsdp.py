@@ -1,7 +1,7 @@
-"""Weights shared out over the processes of `accelerate launch` (FSDP): each keeps its part, and gathers the rest when it computes.
+"""FSDP: the weights are split over the processes of `accelerate launch`. Each keeps its shard, and gathers the others while it computes.
 
-PyTorch's `fully_shard` leaves every parameter under its name, as a DTensor, so that optimiser, clipping and averages go on as they are.
-accelerate's own way clips only whole models and does not know FSDP on a CPU.
+PyTorch's `fully_shard` keeps every parameter's name and makes it a DTensor, so that optimiser, clipping and averages work unchanged.
+accelerate's own FSDP clips only whole models and does not work on a CPU.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 
-def wished() -> bool:
-    """Whether `accelerate launch` was told so, as by `assets/recipes/fsdp.yaml`."""
+def fsdp_requested() -> bool:
+    """Whether `accelerate launch` was configured for FSDP, as by `assets/recipes/fsdp.yaml`."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1") and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def read_whole() -> None:
-    """Have every process read all weights: transformers would read them in the main one only, for accelerate to send them on."""
+def read_whole_files() -> None:
+    """Have every process read all weights. transformers would read them in the main process only, for accelerate to send them."""
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
-def shard(whole: nn.Module, device: str, count: int) -> nn.Module:
-    """Share out the weights of a module over `count` processes, in place.
+def shard_module(whole: nn.Module, device: str, count: int) -> nn.Module:
+    """Split the weights of a module over `count` processes, in place.
 
-    A language model's layers are gathered one at a time. All else is gathered as one: the painter's blocks are not called as modules
-    (`duogen.nn.frames.walk`), and the vision tower is not called at all for a batch without pictures, while every process must gather
-    the same at the same time.
+    A language model's layers are gathered one at a time. All other weights are gathered together, as every process must gather the same
+    weights at the same time: the DiT's blocks are not called as modules (`duogen.nn.frames.forward_frames`), and the vision tower is not
+    called at all for a batch without pictures.
     """
     mesh = init_device_mesh(device, (count,))
     for model in whole.modules():
@@ -45,40 +45,40 @@ def shard(whole: nn.Module, device: str, count: int) -> nn.Module:
     return fully_shard(whole, mesh=mesh)
 
 
-def touched(loss: torch.Tensor, weights: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The same loss, with a gradient for every weight that is gathered now: what one process has, all must have."""
+def touch_all(loss: torch.Tensor, weights: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The same loss, with a gradient for every weight that is gathered now: all processes must have gradients for the same weights."""
     here = [weight.sum() for weight in weights if weight.requires_grad and not isinstance(weight, DTensor)]
     return loss + 0.0 * sum(here) if here else loss
 
 
-def gathered(state: Any) -> Any:
-    """The same nest of dicts and lists with whole tensors, in every process."""
+def full_state_dict(state: Any) -> Any:
+    """Gather all tensors of nested dicts and lists; every process gets whole tensors."""
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, dict):
-        return {key: gathered(value) for key, value in state.items()}
-    return [gathered(value) for value in state] if isinstance(state, list) else state
+        return {key: full_state_dict(value) for key, value in state.items()}
+    return [full_state_dict(value) for value in state] if isinstance(state, list) else state
 
 
-def put(target: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy a whole tensor into one that may be shared out."""
-    target.copy_(spread(value, target))
+def copy_into(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded."""
+    target.copy_(shard_like(value, target))
 
 
-def spread(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor shared out as `like` is."""
+def shard_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Shard a whole tensor as `like` is sharded."""
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     return distribute_tensor(value.to(like.device, copy=True), like.device_mesh, like.placements)
 
 
-def spread_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What an optimizer saved, its moments shared out as the weights are."""
+def shard_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Shard the moments in an optimizer's saved state as its weights are sharded."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for index, moments in state["state"].items():
         like = weights[index]
         state["state"][index] = {
-            name: spread(value, like) if isinstance(value, torch.Tensor) and value.shape == like.shape else value
+            name: shard_like(value, like) if isinstance(value, torch.Tensor) and value.shape == like.shape else value
             for name, value in moments.items()
         }
     return state

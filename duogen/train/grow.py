@@ -1,4 +1,4 @@
-"""A painter of few latent channels becomes one of more: its own weights, and zeros for what is new."""
+"""Grow a painter to more latent channels: its weights stay, and the new ones are zero."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from diffusers import CosmosTransformer3DModel
 
 @torch.no_grad()
 def grow_transformer(model: CosmosTransformer3DModel, old: int, new: int) -> CosmosTransformer3DModel:
-    """A copy of `model`, which paints latents of `old` channels, for latents of `new` channels.
+    """Copy `model`, which paints latents of `old` channels, into a model for latents of `new` channels.
 
     Its inputs are, as `embed_frames` packs them, a frame's latents, the condition mask (and the padding mask), and the latents of the
-    frame before where the model sees them. Outputs beyond the latents (a gate) stay behind them. What the grown model says of the first
-    `old` channels does not depend on the others, and of those it says zero, until it is trained.
+    frame before where the model sees them. Outputs beyond the latents (a gate) stay behind them. Until the grown model is trained, its
+    output in the first `old` channels does not depend on the others, and in the others it is zero.
 
     Raises:
         ValueError: `new` is not greater than `old`, or the model does not paint latents of `old` channels.
@@ -27,7 +27,7 @@ def grow_transformer(model: CosmosTransformer3DModel, old: int, new: int) -> Cos
     grown = CosmosTransformer3DModel.from_config(config).to(model.dtype)
     area = model.config.patch_size[0] * model.config.patch_size[1] * model.config.patch_size[2]
     weights = model.state_dict()
-    weights["patch_embed.proj.weight"] = _wider(weights["patch_embed.proj.weight"], old, new, seen, area)
+    weights["patch_embed.proj.weight"] = _widen_columns(weights["patch_embed.proj.weight"], old, new, seen, area)
     # The rows of the last layer are ordered (place in the patch, channel).
     rows = weights["proj_out.weight"].unflatten(0, (area, old + beside))
     latents, others = rows.split((old, beside), 1)
@@ -37,8 +37,10 @@ def grow_transformer(model: CosmosTransformer3DModel, old: int, new: int) -> Cos
     return grown.train(model.training)
 
 
-def _wider(weight: torch.Tensor, old: int, new: int, seen: int, area: int) -> torch.Tensor:
-    """The first layer's weight, its columns ordered (channel, place in the patch): a frame, masks, and if `seen` is 2 the frame before."""
+def _widen_columns(weight: torch.Tensor, old: int, new: int, seen: int, area: int) -> torch.Tensor:
+    """Add zero columns to the first layer's weight. Its columns, ordered (channel, place in the patch), are those of a frame, of the masks,
+    and if `seen` is 2 of the frame before.
+    """
     columns = weight.unflatten(1, (-1, area))
     masks = columns.shape[1] - seen * old
     parts = list(columns.split((old, masks, old)[: seen + 1], 1))

@@ -1,7 +1,7 @@
 """Stage 1: the MLLM learns what to say and when to draw (DuoGen, section 4): next-token loss on the assistant's turns, BOV included.
 
-LoRA on the language model's upper layers only: the lower ones, whose hidden states the connector reads, stay the base's own. So the
-painter and the talker can be trained side by side, and a new adapter never spoils the painter's reading.
+Only the language model's upper layers get LoRA. The lower layers, whose hidden states the connector reads, stay as in the base model. So
+MLLM and DiT can be trained at the same time, and a new adapter of the MLLM never changes the DiT's input.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import nn
 from duogen.models.mllm import embed
 from duogen.models.sequence import Packed, Tokens, positions
 from duogen.precision import resolve_precision
-from duogen.train.curriculum import practised
-from duogen.train.padding import padded
+from duogen.train.curriculum import sample_task
+from duogen.train.padding import pad_conversations
 from duogen.train.trainer import Recipe, kind_of_device, load_weights
 
-MOST = 64  # dialogues to choose a batch from, fewer where they are long
+MAX_DIALOGUES = 64  # that a batch is chosen from, fewer where they are long
 
 
 @dataclass
@@ -40,7 +40,7 @@ class TextBatch:
 
 def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
     """Pad conversations to the longest."""
-    ids, places, mask = padded([(pack.ids, positions(pack)[0]) for pack in packs])
+    ids, places, mask = pad_conversations([(pack.ids, positions(pack)[0]) for pack in packs])
     learn = torch.zeros_like(mask)
     for row, pack in enumerate(packs):
         learn[row, : len(pack.learn)] = torch.tensor(pack.learn)
@@ -49,10 +49,10 @@ def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
 
 
 def adapt_mllm(mllm: nn.Module, settings: dict[str, Any], rows: list[int], precision: str = "auto") -> nn.Module:
-    """The MLLM with a fresh LoRA adapter on its upper layers.
+    """Put a fresh LoRA adapter on the MLLM's upper layers.
 
-    With `train_vision` (the default) the vision tower and the special tokens' rows learn too; without, nothing below the adapter
-    does, so that a painter trained meanwhile goes on reading the same hidden states.
+    With `train_vision` (the default) the vision tower and the rows of the special tokens are trained too. Without, nothing below the
+    adapter is, so that a DiT that is trained at the same time reads the same hidden states.
     """
     layers = range(settings["first_layer"], mllm.config.text_config.num_hidden_layers)
     config = LoraConfig(
@@ -61,21 +61,21 @@ def adapt_mllm(mllm: nn.Module, settings: dict[str, Any], rows: list[int], preci
         exclude_modules=r".*visual.*", trainable_token_indices={"embed_tokens": rows},
     )  # fmt: skip
     if resolve_precision(precision, kind_of_device()) == "bf16":
-        mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them anew at every step
+        mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them again at every step
     model = get_peft_model(mllm, config)
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = False  # autocast would cast it straight back
-    below = settings.get("train_vision", True)
-    mllm.model.visual.requires_grad_(below)
+            layer.cast_input_dtype_enabled = False  # autocast would undo the cast
+    train_below = settings.get("train_vision", True)
+    mllm.model.visual.requires_grad_(train_below)
     for name, parameter in model.named_parameters():
         if "trainable_tokens" in name:
-            parameter.requires_grad_(below)
+            parameter.requires_grad_(train_below)
     return model
 
 
 class MLLMStage:
-    """Dialogues of the sketchbook's tasks, one task to a batch so that lengths agree."""
+    """Trains on dialogues of the sketchbook's tasks; a batch has dialogues of one task, which are of similar length."""
 
     def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
         self.recipe, self.tokens, self.settings = recipe, tokens, recipe.settings or {}
@@ -88,7 +88,7 @@ class MLLMStage:
         shares = self.settings["tasks"]
         task = rng.choices(list(shares), list(shares.values()))[0]
         packs: list[Packed] = []
-        while len(packs) < MOST and sum(len(pack.ids) for pack in packs) < 2 * self.settings["tokens"]:
+        while len(packs) < MAX_DIALOGUES and sum(len(pack.ids) for pack in packs) < 2 * self.settings["tokens"]:
             packs.append(self._pack(task, rng))
         packs.sort(key=lambda pack: len(pack.ids))
         start = rng.randrange(len(packs))  # neighbours by length: little padding
@@ -100,17 +100,17 @@ class MLLMStage:
         return collate(self.tokens, chosen)
 
     def _pack(self, task: str, rng: random.Random) -> Packed:
-        return self.tokens.pack(practised(task, rng, self.settings))
+        return self.tokens.pack(sample_task(task, rng, self.settings))
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
         if not self.settings.get("train_vision", True):
-            # Nothing below the adapter learns: spare its backward pass.
+            # Nothing below the adapter is trained, so it needs no backward pass.
             embeds = embeds.detach()
         out = self.mllm.model.language_model(
             inputs_embeds=embeds, position_ids=batch.places, attention_mask=batch.mask.long(), use_cache=False
         )
-        learn = batch.learn[:, 1:]  # logits only where they count: the vocabulary is the widest layer by far
+        learn = batch.learn[:, 1:]  # logits only where the loss needs them: no layer is wider than the vocabulary
         logits = self.mllm.lm_head(out.last_hidden_state[:, :-1][learn]).float()
         meant = batch.ids[:, 1:][learn]
         loss = F.cross_entropy(logits, meant)
@@ -121,8 +121,8 @@ class MLLMStage:
         return loss, figures
 
 
-def stage_one(mllm: nn.Module, tokens: Tokens, recipe: Recipe, runs: Path) -> tuple[nn.Module, int]:
-    """The MLLM with vision tower and adapter as they are in `runs`, not merged yet, and the steps that stage 1 has seen.
+def load_adapted_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, runs: Path) -> tuple[nn.Module, int]:
+    """Load vision tower and adapter from `runs` into the MLLM, without merging; returns the model and the steps of stage 1.
 
     Raises:
         ValueError: the vision stage or stage 1 has not run.

@@ -1,6 +1,6 @@
 """Muon whose Newton-Schulz steps run in float32, for machines that multiply bf16 slowly.
 
-`torch.optim.Muon` casts them to bf16 whatever the machine: on a CPU without bf16 instructions that takes twenty times as long.
+`torch.optim.Muon` always casts them to bf16. On a CPU without bf16 instructions that takes twenty times as long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RMS_OF_ADAMW = 0.2  # of an update of AdamW (Liu et al., 2025, arXiv 2502.16982,
 
 
 class Float32Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`; either reads the states that the other saved."""
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`; each of the two loads states that the other saved."""
 
     def __init__(self, params: Any, **options: Any) -> None:
         super().__init__(params, adjust_lr_fn="match_rms_adamw", **options)
@@ -44,8 +44,8 @@ class Float32Muon(torch.optim.Muon):
 
 
 def orthogonalise(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
-    """A matrix with about the same singular vectors and singular values near one, by a quintic Newton-Schulz iteration (Jordan et al.,
-    2024), in the matrix's own number format.
+    """Make the singular values of a matrix about one and keep its singular vectors, by a quintic Newton-Schulz iteration (Jordan et al.,
+    2024) in the matrix's own number format.
     """
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]

@@ -1,19 +1,19 @@
-"""Conversations of different lengths in one batch."""
+"""Padding: conversations of different lengths in one batch."""
 
 from __future__ import annotations
 
 import torch
 
 
-def padded(reads: list[tuple[list[int], torch.Tensor]], multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pad_conversations(reads: list[tuple[list[int], torch.Tensor]], multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pad conversations to the longest, B of them.
 
     Args:
-        reads: per conversation its ids and their rotary positions [3, length].
-        multiple: L is one of this number; few lengths spare oneDNN the making of new kernels at every step.
+        reads: for each conversation its ids and their rotary positions [3, length].
+        multiple: L is a multiple of this; with few different lengths oneDNN does not build new kernels at every step.
 
     Returns:
-        ids [B, L], positions [3, B, L], and the boolean mask [B, L] of what is no padding.
+        ids [B, L], positions [3, B, L], and the boolean mask [B, L], false where there is padding.
     """
     length = -(-max(len(ids) for ids, _ in reads) // multiple) * multiple
     ids, mask = torch.zeros(len(reads), length, dtype=torch.long), torch.zeros(len(reads), length, dtype=torch.bool)

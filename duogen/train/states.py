@@ -1,7 +1,8 @@
-"""The frozen MLLM's hidden states, as the connector reads them: read anew, or read once, projected and kept on disk.
+"""The frozen MLLM's hidden states, as the connector reads them: computed for a batch, or computed once, projected and stored on disk.
 
-A fixed set of dialogues is made anew from its numbers whenever it is wanted, pictures included; only what the MLLM makes of it, which takes
-most of a step, is kept: its states' first principal components as 8-bit numbers. The projection folds into the connector at export.
+The dialogues of a fixed set, with their pictures, are made again from their numbers whenever they are needed. Only the MLLM's states are
+stored, as computing them takes most of a step: their first principal components, as 8-bit numbers. At export the projection is folded into
+the connector.
 
 B conversations, S words, D channels of the states (layers * width), K of the projection, T words of all dialogues in a file.
 """
@@ -26,17 +27,17 @@ from torch import nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from duogen.conversation import Image, write_beside
-from duogen.models.mllm import embed, normalised
+from duogen.models.mllm import embed, normalise_states
 
 MULTIPLE = 16  # a slice's length is one of this
-SLICE_WORDS = 512  # about what a slice holds: more rows make no product faster
+SLICE_WORDS = 512  # about the words of a slice: more rows make no matrix product faster
 CHUNK = 256  # dialogues of a file
 PROJECTION = "projection.safetensors"
 
 
-def truncated(model: nn.Module, layers: int) -> nn.Module:
-    """The model's first `layers` layers without the final norm, sharing all weights: the connector reads no later ones."""
-    # On the layers, which both share: each of the two would do it anew, and count every state twice.
+def truncate_layers(model: nn.Module, layers: int) -> nn.Module:
+    """A model with the first `layers` layers and without the final norm, sharing all weights. The connector reads no later layers."""
+    # Here, as the hooks are on the layers, which both models share: each model would add its own, and every state would count twice.
     maybe_install_capturing_hooks(model.model.language_model)
     short = copy.copy(model)
     short._modules = dict(model._modules)
@@ -55,12 +56,14 @@ def read_states(
     mllm: nn.Module, layers: list[int], ids: torch.Tensor, places: torch.Tensor, mask: torch.Tensor,
     vision: tuple[torch.Tensor, torch.Tensor] | None, slice_words: int = SLICE_WORDS,
 ) -> torch.Tensor:  # fmt: skip
-    """[B, S, D] float32, in slices of conversations of like length, each padded to its own longest; zeros where there is padding.
+    """Compute the hidden states, [B, S, D] float32, zeros where there is padding.
+
+    The MLLM reads slices of conversations of similar length, each padded to its own longest.
 
     Args:
         ids, places, mask: [B, S], [3, B, S], [B, S], padded at the end.
         vision: patches and grids of all pictures, in order.
-        slice_words: a slice takes conversations as long as it holds no more words than this, and one at least.
+        slice_words: the most words of a slice, unless one conversation alone has more.
     """
     with torch.autocast(ids.device.type, enabled=False):
         embeds = embed(mllm, ids, *(vision or (None, None)))
@@ -75,18 +78,18 @@ def read_states(
                 inputs_embeds=embeds[rows, :length], position_ids=places[:, rows, :length], attention_mask=mask[rows, :length].long(),
                 output_hidden_states=True, use_cache=False,
             )  # fmt: skip
-            states = torch.cat([normalised(read.hidden_states[layer]) for layer in layers], -1)
+            states = torch.cat([normalise_states(read.hidden_states[layer]) for layer in layers], -1)
             out[rows, :length] = states * mask[rows, :length, None]
         return out
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Where states are kept: their first principal components, with a mean square of one over all channels, as whole states have.
+    """The projection of states on their first principal components. Like whole states, projected ones have a mean square of one.
 
     Attributes:
         mean: [D].
-        axes: [K, D], at right angles and of one length.
+        axes: [K, D], orthogonal and of one length.
         spread: [K], the standard deviation of each component.
     """
 
@@ -96,10 +99,10 @@ class Projection:
 
     @staticmethod
     def fit(samples: Iterable[torch.Tensor], channels: int) -> Projection:
-        """From states, each sample [S, D].
+        """Fit a projection to states, each sample [S, D].
 
         Raises:
-            ValueError: states have fewer channels than are to be kept.
+            ValueError: states have fewer channels than should be kept.
         """
         count, total, square = 0, 0.0, 0.0
         for states in samples:
@@ -130,13 +133,13 @@ class Projection:
         return (parts / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
     def unpack(self, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """What `pack` was given, projected: [..., K]."""
+        """The projected states that `pack` rounded, [..., K]."""
         return packed.float() * scale.float()[..., None] * self.spread
 
 
 @torch.no_grad()
 def fold_connector(transformer: nn.Module, projection: Projection) -> None:
-    """Have a DiT that reads projected states read whole ones, to the same end."""
+    """Change a DiT that reads projected states into one that reads whole states, with the same result."""
     weight, bias = transformer.crossattn_proj[0].weight, transformer.crossattn_proj[0].bias
     whole = weight.double() @ projection.axes.double()
     _put_connector(transformer, whole, bias.double() - whole @ projection.mean.double())
@@ -144,7 +147,7 @@ def fold_connector(transformer: nn.Module, projection: Projection) -> None:
 
 @torch.no_grad()
 def narrow_connector(transformer: nn.Module, projection: Projection) -> None:
-    """Have a DiT that reads whole states read projected ones, as well as these can say the same."""
+    """Change a DiT that reads whole states into one that reads projected states, with the same result but for what these lose."""
     weight, bias = transformer.crossattn_proj[0].weight.double(), transformer.crossattn_proj[0].bias.double()
     axes = projection.axes.double()
     _put_connector(transformer, weight @ axes.T / axes[0].square().sum(), bias + weight @ projection.mean.double())
@@ -161,11 +164,11 @@ def _put_connector(transformer: nn.Module, weight: torch.Tensor, bias: torch.Ten
 
 @dataclass
 class KeptStates:
-    """Of one dialogue.
+    """The stored states of one dialogue.
 
     Attributes:
-        packed, scale: int8 [S, K] and float16 [S], as `Projection.pack` made them.
-        check: `sum_check` of what was read.
+        packed, scale: int8 [S, K] and float16 [S], from `Projection.pack`.
+        check: the `checksum` of the dialogue.
     """
 
     packed: torch.Tensor
@@ -173,7 +176,7 @@ class KeptStates:
     check: int
 
 
-def sum_check(ids: list[int], pictures: list[Image]) -> int:
+def checksum(ids: list[int], pictures: list[Image]) -> int:
     """A number that tells whether two conversations are the same to the MLLM."""
     check = zlib.crc32(repr(ids).encode())
     for image in pictures:
@@ -182,13 +185,13 @@ def sum_check(ids: list[int], pictures: list[Image]) -> int:
 
 
 class StateStore:
-    """The states of numbered dialogues in a folder, in files that are there as a whole or not at all.
+    """The states of numbered dialogues in a folder, in files that are written as a whole or not at all.
 
-    Several processes may fill it side by side.
+    Several processes may fill it at the same time.
     """
 
     def __init__(self, folder: Path, counts: dict[str, int]) -> None:
-        """`counts`: how many dialogues each group has; their files are filled up to the last."""
+        """`counts`: how many dialogues each group has; the last file of a group is filled up."""
         self.folder, self.counts = folder, counts
 
     def file(self, group: str, chunk: int) -> Path:
@@ -199,7 +202,7 @@ class StateStore:
         return [each for each in chunks if not self.file(*each).exists()]
 
     def fill_projection(self, samples: Callable[[], Iterable[torch.Tensor]], channels: int) -> Projection:
-        """The projection, fitted where it is not there yet."""
+        """Load the projection; fit it first where there is none yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / PROJECTION
         with FileLock(self.folder / ".projection.lock"):
@@ -207,15 +210,15 @@ class StateStore:
                 Projection.fit(samples(), channels).write(file)
         return Projection.load(file)
 
-    def fill(self, make: Callable[[str, range], list[KeptStates]], say: Callable[[str], None]) -> None:
-        """Make what is missing with `make`, which gets a group and dialogues' numbers."""
-        for wait in (False, True):  # first what nobody else makes, then what somebody else may have left
+    def fill(self, make: Callable[[str, range], list[KeptStates]], log: Callable[[str], None]) -> None:
+        """Write the missing files; `make` gets a group and dialogues' numbers, and computes their states."""
+        for wait in (False, True):  # first the files that no other process works on, then those that another may have left
             missing = self.list_missing()
             for done, (group, chunk) in enumerate(missing):
                 try:
                     with FileLock(self.folder / f".{group}-{chunk:05d}.lock", timeout=-1 if wait else 0):
                         if not self.file(group, chunk).exists():
-                            say(f"Reading the words of dialogues: {done} of {len(missing)} files of {CHUNK} ...")
+                            log(f"Reading the words of dialogues: {done} of {len(missing)} files of {CHUNK} ...")
                             self._write(make(group, range(chunk * CHUNK, (chunk + 1) * CHUNK)), self.file(group, chunk))
                 except Timeout:
                     continue
@@ -241,9 +244,10 @@ class StateStore:
 
 
 def name_store(settings: dict[str, Any], seed: int, mllm: nn.Module) -> str:
-    """A folder's name for everything that kept states depend on: the recipe's dialogues, the MLLM that reads them, the projection."""
+    """The name of a store's folder, a hash of all that the states depend on: the recipe's dialogues, the MLLM and the projection."""
     kinds = [{name: group[name] for name in ("name", "frames", "tasks")} for group in settings["groups"]]
-    others = {name: settings.get(name) for name in ("layers", "see", "core_kinds", "core_share", "hands", "states")}
+    others = {name: settings.get(name) for name in ("layers", "see", "core_kinds", "core_share", "states")}
+    others["hands"] = settings.get("styles", settings.get("hands"))  # the old name keeps the folders of earlier versions
     digest = hashlib.sha256(json.dumps([1, seed, kinds, others], sort_keys=True).encode())
     for name, weight in sorted(mllm.model.state_dict().items()):
         digest.update(name.encode() + weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,7 +1,7 @@
-"""The loop shared by every training stage.
+"""The trainer of all stages: the training loop, its states on disk, several processes.
 
-A stage brings the modules to train, a batch for a step number and a loss. Everything random is drawn from a seed made of the
-recipe's seed and the step number, so a run that was killed and resumed ends with the same weights, bit for bit.
+A stage gives the modules to train, a batch for each step number, and a loss. All random numbers of a step are drawn from a seed made of
+the recipe's seed and the step number, so a run that is killed and resumed ends with the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from duogen.precision import resolve_precision
-from duogen.train import fsdp as shards
+from duogen.train import fsdp
 from duogen.train.muon import Float32Muon
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
@@ -39,7 +39,7 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a stage learns. `settings` holds what only that stage understands.
+    """How long and how fast a stage is trained. `settings` holds the settings of that stage alone.
 
     Attributes:
         steps: optimiser steps in all.
@@ -48,12 +48,12 @@ class Recipe:
         ema: decay of the averaged weights, 0 for none.
         workers: processes that make batches.
         save_minutes: how often the state is written.
-        precision: of the computing: "bf16", "fp32", or "auto" for the one that this machine multiplies fastest in.
+        precision: "bf16", "fp32", or "auto" for the one in which this machine multiplies fastest.
         optimizer: "adamw", "adamw8bit" (bitsandbytes, GPUs only), or "muon" for the matrices of the repeated blocks with AdamW for
             everything else.
         schedule: "linear", or "cosine" from the end of the warm-up to the last step.
         accumulate: batches whose gradients are averaged in one step, in each process.
-        keep: how many of the last saved states stay.
+        keep: how many of the last saved states are kept.
     """
 
     steps: int
@@ -85,7 +85,7 @@ class Recipe:
             raise TypeError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}")
 
     def step_seed(self, step: int) -> int:
-        """What everything random in a step is drawn from, its batch included."""
+        """The seed of all random numbers of a step, including those of its batch."""
         return self.seed * 1_000_003 + step
 
     @staticmethod
@@ -107,7 +107,7 @@ class Recipe:
 
 
 class Stage(Protocol):
-    """What a stage brings to the loop."""
+    """What the trainer needs of a stage."""
 
     modules: dict[str, nn.Module]
 
@@ -129,70 +129,70 @@ class Batches(Dataset):
         return self.make(step)
 
 
-class Watch(Protocol):
-    """Who looks on: told after every step, once in all processes together."""
+class Callback(Protocol):
+    """Called after every step, in the process that has one."""
 
-    def after(self, step: int, figures: dict[str, float]) -> str:
-        """What is wished: "" to go on, "save", or "pause" to save and end. `step` counts the steps done."""
+    def on_step(self, step: int, figures: dict[str, float]) -> str:
+        """Returns the trainer's next command: "" to go on, "save", or "pause" to save and end. `step` counts the steps done."""
 
 
 def kind_of_device() -> str:
-    """The kind of device that training computes on."""
+    """The kind of the device that training computes on: "cuda" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def autocast(recipe: Recipe) -> torch.autocast:
-    """Computing in the recipe's precision, outside of `train` too."""
+    """The context in which a stage computes in the recipe's precision."""
     kind = kind_of_device()
     return torch.autocast(kind, torch.bfloat16, enabled=resolve_precision(recipe.precision, kind) == "bf16")
 
 
 def train(
-    stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, say: Callable[[str], None] = print, watch: Watch | None = None,
-    warn: Callable[[str], None] | None = None,
+    stage: Stage, recipe: Recipe, folder: Path, until: int | None = None, log: Callable[[str], None] = print,
+    callback: Callback | None = None, warn: Callable[[str], None] | None = None,
 ) -> int:  # fmt: skip
-    """Train `stage`, going on from the state in `folder` if there is one; stop after step `until` (default: all).
+    """Train `stage`, resuming from the state in `folder` if there is one; stop after step `until` (default: all).
 
-    `say` gets the figures of the steps, `warn` (by default the same) what a user must know.
+    `log` gets the figures of the steps, `warn` (by default `log`) messages that a user must know.
 
-    Under `accelerate launch` every process takes its share of a step's batches: P processes that accumulate A batches do what one
-    does that accumulates P * A; with FSDP each also keeps its share of the weights only.
+    Under `accelerate launch` every process computes its share of a step's batches: P processes that accumulate A batches each do the same
+    as one that accumulates P * A. With FSDP each process also keeps only its share of the weights.
 
     Returns:
         The steps done in all.
 
     Raises:
         Diverged: the loss is not finite; the saved state is from before.
-        ValueError: the optimizer needs whole weights, and they are to be shared out.
+        ValueError: the optimizer needs whole weights, and FSDP splits them.
     """
     precision = resolve_precision(recipe.precision, kind_of_device())
     accelerator = _open_accelerator(precision)
-    whole = _together(stage, recipe, accelerator)
+    whole = _distribute(stage, recipe, accelerator)
     names = _trainable(stage)
     parameters = list(names.values())
     optimizers = make_optimizers(names, recipe)
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
-    start, rested, before = load_state(folder, stage.modules, names, averaged, optimizers)
+    start, frozen, before = load_state(folder, stage.modules, names, averaged, optimizers)
     if accelerator.is_main_process and before not in ("", precision):
-        (warn or say)(f"This run began in {before}; it goes on in {precision}, not to the bit.")
+        (warn or log)(f"This run began in {before}; it goes on in {precision}, not to the bit.")
     last = min(recipe.steps, until or recipe.steps)
-    shares = _Shares(recipe, accelerator, whole or stage.loss)
-    log = Log(folder, recipe, say)
+    shares = _ProcessShare(recipe, accelerator, whole or stage.loss)
+    steps_log = Log(folder, recipe, log)
     pause = Pause()
     done = start
     for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
-        figures = shares.gradients(step, batches)
-        norm = shards.gathered(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+        figures = shares.accumulate_gradients(step, batches)
+        norm = fsdp.full_state_dict(nn.utils.clip_grad_norm_(parameters, recipe.clip))
         _step_optimizers(optimizers, recipe.learning_rate * rate_at(step, recipe))
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
-        figures = _finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
+        figures = _check_finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
         if accelerator.is_main_process:
-            log.add(step, figures)
+            steps_log.add(step, figures)
         done = step + 1
-        asked = watch.after(done, figures) if watch else ""
-        ends = shares.agreed(pause.asked or asked == "pause" or done == last)
-        if shares.agreed(log.due() or asked == "save") or ends:
-            shares.save(folder, done, names, averaged, optimizers, rested, precision)
+        command = callback.on_step(done, figures) if callback else ""
+        ends = shares.any_process(pause.requested or command == "pause" or done == last)
+        if shares.any_process(steps_log.is_due() or command == "save") or ends:
+            shares.save(folder, done, names, averaged, optimizers, frozen, precision)
         if ends:
             break
     return done
@@ -212,14 +212,14 @@ def _step_optimizers(optimizers: list[torch.optim.Optimizer], rate: float) -> No
         each.zero_grad(set_to_none=True)
 
 
-def _finite(figures: dict[str, float], step: int) -> dict[str, float]:
+def _check_finite(figures: dict[str, float], step: int) -> dict[str, float]:
     if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad"])):
         raise Diverged(f"The loss of step {step + 1} is not a number.")
     return figures
 
 
-class _Whole(nn.Module):
-    """A stage as one module, so that its gradients are averaged over processes."""
+class _StageModule(nn.Module):
+    """A stage as one module, so that accelerate averages its gradients over the processes."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -228,22 +228,22 @@ class _Whole(nn.Module):
 
     def forward(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         loss, figures = self.compute(batch, generator)
-        return shards.touched(loss, self.parameters()) if shards.wished() else loss, figures
+        return fsdp.touch_all(loss, self.parameters()) if fsdp.fsdp_requested() else loss, figures
 
 
-def _together(stage: Stage, recipe: Recipe, accelerator: Accelerator) -> nn.Module | None:
-    """The stage as what several processes compute together; `None` for one alone."""
+def _distribute(stage: Stage, recipe: Recipe, accelerator: Accelerator) -> nn.Module | None:
+    """Wrap the stage for several processes; returns `None` where there is only one."""
     if accelerator.num_processes == 1:
         return None
-    if not shards.wished():
-        return accelerator.prepare(_Whole(stage))
+    if not fsdp.fsdp_requested():
+        return accelerator.prepare(_StageModule(stage))
     if recipe.optimizer != "adamw":
         raise ValueError(f"The optimizer {recipe.optimizer} needs whole weights; choose adamw, or launch without FSDP.")
-    return shards.shard(_Whole(stage), accelerator.device.type, accelerator.num_processes)
+    return fsdp.shard_module(_StageModule(stage), accelerator.device.type, accelerator.num_processes)
 
 
-class _Shares:
-    """What this process does of every step. A batch's number is a step's number where a step has one batch."""
+class _ProcessShare:
+    """This process's share of every step. Batches are numbered through all steps: a step of N batches has the numbers from step * N."""
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator, compute: Callable) -> None:
         self.recipe, self.accelerator, self.compute = recipe, accelerator, compute
@@ -258,13 +258,13 @@ class _Shares:
         workers = self.recipe.workers
         loader = DataLoader(
             Batches(stage.batch, self.recipe.steps * self.count), batch_size=None, sampler=numbers, num_workers=workers,
-            prefetch_factor=4 if workers else None, worker_init_fn=_stay,
+            prefetch_factor=4 if workers else None, worker_init_fn=_ignore_signals,
         )  # fmt: skip
         numbered = iter(zip(numbers, loader, strict=True))
         for _ in range(start, last):
             yield [next(numbered) for _ in range(self.recipe.accumulate)]
 
-    def gradients(self, step: int, batches: Iterable[tuple[int, Any]]) -> dict[str, float]:
+    def accumulate_gradients(self, step: int, batches: Iterable[tuple[int, Any]]) -> dict[str, float]:
         """Add up the gradients of a step; returns the mean of its loss and figures."""
         sums: dict[str, list[float]] = {}
         for number, batch in batches:
@@ -280,21 +280,24 @@ class _Shares:
     def _mean(self, loss: torch.Tensor) -> float:
         return float(self.accelerator.reduce(loss, "mean") if self.accelerator.num_processes > 1 else loss)
 
-    def agreed(self, wish: bool) -> bool:
-        """Whether any process wishes it."""
+    def any_process(self, condition: bool) -> bool:
+        """Whether a condition holds in any process."""
         if self.accelerator.num_processes == 1:
-            return wish
-        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.accelerator.device), "sum"))
+            return condition
+        return bool(self.accelerator.reduce(torch.tensor(float(condition), device=self.accelerator.device), "sum"))
 
     def save(self, folder: Path, step: int, *parts: Any) -> None:
-        state = shards.gathered(whole_state(step, *parts))
+        state = fsdp.full_state_dict(build_state(step, *parts))
         if self.accelerator.is_main_process:
             save_state(folder, state, self.recipe.keep)
         self.accelerator.wait_for_everyone()
 
 
-def _stay(worker: int) -> None:
-    """Ctrl-C and a service manager reach every process of the group: the loop needs its workers until it has saved, and no longer."""
+def _ignore_signals(worker: int) -> None:
+    """Have a worker ignore signals, which reach the whole process group: the trainer needs its workers until it has saved.
+
+    The worker ends with its parent.
+    """
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -308,33 +311,36 @@ def _end_with_parent() -> None:
 
 
 class Pause:
-    """Set by SIGTERM or SIGINT: the loop then saves after the running step and ends."""
+    """Set by SIGTERM or SIGINT: the trainer then saves after the current step and ends."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         if threading.current_thread() is threading.main_thread():
             for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, self._ask)
+                signal.signal(name, self._request)
 
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
 
 
-def named(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """All weights of a stage's modules, as a state names them."""
+def collect_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """All weights of a stage's modules, by their names in a state."""
     return {f"{part}.{name}": parameter for part, module in modules.items() for name, parameter in module.named_parameters()}
 
 
 def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in named(stage.modules).items() if parameter.requires_grad}
+    return {name: parameter for name, parameter in collect_parameters(stage.modules).items() if parameter.requires_grad}
 
 
 def make_optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024), scaled to AdamW's step size (Liu et al., 2025, arXiv 2502.16982), so that one rate serves both."""
+    """Make the recipe's optimizers.
+
+    Muon (Jordan et al., 2024) is scaled to AdamW's step size (Liu et al., 2025, arXiv 2502.16982), so that one learning rate fits both.
+    """
     matrices = {name: p for name, p in names.items() if recipe.optimizer == "muon" and p.ndim == 2 and "blocks." in name}
     rest = [p for name, p in names.items() if name not in matrices]
     if recipe.optimizer == "adamw8bit":
-        import bitsandbytes  # slow to import, and of use on a GPU only
+        import bitsandbytes  # slow to import, and useful on a GPU only
 
         return [bitsandbytes.optim.AdamW8bit(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)]
     adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
@@ -347,7 +353,10 @@ def make_optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torc
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
-    """Warm-up, constant, then linear down to `final_rate`: a run that is made longer goes on as it was. Or warm-up and cosine."""
+    """The learning rate at a step, as a share of its peak.
+
+    With "linear": warm-up, constant, then linear down to `final_rate`, so that a run can be extended. With "cosine": warm-up, then cosine.
+    """
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     if recipe.schedule == "cosine":
@@ -363,17 +372,17 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
         value.lerp_(names[name].detach(), 1 - decay)
 
 
-def whole_state(
+def build_state(
     step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any],
-    rested: dict[str, torch.Tensor] | None = None, precision: str = "",
+    frozen: dict[str, torch.Tensor] | None = None, precision: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """All that a run needs to go on. `rested` are weights that learnt in earlier runs of the same training and no longer do."""
-    state = {"step": step, "precision": precision, "weights": (rested or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
+    """Collect everything that a run needs to resume. `frozen` are weights that earlier runs of the training changed and this does not."""
+    state = {"step": step, "precision": precision, "weights": (frozen or {}) | {k: v.detach() for k, v in names.items()}, "ema": averaged}
     return state | {"learning": list(names), "optimizers": [each.state_dict() for each in optimizers]}
 
 
 def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
-    """Write a `whole_state` beside the old one, then rename: a killed save leaves the old. Of the last `keep` states each stays."""
+    """Write a state from `build_state` beside the old one, then rename it: a killed save leaves the old. The last `keep` are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".state.*.part"):  # of a process that was killed
         left.unlink(missing_ok=True)
@@ -394,32 +403,32 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
 def load_state(
     folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]
 ) -> tuple[int, dict[str, torch.Tensor], str]:
-    """Restore what `save_state` wrote, also what learns no longer.
+    """Restore what `save_state` wrote, including weights that are not trained any more.
 
-    Parameters that the earlier run did not train stay as they are; with those or another optimizer, the moments start anew.
+    Parameters that the earlier run did not train stay as they are. Where the parameters or the optimizer differ, the moments start anew.
 
     Returns:
-        The next step, 0 when there is no state; the weights that learn no longer, by name; the precision of the last save, if known.
+        The next step, 0 when there is no state; the weights that are not trained any more, by name; the precision of the last save.
     """
     file = folder / "state.pt"
     if not file.exists():
         return 0, {}, ""
     state = torch.load(file, map_location="cpu", weights_only=True)
-    rested = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
-    every = named(modules)
+    frozen = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
+    every = collect_parameters(modules)
     with torch.no_grad():
-        for known, saved in ((every, state["weights"]), (averaged, state["weights"] | state["ema"]), (every, rested)):
+        for known, saved in ((every, state["weights"]), (averaged, state["weights"] | state["ema"]), (every, frozen)):
             for name in known.keys() & saved.keys():
-                shards.put(known[name], saved[name])
+                fsdp.copy_into(known[name], saved[name])
     if len(state["optimizers"]) == len(optimizers) and state.get("learning", list(state["weights"])) == list(names):
         for each, saved in zip(optimizers, state["optimizers"], strict=True):
-            each.load_state_dict(shards.spread_moments(saved, each))
-    return state["step"], rested, state.get("precision", "")
+            each.load_state_dict(fsdp.shard_moments(saved, each))
+    return state["step"], frozen, state.get("precision", "")
 
 
 @torch.no_grad()
 def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) -> int:
-    """Put a run's (averaged) weights into `modules`; returns the steps they saw.
+    """Load a run's weights into `modules`, averaged ones with `ema`; returns the steps that they were trained for.
 
     Raises:
         ValueError: the folder holds no state.
@@ -429,18 +438,18 @@ def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) 
         raise ValueError(f"There is no training state in {folder}.")
     state = torch.load(file, map_location="cpu", weights_only=True)
     weights = state["weights"] | (state["ema"] if ema else {})
-    for name, parameter in named(modules).items():
+    for name, parameter in collect_parameters(modules).items():
         if name in weights:
             parameter.copy_(weights[name])
     return state["step"]
 
 
 class Log:
-    """Running means to the console and to `log.jsonl`, and the clock for saving."""
+    """Writes running means to `log.jsonl` and to a function, and says when the next state is due."""
 
-    def __init__(self, folder: Path, recipe: Recipe, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, log: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.file, self.recipe, self.say = folder / "log.jsonl", recipe, say
+        self.file, self.recipe, self.log = folder / "log.jsonl", recipe, log
         self.sums: dict[str, list[float]] = {}
         self.saved = self.logged = time.monotonic()
 
@@ -454,10 +463,10 @@ class Log:
         entry |= {name: round(sum(values) / len(values), 5) for name, values in self.sums.items()}
         with self.file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
-        self.say("  ".join(f"{name} {value}" for name, value in entry.items()))
+        self.log("  ".join(f"{name} {value}" for name, value in entry.items()))
         self.sums, self.logged = {}, now
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         if time.monotonic() - self.saved < self.recipe.save_minutes * 60:
             return False
         self.saved = time.monotonic()

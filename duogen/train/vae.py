@@ -1,4 +1,4 @@
-"""The autoencoder of the bundled pair: principal components in closed form, then the convolutional correction."""
+"""The VAE stage: the bundled pair's autoencoder is fitted in closed form, then its convolutional correction is trained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from PIL.Image import Image
 from duogen.nn.vae import PatchVAE, grow_vae
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
-from duogen.sketchbook.hands import HANDS, by_hand
-from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, LEVELS, SIDES, Scene, Thing, fits, part_boxes
-from duogen.sketchbook.world import holds_out, kinds, random_composition, random_scene, random_thing
+from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, LEVELS, SIDES, Scene, Thing, fits_canvas, part_boxes
+from duogen.sketchbook.styles import STYLES, apply_style
+from duogen.sketchbook.world import has_held_out, kinds, random_composition, random_scene, random_thing
+from duogen.train.curriculum import style_share
 from duogen.train.trainer import Recipe
 
-TINY = 16  # pixels: a part that is not wider or not higher than this is tiny
-STRAY = 4  # pixels around a tiny part that belong to it: its outline, and how far another hand strays
+TINY = 16  # pixels: a part is tiny if its shorter side is no longer than this
+STRAY = 4  # pixels around a tiny part that belong to it: its outline, and how far a style moves it
 CHUNK = 50  # pictures whose patches are in memory at once
 
 
@@ -46,7 +47,7 @@ def crowded_scene(rng: random.Random, share: float) -> Scene:
     for _ in range(60):
         sides = rng.sample(SIDES, rng.choice((2, 3, 3)))
         scene = Scene(background, tuple(_half_size(rng, side) for side in sides))
-        if all(fits(thing) for thing in scene.things) and not holds_out(scene):
+        if all(fits_canvas(thing) for thing in scene.things) and not has_held_out(scene):
             return scene
     return any_scene(rng)
 
@@ -57,7 +58,7 @@ def _half_size(rng: random.Random, side: str) -> Thing:
 
 
 def smallness(scene: Scene) -> np.ndarray:
-    """How small the parts are at each point, float32 [256, 256]: 1 at parts of `TINY` pixels, 4 at those of half of that, 0 elsewhere."""
+    """How small the part at each point is, float32 [256, 256]: 1 for `TINY` pixels, 4 for half as many, 0 where nothing is tiny."""
     found = np.zeros((CANVAS, CANVAS), np.float32)
     for left, top, right, bottom in (box for thing in scene.things for boxes in part_boxes(thing) for box in boxes):
         side = min(right - left, bottom - top)
@@ -68,22 +69,22 @@ def smallness(scene: Scene) -> np.ndarray:
 
 
 class VAEStage:
-    """Trains the decoder's correction on latents with some noise, so that it also cleans what the painter leaves blurred.
+    """Trains the decoder's correction on latents with some noise, so that it also sharpens what the painter leaves blurred.
 
     Settings, all but `model`, `batch` and `noise` optional:
         model: sizes of a new `PatchVAE`.
-        grow_from: folder of an autoencoder whose channels come first, and its decoder is the beginning; of `model`, only `z_dim` counts.
-        patches_from: pictures that the axes are fitted on.
-        crowded, edits, hands: shares of half-size scenes, of scenes after an edit, of pictures by other hands.
-        tiny: how much more tiny parts count, by their smallness: pixels in the loss, patches in the fit.
-        old_only: share of the pictures that have zeros in the channels that were added, as a painter has them that does not know them yet.
+        grow_from: folder of an autoencoder to start from: its channels come first; of `model`, only `z_dim` is used then.
+        patches_from: number of pictures that the axes are fitted on.
+        crowded, edits, styles: shares of half-size scenes, of scenes after an edit, of pictures in another style.
+        tiny: additional weight of tiny parts, times their smallness: of pixels in the loss, of patches in the fit.
+        old_only: share of the pictures that have zeros in the added channels, as a painter without these channels gives them.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
         self.settings = recipe.settings or {}
         fitted = folder / "fitted"
-        if fitted.exists():  # later stages and resumed runs must see the very same axes
+        if fitted.exists():  # later stages and resumed runs need the same axes
             self.vae = PatchVAE.from_pretrained(fitted)
         else:
             self.vae = self._fit()
@@ -107,7 +108,7 @@ class VAEStage:
         return grow_vae(old, model["z_dim"], moments / math.ceil(count / CHUNK))
 
     def _patches(self, count: int, side: int) -> Iterator[torch.Tensor]:
-        """Patches [N, 3 * side * side] of `count` pictures, in chunks; those with tiny parts come more often."""
+        """Patches [N, 3 * side * side] of `count` pictures, in chunks; with `tiny`, patches with tiny parts are repeated."""
         rng = random.Random(self.recipe.seed)
         for start in range(0, count, CHUNK):
             pixels, small = self._examples(rng, min(CHUNK, count - start))
@@ -120,7 +121,7 @@ class VAEStage:
             yield patches[torch.multinomial(weights, len(patches), replacement=True, generator=generator)]
 
     def _examples(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels [N, 3, 256, 256], and how small the parts are there [N, 1, 256, 256]."""
+        """Pixels [N, 3, 256, 256], and the `smallness` of their scenes [N, 1, 256, 256]."""
         examples = [self._example(rng) for _ in range(count)]
         small = torch.from_numpy(np.stack([smallness(scene) for _, scene in examples]))[:, None]
         return to_pixels([picture for picture, _ in examples]), small
@@ -130,8 +131,8 @@ class VAEStage:
         if rng.random() < self.settings.get("edits", 0.0):
             scene = random_edit(rng, Pool(tuple(kinds("train"))), scene).scene
         picture = draw(scene)
-        if rng.random() < self.settings.get("hands", 0.0):
-            picture = by_hand(picture, rng.choice(HANDS), rng.randrange(2**31))
+        if rng.random() < style_share(self.settings):
+            picture = apply_style(picture, rng.choice(STYLES), rng.randrange(2**31))
         return picture, scene
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""Before stage 1: the vision tower learns to speak the language model's words.
+"""The vision stage, before stage 1: the vision tower is trained to produce features that the language model can read.
 
-Each of its tokens covers 32 x 32 pixels; it is trained to lie, among the language model's word embeddings, near the words for what is
-drawn there. That takes minutes, since the language model itself is not run; stage 1 then starts from a tower that can be read.
+Each of its tokens covers 32 x 32 pixels. It is trained to lie near the language model's embeddings of the words for what is drawn there.
+That takes minutes, as the language model itself is not run.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from PIL.Image import Image as Drawing
 from torch import nn
 
 from duogen.conversation import Image
-from duogen.models.mllm import placed
+from duogen.models.mllm import append_patch_positions
 from duogen.models.sequence import Tokens
-from duogen.sketchbook.draw import OVER, draw, in_sight
-from duogen.sketchbook.hands import HANDS, by_hand
+from duogen.sketchbook.draw import OVER, draw, visible_part_map
 from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
+from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.world import kinds, things
+from duogen.train.curriculum import style_share
 from duogen.train.trainer import Recipe
 from duogen.train.vae import any_scene
 
 CELLS, CELL = 8, 32
-BATCH = 20  # pictures at a time in `refit`
-SEEN = 1 / 32  # of a cell's area: less of a part is not worth a word
+BATCH = 20  # pictures at a time in `fit_last_layer`
+SEEN = 1 / 32  # of a cell's area: a part that covers less gets no word
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 
@@ -38,13 +39,13 @@ def vocabulary() -> list[str]:
 
 
 def labels(scene: Scene, index: dict[str, int]) -> torch.Tensor:
-    """Which words are true in each cell, and of how much of it: [64, words], 0..1. Words of place are true of all of it."""
+    """The share of each cell of which each word is true: [64, words], 0..1. Words of place are true of all of a cell."""
     side = CELL * OVER
-    cells = in_sight(scene).reshape(CELLS, side, CELLS, side).transpose(0, 2, 1, 3).reshape(CELLS * CELLS, -1)
+    cells = visible_part_map(scene).reshape(CELLS, side, CELLS, side).transpose(0, 2, 1, 3).reshape(CELLS * CELLS, -1)
     truth = torch.zeros(CELLS * CELLS, len(index))
 
     said = [(part.colour, part.shape, thing.kind, part.name) for thing in scene.things for part in thing.parts]
-    for number, words in enumerate([(scene.background,), *said]):  # as `in_sight` counts them
+    for number, words in enumerate([(scene.background,), *said]):  # in the order of `visible_part_map`
         share = torch.from_numpy((cells == number).mean(1)).float()
         for word in filter(None, words):
             truth[:, index[word]] += share
@@ -55,20 +56,20 @@ def labels(scene: Scene, index: dict[str, int]) -> torch.Tensor:
     return truth
 
 
-def apart(rows: torch.Tensor) -> torch.Tensor:
-    """[words, C] -> directions nearly at right angles, each as near to its word's embedding as all can be at once (Loewdin, 1950).
+def orthogonalise(rows: torch.Tensor) -> torch.Tensor:
+    """Turn embeddings [words, C] into nearly orthogonal directions, each as near to its word's embedding as possible (Loewdin, 1950).
 
-    Embeddings of words lie close together, the colours most of all: a sum of several cannot be told apart again. Names made of the same
-    words ("top bun", "bottom bun", beside "top" and "bottom") depend on each other and stay a little nearer.
+    Embeddings of words lie close together, above all those of colours: the terms of a sum of several cannot be recovered. Names made of
+    the same words ("top bun", "bottom bun", beside "top" and "bottom") depend on each other and stay a little nearer.
     """
     rows = F.normalize(rows.double(), dim=-1)
     values, vectors = torch.linalg.eigh(rows @ rows.T)
-    spread = vectors @ torch.diag(values.clamp(min=0.05).rsqrt()) @ vectors.T @ rows
-    return F.normalize(spread, dim=-1).float()
+    directions = vectors @ torch.diag(values.clamp(min=0.05).rsqrt()) @ vectors.T @ rows
+    return F.normalize(directions, dim=-1).float()
 
 
 class VisionStage:
-    """Multi-label words per cell, scored against directions near the frozen word embeddings."""
+    """Trains the vision tower on several words per cell, scored against directions near the frozen word embeddings."""
 
     def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
         self.recipe, self.tokens = recipe, tokens
@@ -76,7 +77,7 @@ class VisionStage:
         self.words = vocabulary()
         self.index = {word: place for place, word in enumerate(self.words)}
         table = mllm.get_input_embeddings().weight.detach().float()
-        self.rows = apart(torch.stack([table[tokens.text(f" {word}")].mean(0) for word in self.words]))
+        self.rows = orthogonalise(torch.stack([table[tokens.text(f" {word}")].mean(0) for word in self.words]))
         self.size = float(table.norm(dim=-1).mean())
         self.scale = nn.Module()
         self.scale.gain = nn.Parameter(torch.tensor(30.0))
@@ -84,20 +85,20 @@ class VisionStage:
         self.modules = {"visual": self.visual, "scale": self.scale}
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._drawn(random.Random(self.recipe.step_seed(step)), self.recipe.settings["batch"])
+        return self._sample_batch(random.Random(self.recipe.step_seed(step)), self.recipe.settings["batch"])
 
-    def _drawn(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Patches, with their places, and grids of `count` pictures, and which words are true in each of their cells."""
+    def _sample_batch(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Patches, with their places, and grids of `count` pictures, and the words that are true in each cell."""
         scenes = [any_scene(rng, named=0.75) for _ in range(count)]
-        pictures = [Image(self._picture(draw(scene), rng)) for scene in scenes]
+        pictures = [Image(self._draw_in_style(draw(scene), rng)) for scene in scenes]
         pixels, grids = self.tokens.pixels(pictures)
-        return placed(pixels, grids, self.visual.config), grids, torch.cat([labels(scene, self.index) for scene in scenes])
+        return append_patch_positions(pixels, grids, self.visual.config), grids, torch.cat([labels(scene, self.index) for scene in scenes])
 
-    def _picture(self, clean: Drawing, rng: random.Random) -> Drawing:
-        """With `hands`, that share of the drawings is another hand's."""
-        if rng.random() >= (self.recipe.settings or {}).get("hands", 0.0):
+    def _draw_in_style(self, clean: Drawing, rng: random.Random) -> Drawing:
+        """The drawing; for a share `styles` of the drawings, set in the recipe, the same in another style."""
+        if rng.random() >= style_share(self.recipe.settings or {}):
             return clean
-        return by_hand(clean, rng.choice(HANDS), rng.randrange(2**31))
+        return apply_style(clean, rng.choice(STYLES), rng.randrange(2**31))
 
     def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         pixels, grids, shares = batch
@@ -106,32 +107,32 @@ class VisionStage:
         direction = F.normalize(features, dim=-1)
         logits = direction @ self.rows.T * self.scale.gain + self.scale.bias
         error = F.binary_cross_entropy_with_logits(logits, truth) * 10
-        # As long as a word's embedding: what the language model expects to read.
+        # The features get the length of a word's embedding, which the language model expects.
         error = error + 0.01 * (features.norm(dim=-1) / self.size - 1).square().mean()
         found = logits.detach() > 0
         return error, {"recall": float(found[truth > 0].float().mean()), "precision": float(truth[found].mean())}
 
     @torch.no_grad()
-    def refit(self, pictures: int, seed: int, ridge: float = 1e-6) -> float:
-        """Set the tower's last layer in closed form, by ridge regression from what lies under it to the words that are true of each cell.
+    def fit_last_layer(self, pictures: int, seed: int, ridge: float = 1e-6) -> float:
+        """Fit the tower's last layer in closed form, by ridge regression from its inputs to the words that are true of each cell.
 
-        Stage 1 with `train_vision` may let the features grow until one direction drowns out all others and nobody can read them; this
-        brings them back among the word embeddings, at their length.
+        Stage 1 with `train_vision` may let the features grow until one direction outweighs all others and the language model cannot read
+        them. This brings them back among the word embeddings, at their length.
 
         Returns:
-            The share of the targets' variance that the layer explains, on pictures that it was not fitted to.
+            The share of the targets' variance that the layer explains on pictures that it was not fitted to.
         """
         rng = random.Random(seed)
         last = self.visual.merger.mlp[2]
         under, truth = [], []
         hook = last.register_forward_pre_hook(lambda module, given: under.append(given[0].float()))
         for _ in range(0, pictures, BATCH):
-            pixels, grids, true = self._drawn(rng, BATCH)
+            pixels, grids, true = self._sample_batch(rng, BATCH)
             self.visual(pixels, grid_thw=grids)
             truth.append(true)
         hook.remove()
         given = F.pad(torch.cat(under), (0, 1), value=1.0).double()
-        # By the root of how much of the cell it is true of: so a wall's colour is told from that of its little window.
+        # Weighted by the root of the word's share of the cell, so that a wall's colour is distinguished from that of its little window.
         meant = F.normalize(torch.cat(truth).sqrt() @ self.rows, dim=-1).double() * self.size
         known = len(given) * 9 // 10
         square = given[:known].T @ given[:known]

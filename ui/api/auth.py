@@ -1,4 +1,4 @@
-"""Who may use a page that others can reach: a file of names and hashed passwords.
+"""The users of a page that others can reach: a file of names and hashed passwords.
 
 Each line is `name:salt:hash`, hexadecimal, hashed with scrypt (RFC 7914), which is slow on purpose.
 """
@@ -30,10 +30,10 @@ class Users:
         self._hashes = _read(file)
         if not self._hashes:
             raise ValueError(f"{file} holds no users; add one with: python app.py --auth {file} --add-user NAME")
-        self._known: set[bytes] = set()  # digests of what was right before: scrypt takes a tenth of a second
+        self._known: set[bytes] = set()  # digests of right passwords: scrypt takes a tenth of a second
 
-    def may(self, name: str, password: str) -> bool:
-        """Whether this is one of them. Unknown names take as long as wrong passwords."""
+    def accepts(self, name: str, password: str) -> bool:
+        """Whether the name and the password are right. Unknown names take as long as wrong passwords."""
         digest = hashlib.sha256(f"{name}\0{password}".encode()).digest()
         if digest in self._known:
             return True
@@ -43,7 +43,7 @@ class Users:
             self._known.add(digest)
         return right
 
-    def may_header(self, authorization: str) -> bool:
+    def accepts_header(self, authorization: str) -> bool:
         """The same for an HTTP `Authorization` header: Basic, or Bearer with `name:password`."""
         kind, _, given = authorization.partition(" ")
         if kind.lower() == "basic":
@@ -54,7 +54,7 @@ class Users:
         elif kind.lower() != "bearer":
             return False
         name, _, password = given.strip().partition(":")
-        return self.may(name, password)
+        return self.accepts(name, password)
 
 
 def add_user(file: Path, name: str, password: str) -> None:

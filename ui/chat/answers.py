@@ -1,4 +1,4 @@
-"""Answers under way. Each has a thread of its own and belongs to no browser: one that closes, or comes back, changes nothing."""
+"""Answers under way. Each has its own thread and does not depend on a browser: closing or reloading the page does not change it."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from duogen.conversation import Conversation, Image, Piece, Turn
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, Stats, TextDelta
-from duogen.library.conversations import Store
-from duogen.library.picture_file import About
+from duogen.events import Done, Event, Events, Failed, ImageDone, ImageStarted, Stats, TextDelta
+from duogen.library.conversations import ConversationStore
+from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
-from ui.chat.history import BROKEN_OFF, Answer, Message, note, waiting_message
+from ui.chat.history import BROKEN_OFF, Answer, Message, stats_line, waiting_message
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
-from ui.parts.queue import waiting
+from ui.parts.queue import waiting_words
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
 
 SAVE_SECONDS = 2.0
 
-Work = Callable[["Engine", threading.Event], Iterator[Event]]
+Work = Callable[["Engine", threading.Event], Events]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be made.
+    """An answer to be made.
 
     Attributes:
         chat: the conversation's id.
         at: the turn that the answer follows.
-        work: gives the events; each `Done` holds an answer as its head.
-        options: for the note of the answer; the seed is drawn already.
-        seeds: where several answers are made, the seed of each.
-        back: where the conversation stands if nothing comes of it.
-        parts: what of the answer is there before it begins.
-        rest: what of it stands after the part that is made.
+        work: yields the events; the head of each `Done` is an answer.
+        options: for the note of the answer, with a fixed seed.
+        seeds: the seed of each answer, where several are made.
+        back: the head of the conversation if no answer comes.
+        parts: the parts of the answer that exist already.
+        rest: the parts after the part that is made.
     """
 
     chat: str
@@ -56,11 +56,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A question that is asked when the answer before it is done.
+class WaitingQuestion:
+    """A question that waits for the answer before it.
 
     Attributes:
-        files: the pictures as they came, for the box to have them back.
+        files: the uploaded files, for the box when the question is taken back.
     """
 
     words: str
@@ -71,11 +71,11 @@ class Waiting:
 
 @dataclass
 class Job:
-    """A task on its way; `changed` counts up whenever there is something new to show.
+    """A running task; `changed` grows with every change that the page shows.
 
     Attributes:
-        waiting: what is asked when it is done, however it ends.
-        closed: whether it is too late for that.
+        waiting: the question that is asked when the job ends, however it ends.
+        closed: whether no question can wait any more.
     """
 
     task: Task
@@ -86,29 +86,29 @@ class Job:
     done: bool = False
     bad: bool = False
     kept: int = 0
-    waiting: Waiting | None = None
+    waiting: WaitingQuestion | None = None
     closed: bool = False
     partial: str = field(default_factory=lambda: uuid.uuid4().hex)
     saved_at: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def say(self, words: str) -> None:
+    def set_status(self, words: str) -> None:
         self.status = words
         self.changed += 1
 
     def options(self) -> Options:
-        """Those of the answer that is being made now."""
+        """The options of the current answer."""
         seeds = self.task.seeds
         return replace(self.task.options, seed=seeds[min(self.kept, len(seeds) - 1)]) if seeds else self.task.options
 
-    def close(self) -> Waiting | None:
-        """What is to be asked now; nothing can wait any more."""
+    def close(self) -> WaitingQuestion | None:
+        """Return the waiting question, and accept no other."""
         with self.lock:
             self.closed = True
             return self.waiting
 
     def messages(self) -> list[Message]:
-        """The answer so far, and what waits for its end."""
+        """The answer so far, and the question that waits for its end."""
         with self.lock:
             said, question = [self.answer.message()], self.waiting
         if question:
@@ -119,15 +119,17 @@ class Job:
 class Jobs:
     """All answers under way, at most one for a conversation."""
 
-    def __init__(self, loading: Loading, store: Store, pictures: PictureFolder, previews: PictureFolder, gallery: Gallery) -> None:
+    def __init__(
+        self, loading: Loading, store: ConversationStore, pictures: PictureFolder, previews: PictureFolder, gallery: Gallery
+    ) -> None:
         self.loading, self.store, self.pictures, self.previews, self.gallery = loading, store, pictures, previews, gallery
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def of(self, chat: str | None) -> Job | None:
+    def find(self, chat: str | None) -> Job | None:
         return self._running.get(chat) if chat else None
 
-    def running(self) -> set[str]:
+    def running_chats(self) -> set[str]:
         return set(self._running)
 
     def start(self, task: Task) -> Job:
@@ -135,62 +137,62 @@ class Jobs:
         with self._lock:
             if task.chat in self._running:
                 raise ValueError("The answer is still being made; wait for it, or press Stop first.")
-            return self._enter(task)
+            return self._start_job(task)
 
-    def put_off(self, job: Job, question: Waiting) -> bool:
-        """Have a question asked after an answer, and on disk until then; false where it is too late for that, or another one waits."""
+    def enqueue_question(self, job: Job, question: WaitingQuestion) -> bool:
+        """Ask a question after an answer; it is on disk until then. `False` if the answer is over or another question waits."""
         with job.lock:
             if job.closed or job.waiting:
                 return False
-            self.store.put_off(job.task.chat, {"text": question.words, "files": list(question.files)})
+            self.store.save_unasked(job.task.chat, {"text": question.words, "files": list(question.files)})
             job.waiting = question
             job.changed += 1
             return True
 
-    def recall(self, job: Job) -> Waiting | None:
-        """Take back what waits."""
+    def recall(self, job: Job) -> WaitingQuestion | None:
+        """Take back the waiting question."""
         with job.lock:
             question, job.waiting = job.waiting, None
             job.changed += 1
-            self.store.put_off(job.task.chat, None)
+            self.store.save_unasked(job.task.chat, None)
             return question
 
-    def _enter(self, task: Task) -> Job:
-        job = self._running[task.chat] = Job(task, self._answer(task))
+    def _start_job(self, task: Task) -> Job:
+        job = self._running[task.chat] = Job(task, self._new_answer(task))
         threading.Thread(target=self._run, args=(job,), name="answer", daemon=True).start()
         return job
 
-    def _answer(self, task: Task) -> Answer:
+    def _new_answer(self, task: Task) -> Answer:
         return Answer(self.pictures, self.previews, task.parts, task.rest)
 
     def _run(self, job: Job) -> None:
         try:
-            with self.loading.line.place(lambda before: job.say(waiting(before)), job.stop) as mine:
+            with self.loading.queue.wait_turn(lambda before: job.set_status(waiting_words(before)), job.stop) as mine:
                 while mine and not job.stop.is_set() and not self.loading.finished.wait(0.3):
-                    job.say(f"{self.loading.words} The answer begins as soon as that is done.")
+                    job.set_status(f"{self.loading.words} The answer begins as soon as that is done.")
                 if mine and not job.stop.is_set():
                     self._work(job)
-            self._settle(job)
+            self._finish(job)
         except Exception as error:  # the chat must go on after whatever happened
             traceback.print_exc()
             job.bad, job.status = True, f"The answer failed ({type(error).__name__}: {error}); you can ask again."
             with contextlib.suppress(ValueError):  # the conversation is gone
-                self._settle(job)
+                self._finish(job)
         finally:
-            self._end(job)
+            self._ask_waiting_question(job)
 
-    def _end(self, job: Job) -> None:
-        """Ask what waited for the end of this answer, if anything did; nobody else's question comes between."""
+    def _ask_waiting_question(self, job: Job) -> None:
+        """Ask the question that waited for this answer, if there is one, before any other question."""
         task = None
         with contextlib.suppress(ValueError, OSError):  # the conversation is gone, or the disk is full
             if question := job.close():
                 asked = self.store.change(job.task.chat, lambda now: now.say("user", *question.pictures, question.words))
-                task = asking(asked, question.options)
-                self.store.put_off(job.task.chat, None)
+                task = answer_task(asked, question.options)
+                self.store.save_unasked(job.task.chat, None)
         with self._lock:
             del self._running[job.task.chat]
             if task:
-                self._enter(task)
+                self._start_job(task)
         job.done = True
         job.changed += 1
 
@@ -199,17 +201,17 @@ class Jobs:
         if engine is None:
             job.bad, job.status = True, self.loading.error
             return
-        job.say(job.answer.status)
+        job.set_status(job.answer.status)
         with contextlib.closing(job.task.work(engine, job.stop)) as events:
             for event in events:
-                self._take(job, event)
+                self._handle_event(job, event)
 
-    def _take(self, job: Job, event: Event) -> None:
+    def _handle_event(self, job: Job, event: Event) -> None:
         if isinstance(event, Done):
-            turn = event.conversation.turns[event.conversation.head]
+            turn = event.conversation.path()[-1]
             if turn.parts:
-                self._keep(job, turn, note(event.stats, job.options().seed))
-            job.answer = self._answer(job.task)
+                self._keep(job, turn, stats_line(event.stats, job.options().seed))
+            job.answer = self._new_answer(job.task)
             job.status = "Stopped." if event.stats.stopped == "user" else self.loading.words
         elif isinstance(event, Failed):
             head = event.conversation.head
@@ -220,12 +222,12 @@ class Jobs:
             with job.lock:
                 job.answer.take(event)
             self._save(job, event)
-            job.say(job.answer.status)
+            job.set_status(job.answer.status)
 
     def _save(self, job: Job, event: Event) -> None:
-        """Keep the finished parts: whatever ends this process, they are there when the next one starts."""
+        """Save the finished parts, so that they survive the end of this process."""
         due = isinstance(event, TextDelta) and time.monotonic() - job.saved_at > SAVE_SECONDS
-        parts = job.answer.finished()
+        parts = job.answer.finished_parts()
         if job.task.seeds or not parts or not (due or isinstance(event, ImageStarted | ImageDone)):
             return
         task, turn = job.task, Turn("assistant", parts, job.partial, job.task.at)
@@ -236,21 +238,21 @@ class Jobs:
 
     def _keep(self, job: Job, turn: Turn, line: str) -> None:
         self._remember(job, turn.id, line)
-        kept = self.store.change(job.task.chat, lambda now: _without(now, job.partial).with_turn(turn))
+        kept = self.store.change(job.task.chat, lambda now: _drop_turn(now, job.partial).with_turn(turn))
         job.kept += 1
         asked = kept.turns[turn.parent].text() if turn.parent in kept.turns else ""
-        options, model = job.options(), self.loading.engine.about["title"]
+        options, model = job.options(), self.loading.about["title"]
         for image in turn.images():
-            about = About(asked, image.alt, True, options.seed, model, asdict(options), job.task.chat, turn.id)
+            about = PictureInfo(asked, image.alt, True, options.seed, model, asdict(options), job.task.chat, turn.id)
             self.gallery.add(image.picture, about)
 
     def _remember(self, job: Job, turn: str, line: str) -> None:
         options = job.options()
         about = {"line": line, "seed": options.seed, "options": asdict(options)}
-        self.store.note(job.task.chat, turn, about | ({"thoughts": job.answer.thoughts} if job.answer.thoughts else {}))
+        self.store.save_note(job.task.chat, turn, about | ({"thoughts": job.answer.thoughts} if job.answer.thoughts else {}))
 
-    def _settle(self, job: Job) -> None:
-        """Where the conversation stands when it is over."""
+    def _finish(self, job: Job) -> None:
+        """Set the last status, and the head of the conversation if no answer came."""
         if job.stop.is_set() and not job.bad:
             job.status = "Stopped."
         elif not job.bad and not job.kept:
@@ -259,26 +261,26 @@ class Jobs:
             self.store.change(job.task.chat, lambda now: now.at(job.task.back if job.task.back in now.turns else job.task.at), quiet=True)
 
 
-def _without(conversation: Conversation, turn: str) -> Conversation:
+def _drop_turn(conversation: Conversation, turn: str) -> Conversation:
     return conversation.without(turn) if turn in conversation.turns else conversation
 
 
-def asking(asked: Conversation, options: Options) -> Task:
-    """Answer the question at the head of a conversation."""
+def answer_task(asked: Conversation, options: Options) -> Task:
+    """The task of answering the question at the head of a conversation."""
     return Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, asked.head)
 
 
-def repainting(conversation: Conversation, turn: Turn, at: int, options: Options, seeds: tuple[int, ...]) -> Work:
-    """The work that paints the picture at `at` of an answer anew, once for each seed; all else of it stays.
+def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Options, seeds: tuple[int, ...]) -> Work:
+    """The work that repaints the picture at `at` of an answer, once for each seed. The rest of the answer stays.
 
-    `turn` is the answer, with the words that are to be painted.
+    `turn` is the answer, with the words to paint.
     """
     before = Turn("assistant", turn.parts[:at], parent=turn.parent)
 
-    def work(engine: Engine, stop: threading.Event) -> Iterator[Event]:
+    def work(engine: Engine, stop: threading.Event) -> Events:
         for seed in seeds:
             began, image = time.monotonic(), None
-            for event in engine.painting(conversation.with_turn(before), replace(options, seed=seed), stop):
+            for event in engine.stream_image(conversation.with_turn(before), replace(options, seed=seed), stop):
                 yield event
                 if isinstance(event, ImageDone):
                     image = event.image

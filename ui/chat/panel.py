@@ -1,11 +1,10 @@
-"""The chat: what a browser sees of a conversation, and what is asked in it. `page.py` lays it out; its small buttons are in `acts.py`."""
+"""The chat: shows a conversation and asks questions in it. `page.py` lays it out; its small buttons are in `actions.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -15,20 +14,31 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from duogen.conversation import Conversation, Image, Text, Turn
-from duogen.library.conversations import Store, title_of
-from ui.chat.answers import Job, Jobs, Task, Waiting, asking, repainting
-from ui.chat.correct import corrected
+from duogen.library.conversations import ConversationStore, make_title
+from ui.chat.answers import Job, Jobs, Task, WaitingQuestion, answer_task, repaint_work
+from ui.chat.correct import apply_correction
 from ui.chat.history import Message, messages
 from ui.chat.sidebar import chat_list
-from ui.parts.shared import EMPTY_BOX, Refused, Shared, Updates, check_uploads, new_seed, refused, sentence, status_line
+from ui.parts.shared import (
+    EMPTY_BOX,
+    Refusal,
+    Shared,
+    Updates,
+    check_uploads,
+    draw_seed,
+    session_of,
+    show_warning,
+    status_line,
+    translate_html,
+)
 
-LOOK_SECONDS = 0.02  # between two looks at whether there is something new
-REDRAW_SECONDS = 0.25  # between two drawings: each takes time from the models, in the server and, on one machine, in the browser
+POLL_SECONDS = 0.02  # between two checks for changes
+REDRAW_SECONDS = 0.25  # between two updates: each takes time from the models, in the server and, on one machine, in the browser
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What the box changes: a question, an answer, or the words before the picture at `at` of an answer."""
+    """What the box edits: a question, an answer, or the words before the picture at `at` of an answer."""
 
     turn: str
     at: int | None = None
@@ -36,13 +46,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class View:
-    """What one browser window looks at.
+    """What one browser window shows.
 
     Attributes:
         id: the conversation, `None` before the first question of a new one.
-        editing: what the next words from the box replace.
-        renaming: the conversation whose name is being typed.
-        undo: what Undo brings back: the id of a deleted conversation, or a conversation as it was.
+        editing: what the next message replaces.
+        renaming: the conversation that is being renamed.
+        undo: what Undo restores: the id of a deleted conversation, or an earlier state of a conversation.
     """
 
     id: str | None = None
@@ -51,295 +61,299 @@ class View:
     undo: str | Conversation | None = None
 
 
-class Parts(NamedTuple):
-    """What of the page the chat reads and draws; `view` holds a `View`."""
+class ChatParts(NamedTuple):
+    """The components of the page that the chat uses; `view` holds a `View`."""
 
     view: gr.State
     search: gr.Textbox
     bring: gr.UploadButton
     list: gr.HTML
-    talk: gr.Chatbot
+    chatbot: gr.Chatbot
     status: gr.HTML
     again: gr.Button
     box: gr.MultimodalTextbox
     place: gr.Textbox
 
 
-def kindly(handler: Callable) -> Callable:
-    """A refusal becomes a word to the user."""
+def catch_refusal(handler: Callable) -> Callable:
+    """Decorate an event handler: a refusal becomes a warning for the user."""
 
     @functools.wraps(handler)
-    def handled(chat: Any, *given: Any) -> Updates:
+    def wrapper(chat: Any, *given: Any) -> Updates:
         try:
             return handler(chat, *given)
-        except (Refused, ValueError) as reason:
-            refused(reason)
+        except (Refusal, ValueError) as reason:
+            show_warning(reason)
             return {chat.status: gr.skip()}
 
-    return handled
+    return wrapper
 
 
 class Chat:
-    """The chat of all browsers. What one of them looks at is its `View`; conversations and answers under way belong to none.
+    """The chat of all browsers. The state of one browser is its `View`; conversations and running answers belong to no browser.
 
-    By browser session, `places` holds the conversation that is looked at; `watching` a token of the one `follow` that may still draw
-    there; `expected` the job it shall draw; `over` the sessions in which it has drawn one to its end.
+    By browser session, `places` holds the conversation that is shown, `followers` a token of the one `follow` call that may still draw,
+    and `expected_jobs` the job that it shall draw. `finished` are the sessions in which `follow` has drawn an answer to its end.
     """
 
-    def __init__(self, parts: Parts, shared: Shared, store: Store, jobs: Jobs) -> None:
-        self.view, self.search, self.bring, self.list, self.talk, self.status, self.again, self.box, self.place = parts
-        self.outputs = [self.view, self.list, self.talk, self.status, self.again, self.box, self.place]
+    def __init__(self, parts: ChatParts, shared: Shared, store: ConversationStore, jobs: Jobs) -> None:
+        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.again, self.box, self.place = parts
+        self.outputs = [self.view, self.list, self.chatbot, self.status, self.again, self.box, self.place]
         self.shared, self.store, self.jobs = shared, store, jobs
         self.loading, self.pictures = shared.loading, jobs.pictures
         self.places: dict[str, str | None] = {}
-        self.watching: dict[str, object] = {}
-        self.expected: dict[str, Job] = {}
-        self.over: set[str] = set()
+        self.followers: dict[str, object] = {}
+        self.expected_jobs: dict[str, Job] = {}
+        self.finished: set[str] = set()
 
     # What is shown
 
-    def arrive(self, values: dict, request: gr.Request) -> Updates:
-        """A browser comes, or comes back: its address names the conversation."""
-        if request.session_hash in self.expected or request.session_hash in self.watching:
-            return {self.status: gr.skip()}  # somebody was quicker than the page and has asked already
+    def open_page(self, values: dict, request: gr.Request) -> Updates:
+        """Show a browser that opens the page the conversation in its address."""
+        session = session_of(request)
+        if session in self.expected_jobs or session in self.followers:
+            return {self.status: gr.skip()}  # a question was asked before the page was loaded
         id = request.query_params.get("c")
         try:
             view = View(self.store.open(id).id if id else None)
         except ValueError as error:
-            gr.Warning(sentence(str(error)))
+            gr.Warning(translate_html(str(error)))
             view = View()
-        return self.looking(values, request, view, None)
+        return self.enter_view(values, request, view, None)
 
-    def looking(self, values: dict, request: gr.Request, view: View, words: str | None, act: str = "") -> Updates:
-        """The window for a view that it comes to; an answer under way is drawn to its end even if that comes before `follow` does."""
-        self.watching.pop(request.session_hash, None)
-        self.places[request.session_hash] = view.id
-        shown = self.shown(values, view, words, act=act)
-        if job := self.jobs.of(view.id):
-            self.expected[request.session_hash] = job
-        elif view.id and (unasked := self.store.about(view.id)["unasked"]) and (values.get(self.box) or EMPTY_BOX) == EMPTY_BOX:
-            # The server was ended before it was asked: back into the box, until something is asked here.
+    def enter_view(self, values: dict, request: gr.Request, view: View, words: str | None, act: str = "") -> Updates:
+        """Updates for a new view. A running answer is drawn to its end, even if it ends before `follow` starts."""
+        session = session_of(request)
+        self.followers.pop(session, None)
+        self.places[session] = view.id
+        shown = self.render(values, view, words, act=act)
+        if job := self.jobs.find(view.id):
+            self.expected_jobs[session] = job
+        elif view.id and (unasked := self.store.read_about(view.id)["unasked"]) and (values.get(self.box) or EMPTY_BOX) == EMPTY_BOX:
+            # The server ended before the question was asked: put it back into the box until another question is asked here.
             shown[self.box] = self.free_box({**unasked, "files": [file for file in unasked["files"] if Path(file).is_file()]})
         return shown
 
-    def at(self, id: str, turn: str, request: gr.Request) -> Updates:
-        """The window for a conversation, at the branch in which a turn is. Raises ValueError: it is gone."""
+    def open_at(self, id: str, turn: str, request: gr.Request) -> Updates:
+        """Updates for a conversation, at the branch of a turn. Raises ValueError: it is gone."""
         conversation = self.store.open(id)
         if turn in conversation.turns and turn not in [each.id for each in conversation.path()]:
             self.store.change(id, lambda now: now.at(now.tip(turn)), quiet=True)
-        return self.looking({}, request, View(id), self.loading.words)
+        return self.enter_view({}, request, View(id), self.loading.words)
 
     async def follow(self, values: dict, request: gr.Request) -> AsyncIterator[Updates]:
-        """Draw the answer that is under way in what the browser looks at, until it is done or the browser looks elsewhere."""
-        view, session = values[self.view], request.session_hash
-        mine = self.watching[session] = object()
-        job = self.expected.pop(session, None) or self.jobs.of(view.id)
+        """Draw the running answer of the shown conversation, until it is done or the browser shows another one."""
+        view, session = values[self.view], session_of(request)
+        mine = self.followers[session] = object()
+        job = self.expected_jobs.pop(session, None) or self.jobs.find(view.id)
         if job is None or job.task.chat != view.id:
             yield {self.status: gr.skip()}  # a generator that gives nothing would empty all outputs
             return
-        async for update in self._drawn(view, session, job, mine):
+        async for update in self._stream_job(session, job, mine):
             yield update
-        # What was drawn last may reach the browser after the answer to a click that led it elsewhere: so that is drawn over it.
+        # The last update may reach the browser after a click has opened another conversation: draw that one over it.
         drawn = view.id
         while session in self.places and self.places[session] != drawn:
             drawn = self.places[session]
             with contextlib.suppress(ValueError):  # deleted meanwhile
-                shown = self.shown({}, View(drawn), self.loading.words)
-                yield {each: shown[each] for each in (self.talk, self.status)}
+                shown = self.render({}, View(drawn), self.loading.words)
+                yield {each: shown[each] for each in (self.chatbot, self.status)}
             await asyncio.sleep(REDRAW_SECONDS)
 
-    async def _drawn(self, view: View, session: str, job: Job, mine: object) -> AsyncIterator[Updates]:
-        before, seen, drawn, bare = self._before(job), -1, 0.0, True
-        while self.watching.get(session) is mine and self.places.get(session, view.id) == view.id:
+    async def _stream_job(self, session: str, job: Job, mine: object) -> AsyncIterator[Updates]:
+        chat, before, seen, drawn, bare = job.task.chat, self._messages_before(job), -1, 0.0, True
+        while self.followers.get(session) is mine and self.places.get(session, chat) == chat:
             if job.done:
                 if job.bad:
-                    gr.Warning(sentence(job.status))
-                if later := self.jobs.of(view.id):  # what waited for the end of this one
-                    job, before, seen, bare = later, self._before(later), -1, True
+                    gr.Warning(translate_html(job.status))
+                if later := self.jobs.find(chat):  # the question that waited for this answer
+                    job, before, seen, bare = later, self._messages_before(later), -1, True
                     continue
-                self.over.add(session)
+                self.finished.add(session)
                 said = status_line(job.status, "bad" if job.bad else "")
-                with contextlib.suppress(ValueError):  # deleted in another window, as `settle` will say
-                    yield {self.talk: self.messages(self.store.open(view.id)), self.status: said}
+                with contextlib.suppress(ValueError):  # deleted in another window, as `finish` will say
+                    yield {self.chatbot: self.messages(self.store.open(chat)), self.status: said}
                 return
-            first = bare and bool(job.answer.parts)  # nobody waits for the first word longer than it takes
+            first = bare and bool(job.answer.all_parts())  # show the first word at once
             if seen != job.changed and (first or time.monotonic() - drawn > REDRAW_SECONDS):
                 seen, drawn, bare = job.changed, time.monotonic(), bare and not first
-                yield {self.talk: [*before, *job.messages()], self.status: status_line(job.status, "busy")}
-            await asyncio.sleep(LOOK_SECONDS)
+                yield {self.chatbot: [*before, *job.messages()], self.status: status_line(job.status, "busy")}
+            await asyncio.sleep(POLL_SECONDS)
 
-    @kindly
-    def settle(self, values: dict, request: gr.Request) -> Updates:
-        """What stands around the chat when an answer is over. As outputs of `follow` these would cost more than all the rest of it."""
-        if request.session_hash not in self.over:
+    @catch_refusal
+    def finish(self, values: dict, request: gr.Request) -> Updates:
+        """Update what is around the chat when an answer is over. As outputs of `follow` these would cost more than the rest."""
+        session = session_of(request)
+        if session not in self.finished:
             return {self.status: gr.skip()}
-        self.over.discard(request.session_hash)
-        shown = self.shown(values, values[self.view], None)
+        self.finished.discard(session)
+        shown = self.render(values, values[self.view], None)
         return {each: shown[each] for each in (self.box, self.again, self.list)}
 
-    def shown(self, values: dict, view: View, words: str | None, mood: str = "", act: str = "") -> Updates:
-        """The whole window for a view; the status line says `words`, or stays for `None`."""
+    def render(self, values: dict, view: View, words: str | None, mood: str = "", act: str = "") -> Updates:
+        """Updates of the whole window for a view. The status line says `words`; `None` keeps it."""
         conversation = self.store.open(view.id) if view.id else Conversation()
-        job = self.jobs.of(view.id)
-        talk = self.messages(conversation) if job is None else [*self._before(job), *job.messages()]
+        job = self.jobs.find(view.id)
+        chatbot = self.messages(conversation) if job is None else [*self._messages_before(job), *job.messages()]
         return {
             self.view: view,
-            self.talk: talk,
+            self.chatbot: chatbot,
             self.status: gr.skip() if words is None else status_line(words, mood, act),
             self.box: gr.MultimodalTextbox(submit_btn=job is None, stop_btn=job is not None),
             self.again: gr.Button(visible=conversation.head is not None and job is None),
-            self.list: self.listed(values, view),
+            self.list: self.render_list(values, view),
             self.place: view.id or "",
         }
 
     def messages(self, conversation: Conversation) -> list[Message]:
-        return messages(conversation, self.store.about(conversation.id)["notes"], self.pictures) if conversation.head else []
+        return messages(conversation, self.store.read_about(conversation.id)["notes"], self.pictures) if conversation.head else []
 
-    def _before(self, job: Job) -> list[Message]:
-        """What stands above an answer that is being made."""
+    def _messages_before(self, job: Job) -> list[Message]:
+        """The messages above a running answer."""
         return self.messages(self.store.open(job.task.chat).at(job.task.at))
 
-    def listed(self, values: dict, view: View) -> str:
+    def render_list(self, values: dict, view: View) -> str:
         words = values.get(self.search) or ""
-        return chat_list(self.store.entries(words), view.id, view.renaming, self.jobs.running(), bool(words.strip()))
+        return chat_list(self.store.list_entries(words), view.id, view.renaming, self.jobs.running_chats(), bool(words.strip()))
 
-    def look_for(self, values: dict) -> Updates:
-        return {self.list: self.listed(values, values[self.view])}
+    def search_list(self, values: dict) -> Updates:
+        return {self.list: self.render_list(values, values[self.view])}
 
     # Asking
 
-    @kindly
-    def say(self, values: dict, request: gr.Request) -> Updates:
-        """Put the words and pictures of the box into the conversation."""
+    @catch_refusal
+    def submit(self, values: dict, request: gr.Request) -> Updates:
+        """Send the words and pictures of the box."""
         given = values[self.box] or {}
         words, files = (given.get("text") or "").strip(), given.get("files") or []
         if editing := values[self.view].editing:
             if editing.at is not None:
-                return self._say_words_of_picture(values, request, words)
-            conversation, turn = self.turn(values, editing.turn)
+                return self._repaint_with_words(values, request, words)
+            conversation, turn = self.find_turn(values, editing.turn)
             if turn.role == "assistant":
-                return self._correct(values, conversation, turn, words)
-        return self.begin(values, request, words, files)
+                return self._apply_correction(values, conversation, turn, words)
+        return self.ask(values, request, words, files)
 
-    @kindly
-    def say_example(self, values: dict, event: gr.SelectData, request: gr.Request) -> Updates:
-        return self.begin(values, request, event.value["text"], [])
+    @catch_refusal
+    def submit_example(self, values: dict, event: gr.SelectData, request: gr.Request) -> Updates:
+        return self.ask(values, request, event.value["text"], [])
 
-    def begin(self, values: dict, request: gr.Request, words: str, files: list[str]) -> Updates:
+    def ask(self, values: dict, request: gr.Request, words: str, files: list[str]) -> Updates:
         self._check_open()
         if not words:
-            raise Refused("Type what you would like to know or see.")
+            raise Refusal("Type what you would like to know or see.")
         check_uploads(files)
         options, view = self.shared.options(values), values[self.view]
         if view.editing:
             self.check_free(values)
-        conversation = self.store.open(view.id) if view.id else Conversation(title=title_of(words))
+        conversation = self.store.open(view.id) if view.id else Conversation(title=make_title(words))
         old = conversation.turns[view.editing.turn] if view.editing else None
-        pictures = tuple(self._brought(Path(file), old) for file in files)
-        if job := self.jobs.of(view.id):
-            return self._wait(values, request, job, Waiting(words, tuple(files), pictures, options))
+        pictures = tuple(self._open_upload(Path(file), old) for file in files)
+        if job := self.jobs.find(view.id):
+            return self._enqueue_question(values, request, job, WaitingQuestion(words, tuple(files), pictures, options))
         before = conversation.at(old.parent) if old else conversation
         asked = self.store.save(before.say("user", *pictures, words))
-        self.store.put_off(asked.id, None)
-        return self.started(values, request, asking(asked, options)) | {self.box: self.busy_box(EMPTY_BOX)}
+        self.store.save_unasked(asked.id, None)
+        return self.start_task(values, request, answer_task(asked, options)) | {self.box: self.busy_box(EMPTY_BOX)}
 
-    def _wait(self, values: dict, request: gr.Request, job: Job, question: Waiting) -> Updates:
-        """Asked when the answer before is done, whether a browser looks on or not."""
-        if not self.jobs.put_off(job, question):
-            raise Refused("One message waits already; take that back first, or wait for the answer.")
-        return self.looking(values, request, values[self.view], None) | {self.box: self.busy_box(EMPTY_BOX)}
+    def _enqueue_question(self, values: dict, request: gr.Request, job: Job, question: WaitingQuestion) -> Updates:
+        """Ask the question when the running answer is done, also when no browser is connected."""
+        if not self.jobs.enqueue_question(job, question):
+            raise Refusal("One message waits already; take that back first, or wait for the answer.")
+        return self.enter_view(values, request, values[self.view], None) | {self.box: self.busy_box(EMPTY_BOX)}
 
-    def _brought(self, file: Path, old: Turn | None) -> Image:
-        """A picture from the box; those of a question that is edited stay as they are."""
+    def _open_upload(self, file: Path, old: Turn | None) -> Image:
+        """A picture from the box. Pictures of an edited question stay as they are."""
         for image in old.images() if old else []:
             if Path(self.pictures.keep(image.picture)).name == file.name:
                 return image
-        return self.shared.brought(file)
+        return self.shared.add_upload(file)
 
-    @kindly
-    def say_again(self, values: dict, request: gr.Request) -> Updates:
-        """Answer the last question with a new seed; the answer that is there stays as a branch."""
+    @catch_refusal
+    def retry_last(self, values: dict, request: gr.Request) -> Updates:
+        """Answer the last question with a new seed. The old answer stays as a branch."""
         self.check_free(values)
         turns = self.store.open(values[self.view].id).path() if values[self.view].id else []
         if not turns:
-            raise Refused("There is nothing to answer again yet.")
+            raise Refusal("There is nothing to answer again yet.")
         return self.retry(values, request, turns[-1].id)
 
     def retry(self, values: dict, request: gr.Request, id: str) -> Updates:
-        conversation, turn = self.turn(values, id)
+        conversation, turn = self.find_turn(values, id)
         asked = conversation.at(id if turn.role == "user" else turn.parent)
-        task = asking(asked, replace(self.shared.options(values), seed=new_seed()))
-        return self.started(values, request, replace(task, back=conversation.head))
+        task = answer_task(asked, replace(self.shared.options(values), seed=draw_seed()))
+        return self.start_task(values, request, replace(task, back=conversation.head))
 
     def repaint(self, values: dict, request: gr.Request, conversation: Conversation, turn: Turn, at: int, count: int = 1) -> Updates:
         if turn.role != "assistant" or not isinstance(turn.parts[at], Image):
-            raise Refused("Only a picture of an answer can be painted again.")
-        options, seeds = self.shared.options(values), tuple(new_seed() for _ in range(count))
-        work = repainting(conversation, turn, at, options, seeds)
+            raise Refusal("Only a picture of an answer can be painted again.")
+        options, seeds = self.shared.options(values), tuple(draw_seed() for _ in range(count))
+        work = repaint_work(conversation, turn, at, options, seeds)
         task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, turn.parts[:at], turn.parts[at + 1 :])
-        return self.started(values, request, task)
+        return self.start_task(values, request, task)
 
-    def _say_words_of_picture(self, values: dict, request: gr.Request, words: str) -> Updates:
+    def _repaint_with_words(self, values: dict, request: gr.Request, words: str) -> Updates:
         if not words:
-            raise Refused("Type the words that the picture is painted from.")
+            raise Refusal("Type the words that the picture is painted from.")
         editing = values[self.view].editing
-        conversation, turn = self.turn(values, editing.turn)
+        conversation, turn = self.find_turn(values, editing.turn)
         at, before = editing.at, turn.parts[: editing.at]
         if before and isinstance(before[-1], Text):
-            space = re.match(r"\s*", before[-1].text)[0]
-            before = (*before[:-1], Text(space + words))
+            said = before[-1].text
+            before = (*before[:-1], Text(said[: len(said) - len(said.lstrip())] + words))
         else:
             at, before = at + 1, (*before, Text(words))
-        told = replace(turn, parts=(*before, *turn.parts[editing.at :]))
-        return self.repaint(values, request, conversation, told, at) | {self.box: self.busy_box(EMPTY_BOX)}
+        edited = replace(turn, parts=(*before, *turn.parts[editing.at :]))
+        return self.repaint(values, request, conversation, edited, at) | {self.box: self.busy_box(EMPTY_BOX)}
 
-    def _correct(self, values: dict, conversation: Conversation, turn: Turn, words: str) -> Updates:
-        """The answer as a person put it right, as a branch."""
-        parts = corrected(turn, words)
+    def _apply_correction(self, values: dict, conversation: Conversation, turn: Turn, words: str) -> Updates:
+        """Save the corrected answer as a branch."""
+        parts = apply_correction(turn, words)
         if parts != turn.parts:
             conversation = self.store.save(conversation.at(turn.parent).say(turn.role, *parts))
-        return self.shown(values, View(conversation.id), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
+        return self.render(values, View(conversation.id), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
 
-    def turn(self, values: dict, id: str) -> tuple[Conversation, Turn]:
-        """Raises: KeyError, Refused."""
+    def find_turn(self, values: dict, id: str) -> tuple[Conversation, Turn]:
+        """Raises: KeyError, Refusal."""
         self.check_free(values)
         conversation = self.store.open(values[self.view].id)
         return conversation, conversation.turns[id]
 
     def check_free(self, values: dict) -> None:
-        if self.jobs.of(values[self.view].id):
-            raise Refused("The answer is still being made; wait for it, or press Stop first.")
+        if self.jobs.find(values[self.view].id):
+            raise Refusal("The answer is still being made; wait for it, or press Stop first.")
 
     def _check_open(self) -> None:
         if self.loading.error:
-            raise Refused(self.loading.error)
+            raise Refusal(self.loading.error)
 
-    def started(self, values: dict, request: gr.Request, task: Task) -> Updates:
+    def start_task(self, values: dict, request: gr.Request, task: Task) -> Updates:
         self._check_open()
-        self.expected[request.session_hash] = job = self.jobs.start(task)
-        self.places[request.session_hash] = task.chat
-        return self.shown(values, View(task.chat), job.status, "busy") | {self.box: self.busy_box()}
+        session = session_of(request)
+        self.expected_jobs[session] = job = self.jobs.start(task)
+        self.places[session] = task.chat
+        return self.render(values, View(task.chat), job.status, "busy") | {self.box: self.busy_box()}
 
     def busy_box(self, value: dict | None = None) -> gr.MultimodalTextbox:
-        look = {"submit_btn": False, "stop_btn": True}
+        look: dict[str, Any] = {"submit_btn": False, "stop_btn": True}
         return gr.MultimodalTextbox(**look) if value is None else gr.MultimodalTextbox(value=value, **look)
 
     def free_box(self, value: dict) -> gr.MultimodalTextbox:
         return gr.MultimodalTextbox(value=value, submit_btn=True, stop_btn=False)
 
     def stop(self, view: View) -> None:
-        if job := self.jobs.of(view.id):
+        if job := self.jobs.find(view.id):
             job.stop.set()
 
     def start_over(self, values: dict, request: gr.Request) -> Updates:
-        return self.looking(values, request, View(), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
+        return self.enter_view(values, request, View(), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
 
-    @kindly
-    def bring_in(self, values: dict, request: gr.Request) -> Updates:
+    @catch_refusal
+    def import_zip(self, values: dict, request: gr.Request) -> Updates:
         conversation = self.store.unpack(Path(values[self.bring]))
-        return self.looking(values, request, View(conversation.id), "The conversation is here.")
+        return self.enter_view(values, request, View(conversation.id), "The conversation is here.")
 
     def leave(self, request: gr.Request) -> None:
-        for each in (self.places, self.watching, self.expected):
-            each.pop(request.session_hash, None)
-        self.over.discard(request.session_hash)
+        for each in (self.places, self.followers, self.expected_jobs):
+            each.pop(session_of(request), None)
+        self.finished.discard(session_of(request))

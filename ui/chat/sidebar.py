@@ -1,4 +1,4 @@
-"""The list of conversations, as HTML of our own: its buttons are those of `actions.js`."""
+"""The list of conversations as HTML. `actions.js` handles its buttons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 
 from duogen.library.conversations import Entry
 from ui.chat.history import button
-from ui.parts.i18n import say
+from ui.parts.i18n import translate
 
 SAVES = (
     ("pdf", "Save as PDF"),
@@ -18,28 +18,28 @@ SAVES = (
 
 
 def chat_list(entries: list[Entry], shown: str | None, renaming: str | None, running: set[str], searched: bool) -> str:
-    """Args: shown: the one that is open. running: those whose answer is being made. searched: whether words were looked for."""
+    """Args: shown: the open one. running: those with a running answer. searched: whether this is the result of a search."""
     if not entries:
-        none = say("Nothing has these words." if searched else "What you ask is kept here.")
+        none = translate("No conversation has these words." if searched else "Your conversations are kept here.")
         return f'<p class="none">{html.escape(none)}</p>'
-    return f"<ul>{''.join(_line(entry, entry.id == shown, entry.id == renaming, entry.id in running) for entry in entries)}</ul>"
+    return f"<ul>{''.join(_entry_html(entry, entry.id == shown, entry.id == renaming, entry.id in running) for entry in entries)}</ul>"
 
 
-def _line(entry: Entry, shown: bool, renaming: bool, running: bool) -> str:
-    title = html.escape(entry.title or say("Without a name"))
+def _entry_html(entry: Entry, shown: bool, renaming: bool, running: bool) -> str:
+    title = html.escape(entry.title or translate("Without a name"))
     if renaming:
-        name = html.escape(say("Name of the conversation"))
+        name = html.escape(translate("Name of the conversation"))
         return f'<li class="renaming"><input name="{entry.id}" value="{title}" maxlength="200" title="{name}" aria-label="{name}"></li>'
     marks = _mark("busy", "An answer is being made") * running + _mark("pinned", "Pinned") * entry.pinned
-    acts = [("rename", "Rename"), ("unpin", "Unpin") if entry.pinned else ("pin", "Pin"), *SAVES, ("delete", "Delete")]
-    menu = "".join(f"<span>{button(wish, name, entry.id, words=name)}</span>" for wish, name in acts)
+    actions = [("rename", "Rename"), ("unpin", "Unpin") if entry.pinned else ("pin", "Pin"), *SAVES, ("delete", "Delete")]
+    menu = "".join(f"<span>{button(command, name, entry.id, words=name)}</span>" for command, name in actions)
     here = ' aria-current="page"' if shown else ""
-    more = html.escape(say(f"More for {entry.title}"))
+    more = html.escape(translate(f"More for {entry.title}"))
     opening = f'<button type="button" class="act open" value="open {entry.id}" title="{title}"{here}>{marks}{title}</button>'
     more = f'<details><summary aria-label="{more}">⋯</summary><div class="menu">{menu}</div></details>'
     return f'<li class="{"on" if shown else ""}">{opening}{more}</li>'
 
 
 def _mark(kind: str, name: str) -> str:
-    name = html.escape(say(name))
+    name = html.escape(translate(name))
     return f'<span class="{kind}" role="img" aria-label="{name}" title="{name}"></span>'

@@ -1,7 +1,8 @@
-"""The rounds of the Arena: one request, answered by two contestants after each other, and nobody sees whose answer is whose.
+"""The rounds of the Arena: two contestants answer one request, one after the other. Their names stay hidden until the vote.
 
-A round belongs to no browser: one that closes, or comes back, changes nothing. One that waits for its vote lies on disk and outlives the
-server: a folder of what `save_conversation` writes, both answers as branches, and `round.json`. Others are gone with it; votes stay.
+A round does not depend on a browser: closing or reloading the page does not change it. A round that waits for its vote is saved on disk and
+survives a restart: a folder with what `save_conversation` writes, both answers as branches, and `round.json`. Other rounds end with the
+server. Votes stay.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from duogen.conversation import Conversation, Turn, load_conversation, save_conversation
-from duogen.evaluate.arena import Contestant, Vote, cast
+from duogen.evaluate.arena import Contestant, Vote, add_vote
 from duogen.events import Done, Event, Failed, ImageStarted, TextDelta
 from duogen.library.conversations import ID
-from duogen.library.picture_file import About
+from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import ImageOptions, Options, TextOptions, preset_options
-from ui.chat.history import Answer, note
+from ui.chat.history import Answer, stats_line
 from ui.parts.loading import Lend, Loading
 from ui.parts.pictures import PictureFolder
-from ui.parts.queue import waiting
+from ui.parts.queue import waiting_words
 
 KEPT, KEPT_WAITING = 8, 32
 AWAY = "The Arena lets other pairs answer; the chat goes on when its round is over."
@@ -38,7 +39,7 @@ NOT_COUNTED = "Stopped; this round does not count."
 
 @dataclass
 class Side:
-    """One answer. `turn`, `options` and `line` are there once it is whole."""
+    """One answer. `turn`, `options` and `line` are set when it is complete."""
 
     contestant: Contestant
     answer: Answer
@@ -46,10 +47,15 @@ class Side:
     options: Options | None = None
     line: str = ""
 
+    def finished(self) -> tuple[Turn, Options]:
+        """The answer and its options, when it is complete."""
+        assert self.turn and self.options, "this answer is not complete"
+        return self.turn, self.options
+
 
 @dataclass
 class Round:
-    """`changed` counts up whenever there is something new to show; `phase` is "running", "ready" (for a vote), "voted" or "over"."""
+    """`changed` grows with every change that the page shows; `phase` is "running", "ready" (for a vote), "voted" or "over"."""
 
     asked: Conversation
     seed: int
@@ -63,7 +69,7 @@ class Round:
     changed: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def say(self, words: str) -> None:
+    def set_status(self, words: str) -> None:
         self.status = words
         self.changed += 1
 
@@ -71,24 +77,24 @@ class Round:
         return self.asked.path()[-1]
 
 
-class Rounds:
-    """The newest rounds of this server, those that wait for a vote, and the file of all votes."""
+class ArenaRounds:
+    """The newest rounds of this server, the rounds that wait for a vote, and the file of all votes."""
 
     def __init__(self, loading: Loading, gallery: Gallery, folders: tuple[PictureFolder, PictureFolder], file: Path) -> None:
-        """`folders` are of pictures and of previews; votes go into `file`, and rounds that wait for theirs beside it."""
+        """`folders` are of pictures and of previews; votes go into `file`, and rounds that wait for a vote are saved beside it."""
         self.loading, self.gallery, self.folders, self.file = loading, gallery, folders, file
         self.waiting = file.parent / "waiting"
         self._known: dict[str, Round] = {}
 
-    def of(self, id: str) -> Round | None:
-        """A round of this server, or one that waits for its vote since before it was started."""
+    def find(self, id: str) -> Round | None:
+        """A round of this server, or one from an earlier start that still waits for its vote; `None` if there is none."""
         if id not in self._known and ID.fullmatch(id) and (self.waiting / id).is_dir():
             with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # damaged: gone, and the next round is asked for
-                self._known[id] = self._found(id)
+                self._known[id] = self._load(id)
         return self._known.get(id)
 
     def start(self, asked: Conversation, contestants: Sequence[Contestant]) -> Round:
-        """Draw two of the contestants and let them answer. `asked` has the request as its head."""
+        """Draw two of the contestants and let them answer. The head of `asked` is the request."""
         drawn = random.SystemRandom().sample(list(contestants), 2)
         sides = {name: Side(who, Answer(*self.folders)) for name, who in zip("ab", drawn, strict=True)}
         made = Round(asked, random.SystemRandom().randrange(1_000_000), sides)
@@ -104,49 +110,47 @@ class Rounds:
             if made.phase != "ready":
                 raise ValueError("There are no two answers to vote on; ask something first.")
             a, b = (made.sides[name].contestant for name in "ab")
-            cast(self.file, Vote(made.request().text(), made.seed, a, b, vote))
+            add_vote(self.file, Vote(made.request().text(), made.seed, a, b, vote))
             made.phase, made.vote = "voted", vote
             shutil.rmtree(self.waiting / made.id, ignore_errors=True)
-        made.say("Your vote is counted.")
-        for side in made.sides.values():  # not before: the library names the pair
-            for image in side.turn.images():
-                self.gallery.add(
-                    image.picture, About(made.request().text(), image.alt, True, made.seed, side.contestant.title, asdict(side.options))
-                )
+        made.set_status("Your vote is counted.")
+        for side in made.sides.values():  # only now, because the library names the pair
+            turn, options = side.finished()
+            for image in turn.images():
+                about = PictureInfo(made.request().text(), image.alt, True, made.seed, side.contestant.title, asdict(options))
+                self.gallery.add(image.picture, about)
 
     def _run(self, made: Round) -> None:
         failure = ""
         try:
-            with self.loading.line.place(lambda before: made.say(waiting(before)), made.stop) as mine:
+            with self.loading.queue.wait_turn(lambda before: made.set_status(waiting_words(before)), made.stop) as mine:
                 while mine and not made.stop.is_set() and not self.loading.finished.wait(0.3):
-                    made.say(self.loading.words)
+                    made.set_status(self.loading.words)
                 if mine and not made.stop.is_set():
-                    failure = self._both(made)
+                    failure = self._answer_both(made)
                     made.bad = bool(failure) and not made.stop.is_set()
         except Exception as error:  # the page must say so instead of waiting for ever
             traceback.print_exc()
             made.bad, failure = True, f"The round failed ({type(error).__name__}: {error}); ask again."
         if made.stop.is_set() or made.bad:
             made.phase = "over"
-            made.say(failure if made.bad else NOT_COUNTED)
+            made.set_status(failure if made.bad else NOT_COUNTED)
         else:
             with contextlib.suppress(OSError):  # a full disk: it can be voted on as long as the server runs
-                self._keep(made)
+                self._save(made)
             made.phase = "ready"
-            made.say(WHICH)
+            made.set_status(WHICH)
 
-    def _keep(self, made: Round) -> None:
-        """Lay a round on disk, whole or not at all; the oldest ones that nobody voted on go."""
+    def _save(self, made: Round) -> None:
+        """Save a round on disk, completely or not at all, and delete the oldest rounds that nobody voted on."""
         part = self.waiting / f".{made.id}.{os.getpid()}.part"
-        both = made.asked
-        for side in made.sides.values():
-            both = both.with_turn(side.turn)
+        both, sides = made.asked, {}
+        for name, side in made.sides.items():
+            turn, options = side.finished()
+            both = both.with_turn(turn)
+            sides[name] = {"contestant": asdict(side.contestant), "turn": turn.id, "options": asdict(options), "line": side.line}
         try:
             save_conversation(both.at(made.asked.head), part)
-            sides = {
-                name: {"contestant": asdict(side.contestant), "turn": side.turn.id, "options": asdict(side.options), "line": side.line}
-                for name, side in made.sides.items()
-            }
             (part / "round.json").write_text(json.dumps({"seed": made.seed, "sides": sides}, ensure_ascii=False), encoding="utf-8")
             part.rename(self.waiting / made.id)
         finally:
@@ -154,22 +158,22 @@ class Rounds:
         for old in sorted(self.waiting.iterdir(), key=lambda each: -each.stat().st_mtime)[KEPT_WAITING:]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _found(self, id: str) -> Round:
-        """Raises: ValueError, KeyError, TypeError, OSError: it is damaged."""
+    def _load(self, id: str) -> Round:
+        """Raises: ValueError, KeyError, TypeError, OSError: the saved round is damaged."""
         asked, raw = load_conversation(self.waiting / id), json.loads((self.waiting / id / "round.json").read_text(encoding="utf-8"))
         sides = {}
         for name in "ab":
             said = raw["sides"][name]
             turn, options = asked.turns[said["turn"]], said["options"]
             chosen = Options(options["seed"], TextOptions(**options["text"]), ImageOptions(**options["image"]))
-            sides[name] = Side(Contestant.of(said["contestant"]), Answer(*self.folders, turn.parts), turn, chosen, str(said["line"]))
+            sides[name] = Side(Contestant.from_json(said["contestant"]), Answer(*self.folders, turn.parts), turn, chosen, str(said["line"]))
         return Round(asked, int(raw["seed"]), sides, id, status=WHICH, phase="ready")
 
-    def _both(self, made: Round) -> str:
-        """Both answers, one after the other; why one of them failed, "" if none did."""
-        with self.loading.lending(AWAY) as lend:
+    def _answer_both(self, made: Round) -> str:
+        """Make both answers, one after the other. Returns why one of them failed, "" if none did."""
+        with self.loading.lend_engines(AWAY) as lend:
             for name, side in made.sides.items():
-                made.say(f"{name.upper()} is getting ready ...")
+                made.set_status(f"{name.upper()} is getting ready ...")
                 if failure := self._answer(made, name, side, lend):
                     return f"{name.upper()} could not answer: {failure}"
                 if made.stop.is_set():
@@ -177,17 +181,17 @@ class Rounds:
         return ""
 
     def _answer(self, made: Round, name: str, side: Side, lend: Lend) -> str:
-        """An exception must not leave here: it would hold on to the engine while the next one is opened."""
+        """Make one answer; returns why it failed or "". An exception must not leave here: it would keep the engine alive."""
         who = side.contestant
         try:
-            engine = lend(who.pair, who.brain, {Path(folder): weight for folder, weight in who.adapters})
+            engine = lend(who.pair, who.mllm, {Path(folder): weight for folder, weight in who.adapters})
             options = preset_options(who.preset, engine.about, made.seed)
-            side.options = replace(options, image=replace(options.image, preview_every=2))  # a preset would show by it
+            side.options = replace(options, image=replace(options.image, preview_every=2))  # a preset could be recognised by it
             with contextlib.closing(engine.answer(made.asked, side.options, made.stop)) as events:
                 for event in events:
                     if isinstance(event, Failed):
                         return event.message
-                    self._take(made, name, side, event)
+                    self._handle_event(made, name, side, event)
         except ValueError as error:
             return str(error)
         except Exception as error:
@@ -195,16 +199,16 @@ class Rounds:
             return f"The answer failed ({type(error).__name__}: {error}); you can ask again."
         return ""
 
-    def _take(self, made: Round, name: str, side: Side, event: Event) -> None:
+    def _handle_event(self, made: Round, name: str, side: Side, event: Event) -> None:
         if isinstance(event, Done):
-            side.turn = event.conversation.turns[event.conversation.head]
-            side.line = note(event.stats, made.seed)
+            side.turn = event.conversation.path()[-1]
+            side.line = stats_line(event.stats, made.seed)
             return
         with made.lock:
             side.answer.take(event)
         if isinstance(event, TextDelta):
-            made.say(f"{name.upper()} is writing ...")
-        elif isinstance(event, ImageStarted):  # how many steps it takes would tell who it is
-            made.say(f"{name.upper()} is painting picture {event.index + 1} ...")
+            made.set_status(f"{name.upper()} is writing ...")
+        elif isinstance(event, ImageStarted):  # the number of steps would tell who it is
+            made.set_status(f"{name.upper()} is painting picture {event.index + 1} ...")
         else:
             made.changed += 1

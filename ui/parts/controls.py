@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from dataclasses import Field, fields, is_dataclass
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import gradio as gr
 from gradio.components import Component
 
 from duogen.options import preset_values
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Path = tuple[str, ...]
+Control = gr.Checkbox | gr.Dropdown | gr.Slider | gr.Textbox
+T = TypeVar("T", bound="DataclassInstance")
 
 
-def build(options: type, at: Path = ()) -> dict[Path, Component]:
-    """Lay out a control for every field, nested dataclasses as groups. Keys are the fields' names from the top."""
-    hints, controls = get_type_hints(options), {}
+def build(options: type[DataclassInstance], at: Path = ()) -> dict[Path, Control]:
+    """Lay out a control for every field, nested dataclasses as groups. Keys are paths of field names."""
+    hints = get_type_hints(options)
+    controls: dict[Path, Control] = {}
     for each in fields(options):
         path, kind = (*at, each.name), hints[each.name]
         if is_dataclass(kind):
             with gr.Group():
-                gr.Markdown(f"## {_label(each.name)}", elem_classes="group-title")
+                gr.Markdown(f"## {each.metadata.get('label') or _label(each.name)}", elem_classes="group-title")
                 controls |= build(kind, path)
         else:
             controls[path] = _control(each, kind)
     return controls
 
 
-def read(options: type, controls: dict[Path, Component], values: dict[Component, Any], at: Path = ()) -> Any:
-    """The options that the controls stand at.
+def read(options: type[T], controls: dict[Path, Control], values: dict[Component, Any], at: Path = ()) -> T:
+    """The options as the controls are set.
 
     Raises:
         ValueError: a value is out of its range; the message is one sentence.
@@ -40,17 +46,17 @@ def read(options: type, controls: dict[Path, Component], values: dict[Component,
         if is_dataclass(kind):
             given[each.name] = read(kind, controls, values, path)
         else:
-            given[each.name] = _value(each.name, kind, values[controls[path]])
+            given[each.name] = _parse_value(each.name, kind, values[controls[path]])
     return options(**given)
 
 
-def preset(name: str, controls: dict[Path, Component], about: dict[str, Any]) -> dict[Component, Any]:
-    """What sets the controls as a preset wants them, on top of what the pair paints best with; the seed stays."""
+def preset_updates(name: str, controls: dict[Path, Control], about: dict[str, Any]) -> dict[Component, Any]:
+    """Updates that set the controls to a preset, on top of the best settings of the pair. The seed stays."""
     return {controls[path]: gr.update(value=value) for path, value in preset_values(name, about).items()}
 
 
-def of_pair(controls: dict[Path, Component], about: dict[str, Any]) -> dict[Component, Any]:
-    """What sets the controls as the open pair paints best, and hides those that mean nothing to it."""
+def pair_updates(controls: dict[Path, Control], about: dict[str, Any]) -> dict[Component, Any]:
+    """Updates that set the controls to the best settings of the open pair and hide those that it does not use."""
     best = {control: gr.update(value=about[path[-1]]) for path, control in controls.items() if path[-1] in about}
     known = {("text", "think"): about.get("thinks", True), ("image", "side"): not about.get("sees_previous", False)}
     return best | {controls[path]: gr.update(visible=shown) for path, shown in known.items() if path in controls}
@@ -60,9 +66,9 @@ def _label(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def _control(each: Field, kind: Any) -> Component:
+def _control(each: Field, kind: Any) -> Control:
     about = each.metadata
-    look = {"label": _label(each.name), "info": about.get("help"), "value": each.default, "interactive": True}
+    look: dict[str, Any] = {"label": _label(each.name), "info": about.get("help"), "value": each.default, "interactive": True}
     if kind is bool:
         return gr.Checkbox(**look)
     if about.get("values"):
@@ -75,8 +81,8 @@ def _control(each: Field, kind: Any) -> Component:
     return gr.Textbox(placeholder="random", max_lines=1, **look)
 
 
-def _value(name: str, kind: Any, value: Any) -> Any:
-    """What a control gave, as the type `kind`; an empty box is `None` where that is allowed."""
+def _parse_value(name: str, kind: Any, value: Any) -> Any:
+    """The value of a control as the type `kind`; an empty box is `None` where that is allowed."""
     kinds = get_args(kind) or (kind,)
     if NoneType in kinds and str(value or "").strip() == "":
         return None

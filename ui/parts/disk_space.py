@@ -1,4 +1,4 @@
-"""Disk space that can be had back: copies that are made again when they are needed, and what was deleted."""
+"""Disk space that can be freed: copies that are made again when needed, and deleted items."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from duogen.library.conversations import Store
+from duogen.library.conversations import ConversationStore
 from duogen.library.pictures import Gallery
 from ui.parts.pictures import PictureFolder
 
@@ -14,8 +14,8 @@ IN_USE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
-class Freeable:
-    """How many files and bytes there are of each kind."""
+class FreeableSpace:
+    """The number of files and bytes of each kind."""
 
     copies: int
     copy_bytes: int
@@ -30,34 +30,34 @@ class Freeable:
 
 
 @dataclass(frozen=True)
-class Space:
+class DiskSpace:
     """
     Attributes:
         shown: folders of pictures as the chat shows them.
-        uploads: where what browsers send lies until it is in a conversation or the library.
+        uploads: holds the files that browsers send, until they are in a conversation or the library.
     """
 
     gallery: Gallery
-    store: Store
+    store: ConversationStore
     shown: tuple[PictureFolder, ...]
     uploads: Path
 
-    def freeable(self) -> Freeable:
-        room, old = self.gallery.room(), [file.stat().st_size for file in self._old_uploads()]
+    def freeable(self) -> FreeableSpace:
+        room, old = self.gallery.freeable(), [file.stat().st_size for file in self._old_uploads()]
         copies = room.thumbnails + sum(map(len, self.shown)) + len(old)
         copy_bytes = room.thumbnail_bytes + sum(folder.bytes for folder in self.shown) + sum(old)
-        return Freeable(copies, copy_bytes, room.deleted, room.deleted_bytes, *self.store.laid_aside())
+        return FreeableSpace(copies, copy_bytes, room.deleted, room.deleted_bytes, *self.store.measure_deleted())
 
-    def free(self) -> None:
-        """Throw away what `freeable` counts."""
-        self.gallery.free()
-        self.store.forget_deleted()
+    def delete_freeable(self) -> None:
+        """Delete what `freeable` counts."""
+        self.gallery.delete_freeable()
+        self.store.purge_deleted()
         for folder in self.shown:
             folder.clear()
         for file in self._old_uploads():
             file.unlink(missing_ok=True)
 
     def _old_uploads(self) -> list[Path]:
-        """A younger one may be in a box that nobody has sent yet."""
+        """Newer uploads may be in a message that is not sent yet."""
         found = [file for file in self.uploads.rglob("*") if file.is_file()] if self.uploads.is_dir() else []
         return [file for file in found if time.time() - file.stat().st_mtime > IN_USE_SECONDS]

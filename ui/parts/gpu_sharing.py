@@ -1,7 +1,7 @@
-"""One card for chat and training: the job asks, the pair leaves the card, and comes back when the job is over.
+"""One GPU for chat and training: a job asks for the GPU, the pair leaves it, and returns when the job is over.
 
-The pair's place on a card is a lock in the data folder. A job waits for it; this thread sees the job wait, lets the answers under way
-end, gives up the pair and the lock, and takes both again when the job has let go, however that ended.
+A lock in the data folder stands for the pair's place on a GPU. A job waits for the lock. A thread here sees that the job waits, lets the
+running answers end, unloads the pair and releases the lock. When the job has released it, the thread takes the lock and loads the pair.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import time
 
 from filelock import FileLock, Timeout
 
-from duogen.finetune.jobs import jobs, serving_lock
+from duogen.finetune.jobs import list_jobs, serving_lock
 from ui.parts.loading import Loading
 
-LOOK_SECONDS = 1.0
-WORDS = "A training has the card; the chat goes on when it is over or paused."
+POLL_SECONDS = 1.0
+WORDS = "A training run has the GPU; the chat goes on when the run ends or pauses."
 
 
-class Card:
-    """Watches over the card that the pair is on."""
+class GPUSharing:
+    """Watches the GPU that the pair is on."""
 
     def __init__(self, loading: Loading) -> None:
         self.loading = loading
 
     def start(self) -> None:
-        threading.Thread(target=self._watch, name="card", daemon=True).start()
+        threading.Thread(target=self._watch, name="gpu", daemon=True).start()
 
     def _watch(self) -> None:
         self.loading.finished.wait()
@@ -36,31 +36,31 @@ class Card:
         try:
             lock.acquire(timeout=0)
         except Timeout:  # a job was there first
-            self._rest()
-            self._come_back(lock)
+            self._release()
+            self._reclaim(lock)
         while True:
-            time.sleep(LOOK_SECONDS)
-            if self._wanted(where):
-                self._rest()
+            time.sleep(POLL_SECONDS)
+            if self._is_wanted(where):
+                self._release()
                 lock.release()
-                while self._wanted(where):  # until the job has taken it, or is gone
-                    time.sleep(LOOK_SECONDS)
-                self._come_back(lock)
+                while self._is_wanted(where):  # until the job has taken it, or is gone
+                    time.sleep(POLL_SECONDS)
+                self._reclaim(lock)
 
     def _device(self) -> str | None:
         device = getattr(self.loading.engine, "device", None)
         return f"{device}:0" if device == "cuda" else device
 
-    def _wanted(self, where: str) -> bool:
-        found = [job.progress() for job in jobs()]
-        return any(known["phase"] == "waiting" and known.get("device") == where and known.get("wants_card") for known in found)
+    def _is_wanted(self, where: str) -> bool:
+        found = [job.progress() for job in list_jobs()]
+        return any(known["phase"] == "waiting" and known.get("device") == where and known.get("wants_gpu") for known in found)
 
-    def _rest(self) -> None:
-        with self.loading.line.place(lambda before: None, threading.Event()):
-            self.loading.rest(WORDS)
+    def _release(self) -> None:
+        with self.loading.queue.wait_turn(lambda before: None, threading.Event()):
+            self.loading.unload(WORDS)
 
-    def _come_back(self, lock: FileLock) -> None:
-        """As soon as no job is on the card."""
+    def _reclaim(self, lock: FileLock) -> None:
+        """Load the pair again as soon as no job is on the GPU."""
         lock.acquire()
         self.loading.start()
         self.loading.finished.wait()

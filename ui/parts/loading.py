@@ -1,4 +1,4 @@
-"""The pair opens behind the page: a thread that loads it, and words about how far it is."""
+"""Loads the pair in a thread behind the page, and reports its progress."""
 
 from __future__ import annotations
 
@@ -9,92 +9,98 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duogen import silence_libraries
 from duogen.hub.catalogue import bundled
 from duogen.options import LoadOptions
-from ui.parts.queue import Line
+from ui.parts.queue import FairQueue
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
-    from duogen.models.adapters import Wanted
+    from duogen.models.adapters import AdapterSpec
 
 IMPORTING = "Loading the model: importing PyTorch and its libraries ..."
 
-Lend = Callable[[str, str, Mapping[Path, float]], "Engine"]  # pair, brain, adapters
+Lend = Callable[[str, str, Mapping[Path, float]], "Engine"]  # pair, mllm, adapters
 
 
 @dataclass
 class Loading:
-    """An engine on its way.
+    """The engine of the page, loaded in a thread.
 
     Attributes:
         pair: id, repository or folder of the pair, `None` for the bundled one.
-        brain: the MLLM of a painter that cannot talk.
-        load: how it is opened, where the two words before do not say all.
-        words: what is going on, for the status line.
-        tell: told all of that too, for the terminal.
-        line: the queue of all who want to use the engine.
-        ahead: how many switches to other pairs were asked for and are not over.
-        worn: the adapters that are on, by folder, and how strongly.
-        engine: there once `finished` is set, unless `error` says why not in one sentence.
+        mllm: the MLLM of a painter that cannot talk.
+        load: how the pair is opened; replaces `device` and `precision`.
+        words: the current step, for the status line.
+        log: called with every step too, for the terminal.
+        queue: the queue of all requests that use the engine.
+        pending_switches: the number of switches to other pairs that are not over.
+        adapters: the weights of the adapters that are on, by folder.
+        engine: set when `finished` is set, unless `error` says in one sentence why not.
     """
 
     pair: str | None = None
     device: str = "auto"
     precision: str = "auto"
     words: str = "Loading the model ..."
-    line: Line = field(default_factory=Line)
-    worn: dict[Path, float] = field(default_factory=dict)
+    queue: FairQueue = field(default_factory=FairQueue)
+    adapters: dict[Path, float] = field(default_factory=dict)
     engine: Engine | None = None
     error: str = ""
     finished: threading.Event = field(default_factory=threading.Event)
-    brain: str | None = None
+    mllm: str | None = None
     load: LoadOptions | None = None
-    ahead: int = 0
-    tell: Callable[[str], None] = lambda words: None
+    pending_switches: int = 0
+    log: Callable[[str], None] = lambda words: None
 
     @property
-    def busy(self) -> bool:
-        """Whether a pair is being opened, or waits for that."""
-        return self.ahead > 0 or not self.finished.is_set()
+    def is_busy(self) -> bool:
+        """Whether a pair is being opened or waits to be opened."""
+        return self.pending_switches > 0 or not self.finished.is_set()
 
-    def wishes(self) -> LoadOptions:
-        """How the pair is opened."""
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the open pair says of itself; empty while none is open."""
+        engine = self.engine
+        return engine.about if engine else {}
+
+    def load_options(self) -> LoadOptions:
+        """The options with which the pair is opened."""
         return self.load or LoadOptions(device=self.device, precision=self.precision)
 
-    def switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
-        """Open another pair once the answers before are done. The old one is let go of first: both might not fit.
+    def switch(self, pair: str | None, mllm: str | None, load: LoadOptions) -> None:
+        """Open another pair when the earlier answers are done. The old pair is unloaded first, because both might not fit.
 
-        Adapters stay on when only the way of opening changes: those of one pair do not fit another.
+        Adapters stay on when only the load options change: adapters of one pair do not fit another.
         """
-        self.words = "The other pair is opened when the answers before are done ..."
-        self.ahead += 1
+        self.words = "The other pair opens when the earlier answers are done ..."
+        self.pending_switches += 1
 
-        def switched() -> None:
+        def run() -> None:
             try:
-                self._switch(pair, brain, load)
+                self._switch(pair, mllm, load)
             finally:
-                self.ahead -= 1
+                self.pending_switches -= 1
 
-        threading.Thread(target=switched, name="loading", daemon=True).start()
+        threading.Thread(target=run, name="loading", daemon=True).start()
 
-    def _switch(self, pair: str | None, brain: str | None, load: LoadOptions) -> None:
+    def _switch(self, pair: str | None, mllm: str | None, load: LoadOptions) -> None:
         self.finished.wait()  # the pair that is being opened is never left half open
-        with self.line.place(lambda before: None, threading.Event()):
+        with self.queue.wait_turn(lambda before: None, threading.Event()):
             self.finished.clear()
-            before = self.pair, self.brain, self.load, self.worn
-            worn = self.worn if (pair, brain) == (self.pair, self.brain) else {}
+            before = self.pair, self.mllm, self.load, self.adapters
+            adapters = self.adapters if (pair, mllm) == (self.pair, self.mllm) else {}
             self.engine, self.error = None, ""
-            self.pair, self.brain, self.load, self.worn = pair, brain, load, worn
+            self.pair, self.mllm, self.load, self.adapters = pair, mllm, load, adapters
             from duogen.models.placement import free
 
             free()
             self._open()
-            if self.engine is None and before != (pair, brain, load, worn):
+            if self.engine is None and before != (pair, mllm, load, adapters):
                 reason = self.error
-                self.pair, self.brain, self.load, self.worn = before
+                self.pair, self.mllm, self.load, self.adapters = before
                 self.finished.clear()
                 self._open()
                 if self.engine is not None:
@@ -107,59 +113,59 @@ class Loading:
         try:
             silence_libraries()
             if "duogen.engine" not in sys.modules:
-                self._say(IMPORTING)
+                self._report(IMPORTING)
             # Imported here: torch and what comes with it would keep the page waiting.
             from duogen.engine import Engine
 
             self.error = ""
-            self.engine = Engine.open(self.pair, progress=self._say, brain=self.brain, load=self.wishes())
-            self.put_on()
+            self.engine = Engine.open(self.pair, progress=self._report, mllm=self.mllm, load=self.load_options())
+            self.set_adapters()
         except ValueError as error:
             self.error = str(error)
-            self._say(self.error)
+            self._report(self.error)
         except Exception as error:  # whatever it is, the page must say so instead of waiting for ever
             traceback.print_exc()
             self.error = f"The pair could not be opened ({type(error).__name__}: {error}); the terminal shows more."
-            self._say(self.error)
+            self._report(self.error)
         finally:
             self.finished.set()
 
-    def put_on(self, worn: Mapping[Path, float] | None = None) -> None:
-        """Make the engine wear what is on, or `worn` for a while. Raises ValueError when an adapter does not fit; then none is on."""
-        if self.engine is not None and hasattr(self.engine, "wear"):
-            self.engine.wear(_wanted(self.worn if worn is None else worn))
+    def set_adapters(self, adapters: Mapping[Path, float] | None = None) -> None:
+        """Set the adapters of the engine to those that are on, or to `adapters`. Raises ValueError if one does not fit; then none is on."""
+        if self.engine is not None and hasattr(self.engine, "set_adapters"):
+            self.engine.set_adapters(_adapter_specs(self.adapters if adapters is None else adapters))
 
     @contextmanager
-    def lending(self, words: str) -> Iterator[Lend]:
-        """For who holds the line: engines of any pair and adapters, one after the other; what was open before is open again in the end.
+    def lend_engines(self, words: str) -> Iterator[Lend]:
+        """Lend engines of any pair and adapters, one after the other, to a caller that holds the queue. At the end the old pair is back.
 
-        Only one is in memory: whoever asks for the next one has let go of the one before. `words` say to all others why the pair is
-        away. What is lent raises ValueError, one sentence, when a pair cannot be opened or an adapter does not fit it.
+        Only one engine is in memory: the caller must drop an engine before it asks for the next. `words` is the status line for others
+        meanwhile. The yielded function raises ValueError, one sentence, when a pair cannot be opened or an adapter does not fit it.
         """
         try:
-            yield lambda pair, brain, worn: self._lend(pair, brain, worn, words)
+            yield lambda pair, mllm, adapters: self._lend(pair, mllm, adapters, words)
         finally:
-            self._come_back()
+            self._reopen()
             try:
-                self.put_on()
+                self.set_adapters()
             except ValueError:  # thrown away meanwhile
-                self.worn = {}
+                self.adapters = {}
 
-    def _lend(self, pair: str, brain: str, worn: Mapping[Path, float], words: str) -> Engine:
+    def _lend(self, pair: str, mllm: str, adapters: Mapping[Path, float], words: str) -> Engine:
         from duogen.engine import Engine
 
-        if (pair, brain) == (self.pair_id(), self.brain or ""):
-            self._come_back()
+        if (pair, mllm) == (self.pair_id(), self.mllm or ""):
+            self._reopen()
             if self.engine is None:
                 raise ValueError(self.error)
-            self.put_on(worn)
+            self.set_adapters(adapters)
             return self.engine
-        self.rest(words)
-        load = replace(self.wishes(), preset="")  # the few-step LoRA is of the pair that was open
-        return Engine.open(pair, brain=brain or None, load=load, adapters=_wanted(worn))
+        self.unload(words)
+        load = replace(self.load_options(), preset="")  # the few-step LoRA is of the pair that was open
+        return Engine.open(pair, mllm=mllm or None, load=load, adapters=_adapter_specs(adapters))
 
-    def _come_back(self) -> None:
-        """After `rest`: open the pair again, here and now."""
+    def _reopen(self) -> None:
+        """After `unload`: open the pair again in this thread."""
         if not self.finished.is_set():
             from duogen.models.placement import free
 
@@ -167,23 +173,23 @@ class Loading:
             self._open()
 
     def pair_id(self) -> str:
-        """The id, repository or folder of the pair, of the bundled one too."""
+        """The id, repository or folder of the pair, also of the bundled one."""
         return self.pair or bundled()
 
-    def rest(self, words: str) -> None:
-        """Give up the engine and its memory, so that something else can have the device; `start` brings it back."""
+    def unload(self, words: str) -> None:
+        """Drop the engine and free its memory for something else; `start` loads it again."""
         from duogen.models.placement import free
 
         self.finished.clear()
         self.engine, self.words = None, words
         free()
 
-    def _say(self, words: str) -> None:
+    def _report(self, words: str) -> None:
         self.words = words
-        self.tell(words)
+        self.log(words)
 
 
-def _wanted(worn: Mapping[Path, float]) -> list[Wanted]:
-    from duogen.models.adapters import Wanted
+def _adapter_specs(adapters: Mapping[Path, float]) -> list[AdapterSpec]:
+    from duogen.models.adapters import AdapterSpec
 
-    return [Wanted(folder, weight) for folder, weight in worn.items()]
+    return [AdapterSpec(folder, weight) for folder, weight in adapters.items()]

@@ -1,15 +1,13 @@
-"""A change of a picture as a question to the pair: its mask, its canvas, its words; and what comes of the answer."""
+"""A change of a picture as a request to the pair: mask, canvas and words."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image
-from duogen.events import Event, Failed, ImageDone, ImageStarted, TextDelta
+from duogen.conversation import Conversation
 from duogen.library.pictures import Entry
 from duogen.options import Options
 
@@ -23,8 +21,8 @@ PLACES = {
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be made: a conversation whose last turn asks for a change of `entry`."""
+class PictureChange:
+    """A requested change: a conversation whose last turn asks for a change of `entry`."""
 
     entry: Entry
     words: str
@@ -32,32 +30,8 @@ class Work:
     options: Options
 
 
-@dataclass
-class Outcome:
-    """What came of one answer."""
-
-    words: str = ""
-    image: Image | None = None
-    failure: str = ""
-    began: float = field(default_factory=time.monotonic)
-
-    def take(self, event: Event) -> None:
-        match event:
-            case TextDelta(text):
-                self.words += text
-            case ImageStarted():
-                self.began = time.monotonic()
-            case ImageDone(_, image):
-                self.image = image
-            case Failed(message):
-                self.failure = message
-
-    def seconds_left(self, step: int, steps: int) -> float:
-        return (time.monotonic() - self.began) / step * (steps - step)
-
-
-def mask_of(layers: list[PILImage.Image], size: tuple[int, int]) -> PILImage.Image | None:
-    """What the brush covered, as "L" of `size`, white where it did; `None` if it covered nothing."""
+def brush_mask(layers: list[PILImage.Image], size: tuple[int, int]) -> PILImage.Image | None:
+    """The area that the brush covered as an "L" picture of `size`, white where covered; `None` if it covered nothing."""
     mask = PILImage.new("L", size)
     for layer in layers:
         alpha = layer.convert("RGBA").getchannel("A")
@@ -67,17 +41,17 @@ def mask_of(layers: list[PILImage.Image], size: tuple[int, int]) -> PILImage.Ima
     return mask if mask.getbbox() else None
 
 
-def grown(size: tuple[int, int], width: float, height: float) -> tuple[int, int]:
-    """A canvas of so many percent of a picture's size."""
+def scale_size(size: tuple[int, int], width: float, height: float) -> tuple[int, int]:
+    """The size of a canvas that is `width` and `height` percent of a picture's size."""
     return round(size[0] * width / 100), round(size[1] * height / 100)
 
 
-def extended(
+def extend_canvas(
     picture: PILImage.Image, mask: PILImage.Image | None, size: tuple[int, int], place: str
 ) -> tuple[PILImage.Image, PILImage.Image | None]:
-    """A larger canvas with the picture at one of `PLACES`, and what may be painted: the new border and what was marked.
+    """A larger canvas with the picture at one of `PLACES`, and the mask of what may be painted: the new border and the marked area.
 
-    The border is filled with the colours of the edge, for the pair to have something to go on.
+    The border is filled with the colours of the edge as a start for the pair.
 
     Raises:
         ValueError: the canvas is smaller than the picture or too large.
@@ -94,8 +68,8 @@ def extended(
     return whole, free
 
 
-def request(words: str, kinds: list[str]) -> str:
-    """The words of a change, with what each picture is for; the first, which is changed, is always a source."""
+def change_request(words: str, kinds: list[str]) -> str:
+    """The words of a change, with the use of each picture. The first picture, which is changed, is always a source."""
     if not kinds:
         return words
     about = {SOURCE: "is a source: keep its pixels.", REFERENCE: "is a reference: keep its looks only."}

@@ -1,4 +1,4 @@
-"""Pictures as files, which is how the chat shows them: a picture object in its history would be encoded anew at every word."""
+"""Pictures as files for the chat: a picture object in its history would be encoded again at every word."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_BYTES = 512 * 1024**2
 
 
 class PictureFolder:
-    """A folder of PNG files named by their content, the last used ones, at most `limit` and `most` bytes. Any thread may ask."""
+    """A folder of PNG files named by their content. It keeps the last used, at most `limit` files and `most` bytes. Thread-safe."""
 
     def __init__(self, folder: Path, limit: int, most: int = MOST_BYTES) -> None:
         self.folder, self.limit, self.most = folder, limit, most
@@ -24,7 +24,7 @@ class PictureFolder:
         found = sorted((file.stat().st_mtime, file, file.stat().st_size) for file in folder.glob("*.png"))
         self._files = {file: size for _, file, size in found}
         self.bytes = sum(self._files.values())
-        self._known: dict[tuple[int, int], Path] = {}  # by the picture object, as long as it lives: hashing costs more than showing
+        self._known: dict[tuple[int, int], Path] = {}  # by picture object while it lives: hashing costs more than showing
         self._lock = threading.Lock()
 
     def keep(self, picture: PILImage.Image, most: int = 0) -> str:
@@ -60,7 +60,7 @@ class PictureFolder:
         return len(self._files)
 
     def clear(self) -> None:
-        """Throw all away; what is asked for again is written again."""
+        """Delete all files. A picture that is needed again is written again."""
         with self._lock:
             for file in list(self._files):
                 self._drop(file)

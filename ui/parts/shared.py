@@ -1,4 +1,4 @@
-"""What the tabs share: the engine on its way, the pictures, the drawer; and how they tell a person something."""
+"""What the tabs share: the engine, the pictures and the controls of the drawer; status lines and warnings."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ import gradio as gr
 from gradio.components import Component
 
 from duogen.conversation import Image, open_picture
-from duogen.library.picture_file import About
+from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
 from ui.api.requests import PICTURE_SIDE
 from ui.parts import controls
-from ui.parts.disk_space import Space
-from ui.parts.i18n import say
+from ui.parts.disk_space import DiskSpace
+from ui.parts.i18n import translate
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 
 Updates = dict[Any, Any]
 UPLOADS = 8
-EMPTY_BOX = {"text": "", "files": []}
-QUICK = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+EMPTY_BOX: dict[str, Any] = {"text": "", "files": []}
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
-def new_seed() -> int:
+def session_of(request: gr.Request) -> str:
+    """The browser window that a request comes from; "" for a program that names none."""
+    return request.session_hash or ""
+
+
+def draw_seed() -> int:
     return secrets.randbelow(1_000_000)
 
 
-class Refused(Exception):
-    """What was asked for is not to be had now; the message is one sentence for the user, and nothing changes."""
+class Refusal(Exception):
+    """A request of the user that is refused; the message is one sentence for the user, and nothing changes."""
 
 
 @dataclass(frozen=True)
@@ -42,38 +47,38 @@ class Shared:
     """
     Attributes:
         gallery: all pictures.
-        space: on the disk, that can be had back.
-        previews: of pictures in the making.
+        disk_space: what can be freed on the disk.
+        previews: of unfinished pictures.
         drawer: the controls of the options, by field.
     """
 
     loading: Loading
     gallery: Gallery
-    space: Space
+    disk_space: DiskSpace
     previews: PictureFolder
-    drawer: dict[controls.Path, Component]
+    drawer: dict[controls.Path, controls.Control]
 
     def options(self, values: dict[Component, Any]) -> Options:
-        """What the drawer says; an empty seed is drawn here, so that it can be written down.
+        """The options in the drawer. An empty seed is drawn here, so that it can be recorded.
 
         Raises:
-            Refused: a value is out of its range.
+            Refusal: a value is out of its range.
         """
         try:
             options = controls.read(Options, self.drawer, values)
         except ValueError as error:
-            raise Refused(str(error)) from error
-        return options if options.seed is not None else replace(options, seed=new_seed())
+            raise Refusal(str(error)) from error
+        return options if options.seed is not None else replace(options, seed=draw_seed())
 
-    def brought(self, file: Path) -> Image:
-        """A picture that came with a message, in the library too. Raises ValueError: it cannot be read as a picture."""
+    def add_upload(self, file: Path) -> Image:
+        """Open a picture that came with a message, and add it to the library. Raises ValueError: it cannot be read as a picture."""
         picture = open_picture(file)
-        self.gallery.add(picture, About(painted=False))
+        self.gallery.add(picture, PictureInfo(painted=False))
         picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         return Image(picture)
 
-    def restored(self, about: About) -> Updates:
-        """The drawer as it stood for a picture, as far as that is known."""
+    def restore_options(self, about: PictureInfo) -> Updates:
+        """Updates that set the drawer to the settings of a picture, as far as they are known."""
         updates = {}
         for path, control in self.drawer.items():
             value: Any = about.options
@@ -86,31 +91,31 @@ class Shared:
 
 
 def check_uploads(files: list[str]) -> None:
-    """Raises Refused: these are too many for one message."""
+    """Raises Refusal: there are too many files for one message."""
     if len(files) > UPLOADS:
-        raise Refused(f"Bring at most {UPLOADS} pictures with a message; these are {len(files)}.")
+        raise Refusal(f"Bring at most {UPLOADS} pictures with a message; these are {len(files)}.")
 
 
-def sentence(message: str) -> str:
-    """A sentence in the language of the browser, as HTML."""
-    return html.escape(say(message), quote=False)
+def translate_html(message: str) -> str:
+    """Translate a sentence into the language of the browser, as HTML."""
+    return html.escape(translate(message), quote=False)
 
 
 def status_line(words: str, mood: str = "", act: str = "", share: float | None = None) -> str:
-    """`mood` is "busy", "bad" or nothing; `act` is a button; `share` is how much of the work is done, from 0 to 1."""
-    bar = f'<progress max="1" value="{share:.3f}" aria-label="{sentence("Progress")}"></progress>' if share is not None else ""
-    return f'<div role="status" class="status {mood}"><span>{sentence(words)}</span>{act}{bar}</div>'
+    """`mood` is "busy", "bad" or ""; `act` is a button; `share` is the finished part of the work, from 0 to 1."""
+    bar = f'<progress max="1" value="{share:.3f}" aria-label="{translate_html("Progress")}"></progress>' if share is not None else ""
+    return f'<div role="status" class="status {mood}"><span>{translate_html(words)}</span>{act}{bar}</div>'
 
 
-def refused(reason: Exception) -> None:
-    """Gradio's own errors would be laid over the page."""
-    gr.Warning(sentence(str(reason)), title=say("One moment"))
+def show_warning(reason: Exception) -> None:
+    """Show a warning. Gradio's own errors would cover the page."""
+    gr.Warning(translate_html(str(reason)), title=translate("One moment"))
 
 
-def kind_words(updates: Iterator[Updates], idle: Component) -> Iterator[Updates]:
-    """A refusal on the way becomes a word to the user; `idle` is any output."""
+def catch_refusals(updates: Iterator[Updates], idle: Component) -> Iterator[Updates]:
+    """Show a refusal as a warning; `idle` is any output of the event."""
     try:
         yield from updates
-    except (Refused, ValueError) as reason:
-        refused(reason)
+    except (Refusal, ValueError) as reason:
+        show_warning(reason)
         yield {idle: gr.skip()}

@@ -1,4 +1,4 @@
-"""The look: paper and ink, one violet; fonts of the system, so that nothing is fetched."""
+"""The theme: light paper, dark ink, one violet, and system fonts, so that nothing is fetched."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def theme() -> gr.themes.Base:
     )
 
 
-def looks() -> dict[str, Any]:
-    """What a launch takes of them. How the page is printed stands in its head, for Gradio keeps `css_paths` inside its own container."""
+def launch_style() -> dict[str, Any]:
+    """Theme arguments of `launch`. The print style is in the head of the page, because Gradio scopes `css_paths` to its own container."""
     printed = (STATIC / "print.css").read_text(encoding="utf-8")
     return {
         "theme": theme(),

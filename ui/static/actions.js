@@ -1,7 +1,7 @@
 // One listener for all small buttons, in the chat, the list and the status line: the value of a button says what it wants.
-const wishes = (words, more = {}) => trigger('click', { wish: words, ...more });
+const sendCommand = (words, more = {}) => trigger('click', { command: words, ...more });
 
-const copied = (text) => {
+const copyText = (text) => {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = Object.assign(document.createElement('textarea'), { value: text }); // without https there is no clipboard
   document.body.append(area);
@@ -11,11 +11,11 @@ const copied = (text) => {
 };
 
 const wordsOf = (row) => [...row.querySelectorAll('.message-content .prose')]
-  .filter(part => !part.querySelector('.acts, .card')).map(part => part.innerText.trim()).join('\n\n');
+  .filter(part => !part.querySelector('.chat-actions, .card')).map(part => part.innerText.trim()).join('\n\n');
 
-const downloaded = async (wish) => {
-  const file = await server.pack(wish);
-  if (file.error) return wishes('say ' + file.error);
+const download = async (command) => {
+  const file = await server.pack(command);
+  if (file.error) return sendCommand('say ' + file.error);
   const bytes = Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0));
   const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(new Blob([bytes])), download: file.name });
   link.click();
@@ -23,9 +23,9 @@ const downloaded = async (wish) => {
 };
 
 // The guide as its web page looks on paper, in a frame that nobody sees.
-const printed = async (wish) => {
-  const file = await server.pack(wish.replace('print', 'html'));
-  if (file.error) return wishes('say ' + file.error);
+const printGuide = async (command) => {
+  const file = await server.pack(command.replace('print', 'html'));
+  if (file.error) return sendCommand('say ' + file.error);
   document.getElementById('printed')?.remove();
   const frame = Object.assign(document.createElement('iframe'), { id: 'printed', title: file.name });
   frame.sandbox = 'allow-same-origin allow-modals'; // no scripts, whatever an answer says
@@ -40,23 +40,23 @@ document.addEventListener('click', async event => {
   }
   const act = event.target.closest('button.act');
   if (!act) return;
-  const [wish] = act.value.split(' ');
-  if (wish === 'known') {
+  const [command] = act.value.split(' ');
+  if (command === 'known') {
     localStorage.known = 'yes';
     document.body.classList.add('knows');
     return;
   }
-  if (wish === 'copy') {
-    await copied(wordsOf(act.closest('.message-row')));
+  if (command === 'copy') {
+    await copyText(wordsOf(act.closest('.message-row')));
     act.classList.add('done');
     setTimeout(() => act.classList.remove('done'), 1200);
-  } else if (['zip', 'pdf', 'html', 'markdown'].includes(wish)) {
-    downloaded(act.value);
-  } else if (wish === 'print') {
-    printed(act.value);
+  } else if (['zip', 'pdf', 'html', 'markdown'].includes(command)) {
+    download(act.value);
+  } else if (command === 'print') {
+    printGuide(act.value);
   } else {
-    wishes(act.value);
-    if (wish === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();
+    sendCommand(act.value);
+    if (command === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();
   }
 });
 
@@ -67,8 +67,8 @@ document.addEventListener('keydown', event => {
     if (menu) { menu.open = false; menu.querySelector('summary').focus(); }
   }
   if (!event.target.matches?.('#chats input')) return;
-  if (event.key === 'Enter') wishes('name ' + event.target.name, { words: event.target.value });
-  if (event.key === 'Escape') wishes('cancel');
+  if (event.key === 'Enter') sendCommand('name ' + event.target.name, { words: event.target.value });
+  if (event.key === 'Escape') sendCommand('cancel');
 });
 
 // The language of the browser, as the server and Gradio choose it, and our own words in it.
@@ -91,7 +91,7 @@ const NOTICES = [
   [/^Invalid file types?: (.+)\. Only .* allowed\.$/, 'Only pictures can be brought; this is none:'],
   [/^File\(s\) exceed the maximum allowed size of [^:]+: (.+)$/, 'This is too large; make it smaller than 25 MB:'],
 ];
-const noticed = () => {
+const translateNotices = () => {
   for (const title of document.querySelectorAll('.toast-title')) {
     const words = TITLES[title.firstChild?.data?.trim()];
     if (words) title.firstChild.data = say(words) + ' ';
@@ -104,8 +104,8 @@ const noticed = () => {
   }
 };
 
-const tidied = () => {
-  noticed();
+const tidy = () => {
+  translateNotices();
   for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
   for (const list of document.querySelectorAll('#talk .examples[role=list]')) list.setAttribute('role', 'group');
   for (const tile of document.querySelectorAll('button.thumbnail-item:not(.named)')) { // "Thumbnail 3 of 60" says little
@@ -123,5 +123,5 @@ let due = false;
 new MutationObserver(() => {
   if (due) return;
   due = true;
-  requestAnimationFrame(() => { due = false; tidied(); });
+  requestAnimationFrame(() => { due = false; tidy(); });
 }).observe(document.body, { childList: true, subtree: true });

@@ -1,6 +1,6 @@
-"""Fine-tuning: from a folder of examples to an adapter, in three steps. The work is a process of its own, which this tab only reads.
+"""The Fine-tune tab: from a folder of examples to an adapter, in three steps. The training is its own process; this tab reads its files.
 
-Nothing of a job is kept here: a browser that comes back, to this server or the next, finds it by its folder.
+The tab keeps nothing of a job: after a reload or a restart it finds the job by its folder.
 """
 
 from __future__ import annotations
@@ -9,26 +9,29 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, save_conversation
-from duogen.finetune.config import PRESETS, STAGES, FineTune
-from duogen.finetune.jobs import ENDED, Job, home, jobs
+from duogen.finetune.config import PRESETS, STAGES, FineTuneConfig
+from duogen.finetune.jobs import ENDED, Job, finetune_home, list_jobs
 from duogen.paths import ROOT, data_home
 from ui.parts import controls
-from ui.parts.i18n import choices
+from ui.parts.i18n import translate_choices
 from ui.parts.pictures import PictureFolder
-from ui.parts.shared import QUICK, Refused, Shared, Updates, kind_words, sentence, status_line
-from ui.parts.training_view import bar, facts, plotted, shown_problems, shown_strip, shown_tiles
+from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, status_line, translate_html
+from ui.parts.training_view import figures_html, loss_points, problems_html, progress_html, samples_html, tiles_html
 
-WHAT = {"both": "Both", "1": "What to say and when to draw", "2": "How to paint it"}
-PRESET_NAMES = {"cpu": "This computer's processor"} | {name: f"A card with {name[:-2]} GB" for name in PRESETS[1:]}
+if TYPE_CHECKING:
+    from duogen.engine import Engine
+
+WHAT = {"both": "Both", "mllm": "What to say and when to draw", "dit": "How to paint it"}
+PRESET_NAMES = {"cpu": "This computer's processor"} | {name: f"A GPU with {name[:-2]} GB" for name in PRESETS[1:]}
 TILES, TILE_PIXELS = 24, 192
 POLL_SECONDS = 1.0
 FIRST = "Bring a folder or zip with examples: pictures with .txt captions, before and after, conversations, or a dataset."
@@ -45,11 +48,11 @@ OBEYED = {
 
 
 class Finetune:
-    """The tab for all browsers. `local` is whether whoever uses the page may name folders of this machine."""
+    """The tab for all browsers. `local` is whether users of the page may name folders of this machine."""
 
     def __init__(self, tab: gr.Tab, shared: Shared, pictures: PictureFolder, local: bool = True) -> None:
         self.shared, self.pictures, self.local = shared, pictures, local
-        home().mkdir(parents=True, exist_ok=True)
+        finetune_home().mkdir(parents=True, exist_ok=True)
         self.known: dict[Path, str] = {}
         self.zips: dict[tuple[str, float], str] = {}
         with tab, gr.Column(elem_id="finetune"):
@@ -59,7 +62,7 @@ class Finetune:
     # Laying out
 
     def _lay_out(self) -> None:
-        self.source, self.told, self.timer = gr.State(""), gr.State(0.0), gr.Timer(POLL_SECONDS, active=False)
+        self.source, self.last_report, self.timer = gr.State(""), gr.State(0.0), gr.Timer(POLL_SECONDS, active=False)
         with gr.Row(elem_id="finetune-body"):
             with gr.Column(scale=2, min_width=320):
                 self._lay_out_steps()
@@ -81,12 +84,14 @@ class Finetune:
         with gr.Accordion("What is wrong with some of it", open=False, visible=False, elem_id="finetune-wrong") as self.wrong:
             self.problems = gr.HTML("")
         gr.Markdown("## 2 · What to teach", elem_classes="step")
-        self.what = gr.Radio(choices(WHAT), value="both", label="What", show_label=False, container=False, elem_id="finetune-what")
-        self.machine = gr.Dropdown(choices(PRESET_NAMES), value="cpu", label="Where it runs", elem_id="finetune-machine")
+        self.what = gr.Radio(
+            translate_choices(WHAT), value="both", label="What", show_label=False, container=False, elem_id="finetune-what"
+        )
+        self.machine = gr.Dropdown(translate_choices(PRESET_NAMES), value="cpu", label="Where it runs", elem_id="finetune-machine")
         with gr.Accordion("All settings", open=False, elem_id="finetune-settings"):
-            self.settings = controls.build(FineTune)
+            self.settings = controls.build(FineTuneConfig)
             for path, control in self.settings.items():
-                control.value = _at(FineTune.load("cpu"), path)
+                control.value = _value_at(FineTuneConfig.load("cpu"), path)
         self.needs = gr.HTML("", elem_id="finetune-needs")
         gr.Markdown("## 3 · Start", elem_classes="step")
         self.name = gr.Textbox(label="Name of the adapter", value="my-style", max_lines=1, elem_id="finetune-name")
@@ -98,7 +103,8 @@ class Finetune:
         with gr.Row(elem_classes="buttons"):
             names = {"sample": "Sample now", "save": "Save now", "pause": "Pause", "stop": "Stop and keep"}
             self.buttons = {
-                wish: gr.Button(names[wish], size="sm", min_width=90, visible=False, elem_id=f"finetune-{wish}") for wish in RUN_BUTTONS
+                command: gr.Button(names[command], size="sm", min_width=90, visible=False, elem_id=f"finetune-{command}")
+                for command in RUN_BUTTONS
             }
             self.resume = gr.Button("Resume", size="sm", variant="primary", min_width=90, visible=False, elem_id="finetune-resume")
             self.lower = gr.Button("Lower and go on", size="sm", variant="primary", min_width=130, visible=False, elem_id="finetune-lower")
@@ -120,39 +126,39 @@ class Finetune:
             self.log = gr.Code("", language=None, show_label=False, interactive=False, lines=8, max_lines=16)
 
     def _wire(self, tab: gr.Tab) -> None:
-        self.looked = [
+        self.example_outputs = [
             self.folder, self.source, self.report, self.describe, self.tiles, self.wrong, self.problems, self.name, self.needs
         ]  # fmt: skip
         job = [
-            self.chosen, self.told, self.timer, self.progress, *self.buttons.values(), self.resume, self.lower, self.facts, self.plot,
-            self.strip, self.after, self.log, self.download,
+            self.chosen, self.last_report, self.timer, self.progress, *self.buttons.values(), self.resume, self.lower, self.facts,
+            self.plot, self.strip, self.after, self.log, self.download,
         ]  # fmt: skip
         recipe = {self.source, self.what, *self.settings.values()}
         self.cost = cost = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
-        self.check.click(self.look, [self.folder], self.looked, **QUICK).success(**cost)
-        self.folder.submit(self.look, [self.folder], self.looked, **QUICK).success(**cost)
-        self.upload.upload(self.look, [self.upload], self.looked, **QUICK).success(**cost)
-        self.mine.click(self.look_at_mine, None, self.looked, **QUICK).success(**cost)
-        self.describe.click(self.caption, [self.source], self.looked, **QUICK)
+        self.check.click(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
+        self.folder.submit(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
+        self.upload.upload(self.read_examples, [self.upload], self.example_outputs, **QUICK).success(**cost)
+        self.mine.click(self.read_chat_examples, None, self.example_outputs, **QUICK).success(**cost)
+        self.describe.click(self.caption_pictures, [self.source], self.example_outputs, **QUICK)
         self.machine.input(self.set_preset, [self.machine], list(self.settings.values()), **QUICK).success(**cost)
         touched = [self.what.input, *(each.input for each in self.settings.values())]
         gr.on(touched, trigger_mode="always_last", **cost)
-        self.start.click(self.begin, recipe | {self.name}, [self.report, *job], **QUICK)
-        self.timer.tick(self.follow, {self.chosen, self.told}, job, **QUICK)
-        self.chosen.input(self.show, {self.chosen}, job, **QUICK)
-        tab.select(self.arrive, {self.chosen}, job, **QUICK)
-        for wish, button in self.buttons.items():
-            button.click(self._asking(wish), [self.chosen], [self.progress], **QUICK)
-        self.resume.click(self.go_on, [self.chosen], job, **QUICK)
-        self.lower.click(self.go_on_lower, [self.chosen], job, **QUICK)
-        self.merge.click(self.merge_in, [self.chosen], [self.said], **QUICK)
-        self.publish.click(self.push, [self.chosen, self.repository], [self.said], **QUICK)
+        self.start.click(self.start_training, recipe | {self.name}, [self.report, *job], **QUICK)
+        self.timer.tick(self.follow, {self.chosen, self.last_report}, job, **QUICK)
+        self.chosen.input(self.show_job, {self.chosen}, job, **QUICK)
+        tab.select(self.refresh, {self.chosen}, job, **QUICK)
+        for command, button in self.buttons.items():
+            button.click(self._send_command(command), [self.chosen], [self.progress], **QUICK)
+        self.resume.click(self.resume_job, [self.chosen], job, **QUICK)
+        self.lower.click(self.resume_lower, [self.chosen], job, **QUICK)
+        self.merge.click(self.merge_adapter, [self.chosen], [self.said], **QUICK)
+        self.publish.click(self.publish_adapter, [self.chosen, self.repository], [self.said], **QUICK)
 
-    def spoken(self) -> Updates:
-        """What the browser cannot put into its language by itself."""
+    def translate(self) -> Updates:
+        """Updates for the texts that the browser cannot translate by itself."""
         return {
-            self.what: gr.update(choices=choices(WHAT)),
-            self.machine: gr.update(choices=choices(PRESET_NAMES)),
+            self.what: gr.update(choices=translate_choices(WHAT)),
+            self.machine: gr.update(choices=translate_choices(PRESET_NAMES)),
             self.report: status_line(FIRST),
             self.progress: status_line(NOTHING),
             self.said: status_line(IN_CHAT),
@@ -160,262 +166,266 @@ class Finetune:
 
     # Step 1
 
-    def look(self, source: str | None) -> Iterator[Updates]:
-        """Read and check what somebody brought, and show it."""
-        yield from kind_words(self._looked(source), self.report)
+    def read_examples(self, source: str | None) -> Iterator[Updates]:
+        """Read, check and show a folder or zip of examples."""
+        yield from catch_refusals(self._read_source(source), self.report)
 
-    def look_at_mine(self) -> Iterator[Updates]:
-        yield from kind_words(self._looked(str(home() / "examples"), CHOOSE_FIRST), self.report)
+    def read_chat_examples(self) -> Iterator[Updates]:
+        yield from catch_refusals(self._read_source(str(finetune_home() / "examples"), CHOOSE_FIRST), self.report)
 
-    def _looked(self, source: str | None, missing: str = "") -> Iterator[Updates]:
+    def _read_source(self, source: str | None, missing: str = "") -> Iterator[Updates]:
         if not source or not str(source).strip():
-            raise Refused("Name a folder or a zip with examples.")
+            raise Refusal("Name a folder or a zip with examples.")
         path = Path(str(source).strip()).expanduser()
         if missing and not path.is_dir():
-            raise Refused(missing)
+            raise Refusal(missing)
         if not self.local and not path.resolve().is_relative_to(data_home().resolve()):
-            raise Refused("Only who sits at this machine may name its folders; bring a zip.")
+            raise Refusal("Only a user on this machine can name its folders; upload a zip.")
         yield {self.report: status_line("Looking at it ...", "busy")}
-        from duogen.dataset.describe import describe, rows
-        from duogen.dataset.readers import read
+        from duogen.dataset.describe import describe, problem_rows
+        from duogen.dataset.readers import read_dataset
 
         try:
-            data = read(path)
-            report = describe(data, self._tokens(), FineTune().max_tokens, FineTune().validation)
-        except (ValueError, Refused) as error:
+            data = read_dataset(path)
+            report = describe(data, self._engine().tokens, FineTuneConfig().max_tokens, FineTuneConfig().validation)
+        except (ValueError, Refusal) as error:
             yield {self.report: status_line(str(error), "bad"), self.tiles: "", self.source: ""}
             return
-        said = "".join(f"<li>{words}</li>" for words in map(sentence, report.sentences()))
+        said = "".join(f"<li>{words}</li>" for words in map(translate_html, report.sentences()))
         name = re.sub(r"[^\w-]+", "-", path.stem).strip("-").lower() or "my-style"
         yield {
             self.source: str(path), self.report: f"<ul class='plain'>{said}</ul>",
-            self.describe: gr.Button(visible=bool(report.loose)), self.tiles: self._tiles(data.examples),
-            self.wrong: gr.Accordion(visible=bool(data.problems)), self.problems: shown_problems(rows(data)), self.name: _free(name),
+            self.describe: gr.Button(visible=bool(report.loose)), self.tiles: self._tiles_html(data.examples),
+            self.wrong: gr.Accordion(visible=bool(data.problems)), self.problems: problems_html(problem_rows(data)),
+            self.name: _free_name(name),
         }  # fmt: skip
 
-    def _tokens(self) -> Any:
+    def _engine(self) -> Engine:
+        """Raises Refusal: no pair is open."""
         if self.shared.loading.engine is None:
-            raise Refused(self.shared.loading.error or "The pair is still loading; try again in a moment.")
-        return self.shared.loading.engine.tokens
+            raise Refusal(self.shared.loading.error or "The pair is still loading; try again in a moment.")
+        return self.shared.loading.engine
 
-    def _tiles(self, examples: list) -> str:
-        from duogen.dataset.describe import words_of
+    def _tiles_html(self, examples: list) -> str:
+        from duogen.dataset.describe import example_text
 
         tiles = []
         for example in examples[:TILES]:
             pictures = example.pictures()[:4]
-            tiles.append(([self._small(picture.file) for picture in pictures], words_of(example, 120)))
-        return shown_tiles(tiles, len(examples))
+            tiles.append(([self._thumbnail(picture.file) for picture in pictures], example_text(example, 120)))
+        return tiles_html(tiles, len(examples))
 
-    def _small(self, file: Path) -> str:
+    def _thumbnail(self, file: Path) -> str:
         with PILImage.open(file) as opened:
             opened.draft("RGB", (TILE_PIXELS, TILE_PIXELS))
             small = opened.convert("RGB")
             small.thumbnail((TILE_PIXELS, TILE_PIXELS))
         return self.pictures.keep(small)
 
-    def _served(self, file: Path) -> str:
-        """A copy of a sample where browsers may fetch it: a job's folder holds more than pictures."""
+    def _serve_sample(self, file: Path) -> str:
+        """A copy of a sample that browsers may fetch: the folder of a job holds more than pictures."""
         if file not in self.known:
             with PILImage.open(file) as opened:
                 self.known[file] = self.pictures.keep(opened.convert("RGB"))
         return self.known[file]
 
-    def caption(self, source: str) -> Iterator[Updates]:
-        """The pair describes what has no words; the .txt files are there to be corrected."""
+    def caption_pictures(self, source: str) -> Iterator[Updates]:
+        """Let the pair describe pictures without words, into .txt files that a person can correct."""
 
-        def done() -> Iterator[Updates]:
-            from duogen.dataset.readers import read
+        def updates() -> Iterator[Updates]:
+            from duogen.dataset.readers import read_dataset
             from duogen.finetune.captions import caption_all
 
-            self._tokens()
-            loose, loading = read(Path(source)).loose, self.shared.loading
-            with loading.line.place(lambda before: None, threading.Event()):
-                for count, (picture, words) in enumerate(caption_all(loading.engine, loose), 1):
+            self._engine()
+            loose, loading = read_dataset(Path(source)).loose, self.shared.loading
+            with loading.queue.wait_turn(lambda before: None, threading.Event()):
+                for count, (picture, words) in enumerate(caption_all(self._engine(), loose), 1):
                     yield {self.report: status_line(f"{count} of {len(loose)}: {picture.name}: {words}", "busy", share=count / len(loose))}
-            yield from self._looked(source)
+            yield from self._read_source(source)
 
-        yield from kind_words(done(), self.report)
+        yield from catch_refusals(updates(), self.report)
 
     # Step 2
 
     def set_preset(self, machine: str) -> Updates:
-        recipe = FineTune.load(machine)
-        return {control: _at(recipe, path) for path, control in self.settings.items()}
+        recipe = FineTuneConfig.load(machine)
+        return {control: _value_at(recipe, path) for path, control in self.settings.items()}
 
-    def _recipe(self, values: dict) -> FineTune:
-        return controls.read(FineTune, self.settings, values)
+    def _recipe(self, values: dict) -> FineTuneConfig:
+        return controls.read(FineTuneConfig, self.settings, values)
 
     def estimate(self, values: dict) -> Updates:
         try:
-            return {self.needs: self._needs(values[self.source], values[self.what], self._recipe(values))}
+            return {self.needs: self._cost_html(values[self.source], values[self.what], self._recipe(values))}
         except ValueError as error:
             return {self.needs: status_line(str(error), "bad")}
 
-    def _needs(self, source: str, what: str, recipe: FineTune) -> str:
+    def _cost_html(self, source: str, what: str, recipe: FineTuneConfig) -> str:
         """The estimate, in sentences."""
-        if not source or self.shared.loading.engine is None:
+        engine = self.shared.loading.engine
+        if not source or engine is None:
             return ""
         from duogen.dataset.describe import describe
-        from duogen.dataset.readers import read
-        from duogen.finetune.cost import cost
+        from duogen.dataset.readers import read_dataset
+        from duogen.finetune.cost import estimate_cost
         from duogen.hub.catalogue import find
 
-        device = self.shared.loading.engine.device
-        report = describe(read(Path(source)), self._tokens(), recipe.max_tokens, recipe.validation)
+        report = describe(read_dataset(Path(source)), engine.tokens, recipe.max_tokens, recipe.validation)
         pair = find(self.shared.loading.pair).folder
-        return "".join(f"<p>{sentence(cost(pair, recipe, stage, report, device).sentence())}</p>" for stage in STAGES[what])
+        costs = [estimate_cost(pair, recipe, stage, report, engine.device) for stage in STAGES[what]]
+        return "".join(f"<p>{translate_html(each.sentence())}</p>" for each in costs)
 
     # Step 3
 
-    def begin(self, values: dict) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
+    def start_training(self, values: dict) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             if not values[self.source]:
-                raise Refused("Look at a folder of examples first (step 1).")
+                raise Refusal("Look at a folder of examples first (step 1).")
             name = re.sub(r"[^\w-]+", "-", values[self.name] or "").strip("-")
             if not name or name in RESERVED:
-                raise Refused("Give the adapter a name of letters and digits.")
-            if (home() / name).exists():
-                raise Refused(f"There is an adapter {name} already; choose another name.")
-            recipe, job = self._recipe(values), Job(home() / name)
-            job.write_order(
+                raise Refusal("Give the adapter a name of letters and digits.")
+            if (finetune_home() / name).exists():
+                raise Refusal(f"There is an adapter {name} already; choose another name.")
+            recipe, job = self._recipe(values), Job(finetune_home() / name)
+            job.write_request(
                 {
                     "data": values[self.source], "pair": self.shared.loading.pair, "stage": values[self.what],
-                    "device": self.shared.loading.wishes().device, "recipe": recipe.as_json(),
+                    "device": self.shared.loading.load_options().device, "recipe": recipe.as_json(),
                 }
             )  # fmt: skip
             job.start("finetune", "--out", str(job.folder), "--resume")
-            yield self._shown(job, True)
+            yield self._render(job, True)
 
-        yield from kind_words(done(), self.report)
+        yield from catch_refusals(updates(), self.report)
 
     # The job
 
-    def _asking(self, wish: str) -> Any:
-        def ask(name: str | None) -> str:
+    def _send_command(self, command: str) -> Callable[[str | None], str]:
+        def send(name: str | None) -> str:
             if name:
-                job_of(name).ask(wish)
-            return status_line(OBEYED[wish], "busy")
+                find_job(name).send_command(command)
+            return status_line(OBEYED[command], "busy")
 
-        return ask
+        return send
 
-    def arrive(self, values: dict) -> Updates:
-        """The newest training, or the one that was looked at."""
-        known = jobs()
+    def refresh(self, values: dict) -> Updates:
+        """Show the chosen training, else the newest."""
+        known = list_jobs()
         job = next((each for each in known if each.name == values[self.chosen]), known[0] if known else None)
-        return self._shown(job, True) if job else {self.timer: gr.Timer(active=True)}
+        return self._render(job, True) if job else {self.timer: gr.Timer(active=True)}
 
-    def show(self, values: dict) -> Updates:
-        return self._shown(job_of(values[self.chosen]), True) if values[self.chosen] else {self.timer: gr.skip()}
+    def show_job(self, values: dict) -> Updates:
+        return self._render(find_job(values[self.chosen]), True) if values[self.chosen] else {self.timer: gr.skip()}
 
     def follow(self, values: dict) -> Updates:
         if not values[self.chosen]:
             return {self.timer: gr.skip()}
-        job = job_of(values[self.chosen])
+        job = find_job(values[self.chosen])
         known = job.progress()
-        if known.get("told") == values[self.told] and known["phase"] not in ("killed",):
+        if known.get("updated") == values[self.last_report] and known["phase"] not in ("killed",):
             return {self.timer: gr.skip()}
-        return self._shown(job, False)
+        return self._render(job, False)
 
-    def go_on(self, name: str) -> Iterator[Updates]:
-        yield from kind_words((self._again(job_of(each), None) for each in [name]), self.progress)
+    def resume_job(self, name: str) -> Iterator[Updates]:
+        yield from catch_refusals((self._restart(find_job(each), None) for each in [name]), self.progress)
 
-    def go_on_lower(self, name: str) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
-            job = job_of(name)
-            known, order = job.progress(), job.order()
-            recipe, stage = FineTune.of(order["recipe"]), known.get("stage") or ("paint" if order["stage"] == "2" else "talk")
+    def resume_lower(self, name: str) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
+            job = find_job(name)
+            known, request = job.progress(), job.read_request()
+            recipe, stage = FineTuneConfig.from_json(request["recipe"]), known.get("stage") or STAGES[request["stage"]][0]
             lower = recipe.with_smaller_steps(stage) if known.get("kind") == "loss" else recipe.with_less_memory(stage)
-            yield self._again(job, order | {"recipe": lower.as_json()})
+            yield self._restart(job, request | {"recipe": lower.as_json()})
 
-        yield from kind_words(done(), self.progress)
+        yield from catch_refusals(updates(), self.progress)
 
-    def _again(self, job: Job, order: dict | None) -> Updates:
-        if job.alive():
-            raise Refused("It is running.")
-        if order is not None:
-            job.write_order(order)
+    def _restart(self, job: Job, request: dict | None) -> Updates:
+        if job.is_alive():
+            raise Refusal("It is running.")
+        if request is not None:
+            job.write_request(request)
         job.start("finetune", "--out", str(job.folder), "--resume")
-        return self._shown(job, True)
+        return self._render(job, True)
 
-    def _shown(self, job: Job, whole: bool) -> Updates:
-        known, figures = job.progress(), {name: job.figures(name) for name in ("talk", "paint")}
+    def _render(self, job: Job, whole: bool) -> Updates:
+        known, figures = job.progress(), {name: job.figures(name) for name in STAGES["both"]}
         phase, running = known["phase"], known["phase"] not in ENDED
         lowers = phase == "failed" and known.get("kind") in ("memory", "loss")
-        table, samples = plotted(figures), job.run / "samples"
-        strip = shown_strip(job.samples(), lambda name: self._served(samples / name))
+        table, samples = loss_points(figures), job.run / "samples"
+        strip = samples_html(job.samples(), lambda name: self._serve_sample(samples / name))
         mood = "busy" if running else "bad" if phase in ("failed", "killed") else ""
         updates = {
-            self.told: known.get("told", 0.0), self.progress: bar(known, mood), self.facts: facts(known) if running else "",
+            self.last_report: known.get("updated", 0.0), self.progress: progress_html(known, mood),
+            self.facts: figures_html(known) if running else "",
             self.plot: gr.LinePlot(table, visible=len(table) > 0), self.strip: strip,
             self.resume: gr.Button(visible=phase in ("paused", "killed", "failed")), self.lower: gr.Button(visible=lowers),
             self.after: gr.Column(visible=(job.folder / "adapter.json").is_file() and not running), self.log: job.log(),
             **{button: gr.Button(visible=running) for button in self.buttons.values()},
         }  # fmt: skip
         if (job.folder / "adapter.json").is_file() and not running:
-            updates[self.download] = gr.DownloadButton(value=self._packed(job, known.get("told", 0.0)))
+            updates[self.download] = gr.DownloadButton(value=self._pack_adapter(job, known.get("updated", 0.0)))
         if whole:
-            updates |= {self.chosen: gr.Dropdown([each.name for each in jobs()], value=job.name), self.timer: gr.Timer(active=True)}
+            updates |= {self.chosen: gr.Dropdown([each.name for each in list_jobs()], value=job.name), self.timer: gr.Timer(active=True)}
         return updates
 
     # Afterwards
 
-    def _packed(self, job: Job, told: float) -> str:
-        """The adapter as a zip, without its states; made once."""
-        if (job.name, told) not in self.zips:
-            from duogen.finetune.model_card import packed
+    def _pack_adapter(self, job: Job, updated: float) -> str:
+        """The adapter as a zip without its training states; made once."""
+        if (job.name, updated) not in self.zips:
+            from duogen.finetune.model_card import zip_adapter
 
-            self.zips[job.name, told] = str(packed(job.folder))
-        return self.zips[job.name, told]
+            self.zips[job.name, updated] = str(zip_adapter(job.folder))
+        return self.zips[job.name, updated]
 
-    def merge_in(self, name: str) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
-            out = home().parent / "pairs" / job_of(name).name
+    def merge_adapter(self, name: str) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
+            out = finetune_home().parent / "pairs" / find_job(name).name
             if out.exists():
-                raise Refused(f"It is there already: start with python app.py --pair {out}")
+                raise Refusal(f"It is there already: start with python app.py --pair {out}")
             yield {self.said: status_line("Merging ...", "busy")}
             pair = ["--pair", self.shared.loading.pair] if self.shared.loading.pair else []
-            command = [sys.executable, "-m", "duogen", "merge", "--adapter", str(home() / name), "--out", str(out), *pair]
+            command = [sys.executable, "-m", "duogen", "merge", "--adapter", str(finetune_home() / name), "--out", str(out), *pair]
             ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             if ended.returncode:
-                raise Refused(ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else "It could not be merged.")
+                raise Refusal(ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else "It could not be merged.")
             yield {self.said: status_line(f"The new pair is there: python app.py --pair {out}")}
 
-        yield from kind_words(done(), self.said)
+        yield from catch_refusals(updates(), self.said)
 
-    def push(self, name: str, repository: str) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
+    def publish_adapter(self, name: str, repository: str) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             from duogen.finetune.model_card import push
 
             yield {self.said: status_line("Publishing ...", "busy")}
-            yield {self.said: status_line(f"It is at {push(job_of(name).folder, repository)}, for you alone until you open it.")}
+            yield {self.said: status_line(f"It is at {push(find_job(name).folder, repository)}, for you alone until you open it.")}
 
-        yield from kind_words(done(), self.said)
+        yield from catch_refusals(updates(), self.said)
 
 
 def keep_example(conversation: Conversation) -> None:
-    """The branch that is shown, as an example; the same one again takes its own place."""
+    """Save the current branch as an example. The same branch replaces its earlier example."""
     path = {turn.id: turn for turn in conversation.path()}
-    save_conversation(replace(conversation, turns=path), home() / "examples" / str(conversation.head))
+    save_conversation(replace(conversation, turns=path), finetune_home() / "examples" / str(conversation.head))
 
 
-def job_of(name: str) -> Job:
-    """Raises Refused unless it is the name of a job of ours."""
-    if not re.fullmatch(r"[\w-]+", name or "") or not Job(home() / name).order():
-        raise Refused("There is no such training.")
-    return Job(home() / name)
+def find_job(name: str) -> Job:
+    """The job of this name. Raises Refusal: there is none."""
+    if not re.fullmatch(r"[\w-]+", name or "") or not Job(finetune_home() / name).read_request():
+        raise Refusal("There is no such training.")
+    return Job(finetune_home() / name)
 
 
 RESERVED = ("cache", "unpacked", "examples")
 
 
-def _free(name: str) -> str:
+def _free_name(name: str) -> str:
     """A name that no adapter has."""
     names = (name if number == 1 else f"{name}-{number}" for number in range(1, 10_000))
-    return next(each for each in names if not (home() / each).exists() and each not in RESERVED)
+    return next(each for each in names if not (finetune_home() / each).exists() and each not in RESERVED)
 
 
-def _at(recipe: Any, path: controls.Path) -> Any:
+def _value_at(recipe: Any, path: controls.Path) -> Any:
     for name in path:
         recipe = getattr(recipe, name)
     return str(recipe) if path == ("seed",) else recipe

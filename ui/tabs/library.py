@@ -1,4 +1,4 @@
-"""The library: all pictures, found by their words, with their settings and the way back to where they came from."""
+"""The Library tab: searches all pictures by their words, and shows their settings and their conversation."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
-from duogen.library.picture_file import About
-from duogen.library.pictures import Entry, Wanted
-from ui.parts.i18n import choices, say
-from ui.parts.shared import QUICK, Shared, Updates, kind_words, status_line
+from duogen.library.picture_file import PictureInfo
+from duogen.library.pictures import Entry, PictureQuery
+from ui.parts.i18n import translate, translate_choices
+from ui.parts.shared import QUICK, Shared, Updates, catch_refusals, status_line
 
 PER_PAGE = 60
 SORT_NAMES = {"new": "Newest first", "old": "Oldest first", "large": "Largest first"}
 HINT = "Choose a picture to see how it was made."
-FREEABLE = "What can be made again, and what was deleted, can be freed."
-NO_SETTINGS = "The picture is in the library now; it carries no settings, for it was not made here or they were taken out."
+FREEABLE = "Copies that can be made again and deleted items can be freed."
+NO_SETTINGS = "The picture is in the library now. It has no settings: it was not made here, or they were removed."
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Where one can go from a picture; each gives updates of `outputs`.
+class Destinations:
+    """Where a picture can be opened; each function returns updates of `outputs`.
 
     Attributes:
-        to_studio: given a picture's id.
-        to_conversation: given the ids of a conversation and of a turn in it, and who asks; raises ValueError if it is gone.
-        to_settings: puts words and options of a picture where one can ask with them again.
+        to_studio: takes the id of a picture.
+        to_conversation: takes the ids of a conversation and of a turn in it, and the request; raises ValueError if it is gone.
+        to_settings: sets the message and the options to those of a picture.
     """
 
     outputs: list[Component]
     to_studio: Callable[[str], Updates]
     to_conversation: Callable[[str, str, gr.Request], Updates]
-    to_settings: Callable[[About], Updates]
+    to_settings: Callable[[PictureInfo], Updates]
 
 
 class Library:
-    """The tab for all browsers; what belongs to one of them is in its states."""
+    """The tab for all browsers. The state of one browser is in its `gr.State`s."""
 
-    def __init__(self, tab: gr.Tab, shared: Shared, ways: Ways) -> None:
-        self.shared, self.ways = shared, ways
+    def __init__(self, tab: gr.Tab, shared: Shared, ways: Destinations) -> None:
+        self.shared, self.destinations = shared, ways
         with tab, gr.Column(elem_id="library"):
             self._lay_out()
         self._wire(tab)
@@ -63,14 +64,14 @@ class Library:
                 elem_id="library-words",
             )
             self.sort = gr.Dropdown(
-                choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=175
+                translate_choices(SORT_NAMES), value="new", label="Sort", show_label=False, container=False, scale=1, min_width=175
             )
             self.starred = gr.Checkbox(label="★ Favourites only", container=False, scale=1, min_width=150, elem_id="library-starred")
         with gr.Row(elem_id="library-line"):
             self.status = gr.HTML(status_line(HINT), elem_id="library-status")
             self.undelete = gr.Button("↶ Undo delete", size="sm", min_width=110, visible=False, elem_id="library-undelete")
         with gr.Row(elem_id="library-two", visible=False) as self.two:
-            self.pair = [self._lay_out_compared(number) for number in (1, 2)]
+            self.pair = [self._lay_out_comparison(number) for number in (1, 2)]
         with gr.Row(elem_id="library-body"):
             with gr.Column(scale=3, min_width=300):
                 self._lay_out_grid()
@@ -81,12 +82,12 @@ class Library:
                     label="Bring a picture, or drop one to see its settings", file_types=["image"], height=140, elem_id="library-drop"
                 )
                 with gr.Accordion("Disk space", open=False, elem_id="library-space"):
-                    self.room = gr.HTML(status_line(FREEABLE))
+                    self.space = gr.HTML(status_line(FREEABLE))
                     with gr.Row(elem_classes="buttons"):
-                        self.look = gr.Button("What would be freed?", size="sm", elem_id="library-look")
+                        self.measure = gr.Button("What would be freed?", size="sm", elem_id="library-look")
                         self.free = gr.Button("Free it", size="sm", variant="stop", visible=False, elem_id="library-free")
 
-    def _lay_out_compared(self, number: int) -> tuple[gr.Image, gr.HTML]:
+    def _lay_out_comparison(self, number: int) -> tuple[gr.Image, gr.HTML]:
         with gr.Column(min_width=160):
             picture = gr.Image(
                 show_label=False, label=f"Picture {number} of the comparison", interactive=False, buttons=["fullscreen"], height=320
@@ -123,106 +124,111 @@ class Library:
             self.star = gr.Button("☆ Favourite", size="sm", min_width=100, elem_id="library-star")
             self.edit = gr.Button("Edit in studio", size="sm", min_width=110, elem_id="library-edit")
             self.again = gr.Button("Use its settings", size="sm", min_width=120, elem_id="library-again")
-            self.talk = gr.Button("Open conversation", size="sm", min_width=130, elem_id="library-talk")
+            self.open_button = gr.Button("Open conversation", size="sm", min_width=130, elem_id="library-talk")
             self.compare = gr.Button("Compare", size="sm", min_width=90, elem_id="library-compare")
             self.delete = gr.Button("Delete", size="sm", min_width=80, elem_id="library-delete")
         self.settings = gr.HTML(elem_id="library-settings")
 
     def _wire(self, tab: gr.Tab) -> None:
-        wanted = {self.words, self.sort, self.starred}
-        inputs = wanted | {self.page, self.listed, self.chosen, self.deleted, self.other}
+        wanted: set[Block] = {self.words, self.sort, self.starred}
+        inputs: set[Block] = wanted | {self.page, self.listed, self.chosen, self.deleted, self.other}
         compared = [each for pair in self.pair for each in pair]
         outputs = [
             *wanted, self.page, self.listed, self.chosen, self.deleted, self.other, self.status, self.undelete, self.two, *compared,
-            self.grid, self.earlier, self.where, self.later, self.detail, self.picture, self.star, self.talk, self.settings, self.drop,
+            self.grid, self.earlier, self.where, self.later, self.detail, self.picture, self.star, self.open_button, self.settings,
+            self.drop,
         ]  # fmt: skip
-        away = [*dict.fromkeys([*self.ways.outputs, self.status])]
+        away = [*dict.fromkeys([*self.destinations.outputs, self.status])]
         tab.select(self.refresh, inputs, outputs, **QUICK)
         gr.on([self.words.change, self.sort.input, self.starred.input], self.search, inputs, outputs, trigger_mode="always_last", **QUICK)
-        self.earlier.click(self.back, inputs, outputs, **QUICK)
-        self.later.click(self.forth, inputs, outputs, **QUICK)
+        self.earlier.click(self.show_previous, inputs, outputs, **QUICK)
+        self.later.click(self.show_next, inputs, outputs, **QUICK)
         self.grid.select(self.choose, inputs, outputs, **QUICK)
-        self.star.click(self.favour, inputs, outputs, **QUICK)
+        self.star.click(self.toggle_favourite, inputs, outputs, **QUICK)
         self.delete.click(self.remove, inputs, outputs, **QUICK)
-        self.undelete.click(self.bring_back, inputs, outputs, **QUICK)
-        self.compare.click(self.begin_comparing, inputs, outputs, **QUICK)
-        self.drop.upload(self.bring, [self.drop], outputs, **QUICK)
-        self.edit.click(self.to_studio, [self.chosen], away, **QUICK)
-        self.opened = self.talk.click(self.to_conversation, [self.chosen], away, **QUICK)
-        self.again.click(self.to_settings, [self.chosen], away, **QUICK)
-        self.look.click(self.weigh, None, [self.room, self.free], **QUICK)
-        self.free.click(self.clear, None, [self.room, self.free], **QUICK)
+        self.undelete.click(self.restore, inputs, outputs, **QUICK)
+        self.compare.click(self.start_comparison, inputs, outputs, **QUICK)
+        self.drop.upload(self.import_picture, [self.drop], outputs, **QUICK)
+        self.edit.click(self.open_in_studio, [self.chosen], away, **QUICK)
+        self.conversation_opened = self.open_button.click(self.open_conversation, [self.chosen], away, **QUICK)
+        self.again.click(self.apply_settings, [self.chosen], away, **QUICK)
+        self.measure.click(self.measure_space, None, [self.space, self.free], **QUICK)
+        self.free.click(self.free_space, None, [self.space, self.free], **QUICK)
 
-    def spoken(self) -> Updates:
-        """What the browser cannot put into its language by itself."""
+    def translate(self) -> Updates:
+        """Updates for the texts that the browser cannot translate by itself."""
         return {
-            self.sort: gr.update(choices=choices(SORT_NAMES)),
+            self.sort: gr.update(choices=translate_choices(SORT_NAMES)),
             self.status: status_line(HINT),
-            self.room: status_line(FREEABLE),
+            self.space: status_line(FREEABLE),
         }
 
-    def _page(self, values: dict, page: int) -> Updates:
-        """A page of what is searched for; the last one where there are fewer."""
-        wanted = Wanted(values[self.words] or "", bool(values[self.starred]), values[self.sort])
+    def _render_page(self, values: dict, page: int) -> Updates:
+        """A page of the search result; the last page if there are fewer."""
+        wanted = PictureQuery(values[self.words] or "", bool(values[self.starred]), values[self.sort])
         entries, total = self.shared.gallery.find(wanted, page * PER_PAGE, PER_PAGE)
         pages = max(1, math.ceil(total / PER_PAGE))
         if page >= pages:
-            return self._page(values, pages - 1)
+            return self._render_page(values, pages - 1)
         ids = [entry.id for entry in entries]
-        chosen = ids.index(values[self.chosen]) if values[self.chosen] in ids else None
+        selected = ids.index(values[self.chosen]) if values[self.chosen] in ids else None
         count = f"Page {page + 1} of {pages} · {total:,} {'picture' if total == 1 else 'pictures'}"
         return {
             self.page: page,
             self.listed: ids,
-            self.grid: gr.Gallery([(str(self.shared.gallery.thumbnail(entry)), title(entry)) for entry in entries], selected_index=chosen),
-            self.where: say(count if total else "Nothing is found." if wanted.words or wanted.favourites else "No pictures yet."),
+            self.grid: gr.Gallery(
+                [(str(self.shared.gallery.thumbnail(entry)), picture_title(entry)) for entry in entries], selected_index=selected
+            ),
+            self.where: translate(count if total else "Nothing is found." if wanted.words or wanted.favourites else "No pictures yet."),
             self.earlier: gr.Button(interactive=page > 0),
             self.later: gr.Button(interactive=page + 1 < pages),
         }
 
     def refresh(self, values: dict) -> Updates:
         self.shared.gallery.sync()
-        return self._page(values, values[self.page])
+        return self._render_page(values, values[self.page])
 
     def search(self, values: dict) -> Updates:
-        return self._page(values, 0)
+        return self._render_page(values, 0)
 
-    def back(self, values: dict) -> Updates:
-        return self._page(values, max(0, values[self.page] - 1))
+    def show_previous(self, values: dict) -> Updates:
+        return self._render_page(values, max(0, values[self.page] - 1))
 
-    def forth(self, values: dict) -> Updates:
-        return self._page(values, values[self.page] + 1)
+    def show_next(self, values: dict) -> Updates:
+        return self._render_page(values, values[self.page] + 1)
 
     def choose(self, values: dict, event: gr.SelectData) -> Iterator[Updates]:
-        def chosen() -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             for id in values[self.listed][event.index : event.index + 1]:
                 entry = self.shared.gallery.entry(id)
-                yield self._compared(values, entry) if values[self.other] else self._chosen(entry)
+                yield self._render_comparison(values, entry) if values[self.other] else self._render_chosen(entry)
 
-        yield from kind_words(chosen(), self.status)
+        yield from catch_refusals(updates(), self.status)
 
-    def _chosen(self, entry: Entry) -> Updates:
+    def _render_chosen(self, entry: Entry) -> Updates:
         return {
             self.chosen: entry.id,
             self.detail: gr.Column(visible=True),
             self.picture: str(entry.file),
-            self.star: say("★ Favourite" if entry.about.favourite else "☆ Favourite"),
-            self.talk: gr.Button(interactive=bool(entry.about.conversation)),
-            self.settings: settings(entry),
+            self.star: translate("★ Favourite" if entry.about.favourite else "☆ Favourite"),
+            self.open_button: gr.Button(interactive=bool(entry.about.conversation)),
+            self.settings: settings_html(entry),
             self.two: gr.Row(visible=False),
             self.other: "",
-            self.status: status_line(title(entry)),
+            self.status: status_line(picture_title(entry)),
         }
 
-    def favour(self, values: dict) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
+    def toggle_favourite(self, values: dict) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             entry = self.shared.gallery.entry(values[self.chosen])
-            yield self._chosen(self.shared.gallery.favour(entry.id, not entry.about.favourite)) | self._page(values, values[self.page])
+            yield self._render_chosen(self.shared.gallery.set_favourite(entry.id, not entry.about.favourite)) | self._render_page(
+                values, values[self.page]
+            )
 
-        yield from kind_words(done(), self.status)
+        yield from catch_refusals(updates(), self.status)
 
     def remove(self, values: dict) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             self.shared.gallery.delete(values[self.chosen])
             gone = {
                 self.chosen: "",
@@ -235,86 +241,86 @@ class Library:
                 self.undelete: gr.Button(visible=True),
                 self.other: "",
             }
-            yield gone | said | self._page(values, values[self.page])
+            yield gone | said | self._render_page(values, values[self.page])
 
-        yield from kind_words(done(), self.status)
+        yield from catch_refusals(updates(), self.status)
 
-    def bring_back(self, values: dict) -> Iterator[Updates]:
-        def done() -> Iterator[Updates]:
+    def restore(self, values: dict) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             entry = self.shared.gallery.restore(values[self.deleted])
             over = {self.deleted: "", self.undelete: gr.Button(visible=False)}
-            yield over | self._chosen(entry) | self._page(values | {self.chosen: entry.id}, values[self.page])
+            yield over | self._render_chosen(entry) | self._render_page(values | {self.chosen: entry.id}, values[self.page])
 
-        yield from kind_words(done(), self.status)
+        yield from catch_refusals(updates(), self.status)
 
-    def begin_comparing(self, values: dict) -> Updates:
+    def start_comparison(self, values: dict) -> Updates:
         return {self.other: values[self.chosen], self.status: status_line("Choose the picture to compare it with.")}
 
-    def _compared(self, values: dict, entry: Entry) -> Updates:
-        """Two pictures beside each other, each with its settings, those that differ in bold."""
+    def _render_comparison(self, values: dict, entry: Entry) -> Updates:
+        """Two pictures side by side with their settings; differences are in bold."""
         both = [self.shared.gallery.entry(values[self.other]), entry]
-        known = [facts(each) for each in both]
+        known = [picture_facts(each) for each in both]
         shown = {
             self.two: gr.Row(visible=True),
             self.other: "",
-            self.status: status_line("What differs is in bold; choose a picture to go on."),
+            self.status: status_line("Differences are in bold; choose a picture to go on."),
         }
         for at, (picture, words) in enumerate(self.pair):
             differing = {name for name in known[at] if known[at][name] != known[1 - at].get(name)}
             shown |= {picture: str(both[at].file), words: facts_html(known[at], differing)}
         return shown
 
-    def bring(self, file: str | None) -> Iterator[Updates]:
-        """A picture that was dropped: into the library, and its settings to be seen."""
+    def import_picture(self, file: str | None) -> Iterator[Updates]:
+        """Add a dropped picture to the library, and show its settings."""
 
-        def done() -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             if file:
-                entry, known = self.shared.gallery.bring(Path(file))
+                entry, known = self.shared.gallery.import_file(Path(file))
                 everything = {self.words: "", self.starred: False, self.sort: "new", self.chosen: entry.id}
                 news = {} if known else {self.status: status_line(NO_SETTINGS)}
-                yield self._chosen(entry) | news | self._page(everything, 0) | everything | {self.drop: None}
+                yield self._render_chosen(entry) | news | self._render_page(everything, 0) | everything | {self.drop: None}
 
-        yield from kind_words(done(), self.status)
+        yield from catch_refusals(updates(), self.status)
 
-    def to_studio(self, id: str) -> Iterator[Updates]:
-        yield from kind_words((self.ways.to_studio(id) for id in [id]), self.status)
+    def open_in_studio(self, id: str) -> Iterator[Updates]:
+        yield from catch_refusals((self.destinations.to_studio(id) for id in [id]), self.status)
 
-    def to_conversation(self, id: str, request: gr.Request) -> Iterator[Updates]:
-        def opened() -> Iterator[Updates]:
+    def open_conversation(self, id: str, request: gr.Request) -> Iterator[Updates]:
+        def updates() -> Iterator[Updates]:
             about = self.shared.gallery.entry(id).about
-            yield self.ways.to_conversation(about.conversation, about.turn, request)
+            yield self.destinations.to_conversation(about.conversation, about.turn, request)
 
-        yield from kind_words(opened(), self.status)
+        yield from catch_refusals(updates(), self.status)
 
-    def to_settings(self, id: str) -> Iterator[Updates]:
-        yield from kind_words((self.ways.to_settings(self.shared.gallery.entry(id).about) for id in [id]), self.status)
+    def apply_settings(self, id: str) -> Iterator[Updates]:
+        yield from catch_refusals((self.destinations.to_settings(self.shared.gallery.entry(id).about) for id in [id]), self.status)
 
-    def weigh(self) -> Updates:
-        room = self.shared.space.freeable()
+    def measure_space(self) -> Updates:
+        room = self.shared.disk_space.freeable()
         words = (
             f"{room.copies:,} small and shown copies, {size_words(room.copy_bytes)}, are made again when they are needed. "
             f"Gone for good are then: {room.pictures:,} deleted pictures, {size_words(room.picture_bytes)}, "
             f"and {room.conversations:,} deleted conversations, {size_words(room.conversation_bytes)}."
         )
-        return {self.room: status_line(words), self.free: gr.Button(visible=True)}
+        return {self.space: status_line(words), self.free: gr.Button(visible=True)}
 
-    def clear(self) -> Updates:
-        room = self.shared.space.freeable()
-        self.shared.space.free()
-        return {self.room: status_line(f"{size_words(room.bytes)} freed."), self.free: gr.Button(visible=False)}
+    def free_space(self) -> Updates:
+        room = self.shared.disk_space.freeable()
+        self.shared.disk_space.delete_freeable()
+        return {self.space: status_line(f"{size_words(room.bytes)} freed."), self.free: gr.Button(visible=False)}
 
 
 def size_words(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-def title(entry: Entry) -> str:
-    """What stands under a picture in the grid, and what a screen reader says of it."""
+def picture_title(entry: Entry) -> str:
+    """The words under a picture in the grid, also for screen readers."""
     words = " ".join((entry.about.caption or entry.about.words).split())
-    return ("★ " if entry.about.favourite else "") + (words[:80] or say("Brought in"))
+    return ("★ " if entry.about.favourite else "") + (words[:80] or translate("Brought in"))
 
 
-def facts(entry: Entry) -> dict[str, str]:
+def picture_facts(entry: Entry) -> dict[str, str]:
     """The settings of a picture as names and words."""
     about = entry.about
     known: dict[str, Any] = {
@@ -325,25 +331,25 @@ def facts(entry: Entry) -> dict[str, str]:
         "Model": about.model,
         "Seed": about.seed,
     }
-    known |= {name.replace("_", " ").capitalize(): value for name, value in leaves(about.options) if name != "seed"}
+    known |= {name.replace("_", " ").capitalize(): value for name, value in flatten_options(about.options) if name != "seed"}
     return {name: str(value) for name, value in known.items() if value not in (None, "")}
 
 
-def leaves(options: dict) -> Iterator[tuple[str, Any]]:
+def flatten_options(options: dict) -> Iterator[tuple[str, Any]]:
     for name, value in options.items():
         if isinstance(value, dict):
-            yield from leaves(value)
+            yield from flatten_options(value)
         else:
             yield str(name), value
 
 
-def settings(entry: Entry) -> str:
-    return facts_html(facts(entry), set())
+def settings_html(entry: Entry) -> str:
+    return facts_html(picture_facts(entry), set())
 
 
 def facts_html(known: dict[str, str], differing: set[str]) -> str:
     rows = (
-        f'<dt>{html.escape(say(name))}</dt><dd class="{"differs" if name in differing else ""}">{html.escape(value)}</dd>'
+        f'<dt>{html.escape(translate(name))}</dt><dd class="{"differs" if name in differing else ""}">{html.escape(value)}</dd>'
         for name, value in known.items()
     )
     return f'<dl class="facts">{"".join(rows)}</dl>'

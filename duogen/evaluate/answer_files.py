@@ -1,7 +1,7 @@
-"""Answers on disk: each is written once, whole or not at all, so that an evaluation that was killed goes on where it was.
+"""Answers on disk. Each is written whole or not at all, so an evaluation that was killed can be resumed.
 
-A folder `answers/ID/` with `answer.json`, {"id", "parts": [{"type": "text", "text"} | {"type": "image", "file"}], "error"}, and its
-pictures. Answers of other systems in this layout are scored and compared like those of a pair.
+The folder `answers/ID/` holds `answer.json`, {"id", "parts": [{"type": "text", "text"} | {"type": "image", "file"}], "error"}, and the
+pictures. Answers of other systems in this layout are scored and compared in the same way.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 
 from duogen.conversation import Conversation, Image, Text, append_line, open_picture
 from duogen.engine import Engine
-from duogen.evaluate.asking import own_image
+from duogen.evaluate.replies import default_image_options
 from duogen.evaluate.tasks import Benchmark, Task
-from duogen.events import Done, Failed, ImageDone, TextDelta
+from duogen.events import AnswerBuilder
 from duogen.options import Options
 
 ANSWERS, SCORES = "answers", "scores.jsonl"
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def folder_of(root: Path, id: str) -> Path:
+def answer_folder(root: Path, id: str) -> Path:
     return root / ANSWERS / re.sub(r"[^\w.-]", "_", id)
 
 
-def stored(root: Path, id: str) -> list[str | Path] | None:
-    """The answer to a task, pictures as files; `None` where there is none yet.
+def load_answer(root: Path, id: str) -> list[str | Path] | None:
+    """Load the answer to a task, with pictures as files; `None` where there is none yet.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the answer is damaged.
     """
-    folder = folder_of(root, id)
+    folder = answer_folder(root, id)
     try:
         raw = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         return [part["text"] if part["type"] == "text" else folder / Path(part["file"]).name for part in raw["parts"]]
@@ -46,9 +46,9 @@ def stored(root: Path, id: str) -> list[str | Path] | None:
         raise ValueError(f"The answer in {folder} is damaged ({error}); delete it to have it made again.") from error
 
 
-def store(root: Path, id: str, parts: Iterable[Text | Image], error: str = "", seconds: float = 0.0) -> None:
-    """Write an answer beside its place, then rename."""
-    folder = folder_of(root, id)
+def save_answer(root: Path, id: str, parts: Iterable[Text | Image], error: str = "", seconds: float = 0.0) -> None:
+    """Write an answer to a folder beside its place, then rename that."""
+    folder = answer_folder(root, id)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -69,40 +69,32 @@ def store(root: Path, id: str, parts: Iterable[Text | Image], error: str = "", s
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def answer_all(engine: Engine, benchmark: Benchmark, tasks: list[Task], root: Path, seed: int = 0, say: Say = print) -> int:
-    """Answer what is not answered yet; returns how many that were."""
+def answer_all(engine: Engine, benchmark: Benchmark, tasks: list[Task], root: Path, seed: int = 0, log: Log = print) -> int:
+    """Answer the tasks that have no answer yet. Returns how many there were."""
     made = 0
     for number, task in enumerate(tasks, 1):
-        if (folder_of(root, task.id) / "answer.json").exists():
+        if (answer_folder(root, task.id) / "answer.json").exists():
             continue
-        parts, error, seconds = answer(engine, benchmark, task, seed)
-        store(root, task.id, parts, error, seconds)
+        parts, error, seconds = answer_task(engine, benchmark, task, seed)
+        save_answer(root, task.id, parts, error, seconds)
         made += 1
-        say(f"{number}/{len(tasks)} {task.id}: {sum(isinstance(part, Image) for part in parts)} pictures{f', {error}' if error else ''}")
+        log(f"{number}/{len(tasks)} {task.id}: {sum(isinstance(part, Image) for part in parts)} pictures{f', {error}' if error else ''}")
     return made
 
 
-def answer(engine: Engine, benchmark: Benchmark, task: Task, seed: int) -> tuple[list[Text | Image], str, float]:
-    """What a pair answers: its parts, one sentence where it failed, and the seconds it took."""
+def answer_task(engine: Engine, benchmark: Benchmark, task: Task, seed: int) -> tuple[list[Text | Image], str, float]:
+    """Let the pair answer a task. Returns the parts, an error sentence ("" if none), and the seconds."""
     most = 1 if benchmark.kind in ("detected", "picture", "edit") else 8
-    image = own_image(engine, max_images=most)
+    image = default_image_options(engine, max_images=most)
     given = [part if isinstance(part, str) else open_picture(part) for part in task.parts]
-    parts: list[Text | Image] = []
-    for event in engine.answer(Conversation().say("user", *given), Options(seed, image=image)):
-        match event:
-            case TextDelta(text):
-                parts[-1:] = [Text(parts[-1].text + text)] if parts and isinstance(parts[-1], Text) else [*parts[-1:], Text(text)]
-            case ImageDone(_, picture):
-                parts.append(picture)
-            case Failed(message, _):
-                return parts, message, 0.0
-            case Done(conversation, stats):
-                return list(conversation.path()[-1].parts), "", stats.seconds
-    return parts, "The answer ended without an end.", 0.0
+    answer = AnswerBuilder.from_events(engine.answer(Conversation().say("user", *given), Options(seed, image=image)))
+    if answer.stats is None:
+        return answer.parts, answer.error or "The answer ended without an end.", 0.0
+    return answer.parts, "", answer.stats.seconds
 
 
-def scores(root: Path, judge: str) -> dict[str, dict[str, Any]]:
-    """The scores that a judge has given so far, by task; a last line that was cut off is as if it were not there."""
+def load_scores(root: Path, judge: str) -> dict[str, dict[str, Any]]:
+    """Load the scores of one judge, by task id. Lines that cannot be decoded, such as one cut off at the end, are skipped."""
     found = {}
     with contextlib.suppress(FileNotFoundError), (root / SCORES).open(encoding="utf-8") as lines:
         for line in lines:
@@ -117,7 +109,7 @@ def add_score(root: Path, raw: dict[str, Any]) -> None:
     append_line(root / SCORES, raw)
 
 
-def answered(root: Path) -> Iterator[str]:
-    """The ids of all answers in a folder."""
+def list_answered(root: Path) -> Iterator[str]:
+    """The ids of all answers in the folder."""
     for file in sorted((root / ANSWERS).glob("*/answer.json")):
         yield json.loads(file.read_text(encoding="utf-8"))["id"]

@@ -1,0 +1,131 @@
+"""What every painter is: `Painter`, and the small types that travel between the engine and a painter.
+
+C latent channels, h w latent size, S words, D channels of the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from PIL import Image as PILImage
+
+from duogen.models.pipeline import About
+from duogen.nn.attention import FrameCache
+from duogen.nn.frames import WordCache
+from duogen.options import ImageOptions
+
+
+@dataclass(frozen=True)
+class WordRange:
+    """What a frame reads: the first `words` words of the conversation, of which those from index `segment` on are new."""
+
+    words: int
+    segment: int
+
+
+@dataclass
+class Frames:
+    """The pictures of a conversation as the painter knows them.
+
+    Attributes:
+        past: their latents, as `Painter.encode` returns them.
+        cache: keys and values of the first of them.
+        word_ranges: of the others, whose keys and values are computed when a picture comes after them; the last picture needs none.
+        words: keys and values of the words.
+    """
+
+    past: list[Any] = field(default_factory=list)
+    cache: FrameCache = field(default_factory=FrameCache)
+    word_ranges: list[WordRange] = field(default_factory=list)
+    words: WordCache = field(default_factory=WordCache)
+
+    @staticmethod
+    def empty() -> Frames:
+        return Frames()
+
+    def keep(self, count: int, words: int) -> None:
+        """Forget all but the first `count` pictures and the first `words` words."""
+        del self.past[count:]
+        del self.word_ranges[max(0, count - self.cache.frames) :]
+        self.cache.keep(count)
+        self.words.keep(words)
+
+
+@dataclass(frozen=True)
+class PaintStep:
+    """One denoising step is done.
+
+    Attributes:
+        latents: the picture as predicted now; after the last step the picture itself.
+        stays: after the last step boolean [1, 1, h, w], the places that were copied from the picture before; `None` where nothing is known.
+    """
+
+    step: int
+    latents: Any
+    stays: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PaintRequest:
+    """A picture to be painted.
+
+    Attributes:
+        condition: what the painter reads: hidden states [1, S, D] of all words before the picture's BOV, or where `Painter.reads_words` a
+            `PictureRequest`.
+        segment: index of the first word of the last text segment, which the negative guidance branch does not read.
+        seed: fixes the noise.
+        inpaint: what `Painter.prepare_inpaint` returned, `None` for a whole picture.
+    """
+
+    condition: Any
+    segment: int
+    options: ImageOptions
+    seed: int
+    inpaint: Any = None
+
+
+@runtime_checkable
+class Painter(Protocol):
+    """Paints the next picture of a conversation from its words and earlier pictures. The engine knows painters by this alone.
+
+    What `encode` returns is a picture as the painter keeps it, its "latents"; only the painter looks into it.
+
+    Attributes:
+        reads_words: a request's condition is words (a `PictureRequest`), not hidden states.
+        about: what the pair says of itself.
+    """
+
+    reads_words: bool
+    about: About
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> Any:
+        """A picture as latents, scaled to `size` (width, height), by default the pair's picture size."""
+
+    def decode(self, latents: Any) -> PILImage.Image:
+        """Latents as a picture."""
+
+    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> Any:
+        """What a request needs to change `picture` only where `mask` ("L", as large) is white. Raises ValueError: the mask does not fit."""
+
+    def composite(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
+        """`picture` in its own size with what was painted where `mask` is white; outside not a pixel changes."""
+
+    def remember(self, frames: Frames, latents: Any, condition: Any, segment: int) -> None:
+        """Add a final picture to `frames`. `condition` and `segment` are those of its `PaintRequest`."""
+
+    def fill_cache(self, frames: Frames) -> None:
+        """Compute what is still due of earlier pictures."""
+
+    def paint(self, frames: Frames, request: PaintRequest) -> Iterator[PaintStep]:
+        """Paint the next picture after those in `frames`; one `PaintStep` after every denoising step.
+
+        Raises:
+            ValueError: one sentence for the user.
+        """

@@ -1,0 +1,52 @@
+"""Pictures of any size in a painter's own size, and masks: where a picture may change."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+
+def check_mask(picture: PILImage.Image, mask: PILImage.Image) -> None:
+    """Raises ValueError: the mask is of another size than its picture, or nothing of it is white."""
+    if mask.size != picture.size:
+        sizes = f"{mask.width} x {mask.height}", f"{picture.width} x {picture.height}"
+        raise ValueError(f"The mask has {sizes[0]} pixels and its picture {sizes[1]}; mark the picture anew.")
+    if mask.getbbox() is None:
+        raise ValueError("Nothing of the picture is marked; paint over what should change.")
+
+
+def composite_inside(painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
+    """`picture` in its own size with what was painted where `mask` is white."""
+    left, top, width, height = inner_box(picture.size, painted.size)
+    inner = painted.crop((left, top, left + width, top + height)).resize(picture.size, PILImage.Resampling.LANCZOS)
+    return PILImage.composite(inner, picture, mask.point(lambda value: 255 if value else 0))
+
+
+def keep_places(painted: PILImage.Image, before: PILImage.Image, stays: torch.Tensor) -> PILImage.Image:
+    """`before` in its own size, with what was painted at the places that changed; everywhere else not a pixel changes.
+
+    Args:
+        stays: boolean [1, 1, h, w], the places of `painted` that are those of `before`.
+    """
+    changed = PILImage.fromarray((~stays[0, 0]).cpu().numpy().astype(np.uint8) * 255)
+    left, top, width, height = inner_box(before.size, painted.size)
+    mask = changed.resize(painted.size, PILImage.Resampling.NEAREST).crop((left, top, left + width, top + height))
+    return composite_inside(painted, before, mask.resize(before.size, PILImage.Resampling.NEAREST))
+
+
+def inner_box(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a picture of `size` scaled to fit into the middle of `within`, keeping its shape."""
+    scale = min(within[0] / size[0], within[1] / size[1])
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return (within[0] - width) // 2, (within[1] - height) // 2, width, height
+
+
+def fit(picture: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:
+    """Scale a picture into `size` (width, height), keeping its shape, on a ground of its own edge colour."""
+    if picture.size == size:
+        return picture
+    left, top, width, height = inner_box(picture.size, size)
+    ground = PILImage.new("RGB", size, picture.getpixel((0, 0)))
+    ground.paste(picture.resize((width, height), PILImage.Resampling.LANCZOS), (left, top))
+    return ground
