@@ -113,7 +113,7 @@ class Engine:
         self.about: dict[str, Any] = asdict(pair.about)
         self.adapters: tuple[AdapterSpec, ...] = ()
         self.plan: Plan | None = None
-        self.costs: Costs | None = None  # of a picture; nothing is told or noted without
+        self.costs: Costs | None = None  # of a picture; without it no times are estimated or recorded
         self.guard: guardrail.Guardrail | None = None
         self.shrunk = False  # whether memory ran out until pictures had to be smaller
         self.memory = Memory()
@@ -166,7 +166,7 @@ class Engine:
         return engine
 
     def _set_tuned(self, tuned: bool) -> None:
-        """Whether the MLLM says BOV itself: the pair came so, or an adapter of stage 1 taught it."""
+        """Set whether the MLLM writes BOV itself: the pair came so, or an adapter of stage 1 trained it."""
         self.tuned = self.tokens.tuned = self.mllm.remembers = tuned
         unsaid = [token for token in self.mllm.unsaid if token != self.tokens.bov]
         self.mllm.unsaid = unsaid if tuned else [*unsaid, self.tokens.bov]
@@ -190,8 +190,8 @@ class Engine:
             self._set_tuned(self.pair.about.tuned)
             raise
         self.adapters = tuple(adapters)
-        taught = any(each.weight and (each.folder / "text_encoder").is_dir() for each in adapters)
-        self._set_tuned(taught or self.pair.about.tuned)
+        has_stage_one = any(each.weight and (each.folder / "text_encoder").is_dir() for each in adapters)
+        self._set_tuned(has_stage_one or self.pair.about.tuned)
 
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Events:
         """Answer the user's last turn.
@@ -262,7 +262,7 @@ class Engine:
         return image
 
     def stream_image(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Events:
-        """Paint the picture that comes next in an answer whose words are given: the painter without the talker's choice.
+        """Paint the next picture of an answer whose words are given. The MLLM decides nothing here.
 
         Args:
             conversation: its head is an assistant turn, unfinished; its pictures that this method painted are not encoded again.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
@@ -30,6 +31,7 @@ class RangeChecked:
 
 
 Checked = TypeVar("Checked", bound=RangeChecked)
+JSON_NAMES = {tuple: "list", dict: "object"}  # of types, in messages about JSON
 
 
 def choice(default: str, help: str, *values: str) -> Any:
@@ -100,6 +102,52 @@ def add_flags(command: argparse.ArgumentParser, kind: type[RangeChecked]) -> Non
 def from_flags(given: argparse.Namespace, kind: type[Checked]) -> Checked:
     """Raises ValueError: a value is not possible."""
     return kind(**{each.name: value for each in fields(kind) if (value := vars(given).get(each.name)) is not None})
+
+
+def read_options(kind: type[Checked], raw: Any, where: str = "", default: Checked | None = None) -> Checked:
+    """Build options from decoded JSON. What `raw` does not name is as in `default`, or as the fields of `kind` declare it.
+
+    Args:
+        where: goes before a field's name in messages, such as "model.".
+
+    Raises:
+        ValueError: a name is not known, one without a default is missing, or a value is of the wrong kind or out of its range.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where.rstrip('.') or 'the recipe'} must be an object")
+    known, hints = {each.name: each for each in fields(kind)}, get_type_hints(kind)
+    for name in raw:
+        if name not in known:
+            raise ValueError(f"{where}{name} is not known; known are {', '.join(known)}")
+    values = {name: _read_value(hints[name], value, where + name, getattr(default, name, None)) for name, value in raw.items()}
+    if default is not None:
+        return replace(default, **values)
+    for name, each in known.items():
+        if name not in raw and each.default is MISSING and each.default_factory is MISSING:
+            raise ValueError(f"{where}{name} is missing")
+    return kind(**values)
+
+
+def _read_value(hint: Any, value: Any, name: str, default: Any = None) -> Any:
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        hint = next(each for each in inner if each is not NoneType)
+        return None if value is None else _read_value(hint, value, name, default)
+    if is_dataclass(kind):
+        return read_options(kind, value, f"{name}.", default)
+    if kind is tuple and isinstance(value, (list, tuple)):
+        return tuple(_read_value(inner[0], each, f"{name}[{index}]") for index, each in enumerate(value))
+    if kind is dict and isinstance(value, dict):
+        return {key: _read_value(inner[1], each, f"{name}.{key}") for key, each in value.items()}
+    return _read_scalar(kind, value, name)
+
+
+def _read_scalar(kind: type, value: Any, name: str) -> Any:
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{name} is {value!r}, which is no {JSON_NAMES.get(kind, kind.__name__)}")
+    return kind(value)
 
 
 def scale_size(size: tuple[int, int], side: int) -> tuple[int, int]:

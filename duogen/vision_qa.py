@@ -53,6 +53,7 @@ class MLLMVisionQA:
         said: list[int] = []
         generator = torch.Generator()
         while len(said) < most:
+            assert context.logits is not None, "prefill gives them"
             context.logits[tokens.bov] = float("-inf")  # no picture in the answer
             token = next(self.mllm.generate(context, TextOptions(temperature=0.0), generator))
             if token == tokens.end:
@@ -78,13 +79,14 @@ def open_vision_qa(name: str | None, device: str = "auto", precision: str = "aut
         ValueError: one sentence that says what is wrong with it.
     """
     from duogen.hub.assemble import prepare_pair
-    from duogen.models.pipeline import open_mllm, open_pair, pick_device
+    from duogen.models.pipeline import open_pair, pick_device
 
-    folder = Path(name) if name else None
-    if folder is not None and (folder / "config.json").exists() and not (folder / "model_index.json").exists():
-        return _open_checkpoint(folder, folder.name, pick_device(device), precision, open_mllm)
-    if folder is not None and not folder.exists() and name.count("/") == 1:
-        return _open_checkpoint(_fetch_checkpoint(name), name, pick_device(device), precision, open_mllm)
+    if name:
+        folder = Path(name)
+        if (folder / "config.json").exists() and not (folder / "model_index.json").exists():
+            return _open_checkpoint(folder, folder.name, pick_device(device), precision)
+        if not folder.exists() and name.count("/") == 1:
+            return _open_checkpoint(_fetch_checkpoint(name), name, pick_device(device), precision)
     ready = prepare_pair(name, lambda sentence: None)
     pair = open_pair(ready, device, precision)
     tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
@@ -102,10 +104,11 @@ def _fetch_checkpoint(name: str) -> Path:
         raise ValueError(f"{name} cannot be fetched from the hub ({type(error).__name__}); name a folder instead.") from error
 
 
-def _open_checkpoint(folder: Path, name: str, device: str, precision: str, open_mllm: object) -> MLLMVisionQA:
+def _open_checkpoint(folder: Path, name: str, device: str, precision: str) -> MLLMVisionQA:
     """Open a checkpoint in the layout of transformers."""
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
+    from duogen.models.pipeline import open_mllm
     from duogen.precision import best_precision, token_dtype
 
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

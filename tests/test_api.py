@@ -238,6 +238,10 @@ def test_pictures_are_bounded():
 def test_options_are_those_of_the_dataclasses():
     options = parse_options({"max_completion_tokens": 9, "top_p": 0.5, "seed": 4, "guidance": 2, "unknown": 1, "stop": None}, ABOUT)
     assert (options.text.max_tokens, options.text.top_p, options.seed, options.image.guidance, options.image.steps) == (9, 0.5, 4, 2.0, 2)
+    assert parse_options({"sampler": "euler"}, ABOUT).image.sampler == "euler"
+    for wrong in ("painting", 7):
+        with pytest.raises(RequestError, match="sampler"):
+            parse_options({"sampler": wrong}, ABOUT)
 
 
 def test_only_known_users_may(loading, tmp_path):

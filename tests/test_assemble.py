@@ -150,7 +150,7 @@ def test_assembled_pair_holds_base_and_trained_parts(quick, parts, tmp_path, rea
     said: list[str] = []
     (tmp_path / "duogen-sketch-0123456789ab").mkdir()
     (tmp_path / "duogen-sketch-mine").mkdir()
-    folder = assemble.bundled(parts, tmp_path, said.append)
+    folder = assemble.assemble_bundled(parts, tmp_path, said.append)
     assert said and {path.name for path in tmp_path.iterdir()} - {".lock"} == {folder.name, "duogen-sketch-mine"}
     expected = {"model_index.json", "duogen.json", "transformer", "text_encoder", "tokenizer", "image_processor"}
     assert {path.name for path in folder.iterdir()} == expected
@@ -173,7 +173,7 @@ def test_assembled_pair_holds_base_and_trained_parts(quick, parts, tmp_path, rea
     assert torch.equal(model.model.visual.merger.ln_q.weight, vision["merger.ln_q.weight"].bfloat16().float())
 
     said.clear()
-    assert assemble.bundled(parts, tmp_path, said.append) == folder and not said
+    assert assemble.assemble_bundled(parts, tmp_path, said.append) == folder and not said
 
 
 def test_killed_assembly_leaves_nothing_half_made(quick, parts, tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_killed_assembly_leaves_nothing_half_made(quick, parts, tmp_path, monkey
 
     monkeypatch.setattr(assemble, "processor", killed)
     with pytest.raises(KeyboardInterrupt):
-        assemble.bundled(parts, tmp_path, lambda _: None)
+        assemble.assemble_bundled(parts, tmp_path, lambda _: None)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -200,7 +200,7 @@ def test_two_at_once_assemble_once(parts, tmp_path, monkeypatch):
         target.mkdir()
 
     monkeypatch.setattr(assemble, "assemble", slow)
-    both = [threading.Thread(target=assemble.bundled, args=(parts, tmp_path, lambda _: None)) for _ in range(2)]
+    both = [threading.Thread(target=assemble.assemble_bundled, args=(parts, tmp_path, lambda _: None)) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:

@@ -9,7 +9,7 @@ import torch
 
 from bench import gpu
 from duogen.hub.catalogue import entries
-from duogen.hub.memory_plan import CARDS
+from duogen.hub.memory_plan import GPU_SIZES
 
 COSMOS, EDIT = "cosmos-predict2.5-2b", "qwen-image-edit-2511"
 
@@ -29,7 +29,7 @@ def test_a_tiny_run_fills_the_table(tmp_path, monkeypatch, capsys) -> None:
     out = tmp_path / "gpu.json"
     assert gpu.main(["--tiny", "--pairs", COSMOS, "--out", str(out)]) == 0
     rows = rows_of(out)
-    assert len(rows) == len(CARDS) * 3 + 2 * len(gpu.KERNELS) * 3
+    assert len(rows) == len(GPU_SIZES) * 3 + 2 * len(gpu.KERNELS) * 3
     failed = [row for row in rows if "failed" in row]
     assert {row["kernel"] for row in failed} <= {"xformers", "flash"}, failed
     whole = next(row for row in rows if row["card"] == 12 and row["earlier"] == 8)
@@ -50,7 +50,7 @@ def test_offloaded_pipelines_and_rows_that_fail(tmp_path, monkeypatch) -> None:
         return plain(engine, device, scale, row)
 
     monkeypatch.setattr(gpu, "attempt", attempt)
-    monkeypatch.setattr(gpu, "CARDS", (12, 16))
+    monkeypatch.setattr(gpu, "GPU_SIZES", (12, 16))
     monkeypatch.setattr(gpu, "KERNELS", ())
     assert gpu.main(["--tiny", "--pairs", EDIT, "--out", str(out)]) == 0
     assert [row["offload"] for row in rows_of(out)] == ["group"] * 3 + ["model"] * 3

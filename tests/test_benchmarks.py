@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import tarfile
 from pathlib import Path
 
@@ -16,15 +17,19 @@ from PIL import ImageDraw
 
 from duogen.cli.main import main
 from duogen.conversation import Conversation, Image, Text
-from duogen.evaluate.answer_files import SCORES, add_score, answer_all, load_answer, load_scores, save_answer
+from duogen.evaluate import benchmarks
+from duogen.evaluate.answer_files import SCORES, add_score, answer_all, load_answer, load_painting, load_scores, save_answer
 from duogen.evaluate.benchmark import Scorer, score_all
+from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark, find_benchmark
+from duogen.evaluate.benchmarks.geneval import COLOURS, check_picture, dominant_colour
+from duogen.evaluate.detector import Detection, bounding_box
 from duogen.evaluate.drawings import DrawingDetector
-from duogen.evaluate.geneval import COLOURS, Detection, bounding_box, check_picture, dominant_colour
-from duogen.evaluate.judge import FIVE, NEEDED, compare_answers, judge_answer, parse_verdict, read_scores
+from duogen.evaluate.judge import compare_answers, judge_answer, parse_verdict, read_scores
+from duogen.evaluate.rubric import FIVE, Rubric
 from duogen.evaluate.side import System, compute_win_rates, write_side_by_side
-from duogen.evaluate.tasks import BENCHMARKS, Task, load_tasks
+from duogen.evaluate.tasks import Benchmark, Task, load_tasks
 from duogen.events import Done, ImageDone, Stats, TextDelta
-from duogen.prompts import load_prompt
+from duogen.prompts import PROMPTS, load_prompt
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.world import make_thing, random_thing
@@ -90,7 +95,7 @@ class Reads:
 
 
 def test_drawn_pictures_score_one_and_permuted_ones_what_permutation_gives(tmp_path: Path):
-    benchmark = BENCHMARKS["geneval"]
+    benchmark = find_benchmark("geneval")
     tasks = load_tasks(benchmark, None)
     assert len(tasks) == 553
     classes = sorted({wanted["class"] for task in tasks for wanted in task.about["include"]})
@@ -131,7 +136,7 @@ def test_a_real_segmenter_class_finds_in_its_layout(tmp_path: Path):
     """Random weights find nothing sensible; that they load from a folder and answer in the right form is what is tested."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil, SwinConfig
 
-    from duogen.evaluate.geneval import Mask2Former
+    from duogen.evaluate.detector import Mask2Former
 
     swin = SwinConfig(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_features=["stage1", "stage2", "stage3", "stage4"]
@@ -170,7 +175,7 @@ def test_without_a_detector_drawings_are_read_and_that_is_said(tmp_path: Path, c
         "a photo of a bench": (draw(Scene("meadow", (random_thing(random.Random(1), ["car"]),))), False),
         "a photo of a cat": (None, False),
     }
-    tasks = {task.words(): task for task in load_tasks(BENCHMARKS["geneval"], None)}
+    tasks = {task.words(): task for task in load_tasks(find_benchmark("geneval"), None)}
     for words, (picture, _) in painted.items():
         save_answer(tmp_path, tasks[words].id, [Text("Here."), *([Image(picture)] if picture else [])])
     argv = ["evaluate", "geneval", "--score-only", "--out", str(tmp_path)]
@@ -306,17 +311,17 @@ LAYOUTS = {
 def test_readers_of_the_official_layouts(name: str, folder: Path):
     for file, raw, lines in LAYOUTS[name]:
         write(folder / file, raw, lines)
-    tasks = load_tasks(BENCHMARKS[name], folder)
+    tasks = load_tasks(find_benchmark(name), folder)
     assert len(tasks) == (3 if name == "wise" else 1) and all(task.id and task.words() and "<" not in task.words() for task in tasks)
     assert len(tasks[0].pictures()) == (0 if name in ("wise", "comm") else 1)
     if name in ("comm", "opening", "isg", "mmie", "interleavedbench"):
         assert tasks[0].about["reference"].strip()
     (folder / LAYOUTS[name][0][0]).write_text('{"x": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="not laid out|no task"):
-        load_tasks(BENCHMARKS[name], folder)
+        load_tasks(find_benchmark(name), folder)
     (folder / LAYOUTS[name][0][0]).unlink()
     with pytest.raises(ValueError, match="lacks"):
-        load_tasks(BENCHMARKS[name], folder)
+        load_tasks(find_benchmark(name), folder)
 
 
 def test_benchmarks_are_fetched_from_the_hub_once(folder: Path, tmp_path_factory, monkeypatch, capsys):
@@ -341,19 +346,19 @@ def test_benchmarks_are_fetched_from_the_hub_once(folder: Path, tmp_path_factory
         assert main(command) == 2 and "imgedit cannot be fetched from the hub" in capsys.readouterr().err
         assert not (root / "home" / "benchmarks" / "imgedit").exists()
         hub.calm()
-        found = load_tasks(BENCHMARKS["imgedit"], None)
+        found = load_tasks(find_benchmark("imgedit"), None)
         assert "much.tar" not in {name for name, _ in hub.asked}, "terabytes that nobody needs"
-        named = load_tasks(BENCHMARKS["gedit"], Path("stepfun-ai/GEdit-Bench"))
+        named = load_tasks(find_benchmark("gedit"), Path("stepfun-ai/GEdit-Bench"))
         hub.refuse = {"": (500, "")}
-        assert load_tasks(BENCHMARKS["imgedit"], None) == found and load_tasks(BENCHMARKS["gedit"], None) == named
+        assert load_tasks(find_benchmark("imgedit"), None) == found and load_tasks(find_benchmark("gedit"), None) == named
         hub.refuse = {"InterleavedBench": (404, "RepoNotFound"), "MMIE": (403, "GatedRepo")}
         with pytest.raises(ValueError, match="interleavedbench cannot be fetched from the hub .*--data"):
-            load_tasks(BENCHMARKS["interleavedbench"], None)
+            load_tasks(find_benchmark("interleavedbench"), None)
         with pytest.raises(ValueError, match="accept its terms: do so on huggingface.co/datasets/MMIE/MMIE"):
-            load_tasks(BENCHMARKS["mmie"], None)
+            load_tasks(find_benchmark("mmie"), None)
     assert [(task.words(), len(task.pictures())) for task in (*found, *named)] == [("Make it blue.", 1)] * 2
     with pytest.raises(ValueError, match="wise does not come with DuoGen; get it .github.com/PKU-YuanGroup/WISE."):
-        load_tasks(BENCHMARKS["wise"], None)
+        load_tasks(find_benchmark("wise"), None)
 
 
 def test_an_id_that_occurs_twice_is_answered_twice(folder: Path):
@@ -361,20 +366,113 @@ def test_an_id_that_occurs_twice_is_answered_twice(folder: Path):
     raw = LAYOUTS["isg"][0][1][0]
     again = {**raw, "Category": "Story", "Query": [raw["Query"][0], {"type": "image", "content": "a/1.PNG"}]}
     write(folder / "ISG-Bench.jsonl", [raw, again], lines=True)
-    tasks = load_tasks(BENCHMARKS["isg"], folder)
+    tasks = load_tasks(find_benchmark("isg"), folder)
     assert [task.id for task in tasks] == ["s", "s-2"] and tasks[0].pictures() == tasks[1].pictures()
 
 
 def test_dpg_ships_and_takes_its_published_questions(folder: Path):
-    tasks = load_tasks(BENCHMARKS["dpg"], None, limit=50)
+    tasks = load_tasks(find_benchmark("dpg"), None, limit=50)
     assert len(tasks) == 50 and not tasks[0].about["published_questions"] and tasks[0].about["questions"][0]["ask"].startswith("Does")
     write(folder / "prompts.jsonl", [{"id": "0", "prompt": "A red cube."}], lines=True)
     (folder / "dpg_bench.csv").write_text(
         "item_id,proposition_id,dependency,category_broad,question_natural_language\n"
         "0,1,0,entity,Is there a cube?\n0,2,1,attribute,Is it red?\n"
     )
-    (task,) = load_tasks(BENCHMARKS["dpg"], folder)
+    (task,) = load_tasks(find_benchmark("dpg"), folder)
     assert [each["after"] for each in task.about["questions"]] == [[], ["1"]] and task.about["published_questions"]
+
+
+# A file each
+
+
+def test_every_file_is_a_benchmark_that_can_be_judged():
+    names = {file.stem for file in Path(benchmarks.__file__).parent.glob("[a-z]*.py")}
+    assert {"geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie"} <= names
+    assert names == set(benchmark_names())
+    for name in names:
+        benchmark = find_benchmark(name)
+        benchmark.check_prompt()
+        assert benchmark.name == name and describe_benchmark(name).endswith(".")
+    with pytest.raises(ValueError, match="no benchmark napkin; choose one of comm, dpg"):
+        find_benchmark("napkin")
+
+
+SUMS = '''"""Sums: pictures of sums, 100 % by hand."""
+
+from duogen.evaluate.rubric import Rubric
+from duogen.evaluate.tasks import Benchmark, Task, read_json
+
+RUBRIC = Rubric("judge-wise", ("consistency", "realism", "aesthetic"), 2.0)
+BENCHMARK = Benchmark("sums", "picture", lambda folder: (Task(each, (each,)) for each in read_json(folder / "sums.json")), RUBRIC)
+'''
+
+
+def test_adding_a_benchmark_is_adding_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
+    write(tmp_path / "sums.json", ["1 + 1", "2 + 2"])
+    monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path)])
+    monkeypatch.setattr("duogen.engine.Engine.open", lambda *_, **__: Painter())
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", "--help"])
+    assert "Sums: pictures of sums, 100 % by hand." in " ".join(capsys.readouterr().out.split())
+    assert "duogen.evaluate.benchmarks.sums" not in sys.modules, "--help imported it"
+    assert main(["evaluate", "sums", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--answer-only"]) == 0
+    assert len(list((tmp_path / "out" / "answers").iterdir())) == 2
+    sys.modules.pop("duogen.evaluate.benchmarks.sums")
+    (tmp_path / "sums.py").write_text(SUMS.replace("BENCHMARK =", "MARKS ="), encoding="utf-8")
+    with pytest.raises(ValueError, match="must define BENCHMARK"):
+        find_benchmark("sums")
+    sys.modules.pop("duogen.evaluate.benchmarks.sums")
+
+
+ASKS = 'Look. {{question}}\nAnswer with JSON only:\n{"answer": "yes"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "no prompt judge-question"),
+        (b"\xff\xfe", "cannot be read"),
+        (ASKS.replace("{{question}}", "").encode(), "lacks the blank {{question}}"),
+        (ASKS.replace("Look", "{{mood}}").encode(), "blank mood that nothing fills"),
+        (ASKS.replace("answer", "verdict").encode(), "must end in a JSON object with answer"),
+        (ASKS.removesuffix("}").encode(), "must end in a JSON object"),
+        (ASKS.partition("\n")[0].encode(), "must end in a JSON object"),
+    ],
+)
+def test_a_broken_prompt_is_refused_before_the_first_answer(text, why, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Also where scoring is for later: then its hours would be in vain too."""
+
+    def opened(*given, **more):
+        raise AssertionError("the pair was opened")
+
+    for file in PROMPTS.glob("*.md"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "judge-question.md").unlink()
+    if text is not None:
+        (tmp_path / "judge-question.md").write_bytes(text)
+    monkeypatch.setattr("duogen.prompts.PROMPTS", tmp_path)
+    monkeypatch.setattr("duogen.engine.Engine.open", opened)
+    load_prompt.cache_clear()
+    try:
+        assert main(["evaluate", "dpg", "--limit", "2", "--out", str(tmp_path / "out"), "--answer-only"]) == 2
+    finally:
+        load_prompt.cache_clear()
+    said = capsys.readouterr().err
+    assert why in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_figure_is_made_of_scores_that_are_asked_for():
+    keys = find_benchmark("comm").rubric.keys
+    for rubric, why in (
+        (Rubric("judge-comm", keys, overall=lambda scores: scores["charm"]), "a score 'charm'"),
+        (Rubric("judge-comm", keys, about_pictures=("charm",)), "'charm', which is about pictures"),
+        (Rubric("judge-comm", keys[1:]), "and no other keys"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Benchmark("comm", "interleaved", lambda folder: iter(()), rubric).check_prompt()
+    with pytest.raises(ValueError, match="either a rubric for a judge or a check for a detector"):
+        Benchmark("comm", "interleaved", lambda folder: iter(())).check_prompt()
 
 
 # The judge
@@ -505,15 +603,16 @@ def test_a_judge_is_asked_again_and_then_given_up(folder: Path):
     picture = folder / "images" / "a" / "1.png"
     task = Task("t", ("How?", picture), "", {"reference": "So.", "structure": ["text", "image"]})
     vision_qa = Says("hm", json.dumps(WELL))
-    said = judge_answer(BENCHMARKS["isg"], task, ["So.", picture], vision_qa)
+    said = judge_answer(find_benchmark("isg"), task, ["So.", picture], vision_qa)
     assert len(vision_qa.asked) == 2 and "could not be read" in vision_qa.asked[1][0] and said.scores["structure"] == 1.0
     assert said.scores["score"] == pytest.approx(2.9) and vision_qa.asked[0][1] == [picture, picture]
     hopeless = Says("hm")
-    assert judge_answer(BENCHMARKS["isg"], task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
-    assert judge_answer(BENCHMARKS["mmie"], task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
+    assert judge_answer(find_benchmark("isg"), task, ["So."], hopeless).scores == {} and len(hopeless.asked) == 3
+    assert judge_answer(find_benchmark("mmie"), task, ["So."], Says(json.dumps(WELL))).scores["i_q"] == 0.0, "nothing was drawn"
     asks = Task("t", ("x",), "", {"questions": [{"id": "1", "ask": "A cube?", "after": []}]})
     unsure = Says("hm", "maybe", '{"answer": "yes"}')
-    assert judge_answer(BENCHMARKS["dpg"], asks, [picture], unsure).scores == {"score": 1.0} and "could not be read" in unsure.asked[1][0]
+    assert judge_answer(find_benchmark("dpg"), asks, [picture], unsure).scores == {"score": 1.0}
+    assert "could not be read" in unsure.asked[1][0]
     assert compare_answers(task, ["So."], ["Or so."], Says("hm", '{"better": "A"}', "hm", '{"better": "B"}')) == 1.0
 
 
@@ -524,10 +623,9 @@ def test_a_judge_is_asked_again_and_then_given_up(folder: Path):
 )  # fmt: skip
 def test_interleaved_answers_are_asked_what_their_benchmark_asks(folder: Path, name: str, figure, without: float):
     """On its own scale: 9 is too much for InterleavedBench alone. Without a picture its questions about pictures count 0."""
-    picture, benchmark = folder / "images" / "a" / "1.png", BENCHMARKS[name]
+    picture, benchmark = folder / "images" / "a" / "1.png", find_benchmark(name)
     task = Task("t", ("How?",), "", {"reference": "So."})
-    said = {each: float(at % 5 + 1) for at, each in enumerate(NEEDED[benchmark.judge_prompt], 2)}
-    assert all(f'"{each}": 0' in load_prompt(benchmark.judge_prompt) for each in said)
+    said = {each: float(at % 5 + 1) for at, each in enumerate(benchmark.rubric.keys, 2)}
     vision_qa = Says(json.dumps(said))
     found = judge_answer(benchmark, task, ["So.", picture], vision_qa).scores
     assert found == said | {"score": pytest.approx(figure(said))} and "[image 1]" in vision_qa.asked[0][0]
@@ -539,15 +637,16 @@ def test_interleaved_answers_are_asked_what_their_benchmark_asks(folder: Path, n
 def test_each_benchmark_reports_its_own_figure(folder: Path):
     picture = folder / "images" / "a" / "1.png"
     task = Task("t", (picture, "Make it blue."), "adjust", {"explanation": "blue"})
-    wise = judge_answer(BENCHMARKS["wise"], task, [picture], Says('{"consistency": 2, "realism": 1, "aesthetic": 0}'))
+    wise = judge_answer(find_benchmark("wise"), task, [picture], Says('{"consistency": 2, "realism": 1, "aesthetic": 0}'))
     assert wise.scores["score"] == pytest.approx(0.8)
-    gedit = judge_answer(BENCHMARKS["gedit"], task, [picture], Says('{"success": 9, "overediting": 4, "naturalness": 9, "artifacts": 10}'))
+    marks = Says('{"success": 9, "overediting": 4, "naturalness": 9, "artifacts": 10}')
+    gedit = judge_answer(find_benchmark("gedit"), task, [picture], marks)
     assert gedit.scores["score"] == pytest.approx(6.0)
-    imgedit = judge_answer(BENCHMARKS["imgedit"], task, [picture], Says('{"compliance": 2, "naturalness": 5, "integrity": 5}'))
+    imgedit = judge_answer(find_benchmark("imgedit"), task, [picture], Says('{"compliance": 2, "naturalness": 5, "integrity": 5}'))
     assert imgedit.scores["score"] == pytest.approx(2.0)
-    assert judge_answer(BENCHMARKS["gedit"], task, ["no"], Says("")).scores == {"score": 0.0}
+    assert judge_answer(find_benchmark("gedit"), task, ["no"], Says("")).scores == {"score": 0.0}
     asks = [{"id": "1", "ask": "A cube?", "after": []}, {"id": "2", "ask": "Red?", "after": ["1"]}]
-    dpg = judge_answer(BENCHMARKS["dpg"], Task("t", ("x",), "", {"questions": asks}), [picture], vision_qa := Says('{"answer": "no"}'))
+    dpg = judge_answer(find_benchmark("dpg"), Task("t", ("x",), "", {"questions": asks}), [picture], vision_qa := Says('{"answer": "no"}'))
     assert dpg.scores["score"] == 0.0 and len(vision_qa.asked) == 1, "what depends on a no is no"
     assert [parse_verdict(each) for each in ("Yes.", '{"answer": "no"}', "maybe")] == [True, False, None]
 
@@ -587,12 +686,13 @@ class Painter:
     about = {"title": "Grey", "steps": 1, "guidance": 1.0}
 
     def __init__(self, dies: bool = False) -> None:
-        self.dies, self.asked = dies, []
+        self.dies, self.asked, self.options = dies, [], []
 
-    def answer(self, conversation: Conversation, options):
+    def answer(self, conversation: Conversation, options, stop=None):
         if self.dies and len(self.asked) == 2:
             raise KeyboardInterrupt
         self.asked.append(conversation.path()[-1].text())
+        self.options.append(options)
         picture = Image(PILImage.new("RGB", (8, 8), "grey"))
         yield TextDelta("Here.")
         yield ImageDone(0, picture)
@@ -600,7 +700,7 @@ class Painter:
 
 
 def test_an_evaluation_that_was_killed_repeats_and_loses_nothing(tmp_path: Path):
-    benchmark = BENCHMARKS["dpg"]
+    benchmark = find_benchmark("dpg")
     tasks = load_tasks(benchmark, None, limit=4)
     killed, resumed = Painter(dies=True), Painter()
     with pytest.raises(KeyboardInterrupt):
@@ -620,12 +720,33 @@ def test_an_evaluation_that_was_killed_repeats_and_loses_nothing(tmp_path: Path)
     assert len(vision_qa.asked) == asked and len(load_scores(tmp_path, "says 1")) == 4
 
 
+def test_how_pictures_are_painted_is_chosen_once_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    painter, judge = Painter(), Says('{"answer": "yes"}')
+    monkeypatch.setattr("duogen.engine.Engine.open", lambda *_, **__: painter)
+    monkeypatch.setattr("duogen.vision_qa.open_vision_qa", lambda *_: judge)
+    argv = ["evaluate", "dpg", "--limit", "2", "--out", str(tmp_path / "out"), "--judge", "says"]
+    assert main([*argv, "--steps", "0"]) == 2 and main([*argv, "--sampler", "fast"]) == 2
+    assert "steps must be between 1 and 100" in (said := capsys.readouterr().err) and "no sampler 'fast'" in said and not painter.asked
+    assert main([*argv, "--steps", "3", "--sampler", "unipc"]) == 0
+    assert {(each.image.steps, each.image.guidance, each.image.sampler, each.image.max_images) for each in painter.options} == {
+        (3, 1.0, "unipc", 1)
+    }
+    chosen = {"steps": 3, "guidance": 1.0, "sampler": "unipc"}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["painting"] == chosen
+    assert main([*argv, "--resume"]) == 2
+    assert "painted with --steps 3, --guidance 1.0, --sampler unipc; go on with these" in capsys.readouterr().err
+    assert main([*argv, "--resume", "--limit", "3", "--steps", "3", "--sampler", "unipc"]) == 0 and len(painter.asked) > 2
+    assert main([*argv, "--score-only"]) == 0 and load_painting(tmp_path / "out") == chosen
+    (tmp_path / "out" / "painting.json").unlink()  # as another system's answers are
+    assert main([*argv, "--resume"]) == 0 and load_painting(tmp_path / "out") is None
+
+
 def test_side_by_side(tmp_path: Path):
-    tasks = load_tasks(BENCHMARKS["dpg"], None, limit=2)
+    tasks = load_tasks(find_benchmark("dpg"), None, limit=2)
     systems = [System(name, tmp_path / name) for name in ("one", "two")]
     for system in systems:
-        answer_all(Painter(), BENCHMARKS["dpg"], tasks, system.folder, log=lambda words: None)
-        score_all(BENCHMARKS["dpg"], tasks, system.folder, Scorer(judge=Says('{"answer": "yes"}')), log=lambda words: None)
+        answer_all(Painter(), find_benchmark("dpg"), tasks, system.folder, log=lambda words: None)
+        score_all(find_benchmark("dpg"), tasks, system.folder, Scorer(judge=Says('{"answer": "yes"}')), log=lambda words: None)
     rates = compute_win_rates(systems, tasks, Says('{"better": "A"}'), log=lambda words: None)
     page = write_side_by_side("dpg", systems, tasks, tmp_path / "page.html", rates, "says 1").read_text(encoding="utf-8")
     assert page.count("<section") == 2 and "one against two" in page and "not comparable" in page and page.count("01.png") == 4

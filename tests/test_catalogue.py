@@ -10,7 +10,7 @@ import torch
 
 from duogen.cli.main import main
 from duogen.hub.catalogue import FILE, Part, entries, find, list_missing, refuse_unsafe
-from duogen.hub.memory_plan import CARDS, GB, Machine, plan, weights
+from duogen.hub.memory_plan import GPU_SIZES, GB, Machine, plan, weights
 from duogen.models.pipeline import About, open_pair
 from duogen.models.placement import KEPT_WHOLE
 from duogen.options import LoadOptions
@@ -42,7 +42,7 @@ def test_parameters_are_those_of_the_public_configuration(name: str) -> None:
 def test_every_pair_has_a_plan_for_every_card() -> None:
     for pair in entries().values():
         before = None
-        for card in CARDS:
+        for card in GPU_SIZES:
             machine = Machine.with_gpu(card, 64 * GB, 8)
             chosen = plan(pair.parts, pair.about, machine)
             assert chosen.fits and chosen.gpu <= machine.gpu and chosen.host <= machine.host, (pair.id, card)
@@ -130,9 +130,9 @@ def test_a_pair_that_is_not_here_is_told_with_the_command(capsys, tmp_path, monk
     assert "python -m duogen pull flux2-klein-4b" in capsys.readouterr().err
 
 
-def test_the_readme_has_the_table_that_plan_prints(capsys) -> None:
+def test_the_docs_have_the_table_that_plan_prints(capsys) -> None:
     assert main(["plan"]) == 0
-    assert capsys.readouterr().out in (FILE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out in (FILE.parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def test_an_estimate_on_a_cpu_is_of_the_right_size() -> None:

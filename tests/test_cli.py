@@ -111,6 +111,9 @@ def assert_one_sentence(status: int, capsys, *words: str) -> None:
         (["evaluate", "sketchbook", "--split", "tomorrow"], "tomorrow"),
         (["evaluate", "sketchbook", "--json", "/no/such/folder/figures.json"], "/no/such/folder"),
         (["evaluate", "sketchbook", "--pair", "/no/such/pair"], "/no/such/pair is not a pair"),
+        (["evaluate", "sketchbook", "--sampler", "fast"], "no sampler 'fast'"),
+        (["evaluate", "vague", "--guidance", "0"], "guidance must be between"),
+        (["evaluate", "dpg", "--steps", "0"], "steps must be between 1 and 100"),
         (["evaluate", "napkin"], "napkin"),
     ],
 )
@@ -140,9 +143,10 @@ def test_a_process_ends_with_status_2():
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("duogen: There is no question")
 
 
-def test_help_comes_at_once():
-    slow = "{'torch', 'transformers', 'diffusers', 'gradio', 'datasets', 'ray'}"
-    probe = f"import sys, duogen.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print({slow} & sys.modules.keys())"
+@pytest.mark.parametrize("command", [[], ["evaluate"], ["evaluate", "geneval"]])
+def test_help_comes_at_once(command):
+    slow = "{'torch', 'transformers', 'diffusers', 'gradio', 'datasets', 'ray', 'duogen.evaluate.tasks', 'duogen.evaluate.replies'}"
+    probe = f"import sys, duogen.__main__ as m\ntry: m.main([*{command}, '--help'])\nexcept SystemExit: print({slow} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.endswith("\nset()\n"), "--help imports what takes long"
 
@@ -264,14 +268,16 @@ def test_evaluate_passes_on_what_was_given(scripted, capsys, tmp_path, monkeypat
     def measured(*given, **named):
         call = inspect.signature(real).bind(*given, **named).arguments
         calls.append(call)
-        call["say"]("all right: 100 %")
+        call["log"]("all right: 100 %")
         return {"all": {"right": 1.0}}
 
     real = sketchbook.evaluate
     monkeypatch.setattr(sketchbook, "evaluate", measured)
     flags = ["--n", "3", "--seed", "4", "--split", "train", "--kinds", "house,ice cream", "--json", str(tmp_path / "figures.json")]
-    assert run(["evaluate", "sketchbook", *flags, "--out", str(tmp_path / "sheets")]) == 0
-    del calls[0]["say"]
-    assert calls == [{"engine": engine, "split": "train", "n": 3, "seed": 4, "out": tmp_path / "sheets", "kinds": ["house", "ice cream"]}]
+    flags += ["--sampler", "dpm", "--guidance", "2", "--out", str(tmp_path / "sheets")]
+    assert run(["evaluate", "sketchbook", *flags]) == 0
+    del calls[0]["log"]
+    given = {"split": "train", "n": 3, "seed": 4, "out": tmp_path / "sheets", "kinds": ["house", "ice cream"]}
+    assert calls == [{"engine": engine, **given, "painting": {"sampler": "dpm", "guidance": 2.0}}]
     assert capsys.readouterr().out == "all right: 100 %\n"
     assert json.loads((tmp_path / "figures.json").read_text()) == {"all": {"right": 1.0}}

@@ -194,18 +194,18 @@ def test_a_full_disk_is_told_before_anything_comes(hub, monkeypatch) -> None:
     assert "disk is full" in fetching.explain_failure(OSError(28, "No space left"), find_download(REPO))
 
 
-def test_a_disk_that_fills_up_on_the_way_keeps_what_count_bytes(hub, monkeypatch) -> None:
-    name, plain = "transformer/diffusion_pytorch_model.safetensors", fetching.Fetch._came
+def test_a_disk_that_fills_up_on_the_way_keeps_what_came(hub, monkeypatch) -> None:
+    name, plain = "transformer/diffusion_pytorch_model.safetensors", fetching.Fetch._count_bytes
 
-    def came(self, find_download, count):
-        plain(self, find_download, count)
-        if find_download.name == name and self.progress.files[fetching.label(find_download)][1] > BIG / 2:
+    def count_bytes(self, wanted, count):
+        plain(self, wanted, count)
+        if wanted.name == name and self.progress.files[fetching.label(wanted)][1] > BIG / 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetching.Fetch, "_came", came)
+    monkeypatch.setattr(fetching.Fetch, "_count_bytes", count_bytes)
     now = fetched()
     assert now.state == "failed" and "The disk is full" in now.message and BIG / 2 < now.done < BIG
-    monkeypatch.setattr(fetching.Fetch, "_came", plain)
+    monkeypatch.setattr(fetching.Fetch, "_count_bytes", plain)
     hub.asked.clear()
     assert fetched().state == "done"
     (start,) = [span for asked, span in hub.asked if asked == name]

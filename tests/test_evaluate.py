@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from duogen.cli.main import parser
+from duogen.cli.main import main, parser
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
@@ -22,7 +22,7 @@ from duogen.evaluate.answers import answers_agree
 from duogen.evaluate.figures import mean, share
 from duogen.evaluate.scores import MOST_OFF, TurnCase, check_styled_edit, read_steps, score_turn
 from duogen.evaluate.sheet import Panel, contact_sheet
-from duogen.events import Stats
+from duogen.events import Done, Stats
 from duogen.options import ImageOptions, Options
 from duogen.sketchbook import words
 from duogen.sketchbook.change import recolour_part
@@ -71,7 +71,7 @@ def test_the_reference_answer_gets_every_score(task: str) -> None:
     for seed in range(4):
         line, answer = sample(task, random.Random(seed), held=True).lines[:2]
         before = (line.scenes() or [None])[0]
-        what = sketchbook.answer_kind(sample(task, random.Random(seed), held=True), 1)
+        what = sketchbook.answer_kind(answer)
         text = " ".join(part for part in line.parts if isinstance(part, str)).lower()
         opening = str(answer.parts[0]).partition("\n")[0]
         turn = TurnCase(what, text, answer.parts, before, opening, shown=draw(before) if before else None)
@@ -80,6 +80,20 @@ def test_the_reference_answer_gets_every_score(task: str) -> None:
         for picture in score.pictures:
             assert picture.right and picture.attributes and picture.attributes[0] == picture.attributes[1] and picture.distance == 0
             assert picture.kept is not False and (picture.decibels or 99) == 99
+
+
+def test_a_guide_that_goes_on_is_no_new_one() -> None:
+    """Its answer is counted as a guide, and begins from the scene before."""
+    found = (sample("guide", random.Random(seed)).lines for seed in range(99))
+    lines = next(lines for lines in found if any(line.kind == "more" for line in lines))
+    at = next(index for index, line in enumerate(lines) if line.kind == "more")
+    before, answer = lines[at - 2].scenes()[-1], lines[at]
+    opening = str(lines[1].parts[0]).partition("\n")[0]
+    asked = TurnCase(sketchbook.answer_kind(answer), "go on", answer.parts, before, opening, shown=draw(before), continues=True)
+    score = score_turn(asked, replied(answer.parts))
+    assert asked.what == "guide" and score.right and score.pictures[0].kept and score.pictures[0].step == len(before.things[0].parts) + 1
+    anew = score_turn(replace(asked, continues=False), replied(answer.parts)).pictures[0]
+    assert anew.kept is None and anew.step == 1, "as the first answer of a guide is counted"
 
 
 def test_what_the_wish_leaves_open_may_be_chosen() -> None:
@@ -228,6 +242,48 @@ def test_a_perfect_pair_reaches_every_figure(monkeypatch: pytest.MonkeyPatch, tm
     assert figures["scores"]["ten_edits_right"]["n"] == 10
     assert {"guide", "edit", "ten-edits"} <= {file.stem.rpartition("-")[0] for file in tmp_path.glob("*.png")}
     assert any("t_com" in line for line in said)
+
+
+def test_how_pictures_are_painted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Options] = []
+
+    def answer(engine: Perfect, conversation: Conversation, case: TurnCase, options: Options) -> tuple[Conversation, Stats]:
+        asked.append(options)
+        return perfect_answer(engine, conversation, case, options)
+
+    monkeypatch.setattr(sketchbook, "answer_freely", answer)
+    plain = sketchbook.evaluate(Perfect(), n=1, log=lambda line: None)
+    chosen = sketchbook.evaluate(Perfect(), n=1, log=lambda line: None, painting={"steps": 20, "sampler": "dpm"})
+    assert [plain[name] for name in ("steps", "guidance", "sampler")] == [8, 1.0, "auto"]
+    assert [chosen[name] for name in ("steps", "guidance", "sampler")] == [20, 1.0, "dpm"] and plain["scores"] == chosen["scores"]
+    assert asked[-1].image == ImageOptions(steps=20, guidance=1.0, sampler="dpm", preview_every=0)
+
+
+class Shrugs:
+    """An engine that answers with a word; `options` are those that it was given."""
+
+    about = {"steps": 8, "guidance": 1.5}
+
+    def __init__(self) -> None:
+        self.options: list[Options] = []
+
+    def answer(self, conversation: Conversation, options: Options, stop: object = None) -> Iterator[Done]:
+        self.options.append(options)
+        yield Done(conversation.say("assistant", "Hm."), Stats(1, 1, 1, 0, 0.1, 0.1, "end"))
+
+
+@pytest.mark.parametrize(("name", "own"), [("shapes", (8, 1.5)), ("vague", (8, 1.5)), ("phrasings", (1, 1.0))])
+def test_the_sisters_take_the_same_flags(name: str, own: tuple[int, float], monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    shrugs = Shrugs()
+    monkeypatch.setattr("duogen.engine.Engine.open", lambda *_, **__: shrugs)
+    command = ["evaluate", name, "--n", "1", "--json", str(tmp_path / "figures.json")]
+    for flags, (steps, guidance, sampler) in (([], (*own, "auto")), (["--sampler", "euler", "--guidance", "2"], (own[0], 2.0, "euler"))):
+        assert main([*command, *flags]) == 0
+        image, told = shrugs.options[-1].image, json.loads((tmp_path / "figures.json").read_text())
+        assert (image.steps, image.guidance, image.sampler) == (steps, guidance, sampler)
+        assert (told["steps"], told["guidance"], told["sampler"]) == (steps, guidance, sampler)
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "autoencoder", "--steps", "4"])  # it paints nothing
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -38,8 +38,8 @@ def test_a_picture_is_pending_until_it_is_done() -> None:
 
 
 def test_a_notice_stays_and_the_answer_goes_on() -> None:
-    answer = AnswerBuilder.from_events([TextDelta("Walls."), Notice("Memory is short."), Notice("Pictures get smaller."), TextDelta(" Roof.")])
-    assert answer.notice == "Pictures get smaller." and answer.parts == [Text("Walls. Roof.")] and answer.error == ""
+    answer = AnswerBuilder.from_events([TextDelta("Walls."), Notice("Memory is short."), Notice("Smaller now."), TextDelta(" Roof.")])
+    assert answer.notice == "Smaller now." and answer.parts == [Text("Walls. Roof.")] and answer.error == ""
 
 
 def test_the_end_brings_the_conversation_and_its_parts() -> None:

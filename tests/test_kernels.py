@@ -224,7 +224,7 @@ def test_pytorchs_dispatcher_says_which_of_its_kernels_runs() -> None:
 
 
 def test_auto_never_falls_back_in_silence(monkeypatch) -> None:
-    monkeypatch.setattr(placement, "why_not_xformers", lambda device: "")
+    monkeypatch.setattr(placement, "explain_no_xformers_here", lambda device: "")
 
     class Painter:
         chosen = ""
@@ -240,7 +240,7 @@ def test_auto_never_falls_back_in_silence(monkeypatch) -> None:
     assert kernel.sentence() == "Attention kernel: PyTorch's own; xformers does not work with this painter (no such operator)."
     with pytest.raises(ValueError, match="'xformers' cannot be used here \\(no such operator\\); choose --attention native"):
         set_attention(painter, "cpu", "xformers")
-    monkeypatch.setattr(placement, "why_not_xformers", lambda device: "xformers is not installed")
+    monkeypatch.setattr(placement, "explain_no_xformers_here", lambda device: "xformers is not installed")
     with pytest.raises(ValueError, match="'xformers' cannot be used here \\(xformers is not installed\\)"):
         set_attention(painter, "cpu", "xformers")
 
@@ -323,7 +323,7 @@ def test_a_gpu_is_seen_on_windows(names, vendor, monkeypatch) -> None:
 def unused(monkeypatch, vendor: str, build: TorchBuild, system: str = "Linux") -> str:
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(kernels, "seen_gpu", lambda: vendor)
+    monkeypatch.setattr(kernels, "find_gpu", lambda: vendor)
     assert explain_unused_gpu(build, True) == ""
     return explain_unused_gpu(build, False)
 
@@ -346,7 +346,7 @@ def test_plan_start_and_page_say_it(monkeypatch) -> None:
     from ui.tabs.models import Models
 
     words = "PyTorch cannot use the NVIDIA GPU here."
-    monkeypatch.setattr("duogen.models.placement.unused_gpu", lambda build, usable: "" if usable else words)
+    monkeypatch.setattr("duogen.models.placement.explain_unused_gpu", lambda build, usable: "" if usable else words)
     for each in (torch.cuda, torch.xpu, torch.backends.mps):
         monkeypatch.setattr(each, "is_available", lambda: False)
     plan = Plan(LoadOptions(), (64, 64), 0, 1, True)
@@ -381,7 +381,7 @@ def test_the_sentences_in_other_languages(wheel, monkeypatch) -> None:
 def test_the_benchmark_names_the_kernels_that_load(monkeypatch) -> None:
     report = gpu.kernel_report("cpu")
     assert report["kernel native"] == "PyTorch's own" and report["kernel xformers"] == "none (xformers computes on NVIDIA GPUs only)"
-    monkeypatch.setattr(gpu, "why_not_xformers", lambda device: "")
+    monkeypatch.setattr(gpu, "explain_no_xformers_here", lambda device: "")
     monkeypatch.setattr(gpu, "installed_version", {"xformers": "0.0.35", "flash-attn": ""}.__getitem__)
     report = gpu.kernel_report("cpu")
     assert report["kernel xformers"] == "0.0.35" and report["kernel flash"] == "none (flash-attn is not installed)"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from tests.sources import ROOT, nodes
 
 TOP = {
     ".ci",
+    ".github",
     ".gitignore",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
@@ -29,6 +33,7 @@ TOP = {
     "requirements-common.txt",
     "requirements-dev.txt",
     "requirements-gpu.txt",
+    "requirements-torch.txt",
     "requirements.txt",
     "tests",
     "ui",
@@ -57,11 +62,13 @@ NOT_FOR = {  # who must never import what, whichever layer it is in
 }
 NOT_WHILE_SERVING = {"duogen.sketchbook", "PIL.ImageDraw"}
 LONGEST, MOST_POSITIONAL = 50, 7
+README_BYTES = 8000
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("weights/*/README.md"), *ROOT.glob(".github/**/*.md")})
 
 
 def files_of_git() -> list[str]:
-    """What is, or with the next `git add .` would be, in the repository."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    """What is in the repository; a stranger's own files beside it do not count."""
+    command = ["git", "ls-files", "--cached"]
     try:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -208,6 +215,20 @@ def test_the_readme_has_two_command_lines_and_ci_runs_the_second():
     assert package in start and package in check, "the README installs another language model than the one that is looked for"
 
 
+def test_the_package_states_its_dependencies_once():
+    """`pip install -e .` brings what `requirements.txt` brings, and its command is the command line."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = about["tool"]["setuptools"]["dynamic"]["dependencies"]["file"]
+    assert [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line] == [f"-r {file}" for file in files]
+    module, _, function = about["project"]["scripts"]["duogen"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    from setuptools import find_packages
+
+    found = set(find_packages(ROOT, include=about["tool"]["setuptools"]["packages"]["find"]["include"]))
+    folders = {".".join(file.relative_to(ROOT).parent.parts) for top in ("duogen", "ui") for file in (ROOT / top).rglob("*.py")}
+    assert found == folders, "a folder of code has no __init__.py"
+
+
 def test_requirements_are_pinned():
     lines = [line for file in ROOT.glob("requirements*.txt") for line in (ROOT / file).read_text().splitlines()]
     wanted = [line for line in lines if line and not line.startswith(("#", "-r"))]
@@ -215,9 +236,13 @@ def test_requirements_are_pinned():
     assert "torch==2.13.0" in wanted
 
 
-def test_the_tree_in_the_readme_is_true():
-    """Every path that the tree of the README names is there."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= README_BYTES
+
+
+def test_the_tree_in_the_docs_is_true():
+    """Every path that the tree of docs/architecture.md names is there."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     tree = text.split("<!-- tree -->")[1].split("```")[1]
     above, missing = [], []
     for line in tree.splitlines()[1:]:
@@ -230,8 +255,28 @@ def test_the_tree_in_the_readme_is_true():
     assert missing == []
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/figures.md", "weights/duogen-sketch/README.md"])
-def test_what_a_page_links_to_is_there(file):
-    page = ROOT / file
+def test_the_layers_in_the_docs_are_true():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = text.split("<!-- layers -->")[1].split("```")[1].split("\n")
+    assert [set(line.split()) for line in lines if line][::-1] == LAYERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page):
+    """Files of this repository, and headings in them."""
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) if "://" not in link]
-    assert links and [link for link in links if link.partition("#")[0] and not (page.parent / link.partition("#")[0]).exists()] == []
+    assert links or page.name not in ("README.md", "CONTRIBUTING.md"), "the walk does not see the links"
+    assert [link for link in links if not leads(page, link)] == []
+
+
+def leads(page: Path, link: str) -> bool:
+    """Whether a link leads to a file and, where it names one, a heading of it."""
+    path, _, heading = link.partition("#")
+    file = page.parent / path if path else page
+    return file.exists() and (not heading or heading in headings(file))
+
+
+def headings(file: Path) -> set[str]:
+    """The headings of a page as GitHub names them in links."""
+    found = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}

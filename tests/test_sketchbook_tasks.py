@@ -16,7 +16,7 @@ from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import PHRASES, phrases
 from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import Scene, fits_canvas
-from duogen.sketchbook.tasks import TASKS, Dialogue, draw_turns, sample, sample_any
+from duogen.sketchbook.tasks import KINDS, TASKS, Dialogue, draw_turns, sample, sample_any
 from duogen.sketchbook.world import (
     HELD_OUT_KINDS,
     THINGS_FILE,
@@ -168,6 +168,26 @@ def test_questions_and_talk_are_answered_in_words_alone() -> None:
         dialogue = sample("question", random.Random(seed))
         last = [line for line in dialogue.lines if line.role == "assistant"][-1]
         assert not last.scenes() and all(text.strip() for text in last.parts)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_answer_says_what_kind_it_is(task: str) -> None:
+    """As its words show; a vague request says so however it is typed."""
+    vague = {option.lower().strip(" .!") for option in phrases("picture")["vague"]}
+    for seed in range(150):
+        lines = sample(task, random.Random(seed)).lines
+        for asked, answer in zip(lines[::2], lines[1::2], strict=True):
+            text = "".join(part for part in answer.parts if isinstance(part, str))
+            assert (asked.kind, asked.free) == ("", False) and answer.kind in KINDS
+            assert bool(answer.scenes()) == (answer.kind in ("guide", "more", "picture", "edit")), answer
+            assert text.startswith("Let's") == (answer.kind == "guide"), answer
+            assert ("Step " in text) == (answer.kind in ("guide", "more")) and text.startswith("Now ") == (answer.kind == "edit"), answer
+            assert not answer.free or answer.kind == "picture"
+            if not asked.scenes() and words_of(Dialogue(task, (asked,))).lower().strip(" .!") in vague:
+                assert answer.free
+    if task == "picture":
+        answer = sample(task, random.Random(271)).lines[1]
+        assert sample(task, random.Random(271)).lines[0].parts == ("just soething cute",) and answer.free
 
 
 def test_turns_are_drawn_and_chained() -> None:

@@ -192,8 +192,8 @@ class Scripted:
 
 
 def only_words(conversation: Conversation, stop: threading.Event) -> Iterator[Event]:
-    yield TextDelta("A house is <b>fine</b> as it is.")
-    yield Done(conversation.say("assistant", "..."), Stats(1, 1, 1, 0, 0.1, 0.1, "end"))
+    yield TextDelta(words := "A house is <b>fine</b> as it is.")
+    yield Done(conversation.say("assistant", words), Stats(1, 1, 1, 0, 0.1, 0.1, "end"))
 
 
 def too_big(conversation: Conversation, stop: threading.Event) -> Iterator[Event]:

@@ -4,48 +4,91 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
-from duogen.options import LoadOptions, from_flags
+from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark
+from duogen.options import ImageOptions, LoadOptions, from_flags
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
-    from duogen.evaluate.geneval import Detector
+    from duogen.evaluate.benchmark import Scorer
+    from duogen.evaluate.detector import Detector
+    from duogen.evaluate.replies import Painting
 
 SKETCHBOOK = "sketchbook"
-OWN = {  # further measures of a pair of the sketchbook world, a module each: what it is, how many there are, of what
-    "phrasings": ("on requests written by hand: the right kind of reply, the requested things and colours", 200, "requests"),
-    "shapes": ("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
-    "vague": ("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
-    "autoencoder": ("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings"),
+PAINTING = ("steps", "guidance", "sampler")  # fields of `ImageOptions` that a measure may be given
+
+
+class Measure(NamedTuple):
+    """A measure of a pair of the sketchbook world: what it is, how many there are of what, and whether pictures are painted for it."""
+
+    about: str
+    most: int
+    of: str
+    paints: bool = True
+
+
+OWN = {  # a module each
+    "phrasings": Measure("on requests written by hand: the right kind of reply, the requested things and colours", 200, "requests"),
+    "shapes": Measure("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
+    "vague": Measure("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
+    "autoencoder": Measure("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings", paints=False),
 }
-NAMES = ("geneval", "dpg", "wise", "imgedit", "gedit", "interleavedbench", "comm", "opening", "isg", "mmie")
-
-
 DATA = "folder of the benchmark as its authors publish it (default: GenEval and DPG come with DuoGen, the others are fetched from the hub)"
 
 
 def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the subcommands. Imports nothing heavy."""
-    for name in NAMES:
-        each = what.add_parser(name, help=f"the benchmark {name}")
+    names = benchmark_names()
+    for name in names:
+        each = what.add_parser(name, help=describe_benchmark(name).replace("%", "%%"))
         each.add_argument("--limit", type=int, metavar="N", help="only so many tasks, spread evenly over all")
         each.add_argument("--out", type=Path, metavar="DIR", help=f"folder of answers and results (default: ./output/{name})")
         each.add_argument("--resume", action="store_true", help="go on with the answers that are in --out")
         each.add_argument("--score-only", action="store_true", help="score stored answers, of any system, without answering")
         each.add_argument("--answer-only", action="store_true", help="answer without scoring")
         each.add_argument("--seed", type=int, default=0)
+        add_painting(each)
         _add_scoring(each)
         add_pair(each)
     compare = what.add_parser("compare", help="folders of answers side by side, as a web page")
-    compare.add_argument("name", choices=NAMES, help="the benchmark that the answers are of")
+    compare.add_argument("name", choices=names, help="the benchmark that the answers are of")
     compare.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of answers, as --out of a benchmark has them")
     compare.add_argument("--out", type=Path, default=Path("side-by-side.html"), metavar="FILE", help="the page to write")
     compare.add_argument("--limit", type=int, metavar="N", help="only so many tasks, spread evenly over all")
     _add_scoring(compare)
     compare.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ...")
     compare.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16, mixed or fp32")
+
+
+def add_painting(command: argparse.ArgumentParser) -> None:
+    """The flags of how pictures are painted; what is not given is absent from the result."""
+    hints = get_type_hints(ImageOptions)
+    for each in fields(ImageOptions):
+        if each.name in PAINTING:
+            possible = ", ".join(each.metadata.get("values", ())) or f"from {each.metadata['low']} to {each.metadata['high']}"
+            about = f"{each.metadata['help']} ({possible}; default: the pair's own)"
+            command.add_argument(f"--{each.name}", type=hints[each.name], default=argparse.SUPPRESS, metavar="X", help=about)
+
+
+def painting_of(given: argparse.Namespace) -> Painting:
+    """How the flags say that pictures are painted.
+
+    Raises:
+        ValueError: a value is not possible.
+    """
+    chosen: Any = {name: value for name, value in vars(given).items() if name in PAINTING}
+    ImageOptions(**chosen)
+    return chosen
+
+
+def measure(given: argparse.Namespace, engine: Engine, log: Callable[[str], None]) -> dict[str, Any]:
+    """The figures of a measure in `OWN`."""
+    painting = {"painting": painting_of(given)} if OWN[given.what].paints else {}
+    return import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, log, **painting)
 
 
 def _add_scoring(each: argparse.ArgumentParser) -> None:
@@ -61,13 +104,15 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
     Raises:
         ValueError: one sentence for the user.
     """
-    from duogen.evaluate.tasks import BENCHMARKS, check_pictures, load_tasks
+    from duogen.evaluate.benchmarks import find_benchmark
+    from duogen.evaluate.tasks import check_pictures, load_tasks
 
     if given.limit is not None and given.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {given.limit}.")
     if given.what == "compare":
         return _compare(given)
-    benchmark = BENCHMARKS[given.what]
+    benchmark, painting = find_benchmark(given.what), painting_of(given)
+    benchmark.check_prompt()
     tasks = load_tasks(benchmark, given.data, given.limit)
     check_pictures(tasks)
     out = given.out or Path("output") / given.what
@@ -79,7 +124,7 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
         from duogen.evaluate.answer_files import answer_all
 
         out.mkdir(parents=True, exist_ok=True)
-        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _log)
+        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _log, painting=painting)
     if scorer is not None:
         from duogen.evaluate.benchmark import score_all
 
@@ -91,7 +136,7 @@ def _log(words: str) -> None:
     print(words, flush=True)
 
 
-def _open_scorer(given: argparse.Namespace, kind: str) -> Any:
+def _open_scorer(given: argparse.Namespace, kind: str) -> Scorer:
     from duogen.evaluate.benchmark import Scorer
 
     load = from_flags(given, LoadOptions)
@@ -106,7 +151,7 @@ def _open_scorer(given: argparse.Namespace, kind: str) -> Any:
 
 def _open_detector(name: str | None, device: str) -> Detector:
     """Open the named detector. Without a name: the usual one, or where that is missing the one for sketchbook drawings."""
-    from duogen.evaluate.geneval import DETECTOR, Mask2Former
+    from duogen.evaluate.detector import DETECTOR, Mask2Former
     from duogen.models.pipeline import pick_device
 
     if name != SKETCHBOOK:
@@ -127,18 +172,21 @@ def _open_detector(name: str | None, device: str) -> Detector:
 
 
 def _compare(given: argparse.Namespace) -> int:
+    from duogen.evaluate.benchmarks import find_benchmark
     from duogen.evaluate.side import System, compute_win_rates, write_side_by_side
-    from duogen.evaluate.tasks import BENCHMARKS, load_tasks
+    from duogen.evaluate.tasks import load_tasks
 
     missing = next((folder for folder in given.folders if not (folder / "answers").is_dir()), None)
     if missing is not None:
         raise ValueError(f"{missing} holds no answers; make them with: python -m duogen evaluate {given.name} --out {missing}")
     systems = [System(folder.resolve().name, folder) for folder in given.folders]
-    tasks = load_tasks(BENCHMARKS[given.name], given.data, given.limit)
+    tasks = load_tasks(find_benchmark(given.name), given.data, given.limit)
     rates, judge = {}, ""
     if given.judge:
+        from duogen.evaluate.judge import check_pair_prompt
         from duogen.vision_qa import open_vision_qa
 
+        check_pair_prompt()
         vision_qa = open_vision_qa(given.judge, given.device, given.precision)
         judge = f"{vision_qa.name} {vision_qa.version}"
         rates = compute_win_rates(systems, tasks, vision_qa, _log)

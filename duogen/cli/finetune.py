@@ -6,15 +6,19 @@ import argparse
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from duogen.finetune.config import PRESETS, STAGE_ALIASES, STAGES, FineTuneConfig
+
+if TYPE_CHECKING:
+    from duogen.finetune.prepare import FineTuneRequest
+    from duogen.models.adapters import AdapterSpec
 
 PAIR = "a pair's id, repository or folder (default: the bundled one)"
 STATUS = {"done": 0, "stopped": 0, "paused": 130}
 
 
-def add_commands(commands: Any) -> None:
+def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands to the parser's."""
     _add_finetune(commands.add_parser("finetune", help="fine-tune a pair on examples", description="Makes an adapter from a folder."))
     _add_merge(commands.add_parser("merge", help="merge adapters into a new pair", description="Writes a new pair."))
@@ -63,7 +67,7 @@ def finetune(given: argparse.Namespace) -> int:
     return STATUS.get(known.get("phase", "done"), 0)
 
 
-def _new_request(given: argparse.Namespace):
+def _new_request(given: argparse.Namespace) -> FineTuneRequest:
     from duogen.finetune.prepare import FineTuneRequest
 
     if given.data is None:
@@ -83,7 +87,7 @@ def _has_state(out: Path) -> bool:
     return any((Job(out).stage_folder(stage) / "state.pt").exists() for stage in STAGES["both"])
 
 
-def _load_request(given: argparse.Namespace):
+def _load_request(given: argparse.Namespace) -> FineTuneRequest:
     from duogen.finetune.prepare import FineTuneRequest
 
     if given.out is None:
@@ -134,7 +138,7 @@ def merge(given: argparse.Namespace) -> int:
     return 0
 
 
-def merge_pair(pair: str | None, adapters: list, out: Path) -> None:
+def merge_pair(pair: str | None, adapters: list[AdapterSpec], out: Path) -> None:
     """Write a pair with adapters merged in; the folder is written as a whole or not at all.
 
     Raises:

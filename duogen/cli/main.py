@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
@@ -68,12 +67,14 @@ def parser() -> Parser:
     sketchbook.add_argument("--split", choices=splits, default="held-out", help=shown)
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
-    counted = [(sketchbook, 200, "conversations")]
-    counted += [(what.add_parser(name, help=about), most, of) for name, (about, most, of) in evaluate_command.OWN.items()]
-    for each, most, of in counted:
-        each.add_argument("--n", type=int, default=most, help=f"{of} (default: {most})")
+    whole = evaluate_command.Measure("", 200, "conversations")
+    own = evaluate_command.OWN.items()
+    for each, about in [(sketchbook, whole), *((what.add_parser(name, help=about.about), about) for name, about in own)]:
+        each.add_argument("--n", type=int, default=about.most, help=f"{about.of} (default: {about.most})")
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        if about.paints:
+            evaluate_command.add_painting(each)
         _add_pair(each)
     evaluate_command.add_to(what, _add_pair)
     making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")
@@ -252,6 +253,7 @@ def evaluate(given: argparse.Namespace) -> int:
         raise ValueError(f"--n must be at least 1, not {given.n}.")
     if given.json and not given.json.resolve().parent.is_dir():
         raise ValueError(f"There is no folder {given.json.parent} to write {given.json.name} to; make it first.")
+    painting = evaluate_command.painting_of(given)
     out = free_folder(given.out) if given.what == evaluate_command.SKETCHBOOK else None
     engine = open_engine(given)
     from duogen.conversation import write_beside
@@ -259,9 +261,9 @@ def evaluate(given: argparse.Namespace) -> int:
 
     say = partial(print, flush=True)
     if given.what in evaluate_command.OWN:
-        figures = import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, say)
+        figures = evaluate_command.measure(given, engine, say)
     else:
-        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, log=say)
+        figures = sketchbook.evaluate(engine, given.split, given.n, given.seed, out, kinds=given.kinds, log=say, painting=painting)
     if given.json:
         write_beside(given.json, json.dumps(figures, ensure_ascii=False, indent=1).encode())
     return 0

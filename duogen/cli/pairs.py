@@ -142,11 +142,11 @@ def _known(name: str) -> Entry | None:
 def table(host: float) -> str:
     """All pairs by all GPU sizes, as Markdown: what the plan needs on each."""
     from duogen.hub.catalogue import entries
-    from duogen.hub.memory_plan import CARDS, Machine
+    from duogen.hub.memory_plan import GPU_SIZES, Machine
 
-    rows = ["| pair (planned) | " + " | ".join(f"{card} GB" for card in CARDS) + " |", "|---" * (len(CARDS) + 1) + "|"]
+    rows = ["| pair (planned) | " + " | ".join(f"{size} GB" for size in GPU_SIZES) + " |", "|---" * (len(GPU_SIZES) + 1) + "|"]
     for each in entries().values():
-        plans = [plan_pair(each.parts, each.about, Machine.with_gpu(card, host), LoadOptions(), each.presets) for card in CARDS]
+        plans = [plan_pair(each.parts, each.about, Machine.with_gpu(size, host), LoadOptions(), each.presets) for size in GPU_SIZES]
         rows.append(f"| {each.title} | " + " | ".join(_cell(one) for one in plans) + " |")
     return "\n".join(rows)
 

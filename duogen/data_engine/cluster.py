@@ -40,9 +40,10 @@ def ray_mapper(address: str, jobs: int) -> Mapper:
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError as error:
         raise ValueError('--ray needs Ray, which is optional; install it with: pip install "ray[data]"') from error
-    local = {"num_cpus": jobs, "include_dashboard": False} if address == HERE else {}
+    local: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False} if address == HERE else {}
     code = {"working_dir": str(CODE), "excludes": ALL_BUT, "env_vars": ONE_THREAD}
     try:
         _check_reachable(address)

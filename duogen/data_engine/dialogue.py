@@ -150,10 +150,11 @@ def _follow_up_name(part: Block) -> str:
 
 def _split_follow_up(parts: list[Block]) -> tuple[list[Block], tuple[str, list[Block], str] | None]:
     """Split off the last section if it answers a likely follow-up question at some length."""
-    at = next((at for at in range(len(parts) - 1, 0, -1) if isinstance(parts[at], Words) and parts[at].kind == "heading"), None)
-    if at is None or not any(isinstance(part, Picture) for part in parts[:at]):
+    headings = [(at, part) for at, part in enumerate(parts) if at and isinstance(part, Words) and part.kind == "heading"]
+    at, heading = headings[-1] if headings else (0, None)
+    if heading is None or not any(isinstance(part, Picture) for part in parts[:at]):
         return parts, None
-    heading, rest = parts[at], parts[at + 1 :]
+    rest = parts[at + 1 :]
     question = heading.text.strip() if heading.text.strip().endswith("?") else ""
     name = _follow_up_name(heading)
     words = sum(len(part.text.split()) for part in rest if isinstance(part, Words))
@@ -184,7 +185,7 @@ def _block_gap(before: Block | None, part: Words, running: bool) -> str:
         return ""
     if part.kind == "sentence":
         return " "
-    both = part.kind == before.kind == "item"
+    both = before is not None and part.kind == before.kind == "item"
     return "\n" if both else "\n\n"
 
 

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from duogen.data_engine.options import DataOptions
 from duogen.data_engine.pictures import inspect_picture
-from duogen.data_engine.sample import Dropped, Filter, Sample, Words
+from duogen.data_engine.sample import Block, Dropped, Filter, Sample, Words
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 MAIL = re.compile(r"\b[\w.+-]+(?:@| ?[(\[]at[)\]] ?)[\w-]+(?:\.[\w-]+)+\b", re.I)
 # A year, an amount or a range is none of these.
@@ -95,7 +99,7 @@ def drop_blocked(sample: Sample, blocked: re.Pattern[str] | None) -> Sample | Dr
 
 
 @lru_cache(maxsize=1)
-def _language_identifier() -> object:
+def _language_identifier() -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -114,7 +118,7 @@ def drop_other_languages(sample: Sample, wanted: str) -> Sample | Dropped:
 def drop_useless_pictures(sample: Sample, options: DataOptions) -> Sample | Dropped:
     """Inspect every picture and remove the useless ones. A page without pictures left is dropped."""
     parts, gone = list(sample.parts), {}
-    kept: list[int] = []
+    kept: list[int | None] = []
     for at, part in enumerate(parts):
         if isinstance(part, Words):
             continue
@@ -134,8 +138,10 @@ def drop_useless_pictures(sample: Sample, options: DataOptions) -> Sample | Drop
     return left
 
 
-def _find_repeat(phash: int | None, kept: list[int]) -> str:
-    return "nearly the same as one before" if phash is not None and any((phash ^ other).bit_count() <= 6 for other in kept) else ""
+def _find_repeat(phash: int | None, kept: list[int | None]) -> str:
+    if phash is None:
+        return ""
+    return "nearly the same as one before" if any((phash ^ other).bit_count() <= 6 for other in kept if other is not None) else ""
 
 
 def mask_personal_data(sample: Sample) -> Sample | Dropped:
@@ -149,7 +155,7 @@ def mask_personal_data(sample: Sample) -> Sample | Dropped:
             count += found
         return text
 
-    parts = []
+    parts: list[Block] = []
     for part in sample.parts:
         if isinstance(part, Words):
             parts.append(replace(part, text=mask(part.text)))

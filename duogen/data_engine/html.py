@@ -6,15 +6,16 @@ trafilatura drops many pictures, so each is replaced by a mark in the text and p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from lxml import etree
+from lxml import etree  # ty: ignore[missing-module-member]: compiled, and without stubs
 from lxml import html as lxml_html
 
 from duogen.data_engine.sample import Block, Picture, Source, Words
 
-Load = Callable[[str], tuple[Any, bytes | None]]  # maps an address to (file, data), both None where it is not found
+Load = Callable[[str], tuple[Path | None, bytes | None]]  # maps an address to (file, data), both None where it is not found
 MARK = re.compile(r"\s*duogenpicture(\d+)mark\s*")
 LAZY = ("data-src", "data-original", "data-lazy-src", "data-orig-file")
 WRAPPERS = ("a", "picture", "source", "p", "div", "span", "center", "figure")
@@ -40,7 +41,7 @@ def read_html(page: bytes | str, file: str, load: Load, url: str = "") -> tuple[
     found = trafilatura.bare_extraction(
         tree, url=url or None, include_comments=False, include_tables=True, include_formatting=True, favor_recall=True, with_metadata=True
     )
-    if found is None or found.body is None:
+    if found is None or isinstance(found, dict) or found.body is None:
         raise ValueError("no article was found in it")
     source = Source(
         file, url or found.url or "", found.title or "", found.author or "", licence or found.license or "", found.date or "",
@@ -84,8 +85,8 @@ def _mark_pictures(tree: Any, load: Load) -> list[Picture]:
                 caption = " ".join(each.text_content().split())
                 each.drop_tree()
         file, data = load(name)
-        said = {"alt": image.get("alt") or "", "title": image.get("title") or "", "caption": caption}
-        pictures.append(Picture(name, file, data, **{key: " ".join(value.split()) for key, value in said.items()}))
+        alt, title = (" ".join((image.get(key) or "").split()) for key in ("alt", "title"))
+        pictures.append(Picture(name, file, data, alt=alt, title=title, caption=caption))
         _replace_picture(image, figure, f"duogenpicture{len(pictures) - 1}mark")
     return pictures
 
@@ -164,7 +165,7 @@ def _add_block(blocks: list[Words], text: str, kind: str, mark: str) -> None:
         blocks.append(Words(text, kind, mark))
 
 
-def _element_text(element: Any, skip: list[Any] = ()) -> str:
+def _element_text(element: Any, skip: Sequence[Any] = ()) -> str:
     """The words of an element, emphasis as Markdown."""
     said = element.text or ""
     for child in element:

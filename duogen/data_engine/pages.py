@@ -12,15 +12,15 @@ import os
 import posixpath
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
-from lxml import etree
+from lxml import etree  # ty: ignore[missing-module-member]: compiled, and without stubs
 
 from duogen.data_engine.html import read_html
 from duogen.data_engine.markdown import find_picture, read_markdown
-from duogen.data_engine.sample import Block, Dropped, Sample, Source
+from duogen.data_engine.sample import Block, Dropped, Sample, Source, Words
 from duogen.data_engine.warc import Warc, list_warc_pages
 
 KINDS = {
@@ -77,7 +77,7 @@ def read_page(place: Place, root: Path, licence: str = "") -> Sample | Dropped:
     except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile, etree.LxmlError, UnicodeError) as error:
         return Dropped(f"cannot be read: {' '.join(str(error).split())[:120] or type(error).__name__}")
     if not source.licence and licence:
-        source = Source(**(vars(source) | {"licence": licence}))
+        source = replace(source, licence=licence)
     return Sample(place.id, source, tuple(blocks))
 
 
@@ -163,7 +163,7 @@ def _read_epub(file: Path, root: Path, member: str) -> PageContent:
         source, blocks = read_html(book.read(member), str(file.relative_to(root)), load)
     said = {name: "".join(package.find(f".//{DC}{name}").itertext()) if package.find(f".//{DC}{name}") is not None else ""
             for name in ("title", "creator", "rights", "date")}  # fmt: skip
-    first = next((block.text for block in blocks if getattr(block, "kind", "") == "heading"), "")
+    first = next((block.text for block in blocks if isinstance(block, Words) and block.kind == "heading"), "")
     whole = Source(source.file, member, first or source.title or said["title"], said["creator"], said["rights"], said["date"])
     return whole, blocks
 

@@ -75,7 +75,7 @@ def scale_picture(data: bytes, most: int) -> PILImage.Image:
     if image.interpretation != "srgb":
         image = image.colourspace("srgb")
     if image.hasalpha():
-        image = image.flatten(background=255)
+        image = image.flatten(background=[255])
     if image.format != "uchar":
         image = image.cast("uchar")
     return PILImage.frombuffer("RGB", (image.width, image.height), image.write_to_memory())

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markdown_it import MarkdownIt
 
 from duogen.conversation import write_beside
@@ -82,7 +82,7 @@ def describe_run(asked: dict[str, Any]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _template() -> Any:
+def _template() -> Template:
     return Environment(autoescape=True).from_string((ASSETS / "report.html").read_text(encoding="utf-8"))
 
 

@@ -18,7 +18,6 @@ from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pyvips
 
@@ -30,7 +29,7 @@ from duogen.data_engine.options import DataOptions
 from duogen.data_engine.pages import Place, list_pages, read_page
 from duogen.data_engine.pictures import encode_picture
 from duogen.data_engine.rewrite import clean_page
-from duogen.data_engine.sample import Dropped, Lost, Sample, Words
+from duogen.data_engine.sample import Dropped, Filter, Lost, Sample, Words
 from duogen.data_engine.state import Row, State
 from duogen.data_engine.steps import Steps
 from duogen.data_engine.write import IMAGES, make_record, write_records
@@ -61,7 +60,7 @@ class PreparedPage:
 
 
 @lru_cache(maxsize=4)
-def _filter_chain(options: DataOptions) -> dict[str, Any]:
+def _filter_chain(options: DataOptions) -> dict[str, Filter]:
     return {**make_filters(options), "rewrite": clean_page}
 
 
@@ -208,12 +207,13 @@ def _record_page(prepared: PreparedPage, state: State, index: Index, steps: Step
     step, reason, turns = prepared.step, prepared.reason, None
     if not step and sample is not None:
         sample, step, reason = _drop_duplicates(sample, prepared.signed, index)
-    if not step:
-        sample, turns = steps.make_dialogue(sample)
-        if isinstance(turns, Dropped):
-            step, reason, turns = "dialogue", turns.reason, None
-    if turns:
-        index.add(place.id, prepared.signed, [picture.phash for picture in sample.pictures() if picture.phash is not None])
+        if not step:
+            sample, made = steps.make_dialogue(sample)
+            if isinstance(made, Dropped):
+                step, reason = "dialogue", made.reason
+            else:
+                turns = made
+                index.add(place.id, prepared.signed, [picture.phash for picture in sample.pictures() if picture.phash is not None])
     state.put_page(make_row(place, sample, turns, step, reason))
 
 
@@ -236,7 +236,7 @@ def make_row(place: Place, sample: Sample | None, turns: list[Turn] | None, step
         return Row(place.id, place.kind, place.file, place.member, Path(place.file).stem, step, reason)
     record, counted = None, {"lost": [f"{each.step}: {each.why.partition(' of page')[0]}" for each in sample.lost]}
     if turns:
-        files = {picture.name: picture.file.name for turn in turns for picture in turn.pictures()}
+        files = {picture.name: picture.file.name for turn in turns for picture in turn.pictures() if picture.file is not None}
         record = make_record(place.id, turns, sample.source, files)
         pictures = [picture for turn in turns for picture in turn.pictures()]
         moved = sample.notes.get("moved", 0)

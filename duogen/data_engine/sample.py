@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins  # for `bytes`, which a picture has a method of the name of
 import json
 import re
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Picture:
 
     name: str
     file: Path | None = None
-    data: bytes | None = field(default=None, repr=False)
+    data: builtins.bytes | None = field(default=None, repr=False)
     alt: str = ""
     title: str = ""
     caption: str = ""
@@ -59,7 +60,7 @@ class Picture:
         said = " ".join(part for part in dict.fromkeys((self.caption, self.alt, self.title)) if part)
         return said or re.sub(r"[-_.\d]+", " ", Path(self.name.split("?")[0]).stem).strip()
 
-    def bytes(self) -> bytes:
+    def bytes(self) -> builtins.bytes:
         """Its bytes.
 
         Raises:

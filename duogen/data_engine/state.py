@@ -83,7 +83,7 @@ class State:
     def close(self) -> None:
         self.database.close()
 
-    def set_facts(self, **said: Any) -> None:
+    def set_facts(self, **said: object) -> None:
         """Store facts about the run by name, as JSON."""
         with self.database:
             rows = [(name, json.dumps(value)) for name, value in said.items()]
@@ -129,11 +129,11 @@ class State:
             raise ValueError(f"This run has no page {id}.")
         return found[0]
 
-    def rows(self, where: str = "1", values: Sequence[Any] = (), most: int = 100, order: str = "n", skip: int = 0) -> list[Row]:
+    def rows(self, where: str = "1", values: Sequence[object] = (), most: int = 100, order: str = "n", skip: int = 0) -> list[Row]:
         sql = f"SELECT {COLUMNS} FROM pages WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
         return [_parse_row(found) for found in self.database.execute(sql, (*values, most, skip))]
 
-    def count_pages(self, where: str = "1", values: Sequence[Any] = ()) -> int:
+    def count_pages(self, where: str = "1", values: Sequence[object] = ()) -> int:
         return self.database.execute(f"SELECT COUNT(*) FROM pages WHERE {where}", values).fetchone()[0]
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -158,5 +158,6 @@ COLUMNS = "id, kind, file, member, title, step, reason, record, about, verdict"
 
 
 def _parse_row(found: Sequence[Any]) -> Row:
-    *plain, record, about, verdict = found
-    return Row(*plain, json.loads(record) if record else None, json.loads(about), verdict)
+    id, kind, file, member, title, step, reason, record, about, verdict = found
+    dialogue = json.loads(record) if record else None
+    return Row(id, kind, file, member, title, step, reason, dialogue, json.loads(about), verdict)

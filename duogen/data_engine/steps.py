@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duogen.data_engine.align import Scorer, align_pictures, word_overlap_scorer
@@ -43,11 +45,11 @@ class Steps:
     def make_dialogue(self, sample: Sample) -> tuple[Sample, list[Turn] | Dropped]:
         """Make the dialogue of a page and validate it. Returns the page as used, and the turns or the reason to drop it."""
         rng = random.Random(f"dialogue {sample.id}")
-        if self.vision_qa:
-            sample = self._rewrite_page(self._caption_pictures(sample))
+        if self.vision_qa is not None:
+            sample = self._rewrite_page(self._caption_pictures(sample, self.vision_qa), self.vision_qa)
         sample = add_lead(sample, rng)
         sample = align_pictures(sample, self._make_scorer(sample), self.options.gain)
-        request = self._word_request(sample) if self.vision_qa else ""
+        request = self._word_request(sample, self.vision_qa) if self.vision_qa is not None else ""
         turns = make_turns(sample, rng, request)
         if isinstance(turns, Dropped):
             return sample, turns
@@ -57,12 +59,13 @@ class Steps:
     def _count_fallback(self, step: str) -> None:
         self.fallbacks[step] = self.fallbacks.get(step, 0) + 1
 
-    def _caption_pictures(self, sample: Sample) -> Sample:
+    def _caption_pictures(self, sample: Sample, vision_qa: VisionQA) -> Sample:
         """Let the MLLM caption each picture and name its kind."""
         parts: list[Block] = []
         for part in sample.parts:
             if isinstance(part, Picture):
-                said = parse_json(self.vision_qa.ask(fill_prompt("data-caption", title=sample.source.title, alt=part.words()), [part.file]))
+                question = fill_prompt("data-caption", title=sample.source.title, alt=part.words())
+                said = parse_json(vision_qa.ask(question, [_picture_file(part)]))
                 caption, kind = (said.get("caption"), said.get("kind")) if isinstance(said, dict) else (None, None)
                 if isinstance(caption, str) and 3 <= len(caption) <= 400 and kind in PICTURE_KINDS:
                     part = replace(part, caption=part.caption or " ".join(caption.split()), kind=kind)
@@ -71,12 +74,12 @@ class Steps:
             parts.append(part)
         return replace(sample, parts=tuple(parts))
 
-    def _rewrite_page(self, sample: Sample) -> Sample:
+    def _rewrite_page(self, sample: Sample, vision_qa: VisionQA) -> Sample:
         """Let the MLLM rewrite the page. The result is used if it keeps every picture and number."""
         text = _render_with_marks(sample.parts)
         if len(text) > LONGEST:
             return sample
-        said = self.vision_qa.ask(fill_prompt("data-rewrite", title=sample.source.title, text=text), [], most=4096)
+        said = vision_qa.ask(fill_prompt("data-rewrite", title=sample.source.title, text=text), [], most=4096)
         parts = _parse_marked(said, sample.pictures())
         new = clean_page(replace(sample, parts=tuple(parts))) if parts else Dropped("")
         if isinstance(new, Dropped) or [p.name for p in new.pictures()] != [p.name for p in sample.pictures()]:
@@ -89,13 +92,13 @@ class Steps:
         return replace(new, notes=new.notes | {"worded": self.model})
 
     def _make_scorer(self, sample: Sample) -> Scorer:
-        if self.vision_qa is None:
-            return word_overlap_scorer(sample.source.title)
-        plain = word_overlap_scorer(sample.source.title)
+        plain, vision_qa = word_overlap_scorer(sample.source.title), self.vision_qa
+        if vision_qa is None:
+            return plain
 
         def score(picture: Picture, found: Sequence[str]) -> list[float]:
             listed = "\n".join(f"{number}. {text[:200]}" for number, text in enumerate(found, 1))
-            said = parse_json(self.vision_qa.ask(fill_prompt("data-place", sentences=listed), [picture.file]))
+            said = parse_json(vision_qa.ask(fill_prompt("data-place", sentences=listed), [_picture_file(picture)]))
             try:
                 chosen = {int(each["sentence"]): float(each["fit"]) / 10 for each in said["best"]}
             except (TypeError, KeyError, ValueError):
@@ -105,17 +108,33 @@ class Steps:
 
         return score
 
-    def _word_request(self, sample: Sample) -> str:
+    def _word_request(self, sample: Sample, vision_qa: VisionQA) -> str:
         """Let the MLLM word the request that this page answers; "" if its result is unusable."""
         text = _render_with_marks(sample.parts)[:4000]
-        said = parse_json(self.vision_qa.ask(fill_prompt("data-request", thing=page_topic(sample), kind=page_kind(sample), text=text), []))
+        question = fill_prompt("data-request", thing=page_topic(sample), kind=page_kind(sample), text=text)
+        said = parse_json(vision_qa.ask(question, []))
         request = said.get("request") if isinstance(said, dict) else None
         known = count_numbers(sample.source.title + "\n" + text)
-        usable = isinstance(request, str) and 8 <= len(request.strip()) <= 300 and not MARK.search(request)
-        if usable and not count_numbers(request) - known:
+        if isinstance(request, str) and _is_usable_request(request, known):
             return " ".join(request.split())
         self._count_fallback("request")
         return ""
+
+
+def _is_usable_request(request: str, known: Counter[str]) -> bool:
+    """Whether a request is of a fit length, names no picture's mark and no number but the `known` ones."""
+    return 8 <= len(request.strip()) <= 300 and not MARK.search(request) and not count_numbers(request) - known
+
+
+def _picture_file(picture: Picture) -> Path:
+    """The file of a picture, which the set holds by now.
+
+    Raises:
+        FileNotFoundError: it was not written.
+    """
+    if picture.file is None:
+        raise FileNotFoundError(picture.name)
+    return picture.file
 
 
 def _render_with_marks(parts: Sequence[Block]) -> str:

@@ -21,7 +21,8 @@ from duogen.data_engine.sample import ASSETS, Picture, Sample, Source, Words
 from duogen.data_engine.state import State
 from duogen.data_engine.write import IMAGES
 from duogen.evaluate.answer_files import answer_task, load_answer, save_answer
-from duogen.evaluate.judge import FIVE, ask_for_scores
+from duogen.evaluate.judge import ask_for_scores
+from duogen.evaluate.rubric import FIVE
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.prompts import fill_prompt, parse_json
 
@@ -112,7 +113,7 @@ def _load_requests(writer: VisionQA, state: State, count: int) -> Iterator[tuple
     if len(known) < count:
         known = [list(each) for each in write_requests(writer, count)]
         state.set_facts(requests=known)
-    yield from (tuple(each) for each in known[:count])
+    yield from ((domain, topic, request) for domain, topic, request in known[:count])
 
 
 def _make_dialogue(makers: Makers, out: Path, task: Task, seed: int, least: float, index: Index) -> tuple[str, str, list[Turn]]:
@@ -124,6 +125,7 @@ def _make_dialogue(makers: Makers, out: Path, task: Task, seed: int, least: floa
         return "dialogue", error or "the teacher drew nothing", []
     save_answer(out, task.id, parts, "", seconds)
     said = load_answer(out, task.id)
+    assert said is not None, "it was saved a line before"
     question = fill_prompt("judge-five", prompt=task.words(), answer=_number_pictures(said), reference="(none)")
     judged = ask_for_scores(makers.judge, question, [part for part in said if isinstance(part, Path)], FIVE, 5.0)
     if not judged.scores:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from PIL import Image as PILImage
 
@@ -122,6 +121,6 @@ def example_text(example: Example, most: int = 300) -> str:
     return said if len(said) <= most else said[: most - 1] + "…"
 
 
-def problem_rows(data: Data) -> list[list[Any]]:
+def problem_rows(data: Data) -> list[list[str]]:
     """The problems as rows of a table: where, what, what was done."""
     return [[problem.where, problem.what, problem.fix or "left out"] for problem in data.problems]

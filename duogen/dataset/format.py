@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _load_part(part: str | Picture) -> Text | Image:
     return Text(part) if isinstance(part, str) else Image(open_picture(part.file), alt=part.alt)
 
 
-def parse_example(raw: Any, where: str, folder: Path) -> Example:
+def parse_example(raw: object, where: str, folder: Path) -> Example:
     """Parse a decoded line of `conversations.jsonl`.
 
     Raises:
@@ -123,7 +123,7 @@ def parse_example(raw: Any, where: str, folder: Path) -> Example:
     return Example(where, tuple(line for turn in turns if (line := _parse_line(turn, folder)) is not None))
 
 
-def _parse_line(turn: Any, folder: Path) -> Line | None:
+def _parse_line(turn: object, folder: Path) -> Line | None:
     """Parse a turn; `None` for a system turn, which a pair does not read."""
     if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
         raise ValueError('a turn has no "role"')
@@ -138,15 +138,16 @@ def _parse_line(turn: Any, folder: Path) -> Line | None:
     return Line(ROLES[turn["role"]], parts)
 
 
-def _parse_part(part: Any, folder: Path) -> str | Picture:
+def _parse_part(part: object, folder: Path) -> str | Picture:
     if isinstance(part, str):
         return part
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return part["text"]
-    file = part.get("file", part.get("image", part.get("path"))) if isinstance(part, dict) else None
+    raw: dict[str, Any] = part if isinstance(part, dict) else {}
+    if isinstance(raw.get("text"), str):
+        return raw["text"]
+    file = raw.get("file", raw.get("image", raw.get("path")))
     if not isinstance(file, str) or not file:
         raise ValueError("a part is neither words nor a picture's file")
-    return Picture(resolve_file(folder, file), str(part.get("alt") or ""))
+    return Picture(resolve_file(folder, file), str(raw.get("alt") or ""))
 
 
 def resolve_file(folder: Path, name: str) -> Path:
@@ -217,7 +218,7 @@ def _find_picture(file: Path) -> tuple[Path | None, str]:
     return file, ""
 
 
-def truncate_example(example: Example, length: Any, most: int) -> tuple[Example | None, list[Problem]]:
+def truncate_example(example: Example, length: Callable[[tuple[Line, ...]], int], most: int) -> tuple[Example | None, list[Problem]]:
     """Cut an example that is too long after the last answer that fits.
 
     Args:

@@ -186,6 +186,8 @@ def _find_llava_file(folder: Path) -> Path | None:
 
 def _read_llava(folder: Path) -> Found:
     file = _find_llava_file(folder)
+    if file is None:
+        return
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -268,7 +270,7 @@ def _parse_row(row: dict[str, Any], where: str, images: Path, folder: Path) -> E
     return Example(where, tuple(lines))
 
 
-def _attach_file(part: Any, waiting: Iterator[Path]) -> Any:
+def _attach_file(part: object, waiting: Iterator[Path]) -> object:
     if isinstance(part, dict) and part.get("type") == "image":
         picture = next(waiting, None)
         if picture is None:
@@ -289,7 +291,7 @@ def _save_picture(value: dict[str, Any], images: Path, folder: Path) -> Path:
     return file
 
 
-READERS: list[tuple[str, Callable[[Path], Any], Callable[[Path], Found]]] = [
+READERS: list[tuple[str, Callable[[Path], object], Callable[[Path], Found]]] = [
     ("conversations", lambda folder: (folder / CONVERSATIONS).is_file(), _read_conversations),
     ("exported conversations", lambda folder: _list_exports(folder) or any(map(_is_export, folder.rglob("*.zip"))), _read_exports),
     ("pictures before and after", lambda folder: (folder / "before").is_dir() and (folder / "after").is_dir(), _read_pairs),

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import Conversation, Image, Text, append_line, open_picture
+from duogen.conversation import Conversation, Image, Piece, Text, append_line, open_picture, write_beside
 from duogen.engine import Engine
-from duogen.evaluate.replies import default_image_options
+from duogen.evaluate.replies import Painting, default_image_options, painting_fields
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import AnswerBuilder
 from duogen.options import Options
 
-ANSWERS, SCORES = "answers", "scores.jsonl"
+ANSWERS, SCORES, PAINTING = "answers", "scores.jsonl", "painting.json"
 Log = Callable[[str], None]
 
 
@@ -46,7 +46,7 @@ def load_answer(root: Path, id: str) -> list[str | Path] | None:
         raise ValueError(f"The answer in {folder} is damaged ({error}); delete it to have it made again.") from error
 
 
-def save_answer(root: Path, id: str, parts: Iterable[Text | Image], error: str = "", seconds: float = 0.0) -> None:
+def save_answer(root: Path, id: str, parts: Iterable[Piece], error: str = "", seconds: float = 0.0) -> None:
     """Write an answer to a folder beside its place, then rename that."""
     folder = answer_folder(root, id)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -69,23 +69,58 @@ def save_answer(root: Path, id: str, parts: Iterable[Text | Image], error: str =
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def answer_all(engine: Engine, benchmark: Benchmark, tasks: list[Task], root: Path, seed: int = 0, log: Log = print) -> int:
-    """Answer the tasks that have no answer yet. Returns how many there were."""
+def answer_all(
+    engine: Engine,
+    benchmark: Benchmark,
+    tasks: list[Task],
+    root: Path,
+    seed: int = 0,
+    log: Log = print,
+    *,
+    painting: Painting | None = None,
+) -> int:
+    """Answer the tasks that have no answer yet. Returns how many there were.
+
+    Args:
+        painting: how the pictures are painted, where not as the pair does by itself.
+
+    Raises:
+        ValueError: the answers that are there were painted otherwise.
+    """
     made = 0
+    _record_painting(root, painting_fields(default_image_options(engine, painting)))
     for number, task in enumerate(tasks, 1):
         if (answer_folder(root, task.id) / "answer.json").exists():
             continue
-        parts, error, seconds = answer_task(engine, benchmark, task, seed)
+        parts, error, seconds = answer_task(engine, benchmark, task, seed, painting)
         save_answer(root, task.id, parts, error, seconds)
         made += 1
         log(f"{number}/{len(tasks)} {task.id}: {sum(isinstance(part, Image) for part in parts)} pictures{f', {error}' if error else ''}")
     return made
 
 
-def answer_task(engine: Engine, benchmark: Benchmark, task: Task, seed: int) -> tuple[list[Text | Image], str, float]:
+def load_painting(root: Path) -> Painting | None:
+    """How the pictures of these answers were painted; `None` where another system made them, or an older version."""
+    file = root / PAINTING
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _record_painting(root: Path, painting: Painting) -> None:
+    """Write down how the pictures are painted, before the first one is."""
+    before = load_painting(root)
+    if before not in (None, painting):
+        said = ", ".join(f"--{name} {value}" for name, value in before.items())
+        raise ValueError(f"The answers in {root} were painted with {said}; go on with these, or choose a new folder with --out.")
+    if before is None and not (root / ANSWERS).exists():  # else nobody knows how the first ones were
+        root.mkdir(parents=True, exist_ok=True)
+        write_beside(root / PAINTING, json.dumps(painting).encode())
+
+
+def answer_task(
+    engine: Engine, benchmark: Benchmark, task: Task, seed: int, painting: Painting | None = None
+) -> tuple[list[Piece], str, float]:
     """Let the pair answer a task. Returns the parts, an error sentence ("" if none), and the seconds."""
-    most = 1 if benchmark.kind in ("detected", "picture", "edit") else 8
-    image = default_image_options(engine, max_images=most)
+    image = default_image_options(engine, painting, max_images=benchmark.most_pictures)
     given = [part if isinstance(part, str) else open_picture(part) for part in task.parts]
     answer = AnswerBuilder.from_events(engine.answer(Conversation().say("user", *given), Options(seed, image=image)))
     if answer.stats is None:

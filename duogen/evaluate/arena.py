@@ -44,8 +44,9 @@ class Contestant:
     @staticmethod
     def from_json(raw: dict[str, Any]) -> Contestant:
         """From JSON. Raises KeyError, TypeError, ValueError."""
-        named = {"mllm" if name == "brain" else name: value for name, value in {**raw}.items()}  # older files say "brain"
-        found = Contestant(**{**named, "adapters": tuple((str(folder), float(weight)) for folder, weight in raw["adapters"])})
+        named: dict[str, Any] = {"mllm" if name == "brain" else name: value for name, value in {**raw}.items()}  # older files say "brain"
+        named["adapters"] = tuple((str(folder), float(weight)) for folder, weight in raw["adapters"])
+        found = Contestant(**named)
         if found.preset not in PRESETS or not all(isinstance(each, str) for each in (found.title, found.pair, found.mllm)):
             raise ValueError("This is no contestant.")
         return found
@@ -72,7 +73,8 @@ class Vote:
         """From JSON. Raises KeyError, TypeError, ValueError."""
         if raw["vote"] not in POINTS:
             raise ValueError("This is no vote.")
-        return Vote(**{**raw, "a": Contestant.from_json(raw["a"]), "b": Contestant.from_json(raw["b"])})
+        named: dict[str, Any] = {**raw, "a": Contestant.from_json(raw["a"]), "b": Contestant.from_json(raw["b"])}
+        return Vote(**named)
 
 
 @dataclass(frozen=True)

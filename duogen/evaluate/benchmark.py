@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from duogen.conversation import open_picture, write_beside
-from duogen.evaluate.answer_files import add_score, load_answer, load_scores
+from duogen.evaluate.answer_files import add_score, load_answer, load_painting, load_scores
 from duogen.evaluate.detector import Detector
 from duogen.evaluate.figures import Figure, mean, mean_of_shares, share
 from duogen.evaluate.judge import NO_PICTURE, judge_answer
-from duogen.evaluate.tasks import ASSETS, Benchmark, Task
+from duogen.evaluate.tasks import ASSETS, Benchmark, Check, Task
 from duogen.vision_qa import VisionQA
 
 RESULTS = "results.json"
 Log = Callable[[str], None]
-ScoreAnswer = Callable[[Task, list[str | Path]], dict[str, Any]]
+Answer = Sequence[str | Path]
 CAUTION = "Scores by another judge than the published ones are not comparable with published figures."
 
 
@@ -55,37 +56,37 @@ def score_all(benchmark: Benchmark, tasks: list[Task], root: Path, scorer: Score
         rows.append(done[task.id])
     if not rows:
         raise ValueError(f"There are no answers in {root}; make them first, without --score-only.")
-    results = summarise_scores(benchmark, rows, len(tasks), scorer.name)
+    results = summarise_scores(benchmark, rows, len(tasks), scorer.name) | {"painting": load_painting(root)}
     write_beside(root / RESULTS, json.dumps(results, ensure_ascii=False, indent=1).encode())
     for line in results_table(results):
         log(line)
     return results
 
 
-def _answer_scorer(benchmark: Benchmark, scorer: Scorer) -> ScoreAnswer:
+def _answer_scorer(benchmark: Benchmark, scorer: Scorer) -> Callable[[Task, Answer], dict[str, Any]]:
     """What scores one answer to a task.
 
     Raises:
         ValueError: the scorer is not of the kind that the benchmark needs.
     """
-    check, detector, judge = benchmark.check, scorer.detector, scorer.judge
+    if benchmark.check is not None and scorer.detector is not None:
+        return partial(_score_by_detector, benchmark.check, scorer.detector)
+    if benchmark.check is None and scorer.judge is not None:
+        return partial(_score_by_judge, benchmark, scorer.judge)
+    raise ValueError(f"{benchmark.name} is scored by a {'judge' if benchmark.check is None else 'detector'}; name one.")
 
-    def by_detector(task: Task, answer: list[str | Path]) -> dict[str, Any]:
-        pictures = [part for part in answer if isinstance(part, Path)]
-        if not pictures:
-            return {"scores": {"score": 0.0}, "failed": NO_PICTURE}
-        good, why = check(task, open_picture(pictures[-1]), detector)
-        return {"scores": {"score": float(good)}, "failed": why}
 
-    def by_judge(task: Task, answer: list[str | Path]) -> dict[str, Any]:
-        said = judge_answer(benchmark, task, answer, judge)
-        return {"scores": said.scores, "failed": said.failed} | ({"raw": said.raw} if said.failed else {})
+def _score_by_detector(check: Check, detector: Detector, task: Task, answer: Answer) -> dict[str, Any]:
+    pictures = [part for part in answer if isinstance(part, Path)]
+    if not pictures:
+        return {"scores": {"score": 0.0}, "failed": NO_PICTURE}
+    good, why = check(task, open_picture(pictures[-1]), detector)
+    return {"scores": {"score": float(good)}, "failed": why}
 
-    if check is not None and detector is not None:
-        return by_detector
-    if check is None and judge is not None:
-        return by_judge
-    raise ValueError(f"{benchmark.name} is scored by a {'judge' if check is None else 'detector'}; name one.")
+
+def _score_by_judge(benchmark: Benchmark, judge: VisionQA, task: Task, answer: Answer) -> dict[str, Any]:
+    said = judge_answer(benchmark, task, answer, judge)
+    return {"scores": said.scores, "failed": said.failed} | ({"raw": said.raw} if said.failed else {})
 
 
 def summarise_scores(benchmark: Benchmark, rows: list[dict[str, Any]], asked: int, judged_by: str) -> dict[str, Any]:

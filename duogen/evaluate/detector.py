@@ -24,17 +24,21 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds objects of the COCO classes. `name` is written into the results.
+    """Finds objects of the COCO classes."""
 
-    Attributes:
-        known_classes: names of the objects that it can find, `None` for all of them.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in the results."""
+        ...
 
-    name: str
-    known_classes: frozenset[str] | None
+    @property
+    def known_classes(self) -> frozenset[str] | None:
+        """The names of the objects that it can find, `None` for all of them."""
+        ...
 
     def find(self, picture: PILImage.Image) -> list[Detection]:
         """All objects with a score of at least `LEAST`."""
+        ...
 
 
 class Mask2Former:

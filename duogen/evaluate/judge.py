@@ -1,8 +1,10 @@
 """A local MLLM as the judge. Its questions are files in `assets/prompts/`; its answers are JSON, asked for again when unreadable.
 
-Which prompt, and which scores it asks for, is the benchmark's `Rubric`. The five scores are those of DuoGen's benchmark (section 5): text completeness, image completeness, consistency between images, image
-quality, consistency of image and text, each from 0 to 5. InterleavedBench, CoMM and OpenING are asked for what their authors ask for,
-on their scales. Scores of another judge are not comparable with published figures.
+Which prompt, and which scores it asks for, is the benchmark's `Rubric`. The five scores are those of DuoGen's benchmark (section 5): text
+completeness, image completeness, consistency between images, image quality, consistency of image and text, each from 0 to 5.
+InterleavedBench, CoMM and OpenING are asked for what their authors ask for, on their scales.
+
+Scores of another judge are not comparable with published figures.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from duogen.evaluate.rubric import Rubric, check_prompt
 from duogen.evaluate.tasks import Benchmark, Task
@@ -25,6 +27,7 @@ TRIES = 3
 MOST_PICTURES = 12
 AGAIN = "\n\nYour last answer could not be read. Answer with the JSON object only, with exactly the keys asked for."
 Parts = Sequence[str | Path]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,12 @@ def read_scores(raw: str, needed: Sequence[str], scale: float) -> dict[str, floa
         if isinstance(found.get(name), dict):
             found = found[name]
     plain = {str(key).strip().lower().replace("-", "_").replace(" ", "_"): value for key, value in found.items()}
-    scores = {name: _parse_number(plain.get(name)) for name in needed}
-    if any(value is None or not 0 <= value <= scale for value in scores.values()):
-        return None
-    return scores
+    numbers = {name: _parse_number(plain.get(name)) for name in needed}
+    scores = {name: value for name, value in numbers.items() if value is not None and 0 <= value <= scale}
+    return scores if len(scores) == len(numbers) else None
 
 
-def _parse_number(value: Any) -> float | None:
+def _parse_number(value: object) -> float | None:
     if isinstance(value, dict):
         value = next((value[key] for key in ("score", "value", "rating") if key in value), None)
     if isinstance(value, list) and len(value) == 1:
@@ -144,8 +146,8 @@ def _judge_questions(rubric: Rubric, task: Task, pictures: Sequence[Path], visio
 
 
 def _ask_until_readable(
-    vision_qa: VisionQA, question: str, pictures: Sequence[Path], read: Callable[[str], Any], most: int = MOST_TOKENS
-) -> tuple[Any, str]:
+    vision_qa: VisionQA, question: str, pictures: Sequence[Path], read: Callable[[str], T | None], most: int = MOST_TOKENS
+) -> tuple[T | None, str]:
     """Ask until `read` can parse the answer (it returns `None` where not). Returns the parsed value and the raw answer.
 
     Args:

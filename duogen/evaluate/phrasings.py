@@ -13,8 +13,17 @@ from typing import Any
 from duogen.conversation import Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.figures import share
-from duogen.evaluate.replies import ask_pair, pick_evenly, read_last_scene, reply_text, report_figures
-from duogen.options import ImageOptions, Options
+from duogen.evaluate.replies import (
+    Painting,
+    ask_pair,
+    default_image_options,
+    painting_fields,
+    pick_evenly,
+    read_last_scene,
+    reply_text,
+    report_figures,
+)
+from duogen.options import Options
 from duogen.paths import ASSETS
 from duogen.sketchbook.scene import Scene
 
@@ -41,10 +50,15 @@ class Phrasing:
     outside: bool = False
 
 
-def evaluate(engine: Engine, n: int = 200, seed: int = 0, log: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(
+    engine: Engine, n: int = 200, seed: int = 0, log: Callable[[str], None] = print, *, painting: Painting | None = None
+) -> dict[str, Any]:
     """Ask `n` of the requests, spread evenly over the file, and measure the words of the replies.
 
     Pictures are painted in one step, because only the words are measured.
+
+    Args:
+        painting: how the pictures are painted, where not in one step without guidance.
 
     Returns:
         Figures ready for JSON as {"value", "low", "high", "n"}, and every request with its reply under `asked`.
@@ -53,8 +67,9 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, log: Callable[[str], N
         ValueError: `n` < 1.
     """
     every = [Phrasing(**entry) for entry in json.loads(PHRASINGS.read_text(encoding="utf-8"))["asked"]]
-    options = Options(seed, image=ImageOptions(steps=1, guidance=1.0, preview_every=0))
-    asked = []
+    one_step: Painting = {"steps": 1, "guidance": 1.0, **(painting or {})}
+    options = Options(seed, image=default_image_options(engine, one_step))
+    asked: list[dict[str, Any]] = []
     for phrasing in pick_evenly(every, n):
         parts = ask_pair(engine, phrasing.say, options)
         asked.append({"say": phrasing.say, "outside": phrasing.outside, **score_reply(phrasing, parts), "reply": reply_text(parts)})
@@ -65,7 +80,7 @@ def evaluate(engine: Engine, n: int = 200, seed: int = 0, log: Callable[[str], N
         "talk": share(each["right"] for each in asked if each["meant"] == "words" and not each["outside"]),
         "outside_declined_with_an_offer": share(each["right"] for each in asked if each["outside"]),
     }
-    return {"n": len(asked), "seed": seed, "scores": report_figures(scores, log), "asked": asked}
+    return {"n": len(asked), "seed": seed, **painting_fields(options.image), "scores": report_figures(scores, log), "asked": asked}
 
 
 def score_reply(phrasing: Phrasing, parts: list[Piece]) -> dict[str, Any]:

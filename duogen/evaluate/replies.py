@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
@@ -18,9 +18,28 @@ from duogen.sketchbook.scene import Scene
 T = TypeVar("T")
 
 
-def default_image_options(engine: Engine, **more: Any) -> ImageOptions:
-    """Image options with the pair's own steps and guidance, without previews."""
-    return ImageOptions(steps=engine.about["steps"], guidance=engine.about["guidance"], preview_every=0, **more)
+class Painting(TypedDict, total=False):
+    """How pictures are painted, as far as it was chosen; what is absent is the pair's own. The names are those of `ImageOptions`."""
+
+    steps: int
+    guidance: float
+    sampler: str
+
+
+def default_image_options(engine: Engine, painting: Painting | None = None, **more: int) -> ImageOptions:
+    """Image options without previews: what `painting` chooses, else the pair's own steps, guidance and sampler.
+
+    Raises:
+        ValueError: a value is not possible.
+    """
+    own = {"steps": engine.about["steps"], "guidance": engine.about["guidance"], "preview_every": 0}
+    chosen: dict[str, Any] = {**own, **(painting or {}), **more}
+    return ImageOptions(**chosen)
+
+
+def painting_fields(image: ImageOptions) -> Painting:
+    """What the results say of how the pictures were painted."""
+    return {"steps": image.steps, "guidance": image.guidance, "sampler": image.sampler}
 
 
 def pick_evenly(every: list[T], n: int) -> list[T]:

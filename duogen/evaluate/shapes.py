@@ -14,7 +14,16 @@ from typing import Any
 from duogen.conversation import Piece
 from duogen.engine import Engine
 from duogen.evaluate.figures import share
-from duogen.evaluate.replies import ask_pair, check_last_picture, default_image_options, pick_evenly, reply_text, report_figures
+from duogen.evaluate.replies import (
+    Painting,
+    ask_pair,
+    check_last_picture,
+    default_image_options,
+    painting_fields,
+    pick_evenly,
+    reply_text,
+    report_figures,
+)
 from duogen.options import Options
 from duogen.paths import ASSETS
 from duogen.sketchbook.scene import Part, Scene
@@ -32,8 +41,13 @@ class Composition:
     background: str = ""
 
 
-def evaluate(engine: Engine, n: int = 100, seed: int = 0, log: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(
+    engine: Engine, n: int = 100, seed: int = 0, log: Callable[[str], None] = print, *, painting: Painting | None = None
+) -> dict[str, Any]:
     """Ask `n` of the requests, spread evenly over the file, and measure words and last pictures.
+
+    Args:
+        painting: how the pictures are painted, where not as the pair does by itself.
 
     Returns:
         Figures ready for JSON as {"value", "low", "high", "n"}, and every request with its reply under `asked`.
@@ -42,14 +56,14 @@ def evaluate(engine: Engine, n: int = 100, seed: int = 0, log: Callable[[str], N
         ValueError: `n` < 1.
     """
     every = [Composition(**entry) for entry in json.loads(SHAPES.read_text(encoding="utf-8"))["asked"]]
-    options = Options(seed, image=default_image_options(engine))
-    asked = []
+    options = Options(seed, image=default_image_options(engine, painting))
+    asked: list[dict[str, Any]] = []
     for request in pick_evenly(every, n):
         parts = ask_pair(engine, request.say, options)
         asked.append({"say": request.say, **score_reply(request, parts), "reply": reply_text(parts)})
         log(f"{len(asked)} {'right' if asked[-1]['right'] else 'wrong'}: {request.say}")
     scores = {name: share(each[key] for each in asked) for name, key in (("right", "right"), ("words", "words"), ("pictures", "picture"))}
-    return {"n": len(asked), "seed": seed, "scores": report_figures(scores, log), "asked": asked}
+    return {"n": len(asked), "seed": seed, **painting_fields(options.image), "scores": report_figures(scores, log), "asked": asked}
 
 
 def score_reply(request: Composition, parts: list[Piece]) -> dict[str, bool]:

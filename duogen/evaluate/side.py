@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markdown_it import MarkdownIt
 
 from duogen.conversation import write_beside
@@ -44,9 +44,9 @@ def compute_win_rates(systems: list[System], tasks: list[Task], vision_qa: Visio
         file = one.folder / f"against-{other.folder.name}-{vision_qa.version}.json"
         votes: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         for task in tasks:
-            answers = [load_answer(each.folder, task.id) for each in (one, other)]
-            if task.id not in votes and None not in answers:
-                votes[task.id] = compare_answers(task, answers[0], answers[1], vision_qa)
+            first, second = (load_answer(each.folder, task.id) for each in (one, other))
+            if task.id not in votes and first is not None and second is not None:
+                votes[task.id] = compare_answers(task, first, second, vision_qa)
                 write_beside(file, json.dumps(votes, indent=1).encode())
         figure = mean(votes.values())
         log(f"{one.name} against {other.name}: {figure.format()}")
@@ -91,7 +91,7 @@ def _format_figure(figure: dict[str, Any] | None) -> str:
     return Figure(**figure).format(percent=False) if figure else "-"
 
 
-def _render_parts(parts: Any) -> list[dict[str, str]]:
+def _render_parts(parts: Sequence[str | Path]) -> list[dict[str, str]]:
     return [{"html": _markdown().render(part)} if isinstance(part, str) else {"image": part.resolve().as_uri()} for part in parts]
 
 
@@ -101,5 +101,5 @@ def _markdown() -> MarkdownIt:
 
 
 @lru_cache(maxsize=1)
-def _template() -> Any:
+def _template() -> Template:
     return Environment(autoescape=True).from_string((ASSETS / "side-by-side.html").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.figures import Figure, mean, share
-from duogen.evaluate.replies import default_image_options
+from duogen.evaluate.replies import Painting, default_image_options, painting_fields
 from duogen.evaluate.scores import DRAWS, PictureScore, TurnCase, TurnScore, resize_to_canvas, score_failed_turn, score_turn
 from duogen.evaluate.sheet import Panel, write_sheets
 from duogen.events import AnswerBuilder, Stats
@@ -72,6 +72,8 @@ def evaluate(
     out: Path | None = None,
     kinds: list[str] | None = None,
     log: Log = print,
+    *,
+    painting: Painting | None = None,
 ) -> dict[str, Any]:
     """Play `n` conversations, divided over the tasks, and compute the figures.
 
@@ -80,6 +82,7 @@ def evaluate(
         seed: the same seed plays the same conversations.
         out: a folder for contact sheets.
         kinds: only these things; by default all of the split.
+        painting: how the pictures are painted, where not as the pair does by itself.
 
     Returns:
         Figures ready for JSON; each is {"value", "low", "high", "n"} with its 95 % interval. `turns` holds every turn's words.
@@ -92,7 +95,7 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
     forced = split == "held-out-kinds"
-    image = default_image_options(engine)
+    image = default_image_options(engine, painting)
     player = Player(engine, Options(image=image), forced)
     played: list[PlayedConversation] = []
     shares = STYLE_SHARES if split in STYLES else PAINTER_SHARES if forced else SHARES
@@ -101,8 +104,7 @@ def evaluate(
         right = sum(score.right for score in played[-1].scores)
         log(f"{number + 1}/{n} {task}: {right} of {len(played[-1].scores)} answers right")
     figures = summarise_turns([score for each in played for score in each.scores])
-    played_as = {"split": split, "n": n, "seed": seed, "only": kinds, "steps": image.steps, "guidance": image.guidance}
-    figures = {**played_as, **figures}
+    figures = {"split": split, "n": n, "seed": seed, "only": kinds, **painting_fields(image), **figures}
     figures["turns"] = [turn for each in played for turn in each.words]
     for line in figures_table(figures):
         log(line)
@@ -205,9 +207,14 @@ def _add_upload(played: PlayedConversation, scene: Scene) -> None:
     played.panels.append(Panel(played.shown, None, "(upload)"))
 
 
+def _upload_picture(played: PlayedConversation) -> PILImage.Image:
+    assert played.shown is not None, "whoever plans a turn with an upload draws it"
+    return played.shown
+
+
 def _play_turn(player: Player, played: PlayedConversation, asked: TurnCase, line: Line, rng: random.Random) -> bool:
     """Ask the pair one turn and score the answer. Returns `False` if it failed."""
-    parts = [played.shown if isinstance(part, Scene) else part for part in line.parts]
+    parts = [_upload_picture(played) if isinstance(part, Scene) else part for part in line.parts]
     conversation = played.conversation.say("user", *parts)
     options = replace(player.options, seed=rng.randrange(2**31))
     try:

@@ -46,6 +46,9 @@ class Task:
         return [part for part in self.parts if isinstance(part, Path)]
 
 
+Check = Callable[[Task, PILImage.Image, "Detector"], tuple[bool, str]]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark.
@@ -64,7 +67,7 @@ class Benchmark:
     kind: str
     read: Callable[[Path], Iterator[Task]]
     rubric: Rubric | None = None
-    check: Callable[[Task, PILImage.Image, Detector], tuple[bool, str]] | None = None
+    check: Check | None = None
     hub: str = ""
     files: tuple[str, ...] = ()
     ships: bool = False

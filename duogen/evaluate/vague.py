@@ -7,7 +7,15 @@ from typing import Any
 
 from duogen.engine import Engine
 from duogen.evaluate.figures import mean, share
-from duogen.evaluate.replies import ask_pair, check_last_picture, default_image_options, reply_text, report_figures
+from duogen.evaluate.replies import (
+    Painting,
+    ask_pair,
+    check_last_picture,
+    default_image_options,
+    painting_fields,
+    reply_text,
+    report_figures,
+)
 from duogen.options import Options
 
 REQUESTS = (
@@ -20,8 +28,13 @@ REQUESTS = (
 SEEDS = 8  # answers to each request
 
 
-def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, log: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(
+    engine: Engine, n: int = len(REQUESTS), seed: int = 0, log: Callable[[str], None] = print, *, painting: Painting | None = None
+) -> dict[str, Any]:
     """Ask the first `n` requests `SEEDS` times each.
+
+    Args:
+        painting: how the pictures are painted, where not as the pair does by itself.
 
     Returns:
         Figures ready for JSON as {"value", "low", "high", "n"}: `different` scenes of `SEEDS`, the share of answers whose last picture
@@ -32,11 +45,12 @@ def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, log: Callabl
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}.")
+    image = default_image_options(engine, painting)
     asked, different = [], []
     for request in REQUESTS[:n]:
         scenes = set()
         for number in range(SEEDS):
-            parts = ask_pair(engine, request, Options(seed + number, image=default_image_options(engine)))
+            parts = ask_pair(engine, request, Options(seed + number, image=image))
             scene, right = check_last_picture(parts)
             scenes |= {scene} if scene else set()
             asked.append({"say": request, "right": right, "reply": reply_text(parts)})
@@ -47,4 +61,10 @@ def evaluate(engine: Engine, n: int = len(REQUESTS), seed: int = 0, log: Callabl
         "six_different": share(count >= 6 for count in different),
         "right": share(each["right"] for each in asked),
     }
-    return {"n": len(different), "seed": seed, "scores": report_figures(scores, log, ("different",)), "asked": asked}
+    return {
+        "n": len(different),
+        "seed": seed,
+        **painting_fields(image),
+        "scores": report_figures(scores, log, ("different",)),
+        "asked": asked,
+    }

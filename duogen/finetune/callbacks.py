@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 from peft.tuners.lora import LoraLayer
+from PIL.Image import Image as Picture
 from torch import nn
 
 from duogen.conversation import Text, Turn, write_beside
@@ -19,6 +20,7 @@ from duogen.dataset.format import Example
 from duogen.finetune.cost import format_duration
 from duogen.finetune.feature_cache import CachedExample
 from duogen.finetune.jobs import Job
+from duogen.finetune.stages import BatchSampler
 from duogen.models.mllm import MLLM, Context
 from duogen.options import ImageOptions, TextOptions
 from duogen.painters.base import Frames, PaintRequest
@@ -29,6 +31,13 @@ SAMPLES, SAMPLE_TOKENS, CHECKED_BATCHES = 4, 120, 8
 REPORT_SECONDS = 0.5
 
 Sample = dict[str, Any]
+
+
+class FineTuneStage(Stage, Protocol):
+    """What fine-tuning needs of a stage, beside what the trainer needs."""
+
+    recipe: Recipe
+    batch_sampler: BatchSampler
 
 
 class Sampler(Protocol):
@@ -120,7 +129,7 @@ class DiTSampler:
             samples.append({"prompt": prompt, "text": last_words(example.turns()), "picture": name})
         return samples
 
-    def _sample_picture(self, example: CachedExample, seed: int) -> Any:
+    def _sample_picture(self, example: CachedExample, seed: int) -> Picture:
         about, device = self.painter.about, self.painter.model.device
         last = max(index for index, painted in enumerate(example.painted) if painted)
         frames = Frames.empty()
@@ -150,7 +159,9 @@ class TrainerCallback:
         progress: what was reported last.
     """
 
-    def __init__(self, job: Job, stage: str, recipe: Recipe, every: int, sampler: Sampler | None, held: Stage | None) -> None:
+    def __init__(
+        self, job: Job, stage: str, recipe: Recipe, every: int, sampler: Sampler | None, held: FineTuneStage | None
+    ) -> None:
         self.job, self.stage, self.recipe, self.every = job, stage, recipe, every
         self.sampler, self.held = sampler, held
         self.ending = ""
@@ -204,7 +215,7 @@ class TrainerCallback:
 
 
 @torch.no_grad()
-def validation_loss(stage: Stage, recipe: Recipe) -> float:
+def validation_loss(stage: FineTuneStage, recipe: Recipe) -> float:
     """The mean loss of the examples that are kept back, always with the same noise."""
     losses = []
     for number in range(min(CHECKED_BATCHES, stage.batch_sampler.batches)):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from duogen.options import RangeChecked, option
+from duogen.options import RangeChecked, option, read_options
 from duogen.paths import ASSETS
 
 RECIPES = ASSETS / "recipes"
@@ -102,7 +101,7 @@ class FineTuneConfig(RangeChecked):
         Raises:
             ValueError: a name is not known, or a value is of the wrong kind or out of its range.
         """
-        return _build_config(FineTuneConfig(), rename_old_keys(raw), "")
+        return read_options(FineTuneConfig, rename_old_keys(raw), default=FineTuneConfig())
 
     @staticmethod
     def load(file: Path | str) -> FineTuneConfig:
@@ -145,31 +144,3 @@ class FineTuneConfig(RangeChecked):
 def rename_old_keys(raw: Any) -> Any:
     """The same recipe with today's names for the keys that older versions wrote."""
     return {OLD_KEYS.get(key, key): value for key, value in raw.items()} if isinstance(raw, dict) else raw
-
-
-def _build_config(default: Any, raw: Any, where: str) -> Any:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{where or 'the recipe'} must be an object")
-    hints = get_type_hints(type(default))
-    unknown = [name for name in raw if name not in hints]
-    if unknown:
-        raise ValueError(f"{where}{unknown[0]} is not known; known are {', '.join(hints)}")
-    values = {}
-    for each in fields(default):
-        own = getattr(default, each.name)
-        if each.name not in raw:
-            values[each.name] = own
-        elif is_dataclass(own):
-            values[each.name] = _build_config(own, raw[each.name], f"{each.name}.")
-        else:
-            values[each.name] = _check_value(raw[each.name], hints[each.name], where + each.name)
-    return type(default)(**values)
-
-
-def _check_value(value: Any, kind: Callable, name: str) -> Any:
-    fits = isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind)
-    if kind is int and isinstance(value, float) and value.is_integer() and not isinstance(value, bool):
-        return int(value)
-    if not fits:
-        raise ValueError(f"{name} is {value!r}, which is no {kind.__name__}")
-    return kind(value)

@@ -45,7 +45,7 @@ class CachedExample:
     painted: list[bool]
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        return tuple(tuple(each.shape[-2:]) for each in self.latents)
+        return tuple((each.shape[-2], each.shape[-1]) for each in self.latents)
 
 
 def fingerprint(pair: Path, precision: str, adapter: Path | None, buckets: bool) -> str:
@@ -68,6 +68,14 @@ class FeatureCache:
     def file(self, example: Example) -> Path:
         return self.folder / f"{example.key()}.safetensors"
 
+    def has(self, example: Example) -> bool:
+        """Whether the example's file is there and whole."""
+        try:
+            with safe_open(self.file(example), "pt") as opened:
+                return bool(opened.metadata())
+        except (OSError, SafetensorError):
+            return False
+
     def fill(
         self, examples: list[Example], extract: Callable[[Example], CachedExample], report: Callable[[int, int], None]
     ) -> list[Path]:
@@ -77,18 +85,10 @@ class FeatureCache:
         for done, example in enumerate(examples):
             report(done, len(examples))
             files.append(self.file(example))
-            if not _is_complete(files[-1]):
+            if not self.has(example):
                 write(extract(example), files[-1])
         report(len(examples), len(examples))
         return files
-
-
-def _is_complete(file: Path) -> bool:
-    try:
-        with safe_open(file, "pt") as opened:
-            return bool(opened.metadata())
-    except (OSError, SafetensorError):
-        return False
 
 
 def write(example: CachedExample, file: Path) -> None:

@@ -83,7 +83,7 @@ class Job:
 
         A job whose phase is one of `RUNNING` while no process holds its lock was killed.
         """
-        known = {"phase": "starting", "words": "Starting ...", **self._read_progress()}
+        known: dict[str, Any] = {"phase": "starting", "words": "Starting ...", **self._read_progress()}
         if known["phase"] in RUNNING and not self.is_alive():
             again = self._read_progress()  # it may have ended in between
             known |= again

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -21,10 +21,10 @@ from torch import nn
 from duogen.dataset.describe import Report, describe
 from duogen.dataset.format import Data, Example, split_examples
 from duogen.dataset.readers import read_dataset
-from duogen.finetune.callbacks import DiTSampler, MLLMSampler, Sampler, set_input_cast
+from duogen.finetune.callbacks import DiTSampler, FineTuneStage, MLLMSampler, Sampler, set_input_cast
 from duogen.finetune.config import STAGE_ALIASES, STAGES, FineTuneConfig, StageConfig
 from duogen.finetune.cost import Cost, estimate_cost, record_times
-from duogen.finetune.feature_cache import FeatureCache, FeatureExtractor, fingerprint
+from duogen.finetune.feature_cache import CachedExample, FeatureCache, FeatureExtractor, fingerprint
 from duogen.finetune.feature_cache import read as read_features
 from duogen.finetune.jobs import Job, finetune_home
 from duogen.finetune.replay import load_replay_examples
@@ -32,7 +32,7 @@ from duogen.finetune.stages import DiTStage, MLLMStage, Replay, dit_lora_config,
 from duogen.hub.catalogue import find
 from duogen.models.adapters import AdapterSpec, set_adapters
 from duogen.models.mllm import MLLM
-from duogen.models.pipeline import About, open_parts, pick_device
+from duogen.models.pipeline import About, DuoGenPipeline, open_parts, pick_device
 from duogen.models.placement import free
 from duogen.models.sequence import Tokens
 from duogen.painters.cosmos import CosmosPainter
@@ -40,6 +40,9 @@ from duogen.precision import resolve_precision
 from duogen.train import fsdp
 from duogen.train.states import truncate_layers
 from duogen.train.trainer import Recipe, autocast
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 ADAPTER_NAME = "taught"  # the adapter's name in peft; it is part of the weights' names in states on disk
 MEASURED_STEPS = 2
@@ -165,13 +168,13 @@ class StageRun:
     """
 
     name: str
-    stage: Any
-    held: Any
+    stage: FineTuneStage
+    held: FineTuneStage | None
     sampler: Sampler | None
     config: LoraConfig | None
 
 
-def open_trainable(run: PreparedRun, stage: str, device: str) -> tuple[Any, nn.Module, LoraConfig | None]:
+def open_trainable(run: PreparedRun, stage: str, device: str) -> tuple[DuoGenPipeline, nn.Module, LoraConfig | None]:
     """Open the parts that a stage needs; returns them, the trainable one, and its adapter's configuration."""
     if stage == "mllm":
         own = run.request.recipe.mllm
@@ -198,7 +201,8 @@ def build_mllm_stage(run: PreparedRun, job: Job | None) -> StageRun:
     request, own = run.request, run.request.recipe.mllm
     if job is not None:
         job.report(phase="starting", words="Opening the language model ...")
-    parts, mllm, config = open_trainable(run, "mllm", _load_device(run))
+    parts, _, config = open_trainable(run, "mllm", _load_device(run))
+    mllm: Qwen2_5_VLForConditionalGeneration = parts.text_encoder
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
     mllm.train()
     if run.device == "cpu":  # plain matrix products: PyTorch's fused attention is slow there with a mask
@@ -224,9 +228,9 @@ def build_dit_stage(run: PreparedRun, job: Job | None) -> StageRun:
     release_memory()
     if job is not None:
         job.report(phase="starting", words="Opening the painter ...")
-    parts, transformer, config = open_trainable(run, "dit", _load_device(run))
+    parts, _, config = open_trainable(run, "dit", _load_device(run))
     if own.checkpointing:
-        transformer.enable_gradient_checkpointing()
+        parts.transformer.enable_gradient_checkpointing()
     recipe = build_recipe(own, request.recipe)
     kept = {example.where: file for example, file in zip(painted, files, strict=False)}
     held_files = [kept[example.where] for example in run.held if example.where in kept]
@@ -272,22 +276,26 @@ def cache_features(run: PreparedRun, examples: list[Example], job: Job | None) -
     precision = resolve_precision(recipe.mllm.precision, run.device)
     name = fingerprint(base, precision, adapter, recipe.dit.buckets)
     cache = FeatureCache(finetune_home() / "cache" / name)
-    missing = [example for example in examples if not cache.file(example).exists()]
-    extract: Any = None
+    missing = [example for example in examples if not cache.has(example)]
+    extractor: FeatureExtractor | None = None
     if missing:
         _check_disk_space(run)
         if job is not None:
             job.report(phase="caching", words="Opening the models that look at the examples ...")
-        extract = open_extractor(base, run, adapter)
+        extractor = open_extractor(base, run, adapter)
 
     def report(done: int, count: int) -> None:
         if job is not None:
             job.report(phase="caching", words=f"Looking at the examples: {done} of {count} ...")
-            for command in job.take_commands() if extract else ():
+            for command in job.take_commands() if extractor else ():
                 if command in ("pause", "stop"):
                     raise StopRequested(command)
 
-    return cache.fill(examples, lambda example: extract(example), report)
+    def extract(example: Example) -> CachedExample:
+        assert extractor is not None, "only what is missing is extracted"
+        return extractor(example)
+
+    return cache.fill(examples, extract, report)
 
 
 def _check_disk_space(run: PreparedRun) -> None:
@@ -322,7 +330,7 @@ def make_new_pair(run: PreparedRun) -> Path:
     return target
 
 
-def time_step(stage: Any, count: int) -> float:
+def time_step(stage: FineTuneStage, count: int) -> float:
     """The median seconds of `count` batches, forward and backward, after one that warms up. No weight is changed."""
     taken = []
     for number in range(count + 1):

@@ -5,13 +5,11 @@ The bundled pair's dialogues are made again from the recipe that its `duogen.jso
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from duogen.conversation import Image, Text, Turn
 from duogen.dataset.format import CONVERSATIONS, Example, Line, Picture, write_examples
@@ -19,6 +17,8 @@ from duogen.dataset.readers import read_dataset
 from duogen.finetune.config import RECIPES, REPLAY_EXAMPLES
 from duogen.models.pipeline import About
 from duogen.train.curriculum import sample_dialogue, sample_task
+from duogen.train.settings import DiTSettings, MLLMSettings
+from duogen.train.trainer import Recipe
 
 
 def load_replay_examples(source: Path | None, about: About, stage: str, seed: int, folder: Path) -> list[Example]:
@@ -37,25 +37,28 @@ def load_replay_examples(source: Path | None, about: About, stage: str, seed: in
             return []
         source = folder
         if not (folder / CONVERSATIONS).exists():
-            settings = json.loads(recipe.read_text(encoding="utf-8"))[stage]["settings"]
-            made = _sample_mllm_dialogues(settings, seed) if stage == "mllm" else _sample_dit_dialogues(settings, seed)
+            settings = Recipe.load(recipe, stage).settings
+            if stage == "mllm":
+                made = _sample_mllm_dialogues(MLLMSettings.from_json(settings), seed)
+            else:
+                made = _sample_dit_dialogues(DiTSettings.from_json(settings), seed)
             write_turns(made, folder)
     return [each for each in read_dataset(source).examples if stage == "mllm" or each.pictures("assistant")]
 
 
-def _sample_mllm_dialogues(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
-    rng, shares = random.Random(seed), settings["tasks"]
+def _sample_mllm_dialogues(settings: MLLMSettings, seed: int) -> Iterator[list[Turn]]:
+    rng, shares = random.Random(seed), settings.tasks
     for _ in range(REPLAY_EXAMPLES["mllm"]):
         task = rng.choices(list(shares), list(shares.values()))[0]
         yield sample_task(task, rng, settings)
 
 
-def _sample_dit_dialogues(settings: dict[str, Any], seed: int) -> Iterator[list[Turn]]:
+def _sample_dit_dialogues(settings: DiTSettings, seed: int) -> Iterator[list[Turn]]:
     rng = random.Random(seed)
     for number in range(REPLAY_EXAMPLES["dit"]):
-        group = settings["groups"][number % len(settings["groups"])]
-        frames = rng.choice(group["frames"])
-        yield _cut_after_picture(sample_dialogue(rng, group["tasks"], frames, settings), frames)
+        group = settings.groups[number % len(settings.groups)]
+        frames = rng.choice(group.frames)
+        yield _cut_after_picture(sample_dialogue(rng, group.tasks, frames, settings), frames)
 
 
 def _cut_after_picture(dialogue: list[Turn], count: int) -> list[Turn]:

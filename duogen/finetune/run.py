@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from filelock import Timeout
+from filelock import BaseFileLock, Timeout
 from peft import LoraConfig
 from torch import nn
 
@@ -143,7 +143,7 @@ def _hold_device(device: str, job: Job | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _wait_for_lock(lock: Any, words: str, job: Job, wants_gpu: bool) -> Iterator[None]:
+def _wait_for_lock(lock: BaseFileLock, words: str, job: Job, wants_gpu: bool) -> Iterator[None]:
     while True:
         try:
             lock.acquire(timeout=0.5)
@@ -189,7 +189,8 @@ def _export(stage: str, module: nn.Module, config: LoraConfig | None, run: Prepa
         target = make_new_pair(run) / part
         beside = target.with_name(f".{part}.part")
         shutil.rmtree(beside, ignore_errors=True)
-        module.to(torch.bfloat16).save_pretrained(beside)
+        whole: Any = module.to(torch.bfloat16)
+        whole.save_pretrained(beside)
         shutil.rmtree(target, ignore_errors=True)
         beside.replace(target)
         if stage == "mllm":

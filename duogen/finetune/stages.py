@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
@@ -27,7 +27,12 @@ from duogen.nn.frames import embed_frames, forward_frames, project_condition, un
 from duogen.nn.vae import PatchVAE
 from duogen.train import mllm as bundled
 from duogen.train.objective import SHIFTS, FlowObjective, Prediction
+from duogen.train.settings import MLLMSettings
 from duogen.train.trainer import Recipe
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 PASS_TOKENS = 16_384  # of all frames of a batch; frames beyond that wait for another round
 LANGUAGE_LAYERS = r".*language_model\.layers\.({layers})\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -84,9 +89,10 @@ class Replay:
     share: float = 0.0
 
 
-def mllm_lora_config(mllm: nn.Module, recipe: MLLMConfig, first_layer: int) -> LoraConfig:
+def mllm_lora_config(mllm: Qwen2_5_VLForConditionalGeneration, recipe: MLLMConfig, first_layer: int) -> LoraConfig:
     """LoRA on the language model from `first_layer` up, and on the vision tower where the recipe says so."""
-    count = mllm.config.text_config.num_hidden_layers
+    sizes: Any = mllm.config.text_config
+    count = sizes.num_hidden_layers
     targets = LANGUAGE_LAYERS.format(layers="|".join(map(str, range(min(first_layer, count - 1), count))))
     targets += VISION_LAYERS if recipe.vision else ""
     return LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=targets)
@@ -100,11 +106,12 @@ def lowest_layer(recipe: MLLMConfig, about: About, count: int) -> int:
     return highest if highest < count else 0
 
 
-def dit_lora_config(transformer: nn.Module, recipe: DiTConfig) -> LoraConfig:
+def dit_lora_config(transformer: CosmosTransformer3DModel, recipe: DiTConfig) -> LoraConfig:
     """LoRA on the whole DiT. With `connector` "full" the connector's LoRA has full rank; its files are plain LoRA all the same."""
     ranks = {}
-    if recipe.connector == "full" and transformer.config.use_crossattn_projection:
-        ranks = {CONNECTOR: min(transformer.crossattn_proj[0].weight.shape)}
+    config: Any = transformer.config
+    if recipe.connector == "full" and config.use_crossattn_projection:
+        ranks = {CONNECTOR: min(transformer.get_submodule(CONNECTOR).get_parameter("weight").shape)}
     alphas = {name: 2 * rank for name, rank in ranks.items()}
     return LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=DIT_LAYERS, rank_pattern=ranks, alpha_pattern=alphas)
 
@@ -116,12 +123,13 @@ class MLLMStage(bundled.MLLMStage):
     """
 
     def __init__(
-        self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, examples: list[Example], batch: int, replay: Replay | None = None,
+        self, recipe: Recipe, mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, examples: list[Example], batch: int,
+        replay: Replay | None = None,
     ) -> None:  # fmt: skip
         replay = replay or Replay()
         self.recipe, self.mllm, self.tokens, self.examples = recipe, mllm, tokens, [*examples, *replay.examples]
-        self.settings = recipe.settings or {}
-        self.modules = {"mllm": mllm}
+        self.settings = MLLMSettings.from_json({"tasks": {}} | (recipe.settings or {}))
+        self.modules: dict[str, nn.Module] = {"mllm": mllm}
         self.batch_sampler = BatchSampler([0] * len(examples), batch, recipe.seed, [0] * len(replay.examples), replay.share)
         self.pack_example = lru_cache(maxsize=512)(self._pack_example)
 
@@ -133,7 +141,7 @@ class MLLMStage(bundled.MLLMStage):
 
     def loss(self, batch: bundled.TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         device = self.mllm.device
-        vision = tuple(each.to(device) for each in batch.vision) if batch.vision else None
+        vision = (batch.vision[0].to(device), batch.vision[1].to(device)) if batch.vision else None
         moved = bundled.TextBatch(*(each.to(device) for each in (batch.ids, batch.places, batch.mask, batch.learn)), vision)
         return super().loss(moved, generator)
 
@@ -189,7 +197,7 @@ class DiTStage:
         """`parts` are a pair's transformer, which is trained, its autoencoder and its `duogen.json`."""
         replay, transformer, about, vae = replay or Replay(), parts.transformer, parts.about, parts.vae
         self.recipe, self.transformer, self.about, self.own, self.files = recipe, transformer, about, settings, [*files, *replay.examples]
-        self.modules = {"transformer": transformer}
+        self.modules: dict[str, nn.Module] = {"transformer": transformer}
         self.causal = about.frame_attention == "block_causal"
         sizes = [read(file).sizes() for file in self.files]
         self.batch_sampler = BatchSampler(sizes[: len(files)], settings.batch, recipe.seed, sizes[len(files) :], replay.share)

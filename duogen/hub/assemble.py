@@ -232,7 +232,7 @@ def rename_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         unk_token="<|endoftext|>",
-        # Not <|im_end|>: padding must be told apart from a turn's end, which is learned.
+        # Not <|im_end|>: padding must differ from a turn's end, which is learned.
         pad_token="<|endoftext|>",
         extra_special_tokens={"image_token": RENAMED[IMAGE_PAD], "video_token": RENAMED[VIDEO_PAD]},
         chat_template=CHAT_TEMPLATE,
@@ -310,14 +310,14 @@ def prepare_pair(pair: str | Path | None = None, progress: Progress | None = Non
         ValueError: one sentence, when `pair` is no pair's folder or the bundled pair cannot be assembled.
     """
     if pair is None or str(pair) == BUNDLED:
-        return bundled(trained_folder(), data_home() / "pairs", progress or (lambda _: None))
+        return assemble_bundled(trained_folder(), data_home() / "pairs", progress or (lambda _: None))
     folder = Path(pair).expanduser()
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.")
     return folder
 
 
-def bundled(source: Path, pairs: Path, progress: Progress) -> Path:
+def assemble_bundled(source: Path, pairs: Path, progress: Progress) -> Path:
     """The assembled pair of the trained parts in `source`, under `pairs`; older assemblies of the bundled pair are removed.
 
     Whenever this is killed, `pairs` holds whole pairs only, besides a `.part` folder that the next call sweeps away. Two

@@ -93,7 +93,7 @@ class Preset:
 
 
 def preset_of(presets: Sequence[Preset], id: str) -> Preset | None:
-    """The one that is wished for; `None` for "".
+    """The chosen one; `None` for "".
 
     Raises:
         ValueError: there is none of that name.
@@ -160,7 +160,7 @@ def _entry(raw: dict[str, Any], parts: dict[str, Part]) -> Entry:
     )
 
 
-def bundled() -> str:
+def bundled_id() -> str:
     """The id of the pair that comes with this program."""
     return next(each.id for each in entries().values() if not each.sources)
 

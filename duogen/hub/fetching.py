@@ -70,7 +70,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """0 where it cannot be told."""
+        """0 where nobody knows."""
         return (self.total - self.done) / self.speed if self.speed > 0 else 0.0
 
     def line(self) -> str:
@@ -123,14 +123,14 @@ def list_files(source: Source, only: str = "") -> list[WantedFile]:
             raise ValueError(f"{source.repo} has no file {only}.")
         return chosen
     pipeline = any(each.name == "model_index.json" for each in files)
-    chosen = [each for each in files if _needed(each.name, pipeline)]
+    chosen = [each for each in files if _is_needed(each.name, pipeline)]
     chosen.sort(key=lambda each: each.name.endswith(".safetensors"))  # what is small first: it says which weights there will be
     if not any(each.name.endswith(".safetensors") for each in chosen):
         raise ValueError(f"{source.repo} has no weights as safetensors; others can run code when they are opened and are not fetched.")
     return chosen
 
 
-def _needed(name: str, pipeline: bool) -> bool:
+def _is_needed(name: str, pipeline: bool) -> bool:
     if Path(name).suffix in UNSAFE or any(fnmatch.fnmatch(name, each) for each in UNWANTED_FILES):
         return False
     if pipeline and "/" not in name and name.endswith(".safetensors"):

@@ -1,4 +1,4 @@
-"""How a pair is opened on a machine: the plan for it, the parts, and what its pictures cost here, told before one is painted."""
+"""Opening a pair on a machine: the plan, the parts, and what a picture costs here before it is painted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Costs:
     machine: Machine
 
     def seconds(self, options: ImageOptions, size: tuple[int, int]) -> float:
-        """Of a picture of this size: after what was measured here, else estimated; 0 where it cannot be told."""
+        """Of a picture of this size: measured here before, else estimated; 0 where nobody knows."""
         width, height = self.plan.size
         if step := timings.last_seconds(self.name, self.plan.how(options.guidance > 1)):
             return step * options.steps * size[0] * size[1] / (width * height)
@@ -58,7 +58,7 @@ class Costs:
 
 
 def plan_pair(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
-    """How a pair will be opened on a machine, by default this one, and the few-step LoRA that was wished for.
+    """How a pair will be opened on a machine, by default this one, and the chosen few-step LoRA.
 
     Raises:
         ValueError: the pair has no such preset, or this machine no such device or kernel.
@@ -99,7 +99,7 @@ def name_kernel(plan: Plan) -> Plan:
 def open_planned(found: Found, load: LoadOptions, preset: Preset | None = None) -> DuoGenPipeline | DiffusersPair:
     """Open a pair as planned. Raises ValueError, one sentence for the user."""
     for each in (diffusers.utils.logging, transformers.utils.logging):
-        each.disable_progress_bar()  # who opens it is told how far it is, in sentences
+        each.disable_progress_bar()  # sentences report the progress instead
     known = dict(found.entry.about) | {"title": found.entry.title, "summary": found.entry.summary} if found.entry else {}
     if preset:
         known |= preset.about()

@@ -17,7 +17,7 @@ from duogen.options import LoadOptions, scale_size
 
 GB = 2**30
 NOTHING = Part(0, 0)  # for what a pipeline has not
-CARDS = (8, 12, 16, 24)
+GPU_SIZES = (8, 12, 16, 24)
 # "mixed" holds float32 weights and their bf16 copy.
 # NF4 stores 4 bits and, for every 64 weights, a scale of 32 bits; int8 a scale for every row.
 BYTES = {"fp32": 4.0, "mixed": 6.0, "bf16": 2.0, "int8": 1.01, "nf4": 0.5625}
@@ -70,7 +70,7 @@ class Plan:
         gpu: peak bytes on the GPU; 0 on a CPU.
         host: peak bytes of host memory.
         fits: whether both are there. `why_not` is the sentence when they are not.
-        seconds: for a picture where it can be told beforehand (on a CPU, or after the first ones), else 0.
+        seconds: for a picture, where that is known beforehand (on a CPU, or after the first pictures), else 0.
         measured: whether `seconds` is what pictures took here, not an estimate.
         attention: the painter's kernel; "auto" for a GPU that is not here.
         unused_gpu: what to install for a GPU that PyTorch cannot use, in a sentence; "" where there is none.

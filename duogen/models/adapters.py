@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from duogen.models.pipeline import DuoGenPipeline
 
-# peft is imported where an adapter is put on: most pairs wear none, and it takes long.
+# peft is imported where an adapter is loaded: most pairs have none, and the import takes long.
 
 ADAPTER, WEIGHTS = "adapter.json", "adapter_model.safetensors"
 PARTS = ("text_encoder", "transformer")

@@ -39,7 +39,7 @@ ABOUT = "duogen.json"
 
 @dataclass(frozen=True)
 class About:
-    """`duogen.json`: what a pair is and how its painter reads the talker. The defaults fit the plain layout of Cosmos-Predict2.5.
+    """`duogen.json`: what a pair is, and how its painter reads the MLLM. The defaults fit the plain layout of Cosmos-Predict2.5.
 
     Attributes:
         bov: the token that asks for a picture.
@@ -54,7 +54,7 @@ class About:
         image_size: (width, height) of painted pictures.
         steps, guidance: what the pair paints best with.
         thinks: the MLLM can think before it answers.
-        tuned: the MLLM was taught to say `bov` itself; else it is told to write placeholders (`duogen.models.placeholders`).
+        tuned: the MLLM was taught to write `bov` itself; else a system message tells it to write placeholders (`models.placeholders`).
         most_sources: of pipelines that take source pictures, how many at once.
         practised: the recipe in `assets/recipes` whose dialogues the pair learnt from, for what teaches it more.
     """
@@ -244,7 +244,7 @@ def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
     pair.block_forward = torch.compile(forward_block) if load.compile == "on" else forward_block
     painter, rest = [pair.transformer, pair.vae], None
     if load.offload == "group":
-        offload_layers(pair.transformer, device, walked=True)
+        offload_layers(pair.transformer, device, by_part=True)
         painter, rest = [pair.vae], "cpu"
     elif load.offload == "model":
         rest = "cpu"
@@ -370,7 +370,7 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
 
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "qwen2_5_vl")
     if kind not in TALKERS:
-        raise ValueError(f"{folder} holds a {kind} model, which cannot be the talker; choose a Qwen2.5-VL or Qwen3-VL.")
+        raise ValueError(f"{folder} holds a {kind} model, which cannot chat; choose a Qwen2.5-VL or Qwen3-VL.")
     maker, options = getattr(transformers, TALKERS[kind]), bnb_options(device, precision)
     model, report = maker.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     _check_weights("text_encoder", sorted(report["missing_keys"]))

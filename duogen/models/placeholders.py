@@ -1,4 +1,4 @@
-"""How an MLLM that was never taught BOV asks for a picture: it is told to write `<picture>words</picture>`, and this finds it.
+"""Placeholders: an MLLM that was never taught BOV writes `<picture>words</picture>` where it wants a picture. This module finds them.
 
 The text comes in pieces that may end anywhere. What is markup, whole or broken, never reaches the user.
 """

@@ -145,15 +145,15 @@ def _give_back() -> None:
         torch.cuda.empty_cache()
 
 
-def offload_layers(module: Any, device: str, walked: bool = False) -> None:
-    """Group offload: a block is on the GPU only while it computes; where its parts are `walked` one by one, each of them."""
+def offload_layers(module: Any, device: str, by_part: bool = False) -> None:
+    """Group offload: a block is on the GPU only while it computes. With `by_part` the same holds for each of its parts."""
     from diffusers.hooks import apply_group_offloading
 
     # Beside a stream diffusers fetches ahead, which it learns from the model's own forward; without that, nobody waits for the weights.
-    streams, kind = device.startswith("cuda") and not walked, "leaf_level" if walked else "block_level"
+    streams, kind = device.startswith("cuda") and not by_part, "leaf_level" if by_part else "block_level"
     apply_group_offloading(
         module, onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type=kind,
-        num_blocks_per_group=None if walked else 1, use_stream=streams, low_cpu_mem_usage=streams,
+        num_blocks_per_group=None if by_part else 1, use_stream=streams, low_cpu_mem_usage=streams,
     )  # fmt: skip
 
 
@@ -205,8 +205,8 @@ def choose_kernel(device: str, wish: str = "auto") -> Kernel:
     why = explain_no_xformers_here(device)
     if not why:
         return Kernel("xformers")
-    told = is_nvidia(device) and (has_xformers() or serves_wheels())  # elsewhere nobody can have it
-    return Kernel("native", sdpa_kind(device), why if told else "")
+    explains = is_nvidia(device) and (has_xformers() or serves_wheels())  # elsewhere nobody can have it
+    return Kernel("native", sdpa_kind(device), why if explains else "")
 
 
 def is_nvidia(device: str) -> bool:
@@ -259,7 +259,7 @@ def set_attention(model: Any, device: str, wish: str) -> Kernel:
     """Choose a painter's kernel; returns it.
 
     Raises:
-        ValueError: one sentence, when a kernel that was wished for is not to be had here.
+        ValueError: one sentence: the chosen kernel does not work here.
     """
     from diffusers.utils import logging
 
@@ -297,6 +297,6 @@ def set_block_cache(model: Any, steps: int, wish: str) -> bool:
 
 
 def compile_model(model: Any, load: LoadOptions) -> None:
-    """What diffusers compiles of a painter that is called whole; for one that is walked see `duogen.models.pipeline.place`."""
+    """Compile what diffusers calls as a whole. `duogen.models.pipeline.place` compiles the blocks of a Cosmos painter."""
     if load.compile == "on":
         model.compile_repeated_blocks(fullgraph=False) if getattr(model, "_repeated_blocks", None) else model.compile()

@@ -1,6 +1,6 @@
-"""The walk through a `CosmosTransformer3DModel`, frame by frame.
+"""The forward pass of a `CosmosTransformer3DModel`, frame by frame.
 
-The model's own `forward` runs all frames at once; we walk its submodules, so that final frames can be kept as keys and values,
+The model's own `forward` runs all frames at once. Here its submodules run one by one, so that final frames can be kept as keys and values,
 frames may differ in size, and the modulation is computed once per frame instead of once per token.
 
 B batch, F frames, N tokens of a frame, L tokens of all frames, C width.
@@ -144,7 +144,7 @@ class FirstBlockCache:
 
     Attributes:
         threshold: mean change of what the first block adds, relative to its mean size, up to which that is done.
-        first, rest: what the first block and all others added at the last step that was walked whole, each [B, L, C].
+        first, rest: what the first block and all others added at the last step that ran all blocks, each [B, L, C].
     """
 
     threshold: float

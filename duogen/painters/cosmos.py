@@ -238,7 +238,7 @@ class CosmosPainter:
         reads[1:, ..., max(segment, 1) :] = False
         return word_scores(reads, fresh, self.about.fresh_bias) if self.about.fresh_bias else reads
 
-    def _cached(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: StepInputs) -> torch.Tensor:
+    def _predict_causal(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: StepInputs) -> torch.Tensor:
         packed = self._embed(frames.past, batch, False)
         timesteps = (sigma * self.about.timestep_scale).expand(len(batch), 1)
         out, _ = forward_frames(
@@ -247,7 +247,7 @@ class CosmosPainter:
         )  # fmt: skip
         return unpatchify(self.model, out, packed.sizes[0])
 
-    def _whole(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: StepInputs) -> torch.Tensor:
+    def _predict_bidirectional(self, frames: Frames, batch: torch.Tensor, sigma: torch.Tensor, given: StepInputs) -> torch.Tensor:
         """All frames in one sequence, every frame seeing all, as the checkpoint was trained."""
         latents = [past.expand(len(batch), -1, -1, -1) for past in frames.past] + [batch]
         count = len(latents)
@@ -272,7 +272,7 @@ class _GuidedVelocity:
 
     def __init__(self, painter: CosmosPainter, frames: Frames, request: PaintRequest, size: tuple[int, int]) -> None:
         self.painter, self.frames, self.options = painter, frames, request.options
-        self.run = painter._cached if painter.causal else painter._whole
+        self.run = painter._predict_causal if painter.causal else painter._predict_bidirectional
         self.branches = painter._branches(frames, request.options)
         self.inputs = painter._step_inputs(frames, request, size, self.branches)
         self.stays: torch.Tensor | None = None

@@ -218,11 +218,11 @@ def _cast_output(encode: Callable[..., Any]) -> Callable[..., Any]:
     def wide(said: Any) -> Any:
         return said.float() if isinstance(said, torch.Tensor) and said.is_floating_point() else said
 
-    def encoded(*given: Any, **named: Any) -> Any:
+    def encode_wide(*given: Any, **named: Any) -> Any:
         said = encode(*given, **named)
         return tuple(map(wide, said)) if isinstance(said, tuple | list) else wide(said)
 
-    return encoded
+    return encode_wide
 
 
 def _add_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

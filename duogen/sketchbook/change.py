@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from duogen.sketchbook.scene import Part, Scene, Thing
-from duogen.sketchbook.world import things
+from duogen.sketchbook.world import entry_of
 
 
 def recolour_part(scene: Scene, number: int, index: int, colour: str) -> Scene:
@@ -39,7 +39,7 @@ def add_part(thing: Thing, name: str, colour: str) -> Thing:
     Raises:
         ValueError: the kind has no such part, or the part it stands on is missing.
     """
-    entry = things()[thing.kind]
+    entry = entry_of(thing)
     names = [part.name for part in thing.parts]
     found = next((part for part in entry.parts if part.name == name), None)
     if found is None or found.of is None or entry.parts[found.of].name not in names:

@@ -85,7 +85,8 @@ def darken(colour: Colour) -> Colour:
     """The outline of a fill: the same hue at 68 % of its brightness (white gets a grey edge, black a lighter one)."""
     if max(colour) < 60:
         return (90, 90, 96)
-    return tuple(round(channel * 0.68) for channel in colour)
+    red, green, blue = (round(channel * 0.68) for channel in colour)
+    return red, green, blue
 
 
 def _draw_shape(context: ImageDraw.ImageDraw, shape: str, box: Box, fill: Colour | int, edge: Colour | None) -> None:

@@ -10,7 +10,7 @@ from duogen.sketchbook import words
 from duogen.sketchbook.change import add_part, add_thing, loose_parts, place_thing, recolour_part, remove_part, remove_thing
 from duogen.sketchbook.phrases import background_phrase, fill_template, phrases, placing_phrase, shape_name, shapes_phrase, thing_phrase
 from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, LEVELS, SIDES, Part, Scene, Thing, extent, fits_canvas
-from duogen.sketchbook.world import HELD_OUT_KINDS, is_held_out_colour, make_thing, random_colours, random_composition, things
+from duogen.sketchbook.world import HELD_OUT_KINDS, entry_of, is_held_out_colour, make_thing, random_colours, random_composition, things
 
 OVERLAP = 0.1  # the share of a thing that another may cover
 
@@ -204,7 +204,7 @@ def _add_part(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
 
 def _missing_parts(thing: Thing) -> list[str]:
     """The parts of its kind that the thing lacks and that have a part to stand on."""
-    entry = things()[thing.kind]
+    entry = entry_of(thing)
     present = {part.name for part in thing.parts}
     return [p.name for p in entry.parts if p.name not in present and p.of is not None and entry.parts[p.of].name in present]
 

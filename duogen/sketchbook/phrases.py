@@ -14,7 +14,7 @@ from functools import lru_cache
 from duogen.paths import ASSETS
 from duogen.sketchbook.scene import PAIRED, Part, Scene, Thing
 from duogen.sketchbook.words import capitalise, coloured_words, join_list, main_part, request_words
-from duogen.sketchbook.world import things
+from duogen.sketchbook.world import entry_of
 
 PHRASES = ASSETS / "sketchbook" / "phrases"
 
@@ -69,7 +69,7 @@ def thing_phrase(thing: Thing, named: Collection[int], missing: Collection[str],
         if thing.scale == "small" and rng.random() < 0.4:
             words = re.sub(r"^an? ", f"a {rng.choice(('small', 'little', 'tiny', 'small'))} ", words)
         return words
-    entry = things()[thing.kind]
+    entry = entry_of(thing)
     main = main_part(thing)
     # The main part is its own colour here, so that "house, red walls" and "a red house" mean the same.
     parts = [thing.parts[index] for index in sorted(named)]

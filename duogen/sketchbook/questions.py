@@ -9,7 +9,7 @@ from duogen.sketchbook import words
 from duogen.sketchbook.edits import Pool, is_unique, part_phrase, unnamed_parts
 from duogen.sketchbook.phrases import fill_template, phrases
 from duogen.sketchbook.scene import PAIRED, PART_COLOURS, Scene, Thing
-from duogen.sketchbook.world import is_held_out_colour, kinds, things
+from duogen.sketchbook.world import entry_of, is_held_out_colour, kinds, things
 
 BACKGROUND_ANSWERS = {
     "meadow": "It is on a sunny meadow.",
@@ -116,7 +116,7 @@ def _ask_presence(rng: random.Random, pool: Pool, scene: Scene) -> Question | No
     if present and rng.random() < 0.5:
         thing = rng.choice(present)
         same = [other for other in present if other.kind == thing.kind]
-        entry = things()[thing.kind]
+        entry = entry_of(thing)
         ask = _pick_phrase(rng, "there", a=entry.name_with_article())
         if len(same) > 1:
             return Question(ask, f"Yes, there are {NUMBERS[len(same)]} {entry.plural}.")

@@ -239,12 +239,13 @@ def _read_part_edit(parser: _ReplyParser, match: re.Match) -> bool:
     """Read "Now the house has a door in blue": recolour the door, or add it."""
     number = _find_thing(parser.scene, f"the {match['kind']}")
     name, colour = _parse_coloured(match["part"])
-    thing = parser.scene.things[number]
+    scene = parser.require_scene()
+    thing = scene.things[number]
     index = next((index for index, part in enumerate(thing.parts) if part.name == name), None)
     if index is None:
-        parser.scene = parser.scene.with_thing(number, change.add_part(thing, name, colour))
+        parser.scene = scene.with_thing(number, change.add_part(thing, name, colour))
     else:
-        parser.scene = change.recolour_part(parser.scene, number, index, colour)
+        parser.scene = change.recolour_part(scene, number, index, colour)
     return True
 
 
@@ -267,7 +268,7 @@ def _find_shape(scene: Scene | None, name: str) -> tuple[int, int]:
 
 def _read_shape_edit(parser: _ReplyParser, match: re.Match) -> bool:
     number, index = _find_shape(parser.scene, match["name"])
-    parser.scene = change.recolour_part(parser.scene, number, index, match["colour"])
+    parser.scene = change.recolour_part(parser.require_scene(), number, index, match["colour"])
     return True
 
 
@@ -278,7 +279,7 @@ def _read_background_edit(parser: _ReplyParser, match: re.Match) -> bool:
 
 def _read_place_edit(parser: _ReplyParser, match: re.Match) -> bool:
     number = _find_thing(parser.scene, match["name"])
-    parser.scene = change.place_thing(parser.scene, number, **_parse_placing(match))
+    parser.scene = change.place_thing(parser.require_scene(), number, **_parse_placing(match))
     return True
 
 
@@ -292,23 +293,23 @@ def _read_addition(parser: _ReplyParser, match: re.Match) -> bool:
 
 def _read_part_removal(parser: _ReplyParser, match: re.Match) -> bool:
     number = _find_thing(parser.scene, match["thing"])
-    thing = parser.scene.things[number]
+    scene = parser.require_scene()
+    thing = scene.things[number]
     index = [part.name for part in thing.parts].index(match["name"])
-    parser.scene = parser.scene.with_thing(number, change.remove_part(thing, index))
+    parser.scene = scene.with_thing(number, change.remove_part(thing, index))
     return True
 
 
 def _read_removal(parser: _ReplyParser, match: re.Match) -> bool:
-    kinds = [thing.kind for thing in parser.require_scene().things]
-    if match["name"].removeprefix("the ") in kinds:
-        parser.scene = change.remove_thing(parser.scene, _find_thing(parser.scene, match["name"]))
+    scene = parser.require_scene()
+    if match["name"].removeprefix("the ") in [thing.kind for thing in scene.things]:
+        parser.scene = change.remove_thing(scene, _find_thing(scene, match["name"]))
         return True
-    number, index = _find_shape(parser.scene, match["name"])
-    thing = parser.scene.things[number]
+    number, index = _find_shape(scene, match["name"])
     if index:
-        parser.scene = parser.scene.with_thing(number, change.remove_part(thing, index))
+        parser.scene = scene.with_thing(number, change.remove_part(scene.things[number], index))
     else:
-        parser.scene = change.remove_thing(parser.scene, number)
+        parser.scene = change.remove_thing(scene, number)
     return True
 
 

@@ -11,9 +11,9 @@ in whole pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import permutations, product
 
 import numpy as np
@@ -38,7 +38,7 @@ from duogen.sketchbook.scene import (
     fits_canvas,
     part_boxes,
 )
-from duogen.sketchbook.world import Entry, things
+from duogen.sketchbook.world import Entry, entry_of, things
 
 SHIFT = 2  # pixels by which a whole picture may be shifted
 NUDGE = 1  # pixels by which a part may be shifted beyond that
@@ -234,7 +234,9 @@ class _LayeredScene:
             for (number, index), boxes in self.boxes.items()
         }
 
-    def render(self, region: Region = (0, 0, CANVAS, CANVAS), key: tuple[int, int] | None = None, rival: list[Layer] = ()) -> Image.Image:
+    def render(
+        self, region: Region = (0, 0, CANVAS, CANVAS), key: tuple[int, int] | None = None, rival: Sequence[Layer] = ()
+    ) -> Image.Image:
         """The drawing within `region`, with the layers of part `key` replaced by `rival`."""
         x0, y0, x1, y1 = region
         canvas = _empty_background(self.background).crop(region)
@@ -262,7 +264,7 @@ def _blur(picture: Image.Image, radius: float) -> np.ndarray:
 
 
 def _list_shifts(reach: int) -> list[tuple[int, int]]:
-    return sorted(product(range(-reach, reach + 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
+    return sorted(product(range(-reach, reach + 1), range(-reach, reach + 1)), key=lambda shift: abs(shift[0]) + abs(shift[1]))
 
 
 def _error_at(target: np.ndarray, clean: np.ndarray, shift: tuple[int, int]) -> float:
@@ -277,7 +279,7 @@ def _error_at(target: np.ndarray, clean: np.ndarray, shift: tuple[int, int]) -> 
 def _best_shift(target: np.ndarray, clean: np.ndarray) -> tuple[int, int]:
     """The shift (x, y) of the picture against the drawing; (0, 0) where no other is clearly better."""
     errors = {shift: _error_at(target, clean, shift) for shift in _list_shifts(SHIFT)}
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     return best if errors[best] < 0.99 * errors[0, 0] else (0, 0)
 
 
@@ -293,7 +295,7 @@ def _best_background(target: np.ndarray, free: np.ndarray) -> str:
     pixels = target[::2, ::2][chosen]
     drawings = {name: _to_array(_empty_background(name))[::2, ::2][chosen] for name in BACKGROUNDS}
     agreeing = {name: int((np.abs(pixels - drawn) < 40).all(-1).sum()) for name, drawn in drawings.items()}
-    return max(agreeing, key=agreeing.get)
+    return max(agreeing, key=agreeing.__getitem__)
 
 
 # --- Hill climbing from a hint to the scene of the picture ---
@@ -332,7 +334,7 @@ class _HillClimb:
         for dx, dy in _list_shifts(NUDGE):
             difference = self.target[y0 + dy : y1 + dy, x0 + dx : x1 + dx] - self.drawn[y0:y1, x0:x1]
             errors[dx, dy] = float(np.vdot(difference, difference))
-        best = min(errors, key=errors.get)
+        best = min(errors, key=errors.__getitem__)
         return best if errors[best] < 0.9 * errors[0, 0] else (0, 0)
 
     def measure_lean(self, key: tuple[int, int], rival: list[Layer], nudge: tuple[int, int]) -> tuple[float, float]:
@@ -379,10 +381,11 @@ class _HillClimb:
 
     def add_missing_parts(self, number: int) -> None:
         """Add the parts of its kind that a thing lacks and the picture shows."""
-        for entry in things()[self.sheet.things[number].kind].parts:
+        kind = entry_of(self.sheet.things[number])
+        for entry in kind.parts:
             thing = self.sheet.things[number]
             names = [part.name for part in thing.parts]
-            anchor = None if entry.of is None else things()[thing.kind].parts[entry.of].name
+            anchor = None if entry.of is None else kind.parts[entry.of].name
             if entry.name in names or anchor not in names:
                 continue
             key = (number, len(names))
@@ -441,7 +444,7 @@ class _HillClimb:
         target, bound = _smooth(self.target), 0.0
         least = np.full((CANVAS, CANVAS), np.inf, np.float32)
         for drawn in self.make_drawings():
-            for shift in product((0, -SHIFT, SHIFT), repeat=2):
+            for shift in product((0, -SHIFT, SHIFT), (0, -SHIFT, SHIFT)):
                 red, green, blue = np.moveaxis(target - _shift_back(drawn, shift), -1, 0)
                 np.minimum(least, red * red + green * green + blue * blue, out=least)
                 bound = bound or min(UNEXPLAINED[1], max(UNEXPLAINED[0], 5 * math.sqrt(np.median(least[::4, ::4]))))
@@ -590,7 +593,7 @@ def _colour_costs(sums: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def _reduce(pixels: np.ndarray, step: int) -> np.ndarray:
     """The mean of every `step` x `step` pixels."""
-    return sum(pixels[y::step, x::step] for y, x in product(range(step), repeat=2)) / step**2
+    return reduce(np.add, (pixels[y::step, x::step] for y, x in product(range(step), repeat=2))) / step**2
 
 
 def _cut_window(pixels: np.ndarray, window: Region, right: int, down: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from duogen.sketchbook.scene import PAIRED, PLACES, SIZES, Part, Scene, Thing
-from duogen.sketchbook.world import things
+from duogen.sketchbook.world import entry_of, things
 
 BACKGROUND_WORDS = {"meadow": "on a sunny meadow", "night": "at night", "paper": "on plain paper", "sea": "by the sea"}
 SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
@@ -131,7 +131,7 @@ def main_part(thing: Thing) -> int:
 
 def can_be_named(thing: Thing, index: int) -> bool:
     """Whether a request may name the colour of part `index`: it has a choice, and the part is no whole dish ("a brown burger")."""
-    entry = things()[thing.kind]
+    entry = entry_of(thing)
     colours = next(part.colours for part in entry.parts if part.name == thing.parts[index].name)
     return len(colours) > 1 and (entry.family == "draw" or index != main_part(thing))
 
@@ -143,7 +143,7 @@ def request_words(thing: Thing, named: Collection[int], missing: Collection[str]
     """
     main = main_part(thing)
     kind = f"{thing.parts[main].colour} {thing.kind}" if main in named else str(thing.kind)
-    words = add_article(kind) if things()[thing.kind].article else kind
+    words = add_article(kind) if entry_of(thing).article else kind
     rest = [coloured_words(thing.parts[index]) for index in sorted(named) if index != main]
     words += f" with {join_list(rest)}" if rest else ""
     bare = [name_with_article(name) for name in missing]

@@ -97,6 +97,17 @@ def parse_entry(kind: str, fields: dict) -> Entry:
     return Entry(kind, fields["plural"], fields["family"], fields.get("article", "a"), tuple(parts))
 
 
+def entry_of(thing: Thing) -> Entry:
+    """The entry of a thing's kind.
+
+    Raises:
+        ValueError: it has no kind.
+    """
+    if thing.kind is None:
+        raise ValueError("Shapes without a name are of no kind.")
+    return things()[thing.kind]
+
+
 @lru_cache(maxsize=256)
 def part_details(kind: str | None, part: str | None) -> tuple[Detail, ...]:
     """The small fixed details on a part; none for unnamed shapes."""
@@ -133,10 +144,11 @@ def has_held_out(scene: Scene) -> bool:
 
 def scene_relations(scene: Scene) -> list[tuple[str, str, str]]:
     """(kind, first kind, relation) of each thing to the first one, as a request would name it."""
-    if len(scene.things) < 2 or any(thing.kind is None for thing in scene.things):
+    named = [(thing, thing.kind) for thing in scene.things if thing.kind is not None]
+    if not 2 <= len(scene.things) == len(named):
         return []
-    first = scene.things[0]
-    return [(other.kind, first.kind, relation(other, first)) for other in scene.things[1:]]
+    first, kind = named[0]
+    return [(other_kind, kind, relation(other, first)) for other, other_kind in named[1:]]
 
 
 def relation(one: Thing, other: Thing) -> str:

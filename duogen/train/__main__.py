@@ -2,7 +2,7 @@
 
 `fit-last-layer`, after the vision stage, fits the tower's last layer in closed form. `states` computes the MLLM's states of the fixed
 dialogues of the `dit` stage; several processes may do that at the same time, and `dit` does it itself where it was not done. `export`
-writes the trained pair into `weights/`. `all` does everything from the beginning.
+writes the trained pair into `weights/`. `all` does everything from the beginning. `settings` prints what a recipe can set.
 """
 
 from __future__ import annotations
@@ -10,26 +10,32 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from duogen.train.settings import DiTSettings, settings_table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     from duogen.models.sequence import Tokens
     from duogen.nn.vae import PatchVAE
     from duogen.train.dit import DiTStage
     from duogen.train.trainer import Recipe, Stage
+    from duogen.train.vision import VisionStage
 
 # torch and the models take seconds to import: the functions import them, so that --help and wrong input answer at once.
 
 STAGES = ("vae", "vision", "mllm", "dit")
-COMMANDS = (*STAGES, "fit-last-layer", "states", "export", "all")
+COMMANDS = (*STAGES, "fit-last-layer", "states", "export", "all", "settings")
 ALIASES = {"refit": "fit-last-layer"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; bad input ends with one sentence on stderr and status 2."""
     options = _parser().parse_args(argv)
+    if options.stage == "settings":
+        print(settings_table())
+        return 0
     import torch
 
     from duogen.train.export import export
@@ -45,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"The last layer explains {fit_vision_layer(options.recipe, runs):.0%} of the variance of what is in the pictures.")
             return 0
         if options.stage == "states":
-            build_stage("dit", Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
+            build_dit_stage(Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
             return 0
         if not _train(options, runs):
             return 130
@@ -66,13 +72,7 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
 
     for stage in STAGES if options.stage == "all" else [options.stage]:
         recipe = Recipe.load(options.recipe, stage)
-        built = build_stage(stage, recipe, options.recipe, runs)
-        if stage == "dit":
-            built.fill_states()
-            keep_projection(built, runs / "dit")
-            source = (recipe.settings or {}).get("grow_from")
-            if source and not (runs / "dit" / "state.pt").exists():
-                built.start_from(Path(source) / "transformer")
+        built = prepare_dit_stage(recipe, options.recipe, runs) if stage == "dit" else build_stage(stage, recipe, runs)
         done = train(built, recipe, runs / stage, options.until)
         if options.stage == "all" and done < recipe.steps:
             return False
@@ -92,46 +92,66 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_stage(stage: str, recipe: Recipe, file: Path, runs: Path) -> Stage:
-    """Build a stage, with the results of the stages before it."""
-    import torch
-
-    from duogen.train.trainer import load_weights
-
+def build_stage(stage: str, recipe: Recipe, runs: Path) -> Stage:
+    """Build the stage "vae", "vision" or "mllm", with the results of the stages before it."""
     if stage == "vae":
         from duogen.train.vae import VAEStage
 
         return VAEStage(recipe, runs / "vae")
-    if stage == "dit":
-        from duogen.precision import resolve_precision
-        from duogen.train.dit import DiTStage
-
-        mllm, tokens = open_base_mllm()
-        if recipe.settings["see"]:  # the painter reads what the MLLM sees: its vision tower and token rows
-            mllm = load_trained_mllm(mllm, tokens, recipe, file, runs)
-        mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
-        return DiTStage(recipe, mllm, tokens, load_fitted_vae(runs), recipe.settings["layers"], runs / "states")
     if stage == "vision":
-        from duogen.train.vision import VisionStage
-
-        return VisionStage(recipe, *open_base_mllm())
+        return build_vision_stage(recipe)
     from duogen.train.mllm import MLLMStage
+    from duogen.train.trainer import load_weights
 
     mllm, tokens = open_base_mllm()
     load_weights(runs / "vision", {"visual": mllm.model.visual})
     return MLLMStage(recipe, mllm, tokens)
 
 
-def load_trained_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, file: Path, runs: Path) -> nn.Module:
-    """The MLLM after stage 1: of this run, or where this run has no stage 1, of the pair that the recipe grows from."""
+def build_vision_stage(recipe: Recipe) -> VisionStage:
+    """Build the vision stage on the base model."""
+    from duogen.train.vision import VisionStage
+
+    return VisionStage(recipe, *open_base_mllm())
+
+
+def build_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
+    """Build stage 2, with the results of the stages before it. `file` holds the recipe of stage 1 too."""
+    import torch
+
+    from duogen.precision import resolve_precision
+    from duogen.train.dit import DiTStage
+
+    settings = DiTSettings.from_json(recipe.settings)
+    mllm, tokens = open_base_mllm()
+    if settings.see:  # the painter reads what the MLLM sees: its vision tower and token rows
+        mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
+    mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
+    return DiTStage(recipe, mllm, tokens, load_fitted_vae(runs), list(settings.layers), runs / "states")
+
+
+def prepare_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
+    """Build stage 2 with its states, and with the weights that it begins with where this run has none."""
+    stage = build_dit_stage(recipe, file, runs)
+    stage.fill_states()
+    keep_projection(stage, runs / "dit")
+    if stage.settings.grow_from and not (runs / "dit" / "state.pt").exists():
+        stage.start_from(Path(stage.settings.grow_from) / "transformer")
+    return stage
+
+
+def load_trained_mllm(
+    mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, source: str, file: Path, runs: Path
+) -> Qwen2_5_VLForConditionalGeneration:
+    """The MLLM after stage 1: of this run, or where this run has no stage 1, of the pair in the folder `source`."""
     from duogen.hub.assemble import add_trained_weights
     from duogen.train.mllm import load_adapted_mllm
     from duogen.train.trainer import Recipe
 
-    source = recipe.settings.get("grow_from")
     if source and not (runs / "mllm" / "state.pt").exists():
         return add_trained_weights(mllm, Path(source) / "text_encoder")
-    return load_adapted_mllm(mllm, tokens, Recipe.load(file, "mllm"), runs)[0].merge_and_unload()
+    peft: Any = load_adapted_mllm(mllm, tokens, Recipe.load(file, "mllm"), runs)[0]
+    return peft.merge_and_unload()
 
 
 def keep_projection(stage: DiTStage, folder: Path) -> None:
@@ -152,7 +172,7 @@ def keep_projection(stage: DiTStage, folder: Path) -> None:
             own.write(file)
         return
     kept = Projection.load(file) if file.exists() else None
-    if (own is None) != (kept is None) or (own is not None and not torch.equal(own.axes, kept.axes)):
+    if own is not kept and (own is None or kept is None or not torch.equal(own.axes, kept.axes)):
         raise ValueError(f"The run in {folder} began with other states of the MLLM; go on with the recipe it began with, or move it away.")
 
 
@@ -160,14 +180,14 @@ def fit_vision_layer(file: Path, runs: Path) -> float:
     """Fit the vision tower's last layer in closed form, after the vision stage; returns the share of variance it explains."""
     from duogen.train.trainer import Recipe, build_state, collect_parameters, load_weights, save_state
 
-    stage = build_stage("vision", Recipe.load(file, "vision"), file, runs)
+    stage = build_vision_stage(Recipe.load(file, "vision"))
     step = load_weights(runs / "vision", stage.modules, ema=False)
-    explained = stage.refit(pictures=3200, seed=21)
+    explained = stage.fit_last_layer(pictures=3200, seed=21)
     save_state(runs / "vision", build_state(step, collect_parameters(stage.modules), {}, []))
     return explained
 
 
-def open_base_mllm() -> tuple[nn.Module, Tokens]:
+def open_base_mllm() -> tuple[Qwen2_5_VLForConditionalGeneration, Tokens]:
     """Open the base model, in float32, and its tokens."""
     import torch
 

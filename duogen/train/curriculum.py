@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 from duogen.conversation import Image, Text, Turn
 from duogen.sketchbook.drafts import draft_answer
@@ -13,14 +12,10 @@ from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.tasks import TASKS, Dialogue, Line, draw_turns, sample
 from duogen.sketchbook.words import picture_sentence, step_sentence
 from duogen.sketchbook.world import kinds, random_composition, random_scene, random_thing, things
+from duogen.train.settings import CurriculumSettings
 
 
-def style_share(settings: dict[str, Any]) -> float:
-    """The share of pictures in another style; recipes of earlier versions call it `hands`."""
-    return settings.get("styles", settings.get("hands", 0.0))
-
-
-def sample_dialogue(rng: random.Random, shares: dict[str, float], frames: int, settings: dict[str, Any]) -> list[Turn]:
+def sample_dialogue(rng: random.Random, shares: dict[str, float], frames: int, settings: CurriculumSettings) -> list[Turn]:
     """Sample a conversation with at least `frames` pictures, of a task drawn from `shares`.
 
     Raises:
@@ -36,23 +31,22 @@ def sample_dialogue(rng: random.Random, shares: dict[str, float], frames: int, s
     raise ValueError(f"None of {', '.join(shares)} makes conversations with {frames} pictures.")
 
 
-def sample_task(task: str, rng: random.Random, settings: dict[str, Any]) -> list[Turn]:
-    """Sample a dialogue of a task. `styles` in `settings` is the share of dialogues whose user's pictures are in another style."""
+def sample_task(task: str, rng: random.Random, settings: CurriculumSettings) -> list[Turn]:
+    """Sample a dialogue of a task."""
     return _draw_in_styles(sample(task, rng, kinds=choose_core_kinds(rng, settings)), rng, settings)
 
 
-def _draw_in_styles(dialogue: Dialogue, rng: random.Random, settings: dict[str, Any]) -> list[Turn]:
-    share = style_share(settings)
-    if not share or not dialogue.lines[0].scenes() or rng.random() >= share:
+def _draw_in_styles(dialogue: Dialogue, rng: random.Random, settings: CurriculumSettings) -> list[Turn]:
+    if not settings.styles or not dialogue.lines[0].scenes() or rng.random() >= settings.styles:
         return draw_turns(dialogue)
     style, seed = rng.choice(STYLES), rng.randrange(2**31)
     return draw_turns(dialogue, lambda scene: apply_style(draw(scene), style, seed))
 
 
-def choose_core_kinds(rng: random.Random, settings: dict[str, Any]) -> list[str] | None:
+def choose_core_kinds(rng: random.Random, settings: CurriculumSettings) -> list[str] | None:
     """Choose the kinds of a dialogue: for a share `core_share` of them the recipe's `core_kinds`, for the others `None`, for all kinds."""
     chosen = _choose_kinds(rng, settings)
-    return chosen if chosen == settings.get("core_kinds") else None
+    return chosen if chosen == list(settings.core_kinds) else None
 
 
 def _make_turns(*parts: str | Scene) -> list[Turn]:
@@ -60,43 +54,43 @@ def _make_turns(*parts: str | Scene) -> list[Turn]:
     return [Turn("user", (Text("Draw."),)), Turn("assistant", pieces)]
 
 
-def _sample_shapes(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+def _sample_shapes(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     """One picture of plain shapes, mostly of one."""
     scene = Scene(rng.choice(BACKGROUNDS), (random_composition(rng, rng.choice((1, 1, 2, 3))),))
     return _make_turns(picture_sentence(scene) + "\n", scene)
 
 
-def _sample_scene(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+def _sample_scene(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     scene = random_scene(rng, _choose_kinds(rng, settings))
     return _make_turns(picture_sentence(scene) + "\n", scene)
 
 
-def _sample_shape_steps(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+def _sample_shape_steps(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     scene = Scene(rng.choice(BACKGROUNDS), (random_composition(rng, 5),))
     while len(scene.things[0].parts) < frames:
         scene = Scene(rng.choice(BACKGROUNDS), (random_composition(rng, max(5, frames)),))
     return _make_steps(scene)
 
 
-def _sample_first_step(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+def _sample_first_step(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     """The first step of a guide, on which all other steps depend."""
     return _make_steps(_sample_thing_scene(rng, 1, settings))
 
 
-def _sample_thing_steps(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+def _sample_thing_steps(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     return _make_steps(_sample_thing_scene(rng, frames, settings))
 
 
-def _sample_thing_scene(rng: random.Random, parts: int, settings: dict[str, Any]) -> Scene:
+def _sample_thing_scene(rng: random.Random, parts: int, settings: CurriculumSettings) -> Scene:
     names = [kind for kind in _choose_kinds(rng, settings) if len(things()[kind].parts) >= parts]
     names = names or [kind for kind in kinds("train") if len(things()[kind].parts) >= parts]
     return Scene(rng.choice(BACKGROUNDS), (random_thing(rng, names),))
 
 
-def _choose_kinds(rng: random.Random, settings: dict[str, Any]) -> list[str]:
+def _choose_kinds(rng: random.Random, settings: CurriculumSettings) -> list[str]:
     """The recipe's `core_kinds` for a share `core_share` of the calls, else all kinds."""
-    core = settings.get("core_kinds", [])
-    return core if core and rng.random() < settings.get("core_share", 0.5) else kinds("train")
+    core = list(settings.core_kinds)
+    return core if core and rng.random() < settings.core_share else kinds("train")
 
 
 def _make_steps(scene: Scene) -> list[Turn]:
@@ -108,7 +102,7 @@ def _make_steps(scene: Scene) -> list[Turn]:
     return _make_turns(*parts)
 
 
-def _sample_drafts(rng: random.Random, frames: int, settings: dict[str, Any]) -> list[Turn]:
+def _sample_drafts(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     """A picture, or an edit that adds a thing, drawn part by part; half of the longer ones begin with a later picture."""
     task = rng.choice(("picture", "picture", "edit"))
     dialogue = draft_dialogue(sample(task, rng, kinds=choose_core_kinds(rng, settings)))

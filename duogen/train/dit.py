@@ -12,15 +12,15 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import CosmosTransformer3DModel
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from torch import nn
 
 from duogen.conversation import Turn
-from duogen.models.sequence import Packed, Tokens, positions
+from duogen.models.sequence import Packed, Slot, Tokens, positions
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import add_noise
 from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
@@ -29,9 +29,13 @@ from duogen.train.curriculum import sample_dialogue
 from duogen.train.grow import grow_transformer
 from duogen.train.objective import FlowObjective, Prediction
 from duogen.train.padding import pad_conversations
+from duogen.train.settings import DiTModel, DiTSettings, TaskGroup
 from duogen.train.states import KeptStates, Projection, StateStore, checksum, name_store, narrow_connector, read_states, truncate_layers
 from duogen.train.trainer import Recipe
 from duogen.train.vae import to_pixels
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 WORDS = 16  # a batch's length is a multiple of this
 READ_AT_ONCE = 32  # dialogues whose states are computed together for the store
@@ -107,7 +111,7 @@ def _pad_states(kept: list[KeptStates], length: int) -> tuple[torch.Tensor, torc
     return packed, scale
 
 
-def _read_words(pack: Packed, kept: list[Any], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
+def _read_words(pack: Packed, kept: list[Slot], see: bool) -> tuple[list[int], torch.Tensor, list[tuple[int, int]]]:
     """The ids before the last picture kept, which no frame reads; their positions; for each picture (words before its BOV, words before
     its segment).
     """
@@ -147,23 +151,25 @@ class NoisyFrames:
         return [time for time, _ in self.order[-self.sigma.shape[1] :]]
 
 
-def new_transformer(settings: dict[str, Any], channels: int, states: int) -> CosmosTransformer3DModel:
+def new_transformer(settings: DiTModel, channels: int, states: int) -> CosmosTransformer3DModel:
     """Make a small Cosmos DiT. Its input is the latents of a frame and of the one before, `channels` each, and `states` channels of hidden
     states. Its blocks start as identities. With `gate` in the settings its output has two more channels, the copy gate.
     """
-    heads, width = settings["heads"], settings["heads"] * settings["head_dim"]
+    heads, width = settings.heads, settings.heads * settings.head_dim
     model = CosmosTransformer3DModel(
-        in_channels=2 * channels + 1, out_channels=channels + 2 * bool(settings.get("gate")),
-        num_attention_heads=heads, attention_head_dim=settings["head_dim"],
-        num_layers=settings["layers"], mlp_ratio=4.0, text_embed_dim=width, adaln_lora_dim=settings["adaln"], max_size=(64, 32, 32),
+        in_channels=2 * channels + 1, out_channels=channels + 2 * settings.gate,
+        num_attention_heads=heads, attention_head_dim=settings.head_dim,
+        num_layers=settings.layers, mlp_ratio=4.0, text_embed_dim=width, adaln_lora_dim=settings.adaln, max_size=(64, 32, 32),
         patch_size=(1, 1, 1), rope_scale=(1.0, 1.0, 1.0), concat_padding_mask=False, extra_pos_embed_type="learnable",
         use_crossattn_projection=True, crossattn_proj_in_channels=states, encoder_hidden_states_channels=width,
     )  # fmt: skip
-    for block in model.transformer_blocks:
+    blocks: Any = model.transformer_blocks
+    for block in blocks:
         for norm in (block.norm1, block.norm2, block.norm3):
             nn.init.zeros_(norm.linear_2.weight)
     nn.init.zeros_(model.time_embed.t_embedder.linear_2.weight)
     nn.init.zeros_(model.proj_out.weight)
+    assert model.learnable_pos_embed is not None
     for table in model.learnable_pos_embed.parameters():
         nn.init.normal_(table, std=0.02)
     return model
@@ -177,93 +183,99 @@ class DiTStage:
     """
 
     def __init__(
-        self, recipe: Recipe, mllm: nn.Module, tokens: Tokens, vae: PatchVAE, layers: list[int], states: Path | None = None
-    ) -> None:
+        self, recipe: Recipe, mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, vae: PatchVAE, layers: list[int],
+        states: Path | None = None,
+    ) -> None:  # fmt: skip
         """`states`: the folder of the store."""
         self.recipe, self.tokens, self.vae, self.layers = recipe, tokens, vae, layers
-        self.settings = recipe.settings or {}
+        self.settings = DiTSettings.from_json(recipe.settings)
         self.mllm = truncate_layers(mllm, max(layers)).eval().requires_grad_(False)
         vae.requires_grad_(False)
         torch.manual_seed(recipe.seed)
         self.store: StateStore | None = None
         self.projection: Projection | None = None
-        width = mllm.config.text_config.hidden_size * len(layers)
-        if self.settings.get("dialogues"):
+        sizes: Any = mllm.config.text_config
+        width = sizes.hidden_size * len(layers)
+        if self.settings.dialogues:
             if states is None:
                 raise ValueError("A recipe with `dialogues` needs a folder for their states.")
-            self.store = StateStore(states / name_store(self.settings, recipe.seed, self.mllm), self._counts())
-            width = self.settings["states"]
-        self.transformer = new_transformer(self.settings["model"], vae.config.z_dim, width)
-        self.modules = {"transformer": self.transformer}
+            self.store = StateStore(states / name_store(recipe.settings or {}, recipe.seed, self.mllm), self._counts())
+            width = self.settings.states
+        self.transformer = new_transformer(self.settings.model, vae.config.z_dim, width)
+        self.modules: dict[str, nn.Module] = {"transformer": self.transformer}
         self.mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
         self.std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
         # The axes are orthonormal, so these weights make the error that of pixels. With equal weights the many faint axes outweigh colours.
         self.objective = FlowObjective(
-            self.std.square() / self.std.square().mean(), shift=self.settings["training_shift"], focus=self.settings.get("focus", 0.0),
-            has_gate=bool(self.settings["model"].get("gate")),
+            self.std.square() / self.std.square().mean(), shift=self.settings.training_shift, focus=self.settings.focus,
+            has_gate=self.settings.model.gate,
         )  # fmt: skip
 
     def batch(self, step: int) -> list[FrameBatch]:
         """A batch for each group of the settings, such as single pictures and longer conversations."""
         rng = random.Random(self.recipe.step_seed(step))
         groups = []
-        for group in self.settings["groups"]:
-            choice = rng.randrange(len(group["frames"]))
-            frames, kept = group["frames"][choice], None
+        for group in self.settings.groups:
+            choice = rng.randrange(len(group.frames))
+            frames, kept = group.frames[choice], None
             if self.store is None:
-                turns = [sample_dialogue(rng, group["tasks"], frames, self.settings) for _ in range(_count_conversations(group, frames))]
+                turns = [sample_dialogue(rng, group.tasks, frames, self.settings) for _ in range(_count_conversations(group, frames))]
             else:
-                known = range(choice, self.store.counts[group["name"]], len(group["frames"]))
+                known = range(choice, self.store.counts[group.name], len(group.frames))
                 numbers = rng.choices(known, k=_count_conversations(group, frames))
                 turns = [self.make_dialogue(group, number) for number in numbers]
-                kept = [self.store.get(group["name"], number) for number in numbers]
+                kept = [self.store.get(group.name, number) for number in numbers]
             first = rng.randrange(8) if rng.random() < 0.2 else 0  # so that later positions in time are trained too
-            groups.append(collate(self.tokens, turns, frames, first, self.settings["see"], kept))
+            groups.append(collate(self.tokens, turns, frames, first, self.settings.see, kept))
         return groups
 
-    def make_dialogue(self, group: dict[str, Any], number: int) -> list[Turn]:
+    def make_dialogue(self, group: TaskGroup, number: int) -> list[Turn]:
         """Make a group's dialogue number `number`; the same number always gives the same dialogue."""
-        frames = group["frames"][number % len(group["frames"])]
-        rng = random.Random(f"{self.recipe.seed}/{group['name']}/{number}")
-        return sample_dialogue(rng, group["tasks"], frames, self.settings)
+        frames = group.frames[number % len(group.frames)]
+        rng = random.Random(f"{self.recipe.seed}/{group.name}/{number}")
+        return sample_dialogue(rng, group.tasks, frames, self.settings)
 
     def _counts(self) -> dict[str, int]:
         """How many of the fixed dialogues each group has, in the proportion in which a step draws from the groups."""
-        groups = self.settings["groups"]
-        shares = [sum(_count_conversations(group, frames) for frames in group["frames"]) / len(group["frames"]) for group in groups]
-        counts = [round(self.settings["dialogues"] * share / sum(shares)) for share in shares]
-        return {group["name"]: max(count, len(group["frames"])) for group, count in zip(groups, counts, strict=True)}
+        groups = self.settings.groups
+        shares = [sum(_count_conversations(group, frames) for frames in group.frames) / len(group.frames) for group in groups]
+        counts = [round(self.settings.dialogues * share / sum(shares)) for share in shares]
+        return {group.name: max(count, len(group.frames)) for group, count in zip(groups, counts, strict=True)}
 
     def fill_states(self, log: Callable[[str], None] = print) -> None:
         """Compute the states of the fixed dialogues that are not in the store yet. After a stop the same call goes on."""
-        if self.store is None:
+        store = self.store
+        if store is None:
             return
-        groups = {group["name"]: group for group in self.settings["groups"]}
+        groups = {group.name: group for group in self.settings.groups}
 
         def samples() -> Iterator[torch.Tensor]:
             log("Finding the axes of the states ...")
             for group in groups.values():
-                yield from (states for states, _ in self._read(group, range(min(FITTED_TO, self.store.counts[group["name"]]))))
+                yield from (states for states, _ in self._read(group, range(min(FITTED_TO, store.counts[group.name]))))
+
+        projection = self.projection = store.fill_projection(samples, self.settings.states)
 
         def make(name: str, numbers: range) -> list[KeptStates]:
             read = self._read(groups[name], numbers)
-            return [KeptStates(*self.projection.pack(states), check) for states, check in read]
+            return [KeptStates(*projection.pack(states), check) for states, check in read]
 
-        self.projection = self.store.fill_projection(samples, self.settings["states"])
-        self.store.fill(make, log)
+        store.fill(make, log)
 
-    def _read(self, group: dict[str, Any], numbers: range) -> Iterator[tuple[torch.Tensor, int]]:
+    def _read(self, group: TaskGroup, numbers: range) -> Iterator[tuple[torch.Tensor, int]]:
         """The MLLM's states of dialogues, in order: [S, D], and the checksum of what it read."""
         for start in range(0, len(numbers), READ_AT_ONCE):
             made: dict[int, tuple[torch.Tensor, int]] = {}
             part = numbers[start : start + READ_AT_ONCE]
-            for frames in sorted(set(group["frames"])):
-                rows = [number for number in part if group["frames"][number % len(group["frames"])] == frames]
+            for frames in sorted(set(group.frames)):
+                rows = [number for number in part if group.frames[number % len(group.frames)] == frames]
+                if not rows:
+                    continue
                 turns = [self.make_dialogue(group, number) for number in rows]
-                data = collate(self.tokens, turns, frames, 0, self.settings["see"]) if rows else None
-                states = self.states(data) if data else []
+                data = collate(self.tokens, turns, frames, 0, self.settings.see)
+                states = self.states(data)
                 for row, number in enumerate(rows):
-                    own = [image for turn in turns[row] for image in turn.images()][: frames - 1] if self.settings["see"] else []
+                    own = [image for turn in turns[row] for image in turn.images()][: frames - 1] if self.settings.see else []
                     made[number] = states[row, data.mask[row]], checksum(data.ids[row, data.mask[row]].tolist(), own)
             yield from (made[number] for number in part)
 
@@ -271,12 +283,12 @@ class DiTStage:
     def start_from(self, folder: Path) -> None:
         """Begin with the weights of the painter in `folder`, which may have fewer latent channels. A copy gate is fitted to it."""
         old = CosmosTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
-        channels, known = self.vae.config.z_dim, (old.config.in_channels - 1) // 2
+        channels, known = self.vae.config.z_dim, (_config(old).in_channels - 1) // 2
         grown = grow_transformer(old, known, channels) if known < channels else old
         if self.projection is not None:
             narrow_connector(grown, self.projection)
         weights = grown.state_dict()
-        gate_is_new = self.objective.has_gate and grown.config.out_channels == channels
+        gate_is_new = self.objective.has_gate and _config(grown).out_channels == channels
         if gate_is_new:
             weights["proj_out.weight"] = torch.cat([weights["proj_out.weight"], torch.zeros(2, grown.proj_out.in_features)])
         self.transformer.load_state_dict(weights)
@@ -303,8 +315,8 @@ class DiTStage:
         try:
             for step in range(FIT_STEPS):
                 generator = torch.Generator().manual_seed(self.recipe.step_seed(step))
-                for group, data in zip(self.settings["groups"], self.batch(step), strict=True):
-                    batch = self._add_noise(data, group["copies"], generator, group.get("skip", 0))
+                for group, data in zip(self.settings.groups, self.batch(step), strict=True):
+                    batch = self._add_noise(data, group.copies, generator, group.skip)
                     predictions, places = self._predict(batch, data, generator), batch.moved.shape[-2] * batch.moved.shape[-1]
                     hidden = inputs.pop()[:, -len(predictions) * places :].unflatten(1, (-1, places))
                     for index, each in enumerate(predictions):
@@ -315,10 +327,10 @@ class DiTStage:
 
     def loss(self, batch: list[FrameBatch], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros(()), {}
-        for group, data in zip(self.settings["groups"], batch, strict=True):
-            error, weight = self._errors(data, group["copies"], generator, group.get("skip", 0))
-            total = total + (error * weight).sum() / weight.sum() * group["weight"]
-            figures[f"frames_{group['name']}"] = float(error.detach().mean())
+        for group, data in zip(self.settings.groups, batch, strict=True):
+            error, weight = self._errors(data, group.copies, generator, group.skip)
+            total = total + (error * weight).sum() / weight.sum() * group.weight
+            figures[f"frames_{group.name}"] = float(error.detach().mean())
         return total, figures
 
     def _errors(self, data: FrameBatch, copies: int, generator: torch.Generator, skip: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -343,7 +355,7 @@ class DiTStage:
         meant = latents[:, [time for time, _ in targets]]
         given = [(time, 0) for time in range(frames - 1)]  # no frame attends to the clean last frame
         # When the pair paints, earlier frames are its own and not perfect: they get a little noise here.
-        blur = torch.rand(count, len(given), 1, 1, 1, generator=generator) * self.settings["context_noise"]
+        blur = torch.rand(count, len(given), 1, 1, 1, generator=generator) * self.settings.context_noise
         clean = latents[:, : len(given)] + blur * torch.randn(count, len(given), *latents.shape[2:], generator=generator)
         previous = [latents[:, time - 1] if time else None for time, _ in targets]
         shown = [clean[:, time - 1] if time else None for time, _ in targets]
@@ -362,12 +374,12 @@ class DiTStage:
         size = frames.lengths[0]
         sees = frame_mask(order, order)
         reads = data.words[:, [time for time, _ in order]]
-        dropped = torch.rand(reads.shape[:2], generator=generator) < self.settings["dropout"]
+        dropped = torch.rand(reads.shape[:2], generator=generator) < self.settings.dropout
         dropped[:, :given] = False
         fewer = data.fewer[:, [time for time, _ in order]]
         reads = torch.where(dropped[..., None], fewer, reads)
-        scores = word_scores(reads, reads & ~fewer, self.settings["fresh_bias"]).repeat_interleave(size, 1)[:, None]
-        timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings["timestep_scale"]
+        scores = word_scores(reads, reads & ~fewer, self.settings.fresh_bias).repeat_interleave(size, 1)[:, None]
+        timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings.timestep_scale
         out, _ = forward_frames(self.transformer, frames, timesteps, project_condition(self.transformer, self.states(data)), scores, sees)
         outputs = out[:, given * size :].float().unflatten(1, (-1, size)).unbind(1)
         return [
@@ -385,11 +397,17 @@ class DiTStage:
     def states(self, data: FrameBatch) -> torch.Tensor:
         """[B, S, D] as the connector reads them, float32; of kept states [B, S, K]."""
         if data.kept is not None:
+            assert self.projection is not None, "the states of a batch are stored, and their projection is not loaded"
             return self.projection.unpack(*data.kept)
         return read_states(self.mllm, self.layers, data.ids, data.places, data.mask, data.vision)
 
 
-def _count_conversations(group: dict[str, Any], frames: int) -> int:
+def _config(model: CosmosTransformer3DModel) -> Any:
+    """A model's configuration, which diffusers types as a dict though it is read by attribute."""
+    return model.config
+
+
+def _count_conversations(group: TaskGroup, frames: int) -> int:
     """How many conversations a group's batch has."""
-    return max(1, group["targets"] // ((frames - group.get("skip", 0)) * group["copies"]))
+    return max(1, group.targets // ((frames - group.skip) * group.copies))
 

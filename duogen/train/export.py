@@ -6,9 +6,10 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 
 from duogen.hub.assemble import base_model, processor
@@ -17,6 +18,7 @@ from duogen.models.sequence import Tokens
 from duogen.nn.vae import PatchVAE
 from duogen.train.dit import new_transformer
 from duogen.train.mllm import load_adapted_mllm
+from duogen.train.settings import DiTSettings
 from duogen.train.states import PROJECTION, Projection, fold_connector
 from duogen.train.trainer import Recipe, load_weights
 
@@ -43,19 +45,19 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     beside = out.with_name(f".{out.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    dit = Recipe.load(recipe_file, "dit")
+    dit = DiTSettings.from_json(Recipe.load(recipe_file, "dit").settings)
     steps = {"mllm": _export_mllm(Recipe.load(recipe_file, "mllm"), runs, beside)}
     vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
     steps["vae"] = load_weights(runs / "vae", {"vae": vae})
     vae.save_pretrained(beside / "vae")
     projection = runs / "dit" / PROJECTION
-    width = dit.settings["states"] if projection.exists() else 576 * len(dit.settings["layers"])
-    transformer = new_transformer(dit.settings["model"], vae.config.z_dim, width)
+    width = dit.states if projection.exists() else 576 * len(dit.layers)
+    transformer = new_transformer(dit.model, vae.config.z_dim, width)
     steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
     if projection.exists():  # it was trained on projected states, and reads whole ones from now on
         fold_connector(transformer, Projection.load(projection))
     transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
-    FlowMatchEulerDiscreteScheduler(shift=dit.settings["shift"]).save_pretrained(beside / "scheduler")
+    FlowMatchEulerDiscreteScheduler(shift=dit.shift).save_pretrained(beside / "scheduler")
     (beside / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     (beside / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
     if (out / "README.md").exists():
@@ -70,18 +72,18 @@ def _export_mllm(recipe: Recipe, runs: Path, out: Path) -> int:
     tokens = Tokens(tokenizer, processor())
     peft, seen = load_adapted_mllm(mllm, tokens, recipe, runs)
     folder = out / "text_encoder"
-    peft.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
+    peft.to(torch.bfloat16).save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     vision = {name: value.to(torch.bfloat16).contiguous() for name, value in mllm.model.visual.state_dict().items()}
     save_file(vision, folder / "vision.safetensors", metadata={"format": "pt"})
     return seen
 
 
-def _about(recipe_file: Path, dit: Recipe) -> dict:
+def _about(recipe_file: Path, dit: DiTSettings) -> dict[str, Any]:
     shown = json.loads(recipe_file.read_text(encoding="utf-8"))["about"]
     about = About(
-        layers=tuple(dit.settings["layers"]), frame_attention="block_causal", prediction="sample",
-        timestep_scale=dit.settings["timestep_scale"], fresh_bias=dit.settings["fresh_bias"], sees_previous=True,
+        layers=dit.layers, frame_attention="block_causal", prediction="sample",
+        timestep_scale=dit.timestep_scale, fresh_bias=dit.fresh_bias, sees_previous=True,
         image_size=(256, 256), practised=recipe_file.stem, **shown,
     )  # fmt: skip
     return asdict(about)

@@ -42,7 +42,8 @@ def shard_module(whole: nn.Module, device: str, count: int) -> nn.Module:
             for layer in [each for each in model.modules() if type(each).__name__ in layers]:
                 fully_shard(layer, mesh=mesh)
             break  # models within it have the same layers
-    return fully_shard(whole, mesh=mesh)
+    fully_shard(whole, mesh=mesh)
+    return whole
 
 
 def touch_all(loss: torch.Tensor, weights: Iterable[torch.Tensor]) -> torch.Tensor:

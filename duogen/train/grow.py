@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
-from diffusers import CosmosTransformer3DModel
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
 
 @torch.no_grad()
@@ -17,15 +20,17 @@ def grow_transformer(model: CosmosTransformer3DModel, old: int, new: int) -> Cos
     Raises:
         ValueError: `new` is not greater than `old`, or the model does not paint latents of `old` channels.
     """
-    seen, rest = divmod(model.config.in_channels - 1, old)
-    beside = model.config.out_channels - old
+    sizes: Any = model.config
+    seen, rest = divmod(sizes.in_channels - 1, old)
+    beside = sizes.out_channels - old
     if new <= old:
         raise ValueError(f"The latents have {old} channels already; there must be more than that, not {new}.")
     if rest or seen not in (1, 2) or beside < 0:
-        raise ValueError(f"A model with {model.config.in_channels} inputs does not paint latents of {old} channels.")
-    config = dict(model.config) | {"in_channels": seen * new + 1, "out_channels": new + beside}
-    grown = CosmosTransformer3DModel.from_config(config).to(model.dtype)
-    area = model.config.patch_size[0] * model.config.patch_size[1] * model.config.patch_size[2]
+        raise ValueError(f"A model with {sizes.in_channels} inputs does not paint latents of {old} channels.")
+    config = dict(sizes) | {"in_channels": seen * new + 1, "out_channels": new + beside}
+    grown: Any = CosmosTransformer3DModel.from_config(config)
+    grown.to(model.dtype)
+    area = math.prod(sizes.patch_size)
     weights = model.state_dict()
     weights["patch_embed.proj.weight"] = _widen_columns(weights["patch_embed.proj.weight"], old, new, seen, area)
     # The rows of the last layer are ordered (place in the patch, channel).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,12 @@ from duogen.models.sequence import Packed, Tokens, positions
 from duogen.precision import resolve_precision
 from duogen.train.curriculum import sample_task
 from duogen.train.padding import pad_conversations
+from duogen.train.settings import MLLMSettings
 from duogen.train.trainer import Recipe, kind_of_device, load_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 MAX_DIALOGUES = 64  # that a batch is chosen from, fewer where they are long
 
@@ -48,53 +53,53 @@ def collate(tokens: Tokens, packs: list[Packed]) -> TextBatch:
     return TextBatch(ids, places, mask, learn, tokens.pixels(images) if images else None)
 
 
-def adapt_mllm(mllm: nn.Module, settings: dict[str, Any], rows: list[int], precision: str = "auto") -> nn.Module:
+def adapt_mllm(mllm: Qwen2_5_VLForConditionalGeneration, settings: MLLMSettings, rows: list[int], precision: str = "auto") -> PeftModel:
     """Put a fresh LoRA adapter on the MLLM's upper layers.
 
     With `train_vision` (the default) the vision tower and the rows of the special tokens are trained too. Without, nothing below the
     adapter is, so that a DiT that is trained at the same time reads the same hidden states.
     """
-    layers = range(settings["first_layer"], mllm.config.text_config.num_hidden_layers)
+    sizes: Any = mllm.config.text_config
+    layers = range(settings.first_layer, sizes.num_hidden_layers)
     config = LoraConfig(
-        r=settings["rank"], lora_alpha=2 * settings["rank"], layers_to_transform=list(layers), layers_pattern="layers",
+        r=settings.rank, lora_alpha=2 * settings.rank, layers_to_transform=list(layers), layers_pattern="layers",
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         exclude_modules=r".*visual.*", trainable_token_indices={"embed_tokens": rows},
     )  # fmt: skip
     if resolve_precision(precision, kind_of_device()) == "bf16":
         mllm.model.language_model.layers.to(torch.bfloat16)  # frozen: autocast would cast them again at every step
-    model = get_peft_model(mllm, config)
+    model: Any = get_peft_model(mllm, config)
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.cast_input_dtype_enabled = False  # autocast would undo the cast
-    train_below = settings.get("train_vision", True)
-    mllm.model.visual.requires_grad_(train_below)
+    mllm.model.visual.requires_grad_(settings.train_vision)
     for name, parameter in model.named_parameters():
         if "trainable_tokens" in name:
-            parameter.requires_grad_(train_below)
+            parameter.requires_grad_(settings.train_vision)
     return model
 
 
 class MLLMStage:
     """Trains on dialogues of the sketchbook's tasks; a batch has dialogues of one task, which are of similar length."""
 
-    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
-        self.recipe, self.tokens, self.settings = recipe, tokens, recipe.settings or {}
+    def __init__(self, recipe: Recipe, mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens) -> None:
+        self.recipe, self.tokens, self.settings = recipe, tokens, MLLMSettings.from_json(recipe.settings)
         self.peft = adapt_mllm(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
         self.mllm = mllm
-        self.modules = {"mllm": self.peft}
+        self.modules: dict[str, nn.Module] = {"mllm": self.peft}
 
     def batch(self, step: int) -> TextBatch:
         rng = random.Random(self.recipe.step_seed(step))
-        shares = self.settings["tasks"]
+        shares = self.settings.tasks
         task = rng.choices(list(shares), list(shares.values()))[0]
         packs: list[Packed] = []
-        while len(packs) < MAX_DIALOGUES and sum(len(pack.ids) for pack in packs) < 2 * self.settings["tokens"]:
+        while len(packs) < MAX_DIALOGUES and sum(len(pack.ids) for pack in packs) < 2 * self.settings.tokens:
             packs.append(self._pack(task, rng))
         packs.sort(key=lambda pack: len(pack.ids))
         start = rng.randrange(len(packs))  # neighbours by length: little padding
         chosen: list[Packed] = []
         for pack in packs[start:] + packs[:start][::-1]:
-            if chosen and (len(chosen) + 1) * max(len(pack.ids), len(chosen[-1].ids)) > self.settings["tokens"]:
+            if chosen and (len(chosen) + 1) * max(len(pack.ids), len(chosen[-1].ids)) > self.settings.tokens:
                 break
             chosen.append(pack)
         return collate(self.tokens, chosen)
@@ -104,7 +109,7 @@ class MLLMStage:
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
-        if not self.settings.get("train_vision", True):
+        if not self.settings.train_vision:
             # Nothing below the adapter is trained, so it needs no backward pass.
             embeds = embeds.detach()
         out = self.mllm.model.language_model(
@@ -121,12 +126,12 @@ class MLLMStage:
         return loss, figures
 
 
-def load_adapted_mllm(mllm: nn.Module, tokens: Tokens, recipe: Recipe, runs: Path) -> tuple[nn.Module, int]:
+def load_adapted_mllm(mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, recipe: Recipe, runs: Path) -> tuple[PeftModel, int]:
     """Load vision tower and adapter from `runs` into the MLLM, without merging; returns the model and the steps of stage 1.
 
     Raises:
         ValueError: the vision stage or stage 1 has not run.
     """
     load_weights(runs / "vision", {"visual": mllm.model.visual}, ema=False)
-    peft = adapt_mllm(mllm, recipe.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
+    peft = adapt_mllm(mllm, MLLMSettings.from_json(recipe.settings), [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
     return peft, load_weights(runs / "mllm", {"mllm": peft})

@@ -21,7 +21,7 @@ class Float32Muon(torch.optim.Muon):
         super().__init__(params, adjust_lr_fn="match_rms_adamw", **options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -29,15 +29,15 @@ class Float32Muon(torch.optim.Muon):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step_matrix(weight, group)
+                    self._step_matrix(weight, weight.grad, group)
         return loss
 
-    def _step_matrix(self, weight: torch.Tensor, group: dict[str, Any]) -> None:
+    def _step_matrix(self, weight: torch.Tensor, grad: torch.Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight.grad)
-        momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
-        update = weight.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        momentum = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        update = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         update = orthogonalise(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-group["lr"] * RMS_OF_ADAMW * math.sqrt(max(weight.shape)))

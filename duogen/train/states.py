@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -29,13 +29,17 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from duogen.conversation import Image, write_beside
 from duogen.models.mllm import embed, normalise_states
 
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
 MULTIPLE = 16  # a slice's length is one of this
 SLICE_WORDS = 512  # about the words of a slice: more rows make no matrix product faster
 CHUNK = 256  # dialogues of a file
 PROJECTION = "projection.safetensors"
 
 
-def truncate_layers(model: nn.Module, layers: int) -> nn.Module:
+def truncate_layers(model: Qwen2_5_VLForConditionalGeneration, layers: int) -> Qwen2_5_VLForConditionalGeneration:
     """A model with the first `layers` layers and without the final norm, sharing all weights. The connector reads no later layers."""
     # Here, as the hooks are on the layers, which both models share: each model would add its own, and every state would count twice.
     maybe_install_capturing_hooks(model.model.language_model)
@@ -53,7 +57,7 @@ def truncate_layers(model: nn.Module, layers: int) -> nn.Module:
 
 @torch.no_grad()
 def read_states(
-    mllm: nn.Module, layers: list[int], ids: torch.Tensor, places: torch.Tensor, mask: torch.Tensor,
+    mllm: Qwen2_5_VLForConditionalGeneration, layers: list[int], ids: torch.Tensor, places: torch.Tensor, mask: torch.Tensor,
     vision: tuple[torch.Tensor, torch.Tensor] | None, slice_words: int = SLICE_WORDS,
 ) -> torch.Tensor:  # fmt: skip
     """Compute the hidden states, [B, S, D] float32, zeros where there is padding.
@@ -104,7 +108,7 @@ class Projection:
         Raises:
             ValueError: states have fewer channels than should be kept.
         """
-        count, total, square = 0, 0.0, 0.0
+        count, total, square = 0, torch.zeros(()), torch.zeros(())
         for states in samples:
             count, total, square = count + len(states), total + states.sum(0).double(), square + (states.T @ states).double()
         if channels > len(total):
@@ -138,23 +142,23 @@ class Projection:
 
 
 @torch.no_grad()
-def fold_connector(transformer: nn.Module, projection: Projection) -> None:
+def fold_connector(transformer: CosmosTransformer3DModel, projection: Projection) -> None:
     """Change a DiT that reads projected states into one that reads whole states, with the same result."""
-    weight, bias = transformer.crossattn_proj[0].weight, transformer.crossattn_proj[0].bias
-    whole = weight.double() @ projection.axes.double()
-    _put_connector(transformer, whole, bias.double() - whole @ projection.mean.double())
+    old: Any = transformer.crossattn_proj[0]
+    whole = old.weight.double() @ projection.axes.double()
+    _put_connector(transformer, whole, old.bias.double() - whole @ projection.mean.double())
 
 
 @torch.no_grad()
-def narrow_connector(transformer: nn.Module, projection: Projection) -> None:
+def narrow_connector(transformer: CosmosTransformer3DModel, projection: Projection) -> None:
     """Change a DiT that reads whole states into one that reads projected states, with the same result but for what these lose."""
-    weight, bias = transformer.crossattn_proj[0].weight.double(), transformer.crossattn_proj[0].bias.double()
-    axes = projection.axes.double()
+    old: Any = transformer.crossattn_proj[0]
+    weight, bias, axes = old.weight.double(), old.bias.double(), projection.axes.double()
     _put_connector(transformer, weight @ axes.T / axes[0].square().sum(), bias + weight @ projection.mean.double())
 
 
-def _put_connector(transformer: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    old = transformer.crossattn_proj[0].weight
+def _put_connector(transformer: CosmosTransformer3DModel, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    old: Any = transformer.crossattn_proj[0].weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], device=old.device, dtype=old.dtype)
     layer.weight.copy_(weight)
     layer.bias.copy_(bias)
@@ -243,11 +247,15 @@ class StateStore:
             raise ValueError(f"The kept states in {file} cannot be read; remove the file, and they are made again.") from error
 
 
-def name_store(settings: dict[str, Any], seed: int, mllm: nn.Module) -> str:
-    """The name of a store's folder, a hash of all that the states depend on: the recipe's dialogues, the MLLM and the projection."""
-    kinds = [{name: group[name] for name in ("name", "frames", "tasks")} for group in settings["groups"]]
-    others = {name: settings.get(name) for name in ("layers", "see", "core_kinds", "core_share", "states")}
-    others["hands"] = settings.get("styles", settings.get("hands"))  # the old name keeps the folders of earlier versions
+def name_store(raw: dict[str, Any], seed: int, mllm: Qwen2_5_VLForConditionalGeneration) -> str:
+    """The name of a store's folder, a hash of all that the states depend on: the recipe's dialogues, the MLLM and the projection.
+
+    `raw` are the settings as the recipe's file writes them, which `DiTSettings` has checked. With defaults filled in and numbers converted
+    the folders that earlier versions wrote would not be found.
+    """
+    kinds = [{name: group[name] for name in ("name", "frames", "tasks")} for group in raw["groups"]]
+    others = {name: raw.get(name) for name in ("layers", "see", "core_kinds", "core_share", "states")}
+    others["hands"] = raw.get("styles", raw.get("hands"))  # by its old name
     digest = hashlib.sha256(json.dumps([1, seed, kinds, others], sort_keys=True).encode())
     for name, weight in sorted(mllm.model.state_dict().items()):
         digest.update(name.encode() + weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())

@@ -125,8 +125,8 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Any:
-        return self.make(step)
+    def __getitem__(self, index: int) -> Any:
+        return self.make(index)
 
 
 class Callback(Protocol):
@@ -346,7 +346,7 @@ def make_optimizers(names: dict[str, nn.Parameter], recipe: Recipe) -> list[torc
     adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if not matrices:
         return [adamw]
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if resolve_precision("auto", rest[0].device if rest else kind_of_device()) == "fp32":
         return [adamw, Float32Muon(list(matrices.values()), **options)]
     return [adamw, torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)]
@@ -373,7 +373,7 @@ def _average(averaged: dict[str, torch.Tensor], names: dict[str, nn.Parameter], 
 
 
 def build_state(
-    step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any],
+    step: int, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[torch.optim.Optimizer],
     frozen: dict[str, torch.Tensor] | None = None, precision: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Collect everything that a run needs to resume. `frozen` are weights that earlier runs of the training changed and this does not."""
@@ -401,7 +401,7 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
 
 
 def load_state(
-    folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[Any]
+    folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[torch.optim.Optimizer]
 ) -> tuple[int, dict[str, torch.Tensor], str]:
     """Restore what `save_state` wrote, including weights that are not trained any more.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
+from torch import nn
 
 from duogen.nn.vae import PatchVAE, grow_vae
 from duogen.sketchbook.draw import draw
@@ -19,7 +21,7 @@ from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, LEVELS, SIDES, Scene, Thing, fits_canvas, part_boxes
 from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.world import has_held_out, kinds, random_composition, random_scene, random_thing
-from duogen.train.curriculum import style_share
+from duogen.train.settings import VAESettings
 from duogen.train.trainer import Recipe
 
 TINY = 16  # pixels: a part is tiny if its shorter side is no longer than this
@@ -27,7 +29,7 @@ STRAY = 4  # pixels around a tiny part that belong to it: its outline, and how f
 CHUNK = 50  # pictures whose patches are in memory at once
 
 
-def to_pixels(pictures: list[Any]) -> torch.Tensor:
+def to_pixels(pictures: list[Image]) -> torch.Tensor:
     """RGB pictures of one size -> [N, 3, H, W] in -1..1."""
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -53,7 +55,7 @@ def crowded_scene(rng: random.Random, share: float) -> Scene:
 
 
 def _half_size(rng: random.Random, side: str) -> Thing:
-    placing = {"scale": "small", "side": side, "level": rng.choice(tuple(LEVELS))}
+    placing: dict[str, Any] = {"scale": "small", "side": side, "level": rng.choice(tuple(LEVELS))}
     return random_composition(rng, **placing) if rng.random() < 0.2 else random_thing(rng, kinds("train"), **placing)
 
 
@@ -69,20 +71,11 @@ def smallness(scene: Scene) -> np.ndarray:
 
 
 class VAEStage:
-    """Trains the decoder's correction on latents with some noise, so that it also sharpens what the painter leaves blurred.
-
-    Settings, all but `model`, `batch` and `noise` optional:
-        model: sizes of a new `PatchVAE`.
-        grow_from: folder of an autoencoder to start from: its channels come first; of `model`, only `z_dim` is used then.
-        patches_from: number of pictures that the axes are fitted on.
-        crowded, edits, styles: shares of half-size scenes, of scenes after an edit, of pictures in another style.
-        tiny: additional weight of tiny parts, times their smallness: of pixels in the loss, of patches in the fit.
-        old_only: share of the pictures that have zeros in the added channels, as a painter without these channels gives them.
-    """
+    """Trains the decoder's correction on latents with some noise, so that it also sharpens what the painter leaves blurred."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
-        self.settings = recipe.settings or {}
+        self.settings = VAESettings.from_json(recipe.settings)
         fitted = folder / "fitted"
         if fitted.exists():  # later stages and resumed runs need the same axes
             self.vae = PatchVAE.from_pretrained(fitted)
@@ -91,21 +84,23 @@ class VAEStage:
             self.vae.save_pretrained(fitted)
         for part in (self.vae.encoder, self.vae.to_pixels):
             part.requires_grad_(False)
-        self.modules = {"vae": self.vae}
+        self.modules: dict[str, nn.Module] = {"vae": self.vae}
         self.std = torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1)
-        grown_from = self.settings.get("grow_from")
-        self.known = PatchVAE.load_config(grown_from)["z_dim"] if grown_from else self.vae.config.z_dim
+        self.known: int = self.vae.config.z_dim
+        if self.settings.grow_from:
+            old: Any = PatchVAE.load_config(self.settings.grow_from)
+            self.known = old["z_dim"]
 
     def _fit(self) -> PatchVAE:
-        model, source = self.settings.get("model", {}), self.settings.get("grow_from")
-        count = self.settings.get("patches_from", 1500)
+        model, source, count = self.settings.model, self.settings.grow_from, self.settings.patches_from
         if not source:
-            vae = PatchVAE(**model)
+            vae = PatchVAE(**asdict(model))
             vae.fit_patches(torch.cat(list(self._patches(count, vae.config.patch_size))))
             return vae
         old = PatchVAE.from_pretrained(source)
-        moments = sum(patches.T @ patches / len(patches) for patches in self._patches(count, old.config.patch_size))
-        return grow_vae(old, model["z_dim"], moments / math.ceil(count / CHUNK))
+        patches = self._patches(count, old.config.patch_size)
+        moments = sum((each.T @ each / len(each) for each in patches), torch.zeros(()))
+        return grow_vae(old, model.z_dim, moments / math.ceil(count / CHUNK))
 
     def _patches(self, count: int, side: int) -> Iterator[torch.Tensor]:
         """Patches [N, 3 * side * side] of `count` pictures, in chunks; with `tiny`, patches with tiny parts are repeated."""
@@ -113,10 +108,10 @@ class VAEStage:
         for start in range(0, count, CHUNK):
             pixels, small = self._examples(rng, min(CHUNK, count - start))
             patches = F.unfold(pixels, side, stride=side).transpose(1, 2).reshape(-1, 3 * side * side)
-            if not self.settings.get("tiny"):
+            if not self.settings.tiny:
                 yield patches
                 continue
-            weights = 1 + self.settings["tiny"] * F.avg_pool2d(small, side).flatten()
+            weights = 1 + self.settings.tiny * F.avg_pool2d(small, side).flatten()
             generator = torch.Generator().manual_seed(self.recipe.step_seed(start))
             yield patches[torch.multinomial(weights, len(patches), replacement=True, generator=generator)]
 
@@ -127,24 +122,24 @@ class VAEStage:
         return to_pixels([picture for picture, _ in examples]), small
 
     def _example(self, rng: random.Random) -> tuple[Image, Scene]:
-        scene = crowded_scene(rng, self.settings["crowded"]) if "crowded" in self.settings else any_scene(rng)
-        if rng.random() < self.settings.get("edits", 0.0):
+        scene = any_scene(rng) if self.settings.crowded is None else crowded_scene(rng, self.settings.crowded)
+        if rng.random() < self.settings.edits:
             scene = random_edit(rng, Pool(tuple(kinds("train"))), scene).scene
         picture = draw(scene)
-        if rng.random() < style_share(self.settings):
+        if rng.random() < self.settings.styles:
             picture = apply_style(picture, rng.choice(STYLES), rng.randrange(2**31))
         return picture, scene
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._examples(random.Random(self.recipe.step_seed(step)), self.settings["batch"])
+        return self._examples(random.Random(self.recipe.step_seed(step)), self.settings.batch)
 
     def loss(self, batch: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         pixels, small = batch
         latents = self.vae.encoder(pixels)
-        level = torch.rand(len(pixels), 1, 1, 1, generator=generator) * self.settings["noise"]
+        level = torch.rand(len(pixels), 1, 1, 1, generator=generator) * self.settings.noise
         level = level * (torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5)
         latents = latents + torch.randn(latents.shape, generator=generator) * self.std * level
-        old_only = torch.rand(len(pixels), 1, 1, 1, generator=generator) < self.settings.get("old_only", 0.0)
+        old_only = torch.rand(len(pixels), 1, 1, 1, generator=generator) < self.settings.old_only
         added = torch.arange(latents.shape[1]).view(1, -1, 1, 1) >= self.known
         latents = latents.masked_fill(old_only & added, 0.0)
         decoded = self.vae.decode_frames(latents).float()
@@ -152,5 +147,5 @@ class VAEStage:
         clean = error.detach().mean((1, 2, 3))[(level == 0).flatten() & ~old_only.flatten()]
         psnr = float(10 * torch.log10(4 / clean).mean()) if len(clean) else 0.0
         # Some absolute error beside the squared one keeps flat areas flat.
-        weighed = (1 + self.settings.get("tiny", 0.0) * small) * (error + 0.1 * (decoded - pixels).abs())
+        weighed = (1 + self.settings.tiny * small) * (error + 0.1 * (decoded - pixels).abs())
         return weighed.mean(), {"psnr": psnr}

@@ -7,7 +7,7 @@ That takes minutes, as the language model itself is not run.
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,12 @@ from duogen.sketchbook.draw import OVER, draw, visible_part_map
 from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, SHAPES, Scene
 from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.world import kinds, things
-from duogen.train.curriculum import style_share
+from duogen.train.settings import VisionSettings
 from duogen.train.trainer import Recipe
 from duogen.train.vae import any_scene
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 CELLS, CELL = 8, 32
 BATCH = 20  # pictures at a time in `fit_last_layer`
@@ -68,24 +71,32 @@ def orthogonalise(rows: torch.Tensor) -> torch.Tensor:
     return F.normalize(directions, dim=-1).float()
 
 
+class _Scale(nn.Module):
+    """Turns cosines with the words' directions into logits; a bias for each word."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(30.0))
+        self.bias = nn.Parameter(torch.full((words,), -5.0))
+
+
 class VisionStage:
     """Trains the vision tower on several words per cell, scored against directions near the frozen word embeddings."""
 
-    def __init__(self, recipe: Recipe, mllm: nn.Module, tokens: Tokens) -> None:
-        self.recipe, self.tokens = recipe, tokens
+    def __init__(self, recipe: Recipe, mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens) -> None:
+        self.recipe, self.tokens, self.settings = recipe, tokens, VisionSettings.from_json(recipe.settings)
         self.visual = mllm.model.visual
         self.words = vocabulary()
         self.index = {word: place for place, word in enumerate(self.words)}
-        table = mllm.get_input_embeddings().weight.detach().float()
+        embeddings: Any = mllm.get_input_embeddings()
+        table = embeddings.weight.detach().float()
         self.rows = orthogonalise(torch.stack([table[tokens.text(f" {word}")].mean(0) for word in self.words]))
         self.size = float(table.norm(dim=-1).mean())
-        self.scale = nn.Module()
-        self.scale.gain = nn.Parameter(torch.tensor(30.0))
-        self.scale.bias = nn.Parameter(torch.full((len(self.words),), -5.0))
-        self.modules = {"visual": self.visual, "scale": self.scale}
+        self.scale = _Scale(len(self.words))
+        self.modules: dict[str, nn.Module] = {"visual": self.visual, "scale": self.scale}
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._sample_batch(random.Random(self.recipe.step_seed(step)), self.recipe.settings["batch"])
+        return self._sample_batch(random.Random(self.recipe.step_seed(step)), self.settings.batch)
 
     def _sample_batch(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Patches, with their places, and grids of `count` pictures, and the words that are true in each cell."""
@@ -95,12 +106,14 @@ class VisionStage:
         return append_patch_positions(pixels, grids, self.visual.config), grids, torch.cat([labels(scene, self.index) for scene in scenes])
 
     def _draw_in_style(self, clean: Drawing, rng: random.Random) -> Drawing:
-        """The drawing; for a share `styles` of the drawings, set in the recipe, the same in another style."""
-        if rng.random() >= style_share(self.recipe.settings or {}):
+        """The drawing; for a share `styles` of the drawings the same in another style."""
+        if rng.random() >= self.settings.styles:
             return clean
         return apply_style(clean, rng.choice(STYLES), rng.randrange(2**31))
 
-    def loss(self, batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         pixels, grids, shares = batch
         truth = (shares > 0).float()
         features = self.visual(pixels, grid_thw=grids).pooler_output.float()

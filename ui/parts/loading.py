@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duogen import silence_libraries
-from duogen.hub.catalogue import bundled
+from duogen.hub.catalogue import bundled_id
 from duogen.options import LoadOptions
 from ui.parts.queue import FairQueue
 
@@ -174,7 +174,7 @@ class Loading:
 
     def pair_id(self) -> str:
         """The id, repository or folder of the pair, also of the bundled one."""
-        return self.pair or bundled()
+        return self.pair or bundled_id()
 
     def unload(self, words: str) -> None:
         """Drop the engine and free its memory for something else; `start` loads it again."""

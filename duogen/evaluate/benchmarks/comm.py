@@ -26,6 +26,4 @@ def relevance(scores: Mapping[str, float]) -> float:
 
 PICTURES = ("style_consistency", "entity_consistency", "trend_consistency", "image_quality", "relevance")
 RUBRIC = Rubric("judge-comm", (*PICTURES[:3], "completeness", *PICTURES[3:]), 10.0, PICTURES, relevance)
-BENCHMARK = Benchmark(
-    "comm", "interleaved", read, RUBRIC, hub="huggingface.co/datasets/weisuxi/CoMM", files=("*.json*", "*.zip")
-)
+BENCHMARK = Benchmark("comm", "interleaved", read, RUBRIC, hub="huggingface.co/datasets/weisuxi/CoMM", files=("*.json*", "*.zip"))

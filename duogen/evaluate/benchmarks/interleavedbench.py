@@ -1,4 +1,4 @@
-"""InterleavedBench (Liu et al. 2024): answers in words and pictures, scored on five of its authors' questions."""
+"""InterleavedBench (Liu et al. 2024): answers in words and pictures, scored on its authors' five questions."""
 
 from __future__ import annotations
 

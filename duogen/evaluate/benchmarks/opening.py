@@ -1,4 +1,4 @@
-"""OpenING (Zhou et al. 2024): answers in words and pictures to everyday requests, scored on seven of its authors' questions."""
+"""OpenING (Zhou et al. 2024): answers in words and pictures to everyday requests, scored on its authors' seven questions."""
 
 from __future__ import annotations
 
