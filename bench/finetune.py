@@ -21,8 +21,8 @@ import torch
 
 from bench import finetune_examples as examples
 from bench.machine import host
-from duogen.conversation import Conversation, Text, Turn, write_beside
-from duogen.dataset.format import Example, Line, write_examples
+from duogen.conversation import Conversation, Message, Text, Turn, write_beside
+from duogen.dataset.format import Example, write_examples
 from duogen.dataset.readers import read_dataset
 from duogen.engine import Engine
 from duogen.evaluate import sketchbook
@@ -168,7 +168,7 @@ def ratio(given: argparse.Namespace) -> dict[str, Any]:
 
 def _first_picture(example: Example) -> Example:
     asked, answer = example.lines
-    return replace(example, lines=(asked, Line("assistant", answer.parts[:2])))
+    return replace(example, lines=(asked, Message("assistant", answer.parts[:2])))
 
 
 def _compare_steps(given: argparse.Namespace, request: prepare.FineTuneRequest) -> dict[str, float]:

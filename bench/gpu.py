@@ -36,7 +36,7 @@ from duogen.conversation import Conversation, Image, write_beside
 from duogen.engine import Engine, Memory
 from duogen.events import ImageStarted, ImageStep, Notice
 from duogen.hub.catalogue import FILE, entries
-from duogen.hub.memory_plan import GPU_SIZES, CUDA, GB, Machine, Plan, plan
+from duogen.hub.memory_plan import CUDA, GB, GPU_SIZES, Machine, Plan, plan
 from duogen.models.pipeline import About, DuoGenPipeline
 from duogen.models.pipeline import place as place_frames
 from duogen.models.placement import KEPT_WHOLE, DeviceSwapper, explain_no_xformers_here, free, sdpa_kind, set_attention

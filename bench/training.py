@@ -30,6 +30,7 @@ from duogen.models.pipeline import open_parts
 from duogen.models.sequence import Tokens
 from duogen.precision import resolve_precision
 from duogen.train.dit import DiTStage, FrameBatch
+from duogen.train.settings import DiTSettings
 from duogen.train.states import Projection, narrow_connector
 from duogen.train.trainer import Recipe, autocast, collect_parameters, make_optimizers
 
@@ -60,7 +61,7 @@ class Way:
         parts = open_parts(find(None).folder, ("text_encoder", "vae"), "cpu", precision)
         parts.text_encoder.set_attn_implementation({"text_config": "eager"})  # as `duogen.train` has it
         tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
-        self.stage = DiTStage(recipe, parts.text_encoder, tokens, parts.vae.float(), recipe.settings["layers"])
+        self.stage = DiTStage(recipe, parts.text_encoder, tokens, parts.vae.float(), list(DiTSettings.from_json(recipe.settings).layers))
         self.optimizers = make_optimizers(collect_parameters(self.stage.modules), recipe)
 
     def batch(self, step: int) -> list[FrameBatch]:
@@ -82,8 +83,8 @@ class Way:
             clock.time("muon" if isinstance(each, torch.optim.Muon) else "adamw", each.step)
             each.zero_grad()
         del stage.states
-        groups = zip(stage.settings["groups"], batch, strict=True)
-        return clock, sum(len(data.pixels) * (data.pixels.shape[1] - group.get("skip", 0)) * group["copies"] for group, data in groups)
+        groups = zip(stage.settings.groups, batch, strict=True)
+        return clock, sum(len(data.pixels) * (data.pixels.shape[1] - group.skip) * group.copies for group, data in groups)
 
 
 class OldWay(Way):

@@ -10,9 +10,10 @@ import io
 import json
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
@@ -46,6 +47,36 @@ class Image:
 
 
 Piece = Text | Image
+
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Message(Generic[P]):
+    """A message as data, outside any chat: words, and in the place of each picture a `P`, such as a file or a scene.
+
+    A `Turn` is the other form: a message of a conversation, with an identity and open pictures. `make_turn` leads from one to the other.
+
+    Attributes:
+        role: "user" or "assistant".
+        parts: words and pictures, in order.
+    """
+
+    role: str
+    parts: tuple[str | P, ...]
+
+    def text(self, between: str = "") -> str:
+        """The words, pictures left out."""
+        return between.join(part for part in self.parts if isinstance(part, str))
+
+    def pictures(self) -> list[P]:
+        return [part for part in self.parts if not isinstance(part, str)]
+
+    def make_turn(self, open_image: Callable[[P], Image], parent: str | None = None) -> Turn:
+        """The message as a turn; `open_image` raises what it raises."""
+        parts = tuple(Text(part) if isinstance(part, str) else open_image(part) for part in self.parts)
+        return Turn(self.role, parts, parent=parent)
 
 
 @dataclass(frozen=True)

@@ -222,9 +222,19 @@ def answer(pair: DuoGenPipeline, path: list[Turn], options: Options) -> list[str
         bov = len(packed.ids)
         latents = paint(pair, earlier, states, packed.last_segment(bov), options, seeds.randrange(2**31))
         pixels = decode(pair, latents)
+        if earlier and pair.transformer.config.out_channels > latents.shape[1]:
+            lay_back(pixels, np.asarray(packed.slots[-1].image.picture), (latents == earlier[-1].latents)[0].all(0).numpy())
         parts.append(pixels)
         earlier.append(Earlier(latents, bov, packed.last_segment(bov)))
         tokens.add_image(packed, Image(PILImage.fromarray(pixels.round().astype(np.uint8))), True)
+
+
+def lay_back(pixels: np.ndarray, before: np.ndarray, stays: np.ndarray) -> None:
+    """Put the pixels of the picture before, of the same size, where its latents were copied, place by place."""
+    side = len(pixels) // len(stays)
+    for row, column in np.argwhere(stays):
+        place = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        pixels[place] = before[place]
 
 
 def parts_of(turn: Turn) -> list[str | np.ndarray]:

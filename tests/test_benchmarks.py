@@ -24,7 +24,7 @@ from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark, find
 from duogen.evaluate.benchmarks.geneval import COLOURS, check_picture, dominant_colour
 from duogen.evaluate.detector import Detection, bounding_box
 from duogen.evaluate.drawings import DrawingDetector
-from duogen.evaluate.judge import compare_answers, judge_answer, parse_verdict, read_scores
+from duogen.evaluate.judge import check_pair_prompt, compare_answers, judge_answer, parse_verdict, read_scores
 from duogen.evaluate.rubric import FIVE, Rubric
 from duogen.evaluate.side import System, compute_win_rates, write_side_by_side
 from duogen.evaluate.tasks import Benchmark, Task, load_tasks
@@ -460,6 +460,20 @@ def test_a_broken_prompt_is_refused_before_the_first_answer(text, why, tmp_path:
         load_prompt.cache_clear()
     said = capsys.readouterr().err
     assert why in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_comparison_looks_at_its_prompt_before_it_opens_the_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    check_pair_prompt()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        (folder / "answers").mkdir(parents=True)
+    monkeypatch.setattr("duogen.prompts.PROMPTS", tmp_path)
+    load_prompt.cache_clear()
+    try:
+        assert main(["evaluate", "compare", "dpg", *map(str, folders), "--judge", "/no/such/judge"]) == 2
+    finally:
+        load_prompt.cache_clear()
+    assert "no prompt judge-pair" in capsys.readouterr().err
 
 
 def test_a_figure_is_made_of_scores_that_are_asked_for():

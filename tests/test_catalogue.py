@@ -10,7 +10,7 @@ import torch
 
 from duogen.cli.main import main
 from duogen.hub.catalogue import FILE, Part, entries, find, list_missing, refuse_unsafe
-from duogen.hub.memory_plan import GPU_SIZES, GB, Machine, plan, weights
+from duogen.hub.memory_plan import GB, GPU_SIZES, Machine, plan, weights
 from duogen.models.pipeline import About, open_pair
 from duogen.models.placement import KEPT_WHOLE
 from duogen.options import LoadOptions

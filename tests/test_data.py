@@ -21,8 +21,9 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from duogen.cli.main import main
+from duogen.conversation import Message
 from duogen.data_engine.align import align_pictures, word_overlap_scorer
-from duogen.data_engine.dialogue import Turn, find_violation, make_turns
+from duogen.data_engine.dialogue import find_violation, make_turns
 from duogen.data_engine.filters import make_filters, mask_personal_data, normalise_letters
 from duogen.data_engine.markdown import read_markdown
 from duogen.data_engine.near import signature, similarity
@@ -456,7 +457,7 @@ def test_the_validator_sees_every_broken_rule():
     assert find_violation(sample, good) == ""
 
     def answer(*parts: str | Picture) -> str:
-        return find_violation(sample, [good[0], Turn("assistant", parts)])
+        return find_violation(sample, [good[0], Message("assistant", parts)])
 
     text = ("Cut 3 apples.", pictures[0], "Bake at 180 C for 40 minutes.")
     assert answer(*text, pictures[1]) == ""

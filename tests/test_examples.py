@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image, save_conversation
+from duogen.conversation import Conversation, Image, Message, save_conversation
 from duogen.dataset.describe import TokenCounter, describe, problem_rows
-from duogen.dataset.format import Data, Example, Line, Picture, find_duplicates, split_examples, write_examples
+from duogen.dataset.format import Data, Example, Picture, find_duplicates, split_examples, write_examples
 from duogen.dataset.readers import CHANGED, read_dataset
 from duogen.library.conversations import ConversationStore
 from duogen.models.sequence import Tokens
@@ -105,7 +105,7 @@ def test_exported_conversations_give_the_branch_that_is_shown(tmp_path):
         data = read_dataset(source)
         assert data.kind == "exported conversations" and not data.problems and len(data.examples) == count
         for example in data.examples:
-            assert [line.words() for line in example.lines] == ["Draw a boat.", "The hull."]
+            assert [line.text() for line in example.lines] == ["Draw a boat.", "The hull."]
             assert example.pictures()[0].alt == "a hull" and example.turns()[1].images()[0].picture.tobytes() == pic.picture.tobytes()
 
 
@@ -166,13 +166,13 @@ def test_a_zip_with_one_folder_in_it_and_back(tmp_path):
         for file in (tmp_path / "again").rglob("*.*"):
             packed.write(file, Path("mine") / file.relative_to(tmp_path / "again"))
     (tmp_path / "d.zip").write_bytes(data.getvalue())
-    assert [line.words() for line in read_dataset(tmp_path / "d.zip").examples[0].lines] == ["Draw a boat.", "The hull.Done."]
+    assert [line.text() for line in read_dataset(tmp_path / "d.zip").examples[0].lines] == ["Draw a boat.", "The hull.Done."]
     assert read_dataset(tmp_path / "d.zip").examples[0].key() == read_dataset(folder).examples[0].key()
 
 
 def test_the_split_is_by_conversation_and_always_the_same(tmp_path):
     files = [picture(tmp_path / f"{index}.png", index) for index in range(20)]
-    made = [Example(str(index), (Line("user", ("a",)), Line("assistant", (Picture(file),)))) for index, file in enumerate(files)]
+    made = [Example(str(index), (Message("user", ("a",)), Message("assistant", (Picture(file),)))) for index, file in enumerate(files)]
     train, held = split_examples(made, 0.2, 3)
     assert len(held) == 4 and len(train) == 16 and split_examples(made, 0.2, 3) == (train, held) and split_examples(made, 0.2, 4)[1] != held
     shared = [*made, Example("twin", made[int(held[0].where)].lines)]
@@ -185,7 +185,7 @@ def test_pictures_that_look_the_same_are_found(tmp_path):
     one = picture(tmp_path / "1.png", 3)
     PILImage.open(one).resize((64, 48)).save(tmp_path / "2.jpg", quality=90)
     files = [one, tmp_path / "2.jpg", picture(tmp_path / "3.png", 8)]
-    made = [Example(str(index), (Line("user", ("a",)), Line("assistant", (Picture(file),)))) for index, file in enumerate(files)]
+    made = [Example(str(index), (Message("user", ("a",)), Message("assistant", (Picture(file),)))) for index, file in enumerate(files)]
     assert find_duplicates(made) == [("0", "1")]
     assert find_duplicates([Example("0", (*made[0].lines, *made[1].lines))]) == []
     assert Data("x", tmp_path).count_left_out() == 0

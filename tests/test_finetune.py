@@ -339,6 +339,15 @@ def test_recomputation_changes_nothing(place, adapter):
     assert equal(*gradients) and len(gradients[0]) > 20
 
 
+def test_a_damaged_cache_is_computed_again(place, adapter):
+    ready = prepare_run(order(place, "whole"), quiet)
+    (file,) = cache_features(ready, ready.data.examples[:1], None)
+    before = read_seen(file)
+    file.write_bytes(b"damage")
+    assert cache_features(ready, ready.data.examples[:1], None) == [file]
+    assert torch.equal(read_seen(file).states, before.states)
+
+
 def test_a_batch_reads_words_and_frames_as_serving_does(place, adapter):
     ready = prepare_run(order(place, "whole"), quiet)
     files = cache_features(ready, ready.data.examples, None)

@@ -148,13 +148,13 @@ def test_tiny_parts_and_zeroed_channels_weigh_as_the_recipe_says(tmp_path):
 
     plain = loss(everywhere)
     assert plain == loss(nowhere)
-    stage.settings["tiny"] = 2.0
+    stage.settings = replace(stage.settings, tiny=2.0)
     assert loss(everywhere) == pytest.approx(3 * plain) and loss(nowhere) == pytest.approx(plain)
-    stage.settings |= {"old_only": 1.0}
+    stage.settings = replace(stage.settings, old_only=1.0)
     with torch.no_grad():
         stage.vae.encoder.weight[8:] = 100.0  # nobody reads it
     zeroed = loss(nowhere)
-    stage.settings |= {"old_only": 0.0}
+    stage.settings = replace(stage.settings, old_only=0.0)
     assert loss(nowhere) > 2 * zeroed
 
 
@@ -183,7 +183,7 @@ def test_patches_with_tiny_parts_are_fitted_more_often(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_example", lambda rng: (draw(scene), scene))
 
     def blue(tiny: float) -> int:
-        stage.settings["tiny"] = tiny
+        stage.settings = replace(stage.settings, tiny=tiny)
         patches = next(stage._patches(20, 16)).unflatten(1, (3, -1))
         return int(((patches[:, 2] > 0.5) & (patches[:, 0] < -0.5)).any(1).sum())
 

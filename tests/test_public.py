@@ -537,7 +537,7 @@ def test_a_few_step_lora_paints_as_if_merged(cache, monkeypatch) -> None:
     kept = engine.pair.pipe.scheduler.config
     assert kept["shift_terminal"] is None and abs(kept["base_shift"] - math.log(3)) < 1e-9 and kept["use_dynamic_shifting"]
     plain = opened(name)
-    plain.pair.pipe.scheduler = engine.pair.pipe.scheduler
+    plain.painter.scheduler = engine.painter.scheduler
     without = one_picture(plain, monkeypatch)
     with torch.no_grad():
         for key in [key for key in weights if key.endswith(".alpha")]:

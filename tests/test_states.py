@@ -7,6 +7,7 @@ import copy
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from duogen.train import states as kept_states
 from duogen.train.__main__ import keep_projection, main
 from duogen.train.curriculum import sample_dialogue
 from duogen.train.dit import DiTStage, collate
+from duogen.train.settings import CurriculumSettings
 from duogen.train.states import PROJECTION, KeptStates, Projection, StateStore, fold_connector, name_store, narrow_connector, read_states
 from duogen.train.trainer import Recipe, train
 from tests.test_training import SETTINGS, quiet, recipe
@@ -60,7 +62,7 @@ def own_ids(tokens: Tokens, turns: list, frames: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("words", [1, 150, 10_000])
 def test_slices_read_what_the_whole_reads(pair, tokens, words):
     """Conversations of different lengths, with pictures in them, against each of them alone."""
-    turns = [sample_dialogue(random.Random(seed), {"thing_steps": 0.5, "shape_steps": 0.5}, 2, SETTINGS) for seed in range(5)]
+    turns = [sample_dialogue(random.Random(seed), {"thing_steps": 0.5, "shape_steps": 0.5}, 2, CurriculumSettings()) for seed in range(5)]
     data = collate(tokens, turns, 2, 0, see=True)
     assert len(set(data.mask.sum(1).tolist())) > 2
     states = read_states(pair.text_encoder, [1, 2], data.ids, data.places, data.mask, data.vision, words)
@@ -89,10 +91,10 @@ def test_training_from_kept_states_has_the_same_loss(pair, tokens, tmp_path):
     whole.transformer = copy.deepcopy(stage.transformer)
     fold_connector(whole.transformer, stage.projection)
     turns = {}
-    for group, data in zip(SETTINGS["groups"], batch, strict=True):
-        known = [stage.make_dialogue(group, number) for number in range(stage.store.counts[group["name"]])]
-        read = {own_ids(tokens, own, group["frames"][0]): own for own in known}
-        turns[group["name"]] = [read[tuple(ids[mask].tolist())] for ids, mask in zip(data.ids, data.mask, strict=True)]
+    for group, data in zip(stage.settings.groups, batch, strict=True):
+        known = [stage.make_dialogue(group, number) for number in range(stage.store.counts[group.name])]
+        read = {own_ids(tokens, own, group.frames[0]): own for own in known}
+        turns[group.name] = [read[tuple(ids[mask].tolist())] for ids, mask in zip(data.ids, data.mask, strict=True)]
     anew = [collate(tokens, turns[g["name"]], g["frames"][0], data.first, True) for g, data in zip(SETTINGS["groups"], batch, strict=True)]
     assert all(data.kept is None and data.ids.equal(old.ids) for data, old in zip(anew, batch, strict=True))
     read = whole.loss(anew, torch.Generator().manual_seed(1))[0]
@@ -150,6 +152,17 @@ def test_a_store_is_named_by_all_that_its_states_depend_on(pair, tokens):
     others.append(name_store(KEPT, 1, stage.mllm))
     weight[0, 0] -= 1
     assert len({name, *others}) == 5
+
+
+def test_a_store_keeps_the_name_that_earlier_versions_gave_it():
+    """Folders of states that are on disk must be found: numbers stay as the recipe writes them, and defaults are left out."""
+    layer = torch.nn.Linear(2, 2)
+    layer.load_state_dict({"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([5.0, 6.0])})
+    stub = SimpleNamespace(model=layer)
+    group = {"name": "one", "frames": [1], "copies": 2, "targets": 4, "weight": 1.0, "tasks": {"shapes": 1, "guide": 0.5}}
+    more = {"layers": [1, 2], "see": True, "core_kinds": ["house"], "core_share": 1, "states": 384, "focus": 0.5}
+    names = [name_store({"groups": [group], **given}, 61, stub) for given in ({}, more | {"styles": 0.15}, more | {"hands": 0.15})]
+    assert names == ["7dd838c358413b88", "82577d1d89b9c721", "82577d1d89b9c721"]
 
 
 def known_projection(rank: int) -> tuple[Projection, torch.Tensor]:
@@ -233,7 +246,7 @@ def test_two_processes_share_the_work(tmp_path):
 def test_the_commands_make_states_and_train_from_them(pair, tokens, tmp_path, monkeypatch):
     file = tmp_path / "small.json"
     file.write_text(json.dumps({"dit": {"steps": 2, "learning_rate": 0.01, "workers": 0, "settings": KEPT}}))
-    monkeypatch.setattr("duogen.train.__main__.build_stage", lambda name, wish, file, runs: stage_of(pair, tokens, wish, runs / "states"))
+    monkeypatch.setattr("duogen.train.__main__.build_dit_stage", lambda wish, file, runs: stage_of(pair, tokens, wish, runs / "states"))
     runs = tmp_path / "runs" / "small"
     given = ["--recipe", str(file), "--runs", str(tmp_path / "runs"), "--threads", "1"]
     assert main(["states", *given]) == 0

@@ -13,6 +13,7 @@ from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.tasks import sample
 from duogen.sketchbook.world import kinds, random_scene
 from duogen.train.curriculum import sample_task
+from duogen.train.settings import CurriculumSettings
 
 
 def scenes(count: int) -> list[Scene]:
@@ -57,7 +58,8 @@ def test_a_share_of_the_uploads_is_drawn_in_another_style():
         """Of some dialogues, whether all pictures are clean drawings of what they are meant to show."""
         found = []
         for seed in range(30):
-            turns, dialogue = sample_task(task, random.Random(seed), settings), sample(task, random.Random(seed))
+            turns = sample_task(task, random.Random(seed), CurriculumSettings.from_json(settings))
+            dialogue = sample(task, random.Random(seed))
             pictures = [image.picture for turn in turns for image in turn.images()]
             found.append(all(mine.tobytes() == draw(scene).tobytes() for mine, scene in zip(pictures, dialogue.scenes(), strict=True)))
         return found

@@ -58,6 +58,14 @@ def test_a_token_is_read_as_by_transformers(model):
     compare(model, torch.float32, 2e-5)
 
 
+def test_a_token_is_read_with_one_bias_alone(model):
+    """Such as training may leave it: of queries, keys and values only one has a bias."""
+    for layer in model.model.language_model.layers:
+        layer.self_attn.k_proj.bias.zero_()
+        layer.self_attn.v_proj.bias.zero_()
+    compare(model, torch.float32, 2e-5)
+
+
 def test_a_token_is_read_in_bf16_within_its_rounding(model):
     compare(model.to(torch.bfloat16), torch.bfloat16, 5e-2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,10 +23,13 @@ from duogen.models.sequence import Tokens
 from duogen.nn.flow import even_sigmas
 from duogen.nn.vae import PatchVAE
 from duogen.sketchbook.draw import draw
+from duogen.train import __main__ as commands
+from duogen.train import vision
 from duogen.train.__main__ import open_base_mllm
 from duogen.train.curriculum import sample_dialogue
 from duogen.train.dit import DiTStage, collate
 from duogen.train.padding import pad_conversations
+from duogen.train.settings import CurriculumSettings
 from duogen.train.trainer import Recipe, autocast, load_weights, train
 from duogen.train.vae import any_scene
 from duogen.train.vision import VisionStage
@@ -222,7 +226,7 @@ def test_a_painter_starts_from_a_smaller_one_with_a_copy_gate_fitted_to_it(pair,
 
 def test_the_copy_gate_is_taught_to_copy_what_stays_with_all_that_is_wrong_in_it(pair, tokens):
     stage = painter_stage(pair, tokens, recipe(settings=GATED))
-    data = collate(tokens, [sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 3, SETTINGS)], 3, 0, see=True)
+    data = collate(tokens, [sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 3, CurriculumSettings())], 3, 0, see=True)
     batch = stage._add_noise(data, 2, torch.Generator().manual_seed(0), 0)
     clean = stage.encode(data.pixels)
     for index, time in enumerate(batch.times()):
@@ -257,7 +261,7 @@ def test_the_painter_learns_in_forty_steps(pair, tokens, tmp_path, precision):
 def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
     """What the engine's context holds for a conversation is what the stage computes for it, token by token."""
     stage = painter_stage(pair, tokens, recipe(settings=SETTINGS))
-    turns = sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 2, SETTINGS)
+    turns = sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 2, CurriculumSettings())
     data = collate(tokens, [turns], 2, 0, see=True)
     engine = Engine(pair)
     engine.mllm.layers = [1, 2]
@@ -289,7 +293,7 @@ def test_a_batch_is_padded_to_a_length_met_before():
 
 
 def test_a_blind_painter_reads_the_words_alone(tokens):
-    turns = sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 3, SETTINGS)
+    turns = sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 3, CurriculumSettings())
     data = collate(tokens, [turns], 3, 0, see=False)
     packed = tokens.pack(turns)
     assert data.vision is None and BOV not in data.ids
@@ -297,6 +301,25 @@ def test_a_blind_painter_reads_the_words_alone(tokens):
         pictures = sum(earlier.end - earlier.bov for earlier in packed.slots[:index])
         assert int(data.words[0, index].sum()) == slot.bov - pictures
     assert [type(image) for image in turns[1].images()[:1]] == [Image]
+
+
+@pytest.mark.parametrize("command", ["fit-last-layer", "refit"])
+def test_a_command_fits_the_last_layer_of_a_vision_run(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(vision, "CELLS", 4)  # the tiny tower merges more patches
+    monkeypatch.setattr(vision, "CELL", 64)
+    model = open_pair(tiny_pair(tmp_path / "pair"), "cpu", "fp32")
+    stage = VisionStage(recipe(settings={"batch": 1}), model.text_encoder, Tokens(model.tokenizer, model.image_processor))
+    file, run = tmp_path / "small.json", tmp_path / "runs" / "small" / "vision"
+    file.write_text(json.dumps({"vision": {"steps": 1, "learning_rate": 0.001, "workers": 0, "settings": {"batch": 1}}}))
+    train(stage, Recipe.load(file, "vision"), run, log=quiet)
+    before = stage.visual.merger.mlp[2].weight.clone()
+    monkeypatch.setattr(commands, "FITTED_PICTURES", 20)
+    monkeypatch.setattr(commands, "build_vision_stage", lambda given: stage)
+    assert commands.main([command, "--recipe", str(file), "--runs", str(tmp_path / "runs"), "--threads", "1"]) == 0
+    assert "of the variance" in capsys.readouterr().out
+    state = torch.load(run / "state.pt")
+    assert state["step"] == 1 and torch.equal(state["weights"]["visual.merger.mlp.2.weight"], stage.visual.merger.mlp[2].weight)
+    assert not torch.equal(before, stage.visual.merger.mlp[2].weight)
 
 
 @pytest.mark.slow

@@ -19,23 +19,29 @@ if TYPE_CHECKING:
     from duogen.evaluate.replies import Painting
 
 SKETCHBOOK = "sketchbook"
+PAIRS_OWN = "the pair's own"
 PAINTING = ("steps", "guidance", "sampler")  # fields of `ImageOptions` that a measure may be given
 
 
 class Measure(NamedTuple):
-    """A measure of a pair of the sketchbook world: what it is, how many there are of what, and whether pictures are painted for it."""
+    """A measure of a pair of the sketchbook world: what it is, how many there are of what, and how pictures are painted by default.
+
+    `paints` is "" where none are painted.
+    """
 
     about: str
     most: int
     of: str
-    paints: bool = True
+    paints: str = PAIRS_OWN
 
 
 OWN = {  # a module each
-    "phrasings": Measure("on requests written by hand: the right kind of reply, the requested things and colours", 200, "requests"),
+    "phrasings": Measure(
+        "on requests written by hand: the right kind of reply, the requested things and colours", 200, "requests", "one step, no guidance"
+    ),
     "shapes": Measure("on compositions of plain shapes asked for by hand: words and pictures", 100, "requests"),
     "vague": Measure("on requests that leave everything open, each with eight seeds: different scenes?", 5, "requests"),
-    "autoencoder": Measure("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings", paints=False),
+    "autoencoder": Measure("of the painter: what it loses of drawings, read back by the exact check", 400, "drawings", paints=""),
 }
 DATA = "folder of the benchmark as its authors publish it (default: GenEval and DPG come with DuoGen, the others are fetched from the hub)"
 
@@ -64,13 +70,13 @@ def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> No
     compare.add_argument("--precision", default="auto", help="auto, nf4, int8, bf16, mixed or fp32")
 
 
-def add_painting(command: argparse.ArgumentParser) -> None:
+def add_painting(command: argparse.ArgumentParser, default: str = PAIRS_OWN) -> None:
     """The flags of how pictures are painted; what is not given is absent from the result."""
     hints = get_type_hints(ImageOptions)
     for each in fields(ImageOptions):
         if each.name in PAINTING:
             possible = ", ".join(each.metadata.get("values", ())) or f"from {each.metadata['low']} to {each.metadata['high']}"
-            about = f"{each.metadata['help']} ({possible}; default: the pair's own)"
+            about = f"{each.metadata['help']} ({possible}; default: {default})"
             command.add_argument(f"--{each.name}", type=hints[each.name], default=argparse.SUPPRESS, metavar="X", help=about)
 
 

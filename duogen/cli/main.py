@@ -74,7 +74,7 @@ def parser() -> Parser:
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
         if about.paints:
-            evaluate_command.add_painting(each)
+            evaluate_command.add_painting(each, about.paints)
         _add_pair(each)
     evaluate_command.add_to(what, _add_pair)
     making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")

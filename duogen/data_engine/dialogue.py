@@ -7,10 +7,11 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from duogen.conversation import Message
 from duogen.data_engine.rewrite import tidy_text
 from duogen.data_engine.sample import ASSETS, Block, Dropped, Picture, Sample, Words, content_words, load_word_lists
 
@@ -27,20 +28,6 @@ FOLLOWS = {
     "serving": re.compile(r"^(serving( suggestions?)?|to serve|served? with|pairings?)\W*$", re.I),
     "equipment": re.compile(r"^(equipment|tools?)\W*$", re.I),
 }
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message: text and pictures in order."""
-
-    role: str
-    parts: tuple[str | Picture, ...]
-
-    def pictures(self) -> list[Picture]:
-        return [part for part in self.parts if isinstance(part, Picture)]
-
-    def text(self) -> str:
-        return "\n".join(part for part in self.parts if isinstance(part, str))
 
 
 @lru_cache(maxsize=1)
@@ -111,7 +98,7 @@ def shows_topic(picture: Picture, sample: Sample) -> bool:
     return not said or (2 * len(said & title) >= len(title) and not said & content_words(ON_THE_WAY))
 
 
-def make_turns(sample: Sample, rng: random.Random, request: str = "") -> list[Turn] | Dropped:
+def make_turns(sample: Sample, rng: random.Random, request: str = "") -> list[Message[Picture]] | Dropped:
     """Make the turns of a page's dialogue.
 
     Args:
@@ -124,16 +111,16 @@ def make_turns(sample: Sample, rng: random.Random, request: str = "") -> list[Tu
     bring = kind == "make" and len(shown) >= 2 and isinstance(parts[0], Words) and parts[1] is shown[0] and rng.random() < 0.3
     if bring and shows_topic(shown[0], sample):
         known = rng.choice(said[kind]["known"]).format(thing=thing)
-        user = Turn("user", (shown[0], rng.choice(said[kind]["pictured"])))
+        user = Message("user", (shown[0], rng.choice(said[kind]["pictured"])))
         parts = [Words(known), *parts[2:]]
     else:
-        user = Turn("user", (request or _capitalise(rng.choice(said[kind]["request"]).format(thing=thing)),))
-    answer = Turn("assistant", render_blocks(parts))
+        user = Message("user", (request or _capitalise(rng.choice(said[kind]["request"]).format(thing=thing)),))
+    answer = Message("assistant", render_blocks(parts))
     turns = [user, answer]
     if follow:
         heading, rest, question = follow
         ask = question or rng.choice(said["follow"][heading])
-        turns += [Turn("user", (ask,)), Turn("assistant", render_blocks(rest))]
+        turns += [Message("user", (ask,)), Message("assistant", render_blocks(rest))]
     return turns if answer.pictures() else Dropped("no picture is left for the answer")
 
 
@@ -205,7 +192,7 @@ def count_numbers(text: str) -> Counter[str]:
     return Counter(NUMBER.findall(LISTED.sub("", text)))
 
 
-def find_violation(sample: Sample, turns: Sequence[Turn]) -> str:
+def find_violation(sample: Sample, turns: Sequence[Message[Picture]]) -> str:
     """Return the rule that a dialogue breaks, "" if none: every picture once and in order, none invented, no number changed."""
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2) or not turns:
         return "the turns do not alternate"
@@ -215,7 +202,7 @@ def find_violation(sample: Sample, turns: Sequence[Turn]) -> str:
         return "pictures are missing, invented or in another order" if sorted(used) != sorted(wanted) else "pictures are in another order"
     if not all(turn.text().strip() or turn.pictures() for turn in turns):
         return "a turn is empty"
-    answers = count_numbers("\n".join(turn.text() for turn in turns if turn.role == "assistant"))
+    answers = count_numbers("\n".join(turn.text("\n") for turn in turns if turn.role == "assistant"))
     source = count_numbers("\n".join(part.text for part in sample.parts if isinstance(part, Words)))
     free = count_numbers(sample.source.title)
     added, gone = answers - source - free, source - answers - free

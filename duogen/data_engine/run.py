@@ -21,15 +21,15 @@ from pathlib import Path
 
 import pyvips
 
-from duogen.conversation import write_beside
-from duogen.data_engine.dialogue import Turn, page_kind
+from duogen.conversation import Message, write_beside
+from duogen.data_engine.dialogue import page_kind
 from duogen.data_engine.filters import count_words, make_filters, run_filters
 from duogen.data_engine.near import Index, signature
 from duogen.data_engine.options import DataOptions
 from duogen.data_engine.pages import Place, list_pages, read_page
 from duogen.data_engine.pictures import encode_picture
 from duogen.data_engine.rewrite import clean_page
-from duogen.data_engine.sample import Dropped, Filter, Lost, Sample, Words
+from duogen.data_engine.sample import Dropped, Filter, Lost, Picture, Sample, Words
 from duogen.data_engine.state import Row, State
 from duogen.data_engine.steps import Steps
 from duogen.data_engine.write import IMAGES, make_record, write_records
@@ -230,7 +230,7 @@ def _drop_duplicates(sample: Sample, signed: bytes, index: Index) -> tuple[Sampl
     return (left, "", "") if left.pictures() else (left, "near-duplicate pictures", "every picture was seen before")
 
 
-def make_row(place: Place, sample: Sample | None, turns: list[Turn] | None, step: str, reason: str, verdict: str = "") -> Row:
+def make_row(place: Place, sample: Sample | None, turns: list[Message[Picture]] | None, step: str, reason: str, verdict: str = "") -> Row:
     """The database row of a page."""
     if sample is None:
         return Row(place.id, place.kind, place.file, place.member, Path(place.file).stem, step, reason)
@@ -242,7 +242,7 @@ def make_row(place: Place, sample: Sample | None, turns: list[Turn] | None, step
         moved = sample.notes.get("moved", 0)
         counted |= {
             "pictures in a dialogue": [_bucket(len(pictures), (1, 2, 3, 4, 6, 9, 13))],
-            "words in a dialogue": [_bucket(sum(count_words(turn.text()) for turn in turns), (1, 50, 100, 200, 400, 800, 1600))],
+            "words in a dialogue": [_bucket(sum(count_words(turn.text("\n")) for turn in turns), (1, 50, 100, 200, 400, 800, 1600))],
             "kind of picture": [picture.kind for picture in pictures],
             "kind of page": [page_kind(sample)],
             "turns of the user": [f"{len(turns) // 2}" + (", one with a picture" if turns[0].pictures() else "")],

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen.conversation import Message
 from duogen.data_engine.align import Scorer, align_pictures, word_overlap_scorer
-from duogen.data_engine.dialogue import Turn, add_lead, count_numbers, find_violation, make_turns, page_kind, page_topic, render_blocks
+from duogen.data_engine.dialogue import add_lead, count_numbers, find_violation, make_turns, page_kind, page_topic, render_blocks
 from duogen.data_engine.markdown import parse_blocks
 from duogen.data_engine.options import DataOptions
 from duogen.data_engine.rewrite import clean_page
@@ -42,7 +43,7 @@ class Steps:
     def model(self) -> str:
         return self.vision_qa.name if self.vision_qa else ""
 
-    def make_dialogue(self, sample: Sample) -> tuple[Sample, list[Turn] | Dropped]:
+    def make_dialogue(self, sample: Sample) -> tuple[Sample, list[Message[Picture]] | Dropped]:
         """Make the dialogue of a page and validate it. Returns the page as used, and the turns or the reason to drop it."""
         rng = random.Random(f"dialogue {sample.id}")
         if self.vision_qa is not None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duogen.conversation import Image
-from duogen.data_engine.dialogue import Turn
+from duogen.conversation import Image, Message
 from duogen.data_engine.near import Index, signature
 from duogen.data_engine.pages import Place
 from duogen.data_engine.run import make_row, write_dataset
@@ -116,7 +115,7 @@ def _load_requests(writer: VisionQA, state: State, count: int) -> Iterator[tuple
     yield from ((domain, topic, request) for domain, topic, request in known[:count])
 
 
-def _make_dialogue(makers: Makers, out: Path, task: Task, seed: int, least: float, index: Index) -> tuple[str, str, list[Turn]]:
+def _make_dialogue(makers: Makers, out: Path, task: Task, seed: int, least: float, index: Index) -> tuple[str, str, list[Message[Picture]]]:
     """Make one dialogue. Returns the step and the reason if the request is dropped (else "", ""), and the turns."""
     if index.find_text(signature(task.words())):
         return "near-duplicate text", "nearly a request before", []
@@ -133,8 +132,8 @@ def _make_dialogue(makers: Makers, out: Path, task: Task, seed: int, least: floa
     weak = [f"{name} {value:g}" for name, value in judged.scores.items() if value < least]
     if weak:
         return "dialogue", "judged too weak: " + ", ".join(weak), []
-    turn = Turn("assistant", tuple(_copy_picture(part, out) if isinstance(part, Path) else part for part in said))
-    return "", "", [Turn("user", (task.words(),)), turn]
+    turn = Message("assistant", tuple(_copy_picture(part, out) if isinstance(part, Path) else part for part in said))
+    return "", "", [Message("user", (task.words(),)), turn]
 
 
 def _number_pictures(parts: list[str | Path]) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from duogen.data_engine.dialogue import Turn
-from duogen.data_engine.sample import Source
+from duogen.conversation import Message
+from duogen.data_engine.sample import Picture, Source
 
 CONVERSATIONS = "conversations.jsonl"
 IMAGES = "images"
 
 
-def make_record(id: str, turns: Sequence[Turn], source: Source, files: dict[str, str]) -> dict[str, Any]:
+def make_record(id: str, turns: Sequence[Message[Picture]], source: Source, files: dict[str, str]) -> dict[str, Any]:
     """The line of a dialogue. `files` maps the name of each picture to its file below the folder."""
     said = []
     for turn in turns:

@@ -8,7 +8,8 @@ from statistics import median
 
 from PIL import Image as PILImage
 
-from duogen.dataset.format import Data, Example, Line, Picture, find_duplicates, split_examples, truncate_example
+from duogen.conversation import Message
+from duogen.dataset.format import Data, Example, Picture, find_duplicates, split_examples, truncate_example
 from duogen.models.sequence import Packed, Tokens
 
 
@@ -64,10 +65,10 @@ class TokenCounter:
     def __init__(self, tokens: Tokens) -> None:
         self.tokens, self._known = tokens, {}
 
-    def __call__(self, lines: tuple[Line, ...]) -> int:
+    def __call__(self, lines: tuple[Message, ...]) -> int:
         return sum(self._count_line(line) for line in lines)
 
-    def _count_line(self, line: Line) -> int:
+    def _count_line(self, line: Message) -> int:
         if line not in self._known:
             packed = Packed()
             packed.add(self.tokens.opening(line.role), False)
@@ -117,7 +118,7 @@ def describe(data: Data, tokens: Tokens, most: int, share: float = 0.1) -> Repor
 
 def example_text(example: Example, most: int = 300) -> str:
     """The words of an example on one line of at most `most` letters."""
-    said = " · ".join(" ".join(line.words().split()) for line in example.lines)
+    said = " · ".join(" ".join(line.text().split()) for line in example.lines)
     return said if len(said) <= most else said[: most - 1] + "…"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from duogen.conversation import Image, Text, Turn, open_picture, write_beside
+from duogen.conversation import Image, Message, Turn, open_picture, write_beside
 
 CONVERSATIONS = "conversations.jsonl"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -41,25 +41,11 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One turn: words and pictures in the order they are said. `role` is "user" or "assistant"."""
-
-    role: str
-    parts: tuple[str | Picture, ...]
-
-    def words(self) -> str:
-        return "".join(part for part in self.parts if isinstance(part, str))
-
-    def pictures(self) -> list[Picture]:
-        return [part for part in self.parts if isinstance(part, Picture)]
-
-
-@dataclass(frozen=True)
 class Example:
     """One conversation to learn from. `where` names its file and line."""
 
     where: str
-    lines: tuple[Line, ...]
+    lines: tuple[Message[Picture], ...]
 
     def pictures(self, role: str | None = None) -> list[Picture]:
         return [picture for line in self.lines if role in (None, line.role) for picture in line.pictures()]
@@ -70,7 +56,7 @@ class Example:
         Raises:
             ValueError: a picture is gone or can no longer be read.
         """
-        return [Turn(line.role, tuple(_load_part(part) for part in line.parts)) for line in self.lines]
+        return [line.make_turn(lambda picture: Image(open_picture(picture.file), alt=picture.alt)) for line in self.lines]
 
     def key(self) -> str:
         """A digest of the words and picture files, wherever the files are."""
@@ -105,10 +91,6 @@ class Data:
         return sum(not problem.fix for problem in self.problems)
 
 
-def _load_part(part: str | Picture) -> Text | Image:
-    return Text(part) if isinstance(part, str) else Image(open_picture(part.file), alt=part.alt)
-
-
 def parse_example(raw: object, where: str, folder: Path) -> Example:
     """Parse a decoded line of `conversations.jsonl`.
 
@@ -123,7 +105,7 @@ def parse_example(raw: object, where: str, folder: Path) -> Example:
     return Example(where, tuple(line for turn in turns if (line := _parse_line(turn, folder)) is not None))
 
 
-def _parse_line(turn: object, folder: Path) -> Line | None:
+def _parse_line(turn: object, folder: Path) -> Message[Picture] | None:
     """Parse a turn; `None` for a system turn, which a pair does not read."""
     if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
         raise ValueError('a turn has no "role"')
@@ -135,7 +117,7 @@ def _parse_line(turn: object, folder: Path) -> Line | None:
     if not isinstance(given, str | list):
         raise ValueError('a turn has no "parts"')
     parts = tuple(_parse_part(part, folder) for part in ([given] if isinstance(given, str) else given))
-    return Line(ROLES[turn["role"]], parts)
+    return Message(ROLES[turn["role"]], parts)
 
 
 def _parse_part(part: object, folder: Path) -> str | Picture:
@@ -176,9 +158,9 @@ def check_example(example: Example) -> tuple[Example | None, list[Problem]]:
             note_fix(f"an empty turn of the {line.role}", "left the turn out")
         elif lines and lines[-1].role == line.role:
             note_fix(f"two turns of the {line.role} in a row", "joined them")
-            lines[-1] = Line(line.role, (*lines[-1].parts, *(("\n",) if isinstance(parts[0], str) else ()), *parts))
+            lines[-1] = Message(line.role, (*lines[-1].parts, *(("\n",) if isinstance(parts[0], str) else ()), *parts))
         else:
-            lines.append(Line(line.role, parts))
+            lines.append(Message(line.role, parts))
     while lines and lines[-1].role == "user":
         lines.pop()
         if lines:
@@ -199,7 +181,7 @@ def check_example(example: Example) -> tuple[Example | None, list[Problem]]:
                     note_fix(what, f"took {file.name}")
                 part = replace(part, file=file)
             parts.append(part)
-        found.append(Line(line.role, tuple(parts)))
+        found.append(Message(line.role, tuple(parts)))
     return Example(example.where, tuple(found)), problems
 
 
@@ -218,7 +200,9 @@ def _find_picture(file: Path) -> tuple[Path | None, str]:
     return file, ""
 
 
-def truncate_example(example: Example, length: Callable[[tuple[Line, ...]], int], most: int) -> tuple[Example | None, list[Problem]]:
+def truncate_example(
+    example: Example, length: Callable[[tuple[Message[Picture], ...]], int], most: int
+) -> tuple[Example | None, list[Problem]]:
     """Cut an example that is too long after the last answer that fits.
 
     Args:

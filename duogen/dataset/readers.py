@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import Text, load_conversation
-from duogen.dataset.format import CONVERSATIONS, PICTURES, Data, Example, Line, Picture, Problem, check_example, parse_example, resolve_file
+from duogen.conversation import Message, Text, load_conversation
+from duogen.dataset.format import CONVERSATIONS, PICTURES, Data, Example, Picture, Problem, check_example, parse_example, resolve_file
 from duogen.paths import data_home
 
 ZIP_FILES, ZIP_BYTES = 200_000, 20 * 1024**3
@@ -129,7 +129,7 @@ def _read_export(home: Path, where: str) -> Example:
         parts: list[str | Picture] = []
         for part, entry in zip(turn.parts, raw[turn.id]["parts"], strict=True):
             parts.append(part.text if isinstance(part, Text) else Picture(resolve_file(home / "images", entry["file"]), part.alt))
-        lines.append(Line(turn.role, tuple(parts)))
+        lines.append(Message(turn.role, tuple(parts)))
     return Example(where, tuple(lines))
 
 
@@ -144,7 +144,7 @@ def _is_export(file: Path) -> bool:
 def make_caption_example(caption: str, picture: Path, where: str) -> Example:
     """An example from a caption: the user asks with its words, the assistant repeats them and paints the picture."""
     words = caption.strip()
-    return Example(where, (Line("user", (words,)), Line("assistant", (words + "\n", Picture(picture, words)))))
+    return Example(where, (Message("user", (words,)), Message("assistant", (words + "\n", Picture(picture, words)))))
 
 
 def _read_captions(folder: Path) -> Found:
@@ -172,8 +172,8 @@ def _read_pairs(folder: Path) -> Found:
         if not asked:
             yield Problem(where, f"nobody says what changes; write it into after/{before.stem}.txt")
             continue
-        answer = Line("assistant", (CHANGED, Picture(afters[before.stem], asked)))
-        yield Example(where, (Line("user", (Picture(before), asked)), answer))
+        answer = Message("assistant", (CHANGED, Picture(afters[before.stem], asked)))
+        yield Example(where, (Message("user", (Picture(before), asked)), answer))
 
 
 def _find_llava_file(folder: Path) -> Path | None:
@@ -203,7 +203,7 @@ def _read_llava(folder: Path) -> Found:
             yield Problem(where, f"it is no LLaVA conversation ({error})")
 
 
-def _parse_llava_line(turn: dict[str, str], files: Iterator[Path]) -> Line:
+def _parse_llava_line(turn: dict[str, str], files: Iterator[Path]) -> Message:
     roles = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
     parts: list[str | Picture] = []
     for index, words in enumerate(turn["value"].split("<image>")):
@@ -214,7 +214,7 @@ def _parse_llava_line(turn: dict[str, str], files: Iterator[Path]) -> Line:
             parts.append(Picture(picture))
         words = words.strip("\n") if turn["from"] in ("human", "user") else words
         parts += [words] if words else []
-    return Line(roles[turn["from"]], tuple(parts))
+    return Message(roles[turn["from"]], tuple(parts))
 
 
 def _has_dataset(folder: Path) -> bool:

@@ -125,7 +125,7 @@ class DiTSampler:
             name = f"{prefix}-{index}.png"
             picture.save(folder / f".{name}.part", "PNG")
             (folder / f".{name}.part").replace(folder / name)
-            prompt = next(line.words().strip() for line in example.lines)
+            prompt = next(line.text().strip() for line in example.lines)
             samples.append({"prompt": prompt, "text": last_words(example.turns()), "picture": name})
         return samples
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from duogen.conversation import Image, Text, Turn
-from duogen.dataset.format import CONVERSATIONS, Example, Line, Picture, write_examples
+from duogen.conversation import Image, Message, Text, Turn
+from duogen.dataset.format import CONVERSATIONS, Example, Picture, write_examples
 from duogen.dataset.readers import read_dataset
 from duogen.finetune.config import RECIPES, REPLAY_EXAMPLES
 from duogen.models.pipeline import About
@@ -80,7 +80,7 @@ def write_turns(dialogues: Iterable[list[Turn]], folder: Path) -> None:
         write_examples(examples, folder)
 
 
-def _line(turn: Turn, drawn: Path) -> Line:
+def _line(turn: Turn, drawn: Path) -> Message:
     parts: list[str | Picture] = []
     for place, part in enumerate(turn.parts):
         if isinstance(part, Text):
@@ -89,4 +89,4 @@ def _line(turn: Turn, drawn: Path) -> Line:
             file = drawn / f"{turn.id}-{place}.png"
             part.picture.save(file)
             parts.append(Picture(file, part.alt))
-    return Line(turn.role, tuple(parts))
+    return Message(turn.role, tuple(parts))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from filelock import BaseFileLock, Timeout
+from filelock import FileLock, Timeout
 from peft import LoraConfig
 from torch import nn
 
@@ -143,7 +143,7 @@ def _hold_device(device: str, job: Job | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _wait_for_lock(lock: BaseFileLock, words: str, job: Job, wants_gpu: bool) -> Iterator[None]:
+def _wait_for_lock(lock: FileLock, words: str, job: Job, wants_gpu: bool) -> Iterator[None]:
     while True:
         try:
             lock.acquire(timeout=0.5)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from PIL.Image import Image as Picture
 
-from duogen.conversation import Image, Text, Turn
+from duogen.conversation import Image, Message, Turn
 from duogen.sketchbook import words, world
 from duogen.sketchbook.change import loose_parts, remove_part
 from duogen.sketchbook.draw import draw
@@ -38,22 +38,19 @@ KINDS = ("guide", "more", "picture", "edit", "question", "talk")  # of answers; 
 
 
 @dataclass(frozen=True)
-class Line:
-    """One turn: words and scenes in order.
+class Line(Message[Scene]):
+    """A message whose pictures are scenes.
 
     Attributes:
-        role: "user" or "assistant".
         kind: what kind an answer is, one of `KINDS`; "" for the user's words.
         free: nothing fixes what the answer's picture shows: the request left all of it open, or accepted what was offered.
     """
 
-    role: str
-    parts: tuple[str | Scene, ...]
     kind: str = ""
     free: bool = False
 
     def scenes(self) -> list[Scene]:
-        return [part for part in self.parts if isinstance(part, Scene)]
+        return self.pictures()
 
 
 @dataclass(frozen=True)
@@ -102,10 +99,8 @@ def draw_turns(dialogue: Dialogue, renderer: Callable[[Scene], Picture] = draw) 
     """The turns of a conversation, with scenes drawn by `renderer`. The parent of each turn is the turn before it."""
     chain: list[Turn] = []
     for line in dialogue.lines:
-        parts = tuple(
-            Text(part) if isinstance(part, str) else Image(renderer(part), alt=words.picture_sentence(part)) for part in line.parts
-        )
-        chain.append(Turn(line.role, parts, parent=chain[-1].id if chain else None))
+        parent = chain[-1].id if chain else None
+        chain.append(line.make_turn(lambda scene: Image(renderer(scene), alt=words.picture_sentence(scene)), parent))
     return chain
 
 

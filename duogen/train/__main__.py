@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duogen.train.settings import DiTSettings, settings_table
+from duogen.train.settings import STAGES, DiTSettings, settings_table
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # torch and the models take seconds to import: the functions import them, so that --help and wrong input answer at once.
 
-STAGES = ("vae", "vision", "mllm", "dit")
 COMMANDS = (*STAGES, "fit-last-layer", "states", "export", "all", "settings")
+FITTED_PICTURES = 3200  # that `fit-last-layer` fits to
 ALIASES = {"refit": "fit-last-layer"}
 
 
@@ -70,8 +70,10 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
     """Train one stage, or all; returns whether to go on: `False` where one of all stages was stopped before its end."""
     from duogen.train.trainer import Recipe, train
 
-    for stage in STAGES if options.stage == "all" else [options.stage]:
-        recipe = Recipe.load(options.recipe, stage)
+    recipes = {stage: Recipe.load(options.recipe, stage) for stage in (STAGES if options.stage == "all" else [options.stage])}
+    for stage, recipe in recipes.items():
+        STAGES[stage].from_json(recipe.settings)  # a wrong one ends here, before the stages ahead of it are trained
+    for stage, recipe in recipes.items():
         built = prepare_dit_stage(recipe, options.recipe, runs) if stage == "dit" else build_stage(stage, recipe, runs)
         done = train(built, recipe, runs / stage, options.until)
         if options.stage == "all" and done < recipe.steps:
@@ -182,7 +184,7 @@ def fit_vision_layer(file: Path, runs: Path) -> float:
 
     stage = build_vision_stage(Recipe.load(file, "vision"))
     step = load_weights(runs / "vision", stage.modules, ema=False)
-    explained = stage.fit_last_layer(pictures=3200, seed=21)
+    explained = stage.fit_last_layer(FITTED_PICTURES, seed=21)
     save_state(runs / "vision", build_state(step, collect_parameters(stage.modules), {}, []))
     return explained
 

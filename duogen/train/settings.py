@@ -166,13 +166,14 @@ class DiTSettings(CurriculumSettings):
         return raw
 
 
-STAGES: tuple[type[StageSettings], ...] = (VAESettings, VisionSettings, MLLMSettings, DiTSettings)
+STAGES: dict[str, type[StageSettings]] = {kind.stage: kind for kind in (VAESettings, VisionSettings, MLLMSettings, DiTSettings)}
 
 
 def settings_table() -> str:
     """All settings of all stages in Markdown: a heading and a table for each stage."""
     return "\n\n".join(
-        "\n".join([f"## {kind.stage}", "", "| Setting | Default | What it is |", "|---|---|---|", *_table_rows(kind)]) for kind in STAGES
+        "\n".join([f"## {stage}", "", "| Setting | Default | What it is |", "|---|---|---|", *_table_rows(kind)])
+        for stage, kind in STAGES.items()
     )
 
 

@@ -39,7 +39,9 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a stage is trained. `settings` holds the settings of that stage alone.
+    """How long and how fast a stage is trained.
+
+    `settings` holds the settings of that stage alone, as the file writes them; the stage reads them by `duogen.train.settings`.
 
     Attributes:
         steps: optimiser steps in all.
@@ -401,8 +403,9 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
 
 
 def load_state(
-    folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[torch.optim.Optimizer]
-) -> tuple[int, dict[str, torch.Tensor], str]:
+    folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor],
+    optimizers: list[torch.optim.Optimizer],
+) -> tuple[int, dict[str, torch.Tensor], str]:  # fmt: skip
     """Restore what `save_state` wrote, including weights that are not trained any more.
 
     Parameters that the earlier run did not train stay as they are. Where the parameters or the optimizer differ, the moments start anew.
