@@ -70,7 +70,7 @@ def served(home: Path, *program: str) -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    program = program or ("tests/stand_in.py", "--seconds", str(PICTURE_SECONDS))
+    program = program or ("tests/support/stand_in.py", "--seconds", str(PICTURE_SECONDS))
     command = [sys.executable, *program, "--port", str(port), "--no-browser"]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.browser import Server
+    from tests.support.browser import Server
 
 # Tests' models are so small that more threads only wait for each other; the servers and commands that tests start run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,7 +62,7 @@ def browser() -> Iterator:
     """One for all tests of a worker. It has an event loop in this thread, so `asyncio.run` needs another one."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser import CHROMIUM, FLAGS, SHOTS
+    from tests.support.browser import CHROMIUM, FLAGS, SHOTS
 
     SHOTS.mkdir(exist_ok=True)
     with sync_playwright() as play:
@@ -74,7 +74,7 @@ def browser() -> Iterator:
 @pytest.fixture
 def tab(browser) -> Iterator[Callable]:
     """Opens a page at an address; whatever the page's own code raises fails the test."""
-    from tests.waiting import patience
+    from tests.support.waiting import patience
 
     contexts, errors = [], []
 
@@ -96,7 +96,7 @@ def tab(browser) -> Iterator[Callable]:
 @pytest.fixture(scope="session")
 def stand_in_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests of a worker that need no real pair: the engine is `stand_in.py`. Tests take `fast`."""
-    from tests.browser import stand_in
+    from tests.support.browser import stand_in
 
     server = stand_in(tmp_path_factory.mktemp("home"))
     yield server
@@ -106,7 +106,7 @@ def stand_in_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture
 def fast(stand_in_server: Server) -> Server:
     """The worker's server with the stand-in, and nothing of earlier tests in its home."""
-    from tests.browser import delete_everything
+    from tests.support.browser import delete_everything
 
     delete_everything(stand_in_server.home)
     return stand_in_server
@@ -115,8 +115,8 @@ def fast(stand_in_server: Server) -> Server:
 @pytest.fixture(scope="session")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests of a worker that need a real pair which answers at once, whatever it says."""
-    from tests.browser import Server
-    from tests.tiny import served_pair
+    from tests.support.browser import Server
+    from tests.support.tiny import served_pair
 
     home = tmp_path_factory.mktemp("home")
     server = Server(home, "--pair", str(served_pair(home / "tiny")), "--device", "cpu")
@@ -127,7 +127,7 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def tiny(tiny_server: Server) -> Server:
     """The worker's server with a tiny pair, and nothing of earlier tests in its home."""
-    from tests.browser import delete_everything
+    from tests.support.browser import delete_everything
 
     delete_everything(tiny_server.home)
     return tiny_server

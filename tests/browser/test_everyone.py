@@ -1,0 +1,148 @@
+"""The page for everyone: names and contrast as axe-core checks them, light and dark, wide and narrow; and the keyboard alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.test_chat import open_list
+from tests.support.browser import SHOTS, browser_only, overflow_width, settle
+
+AXE = files("axe_playwright_python").joinpath("axe.min.js")  # axe-core, as npm has it, in a package that pip can fetch
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+FOREIGN = ".download-link"  # Gradio puts a button into a link
+LOOKS = {
+    "light": {},
+    "phone, dark": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": "dark"},
+}
+
+
+def faults(page, inside: str = "body") -> list[str]:
+    """What axe-core finds wrong with what is shown now."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    settle(page)  # what fades in has its colours only then
+    found = page.evaluate(
+        "([rules, include, exclude]) => axe.run({include, exclude}, {runOnly: rules, resultTypes: ['violations']})",
+        [RULES, inside, FOREIGN],
+    )
+    return [
+        f"{each['id']} {node['target']} {node['html'][:160]} {(node.get('any') or [{}])[0].get('message', '')[:160]}"
+        for each in found["violations"]
+        for node in each["nodes"]
+    ]
+
+
+@browser_only
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
+    page = tab(fast.address, **LOOKS[look])
+    page.wait_for_selector("#talk .example")
+    found = {"empty": faults(page)}
+    page.click("#talk .example")
+    page.wait_for_selector("text=All done!")
+    page.wait_for_selector("#box .submit-button")
+    page.locator("#talk .bot button.i-again").nth(1).click()
+    page.wait_for_selector("#talk .versions")
+    page.wait_for_selector("#box .submit-button")
+    found["chat"] = faults(page)
+    page.click("#drawer")
+    found["options"] = faults(page)
+    page.click("#options .toggle-button")
+    settle(page)
+    open_list(page)
+    found["list"] = faults(page)
+    page.click("#chats summary >> nth=0")
+    found["menu"] = faults(page, "#chats details[open]")
+    page.keyboard.press("Escape")
+    page.click("#side .toggle-button")
+    settle(page)
+    page.click("#tabs button[role=tab] >> nth=1")
+    found["studio, empty"] = faults(page)
+    page.click("#tabs button[role=tab] >> nth=0")
+    page.locator("#talk .bot button.i-studio").nth(1).click()
+    page.wait_for_selector("#studio-editor canvas")
+    page.locator("#studio-canvas button").first.click()
+    page.locator("#studio-others button").first.click()
+    found["studio"] = faults(page)
+    assert overflow_width(page) <= 0
+    page.click("#tabs button[role=tab] >> nth=2")
+    page.locator("#library-grid .thumbnail-item").first.click()
+    page.wait_for_selector("#library-settings dd")
+    found["library"] = faults(page)
+    for number, ready in ((3, "#models-plan .status span:not(:empty)"), (4, "#data-make")):
+        page.click(f"#tabs button[role=tab] >> nth={number}")
+        page.wait_for_selector(ready)
+        found[ready] = faults(page)
+        assert overflow_width(page) <= 0
+        page.screenshot(path=SHOTS / f"{'models' if number == 3 else 'data'}-{look.replace(', ', '-')}.png")
+    wrong = {fault: where for where, each in found.items() for fault in each}
+    assert not wrong, "\n".join(f"{where}: {fault}" for fault, where in wrong.items())
+
+
+FOCUS = """() => {
+    const at = document.activeElement, box = at.getBoundingClientRect(), look = getComputedStyle(at);
+    const seen = box.right > 0 && box.left < innerWidth && box.width > 0;
+    const shown = look.outlineStyle !== 'none' || look.boxShadow !== 'none' || at.matches('input, textarea, canvas');
+    return {name: at.outerHTML.slice(0, 150), seen, shown};
+}"""
+
+
+def tab_to(page, selector: str, key: str = "Tab", most: int = 90) -> None:
+    """Press Tab until something has the focus. On the way nothing may have it that is out of sight, or does not show it."""
+    for _ in range(most):
+        page.keyboard.press(key)
+        at = page.evaluate(FOCUS)
+        if not at["name"].startswith("<body"):
+            assert at["seen"] and at["shown"], at["name"]
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"Tab does not lead to {selector}")
+
+
+@browser_only
+def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:
+    page = tab(fast.address)
+    page.wait_for_selector("#talk .example")
+    expect(page.locator("#box textarea"), "one can type at once").to_be_focused()
+    page.keyboard.type("How do I draw a ferry?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=All done!")
+    page.wait_for_selector("#box .submit-button")
+    tab_to(page, "#talk .bot button.i-again", "Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    page.wait_for_selector("#box .submit-button")
+    tab_to(page, "#talk .bot button[value^=branch].worded")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#talk .bot .count:has-text('1/2')")
+    tab_to(page, "#open-side", "Shift+Tab")
+    page.keyboard.press("Enter")
+    settle(page)
+    tab_to(page, "#chats summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "#chats button[value^=rename]")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.matches('#chats input')")
+    page.keyboard.type("By keyboard")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chats .open:has-text('By keyboard')")
+    tab_to(page, "#side .toggle-button")
+    page.keyboard.press("Enter")
+    settle(page)
+    tab_to(page, "#tab-library-button")
+    page.keyboard.press("Enter")
+    tab_to(page, "#library-grid .thumbnail-item")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#library-settings dd")
+    tab_to(page, "#library-edit")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#studio-words textarea")
+    tab_to(page, "#studio-words textarea")
+    page.keyboard.type("a long hull")
+    tab_to(page, "#studio-change")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#studio-status:has-text('Here it is')")

@@ -1,0 +1,211 @@
+"""Guides that leave the page: HTML, Markdown and PDF."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pypdfium2
+import pytest
+from PIL import Image as PILImage
+
+from duogen.cli import main as cli
+from duogen.conversation import Conversation, Image, save_conversation
+from duogen.library.export import as_html, as_pdf, as_zip, export, markdown_lines, sections
+from tests.support.browser import browser_only
+
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+def guide(steps: int = 4) -> Conversation:
+    parts: list = ["Let's draw a *house*.\n\nStep 1. Draw it red & small.\n"]
+    for index, colour in enumerate(COLOURS[:steps]):
+        parts.append(Image(PILImage.new("RGB", (64, 64), colour), alt=f"A {colour} one"))
+        parts.append(f"Step {index + 2}. Now more of it.\n" if index + 1 < steps else "All done, schön!")
+    return Conversation().say("user", "How do I draw <b>a house</b>?").say("assistant", *parts)
+
+
+def pages(data: bytes) -> list[tuple[str, int]]:
+    """Text and number of pictures of every page."""
+    found = []
+    pdf = pypdfium2.PdfDocument(data)
+    for page in pdf:
+        images = sum(each.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE for each in page.get_objects())
+        found.append((" ".join(page.get_textpage().get_text_range().split()), images))
+    pdf.close()
+    return found
+
+
+def test_every_picture_stands_with_the_words_that_led_to_it():
+    (section,) = sections(guide())
+    lead, *steps, end = section.blocks
+    assert lead.words == "Let's draw a *house*." and lead.picture is None
+    assert [(step.number, step.picture.alt) for step in steps] == [(n + 1, f"A {colour} one") for n, colour in enumerate(COLOURS)]
+    assert end.words == "All done, schön!" and end.number is None
+
+
+PICTURE = PILImage.new("RGB", (8, 8))
+
+
+def test_words_without_steps_and_pictures_without_words():
+    other = Conversation().say("user", "x").say("assistant", "First:\n1) Cut it.\n2. Fry it.", PICTURE, "Some words", PICTURE, PICTURE)
+    (section,) = sections(other)
+    found = [(block.number, block.words, block.picture is not None) for block in section.blocks]
+    assert found == [(None, "First:", False), (1, "Cut it.", False), (2, "Fry it.", True), (None, "Some words", True), (None, "", True)]
+
+
+@pytest.mark.parametrize(
+    ("said", "number", "label", "words"),
+    [
+        ("Step 3. Cut.", 3, "Step 3", "Cut."),
+        ("**Step 3:** Cut.", 3, "Step 3", "Cut."),
+        ("**Step 3**: Cut.", 3, "Step 3", "Cut."),
+        ("**Step 3: The cut**\nCut.", 3, "Step 3", "**The cut**\n\nCut."),
+        ("### Step 3: The cut\n\nCut.", 3, "Step 3", "**The cut**\n\nCut."),
+        ("## 3. The cut\nDo:\n1. Cut.\n2. Stop.", 3, "3", "**The cut**\nDo:\n1. Cut.\n2. Stop."),
+        ("Step 3\n\n1. Cut.\n2. Stop.", 3, "Step 3", "1. Cut.\n2. Stop."),
+        ("Schritt 3: Schneide.", 3, "Schritt 3", "Schneide."),
+        ("第三步，剪开。", 3, "第三步", "剪开。"),
+        ("步骤3：剪开。", 3, "步骤3", "剪开。"),
+        ("3.5 cups of flour", None, "", "3.5 cups of flour"),
+        ("Step 3 is the last one", None, "", "Step 3 is the last one"),
+    ],
+)
+def test_ways_to_count(said, number, label, words):
+    (section,) = sections(Conversation().say("user", "x").say("assistant", said, PICTURE))
+    (block,) = section.blocks
+    assert (block.number, block.label, block.words, block.picture is not None) == (number, label, words, True)
+
+
+def test_markdown_is_laid_out():
+    lines = markdown_lines("# Top\n\nSome **bold `x`** words\n\n3. three\n4. four\n   - below\n\n```\na < b\n```")
+    assert [(line["kind"], line["number"], line["depth"]) for line in lines] == [
+        ("heading", None, 0),
+        ("text", None, 0),
+        ("item", 3, 1),
+        ("item", 4, 1),
+        ("item", None, 2),
+        ("code", None, 0),
+    ]
+    assert [run["text"] for run in lines[1]["runs"] if run["bold"]] == ["bold ", "x"] and lines[1]["runs"][2]["code"]
+
+
+def test_html_holds_everything_and_runs_nothing():
+    conversation = guide().say("user", "Go on").say("assistant", '<script>alert(1)</script> ![x](http://x.y/z.png) <img src="http://x.y">')
+    page = as_html(conversation)
+    assert page.count("data:image/png;base64,") == 4 and 'alt="A red one"' in page and "<em>house</em>" in page
+    assert "<script" not in page and 'src="http' not in page and "<b>a house</b>" not in page
+    assert "break-inside: avoid" in page
+
+
+def test_markdown_comes_with_its_pictures():
+    with zipfile.ZipFile(io.BytesIO(as_zip(guide()))) as packed:
+        words = packed.read("guide.md").decode()
+        names = [name for name in packed.namelist() if name.endswith(".png")]
+        assert len(names) == 4 and all(f"]({name})" in words for name in names)
+        assert PILImage.open(io.BytesIO(packed.read(names[2]))).getpixel((0, 0)) == (0, 0, 255)
+    assert "**Step 2.** Now more of it." in words
+
+
+def test_pdf_text_can_be_selected_and_no_step_is_parted_from_its_picture():
+    found = pages(as_pdf(guide()))
+    assert len(found) == 2 and sum(images for _, images in found) == 4
+    assert "How do I draw <b>a house</b>?" in found[0][0] and "schön" in found[-1][0]
+    for text, images in found:
+        assert text.count("Now more of it.") + text.count("red & small") == images
+
+
+def test_photographs_stay_small():
+    photograph = PILImage.effect_noise((300, 300), 60).convert("RGB")
+    conversation = Conversation().say("user", "x").say("assistant", "Step 1. Look.", photograph, "Step 2. Draw.", PICTURE)
+    page, pdf = as_html(conversation), as_pdf(conversation)
+    assert "data:image/jpeg;base64," in page and "data:image/png;base64," in page
+    with zipfile.ZipFile(io.BytesIO(as_zip(conversation))) as packed:  # the originals
+        png = packed.read("pictures/01.png")
+        assert PILImage.open(io.BytesIO(png)).tobytes() == photograph.tobytes()
+    assert len(pdf) < len(png) + 30_000 and pages(pdf)[0][1] == 2
+
+
+def test_one_answer_alone():
+    conversation = guide().say("user", "And a tree?").say("assistant", "1. A trunk.", PILImage.new("RGB", (8, 8)))
+    assert len(sections(conversation)) == 2
+    (section,) = sections(conversation, conversation.head)
+    assert section.question == "And a tree?"
+    with pytest.raises(ValueError, match="no answer"):
+        sections(conversation, "x")
+    with pytest.raises(ValueError, match="no answer"):
+        as_pdf(Conversation().say("user", "hello"))
+
+
+def test_a_long_question_stands_whole_below_its_title():
+    question = "How do I fold a boat, " * 10 + "please?"
+    conversation = Conversation().say("user", question).say("assistant", "So.")
+    with zipfile.ZipFile(io.BytesIO(as_zip(conversation))) as packed:
+        assert question in packed.read("guide.md").decode()
+    assert question in as_html(conversation) and "please?" in pages(as_pdf(conversation))[0][0]
+
+
+def test_a_picture_of_any_shape_fits_its_page():
+    shapes = [(20, 900), (900, 20), (300, 400)]
+    parts = [part for n, size in enumerate(shapes) for part in (f"Step {n + 1}. Draw.", PILImage.new("RGB", size, "red"))]
+    pdf = pypdfium2.PdfDocument(as_pdf(Conversation().say("user", "x").say("assistant", *parts)))
+    boxes = [each.get_bounds() for page in pdf for each in page.get_objects() if each.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]
+    width, height = pdf[0].get_size()
+    assert len(boxes) == 3 and all(0 < left < right < width and 0 < low < high < height for left, low, right, high in boxes)
+    for (wide, tall), (left, low, right, high) in zip(shapes, boxes, strict=True):
+        assert (right - left) / (high - low) == pytest.approx(wide / tall, rel=0.02)
+    pdf.close()
+
+
+def test_every_letter_of_a_pdf_is_drawn():
+    said = "好的！🎉 Schön – „süß“ 👍🏽 ok"
+    ((text, _),) = pages(as_pdf(Conversation().say("user", "怎样画“红色”的房子？").say("assistant", said, PICTURE)))
+    for words in ("怎样画“红色”的房子？", "好的！", "Schön – „süß“", "ok"):
+        assert words in text
+    pdf = pypdfium2.PdfDocument(as_pdf(Conversation().say("user", "x").say("assistant", "画画")))
+    assert pdf.get_metadata_value("Title") == "x"
+    pdf.close()
+
+
+def test_pictures_and_emoji_alone_are_a_question():
+    conversation = Conversation().say("user", "🏠").say("assistant", "``", PICTURE).say("user", PICTURE).say("assistant", "a\x07b", PICTURE)
+    ((text, images),) = pages(as_pdf(conversation))
+    assert images == 3 and "ab" in text
+    assert "<h2>" not in as_html(conversation) and as_zip(conversation)
+
+
+def test_a_letter_without_a_font_is_refused():
+    unknown = Conversation().say("user", "x").say("assistant", "\U00031000")  # as rare as Chinese letters get
+    with pytest.raises(ValueError, match="No font on this machine has the letter \U00031000"):
+        as_pdf(unknown)
+    assert "\U00031000" in as_html(unknown)
+
+
+@browser_only
+def test_html_in_a_browser_prints_well_and_fits_a_phone(browser, tmp_path: Path):
+    conversation = guide().say("user", "<script>ran=1</script>").say("assistant", "w" * 300)
+    (tmp_path / "guide.html").write_text(as_html(conversation), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.goto((tmp_path / "guide.html").as_uri())
+    assert page.evaluate("[document.documentElement.scrollWidth, typeof ran, document.images.length]") == [390, "undefined", 4]
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    printed = page.pdf(prefer_css_page_size=True)
+    page.close()
+    found = pages(printed)
+    assert len(found) > 1 and sum(images for _, images in found) == 4
+    for text, images in found:
+        assert text.count("Now more of it.") + text.count("red & small") == images
+
+
+def test_the_command_line(tmp_path, capsys):
+    save_conversation(guide(), tmp_path / "c")
+    assert cli.main(["export", str(tmp_path / "c"), "--to", str(tmp_path / "guide.pdf")]) == 0
+    assert len(pages((tmp_path / "guide.pdf").read_bytes())) == 2
+    for wrong in (["c", "guide.doc"], ["d", "guide.pdf"], ["c", "no/such/guide.pdf"]):
+        assert cli.main(["export", str(tmp_path / wrong[0]), "--to", str(tmp_path / wrong[1])]) == 2
+    assert capsys.readouterr().err.count("duogen: ") == 3
+    with pytest.raises(ValueError, match="ends|end in"):
+        export(guide(), tmp_path / "guide")

@@ -1,0 +1,410 @@
+"""The page in a real browser with the shipped pair; the parts beneath it without one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_type_hints
+
+import gradio as gr
+import pytest
+from PIL import Image as PILImage
+from playwright.sync_api import expect
+
+import app
+from duogen.conversation import Conversation, Image, Text
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
+from duogen.library.conversations import ConversationStore
+from duogen.options import Options
+from tests.support.browser import SHOTS, Server, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
+from tests.support.waiting import patience, until
+from ui.chat.answers import Job, Task, WaitingQuestion, answer_task
+from ui.chat.history import Answer, messages, text_part
+from ui.page import Page
+from ui.parts import controls
+from ui.parts.loading import Loading
+from ui.parts.pictures import PictureFolder
+
+GUIDE = "How do I draw a red house with a blue door?"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the shipped pair, started as people start it."""
+    server = Server(tmp_path_factory.mktemp("home"), fresh=True)
+    yield server
+    server.end()
+
+
+@browser_only
+def test_is_up_at_once_and_explains_itself(server: Server, tab) -> None:
+    page = tab(server.address)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"\S"))
+    page.wait_for_selector("#talk .example")
+    expect(page.locator("#status")).to_contain_text("Ready")
+    expect(page.locator("#talk .placeholder h2")).to_contain_text(re.compile(r"\S"))
+    expect(page.locator("#talk .limits")).to_contain_text("no photographs")
+    page.screenshot(path=SHOTS / "empty-light.png")
+    page.click("#talk .limits button")
+    page.reload()
+    page.wait_for_selector("#talk .example")
+    expect(page.locator("#talk .limits"), "what a person has read stays away").not_to_be_visible()
+    page.click("#drawer")
+    page.wait_for_selector("#options input[type=range]")
+    settle(page)
+    page.screenshot(path=SHOTS / "options.png")
+    dark = tab(server.address, color_scheme="dark")
+    dark.wait_for_selector("#talk .example")
+    dark.screenshot(path=SHOTS / "empty-dark.png")
+    dark.click("#look")
+    dark.wait_for_function("!document.body.classList.contains('dark')")
+
+
+@browser_only
+def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> None:
+    page = tab(server.address)
+    send(page, GUIDE)
+    page.wait_for_selector("#talk .bot img.picture")
+    expect(page.locator("#talk .bot").first).to_contain_text(re.compile(r"\S.{3}"))
+    page.screenshot(path=SHOTS / "painting.png")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#talk .bot img.picture')].some(img => img.naturalWidth && !/svg$/.test(img.src))"
+    )
+    wait_until_answered(page)
+    assert loaded_pictures(page, 2) >= 2
+    assert all(words.strip() for words in page.eval_on_selector_all("#talk .bot img.picture", "imgs => imgs.map(img => img.alt)"))
+    expect(page.locator("#talk .bot small").first).to_contain_text("seed")
+    page.screenshot(path=SHOTS / "guide-light.png")
+    before = page.inner_text("#talk .bot small")
+    page.click("#retry")
+    page.wait_for_selector("#box .stop-button")
+    wait_until_answered(page)
+    expect(page.locator("#talk .bot small").first).not_to_have_text(before, use_inner_text=True)
+    expect(page.locator("#talk .user button.i-edit")).to_have_count(1)
+    page.click("#look")
+    settle(page)
+    page.screenshot(path=SHOTS / "guide-dark.png")
+    page.click("#new")
+    page.wait_for_selector("#talk .example")
+    expect(page.locator("#talk .bot")).to_have_count(0)
+    expect(page.locator("#retry")).not_to_be_visible()
+
+
+@browser_only
+def test_pictures_can_be_brought(server: Server, tab, tmp_path: Path) -> None:
+    PILImage.new("RGB", (320, 200), "red").save(tmp_path / "red.png")
+    PILImage.new("RGBA", (200, 200), (0, 0, 255, 128)).save(tmp_path / "blue.png")
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    page = tab(server.address)
+    page.wait_for_selector("#talk .example")
+    (tmp_path / "notes.txt").write_text("no picture either")
+    page.set_input_files("#box input[type=file]", tmp_path / "notes.txt")
+    page.wait_for_selector("text=Only pictures can be brought; this is none: notes.txt")
+    expect(page.locator(".toast-title").first).to_contain_text("That did not work")
+    page.set_input_files("#box input[type=file]", tmp_path / "broken.png")
+    page.wait_for_selector("#box .thumbnail-item")
+    send(page, "What is this?")
+    page.wait_for_selector("text=cannot be read as a picture")
+    expect(page.locator("#box textarea")).to_have_value("What is this?")
+    expect(page.locator("#talk .user")).to_have_count(0)
+    page.click("#new")
+    page.wait_for_function("document.querySelector('#box textarea').value == ''")
+    page.set_input_files("#box input[type=file]", [tmp_path / "red.png", tmp_path / "blue.png"])
+    page.wait_for_function("document.querySelectorAll('#box .thumbnail-item').length == 2")
+    send(page, "Which colour do you see in the first picture?")
+    page.wait_for_selector("#talk .user img.picture")
+    wait_until_answered(page)
+    assert loaded_pictures(page, 2, ".user") == 2
+    expect(page.locator("#talk .user .number")).to_have_text(["1", "2"])
+    page.screenshot(path=SHOTS / "upload.png")
+
+
+@browser_only
+def test_is_at_home_on_a_phone_and_runs_nobodys_code(server: Server, tab) -> None:
+    page = tab(server.address, viewport={"width": 390, "height": 844}, has_touch=True)
+    page.wait_for_selector("#talk .example")
+    assert overflow_width(page) <= 0
+    page.screenshot(path=SHOTS / "phone-empty.png")
+    send(page, 'hello <img src=x onerror="window.ran=1"> <script>window.ran=1</script> & ![x](http://127.0.0.1:9/x.png)')
+    page.wait_for_selector("#talk .user")
+    expect(page.locator("#talk .user").first).to_contain_text("<script>")
+    expect(page.locator("#talk .user img")).to_have_count(0)
+    wait_until_answered(page)
+    assert not page.evaluate("window.ran")
+    page.click("#new")
+    page.click("#talk .example >> nth=0")
+    page.wait_for_selector("#talk .bot img.picture")
+    wait_until_answered(page)
+    assert overflow_width(page) <= 0
+    page.screenshot(path=SHOTS / "phone-guide.png")
+    page.click("#drawer")
+    settle(page)
+    assert overflow_width(page) <= 0
+    page.screenshot(path=SHOTS / "phone-options.png")
+
+
+@browser_only
+def test_a_pair_that_does_not_open_gets_a_sentence(tab, tmp_path: Path) -> None:
+    server = Server(tmp_path, "--pair", str(tmp_path / "nowhere"))
+    try:
+        page = tab(server.address)
+        page.wait_for_selector("#status:has-text('nowhere')")
+        send(page, "hello")
+        page.wait_for_selector(".toast-body:has-text('nowhere')")
+        assert page.input_value("#box textarea") == "hello"
+        settle(page)
+        page.screenshot(path=SHOTS / "no-pair.png")
+    finally:
+        server.end()
+
+
+class Scripted:
+    """An engine that does what it is told, for what a sound one never does."""
+
+    about = {"title": "Scripted", "summary": "", "examples": (), "image_size": (8, 8), "steps": 5, "thinks": False}
+
+    def __init__(self, script: Callable[[Conversation], Iterator[Event]]) -> None:
+        self.script = script
+
+    def answer(self, conversation: Conversation, options: Options, stop: threading.Event) -> Iterator[Event]:
+        return self.script(conversation)
+
+
+def page_with(script: Callable, home: Path) -> Page:
+    loading = Loading(engine=Scripted(script), words="Ready")
+    loading.finished.set()
+    return Page(loading, ConversationStore(home / "conversations"), home / "shown")
+
+
+def run_answer(script: Callable, home: Path, before: Conversation | None = None) -> tuple[Page, Job, Conversation]:
+    """A page whose engine has played `script` for "hello", the job of that, and the conversation as it is kept."""
+    page = page_with(script, home)
+    back = before.head if before else None
+    asked = page.store.save((before or Conversation()).say("user", "hello"))
+    work = lambda engine, stop: engine.answer(asked, Options(seed=7), stop)  # noqa: E731
+    job = page.jobs.start(Task(asked.id, asked.head, work, Options(seed=7), back or asked.head))
+    until(lambda: job.done)
+    assert not page.jobs.running_chats(), "nobody could ever ask again"
+    return page, job, page.store.open(asked.id)
+
+
+def crash(conversation: Conversation) -> Iterator[Event]:
+    yield TextDelta("Well,")
+    raise RuntimeError("out of luck")
+
+
+def fail(conversation: Conversation) -> Iterator[Event]:
+    yield TextDelta("Well,")
+    yield Failed("There is too little memory.", conversation)
+
+
+@pytest.mark.parametrize(("script", "words"), [(crash, "out of luck"), (fail, "too little memory")])
+def test_a_failure_says_why_and_keeps_the_question(script: Callable, words: str, tmp_path: Path) -> None:
+    page, job, kept = run_answer(script, tmp_path)
+    assert job.bad and words in job.status
+    assert [turn.text() for turn in kept.path()] == ["hello"]
+
+
+def test_a_failed_question_leaves_the_earlier_answer(tmp_path: Path) -> None:
+    before = Conversation().say("user", "hi").say("assistant", "Hello!")
+    page, job, kept = run_answer(fail, tmp_path, before)
+    assert [turn.text() for turn in kept.path()] == ["hi", "Hello!"]
+    assert any(turn.text() == "hello" for turn in kept.turns.values())
+
+
+def test_a_failure_keeps_what_was_made_before_it(tmp_path: Path) -> None:
+    page, job, kept = run_answer(lambda said: (event for event in [Failed("Too big.", said.say("assistant", "Step 1."))]), tmp_path)
+    assert [turn.role for turn in kept.path()] == ["user", "assistant"] and job.status == "Too big."
+
+
+def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
+    picture = Image(PILImage.new("RGB", (8, 8), "red"), seed=1, seconds=1.0)
+    stats = Stats(1, 1, 1, 1, 0.1, 2.0, "end")
+    page, job, kept = run_answer(lambda said: (event for event in [Done(said.say("assistant", "Here.", picture), stats)]), tmp_path)
+    assert page.store.read_about(kept.id)["notes"][kept.head]["line"] == "1 picture · 2.0 s · seed 7"
+    assert "1 picture · 2.0 s · seed 7" in page.chat.messages(kept)[-1]["content"][-1]["text"]
+
+
+def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
+    def script(said: Conversation) -> Iterator[Event]:
+        yield Thought("First the <b>walls")
+        yield Thought("</b>, then the roof.")
+        yield TextDelta("Step 1.")
+        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page, job, kept = run_answer(script, tmp_path)
+    folded, words, _ = page.chat.messages(kept)[-1]["content"]
+    assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
+    assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
+
+
+def start_answer(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event]:
+    """A page with an answer that stands still until a gate is opened, and the request of a browser that comes to it."""
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield TextDelta("Step 1.")
+        gate.wait(patience())
+        yield Done(said.say("assistant", "Step 1. That is all."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, folder)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    job = page.jobs.start(answer_task(asked, Options(seed=7)))
+    return page, job, SimpleNamespace(session_hash="one", query_params={"c": asked.id}), gate
+
+
+def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path) -> None:
+    page, job, request, gate = start_answer(tmp_path)
+    arrived = page.chat.open_page({page.search: ""}, request)
+    gate.set()
+    until(lambda: job.done)
+    values = {page.view: arrived[page.view], page.search: ""}
+
+    async def follow() -> list:
+        return [update async for update in page.chat.follow(values, request)]
+
+    with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
+        drawn = pool.submit(asyncio.run, follow()).result()
+    assert "That is all." not in str(arrived[page.chatbot]) and "That is all." in str(drawn[-1][page.chatbot])
+    assert page.chat.finish(values, request)[page.box].submit_btn, "nobody could ask again"
+
+
+def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:
+    page, _, request, gate = start_answer(tmp_path)
+    values = {page.view: page.chat.open_page({page.search: ""}, request)[page.view], page.search: ""}
+
+    async def follow() -> list:
+        drawn = []
+        async for update in page.chat.follow(values, request):
+            if not drawn:
+                page.chat.start_over(values, request)  # and the browser may get that before what was just drawn
+            drawn.append(update)
+        return drawn
+
+    with ThreadPoolExecutor() as pool:
+        first, *_, last = pool.submit(asyncio.run, follow()).result()
+    gate.set()
+    assert "hello" in str(first[page.chatbot]) and last[page.chatbot] == []
+
+
+def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def script(said: Conversation) -> Iterator[Event]:
+        gate.wait(patience())
+        if said.path()[-1].text() == "hello":
+            yield from fail(said)
+            return
+        yield Done(said.say("assistant", "A boat."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    asked = page.store.save(Conversation().say("user", "hello"))
+    job = page.jobs.start(answer_task(asked, Options(seed=7)))
+    question = WaitingQuestion("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
+    assert page.jobs.enqueue_question(job, question) and not page.jobs.enqueue_question(job, question)
+    assert page.store.read_about(asked.id)["unasked"] == {"text": "And a <b>boat?", "files": []}
+    *_, shown = job.messages()
+    assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
+    gate.set()
+    until(lambda: job.done and not page.jobs.running_chats())
+    path = page.store.open(asked.id).path()
+    assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
+    assert page.store.read_about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not page.jobs.enqueue_question(job, question)
+    assert page.store.read_about(asked.id)["unasked"] is None
+
+
+def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:
+    seen = []
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield TextDelta("Step 1.")
+        yield ImageStarted(0, 1, 1)
+        yield ImageDone(0, Image(PILImage.new("RGB", (8, 8), "red"), 1, 0.1))
+        fresh = ConversationStore(tmp_path / "conversations").open(said.id)  # what a new process would find
+        seen.extend(type(part).__name__ for part in fresh.path()[-1].parts)
+        yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 1, 0.1, 2.0, "end"))
+
+    run_answer(script, tmp_path)
+    assert seen == ["Text", "Image"]
+
+
+def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None:
+    page = page_with(fail, tmp_path)
+    page.loading.finished.clear()
+    assert set(page.update_loading()) == {page.status}
+    page.loading.finished.set()
+    updates = page.update_loading()
+    assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
+    assert updates[page.controls["image", "side"]]["visible"] and not updates[page.controls["text", "think"]]["visible"]
+    quick = page.set_preset("quick")
+    assert quick[page.controls["image", "steps"]]["value"] == 4 and page.controls["seed",] not in quick
+    assert page.set_preset("balanced")[page.controls["image", "steps"]]["value"] == 5
+
+
+def test_an_answer_in_the_making(tmp_path: Path) -> None:
+    pictures, previews = PictureFolder(tmp_path / "a", 9), PictureFolder(tmp_path / "b", 9)
+    answer, red = Answer(pictures, previews), PILImage.new("RGB", (8, 8), "red")
+    for event in (TextDelta("Step 1. "), TextDelta("A <b>red</b> dot."), ImageStarted(0, 1, 2), ImageStep(0, 1, 2, red)):
+        answer.take(event)
+    assert "step 1 of 2" in answer.status and answer.finished_parts() == (Text("Step 1. A <b>red</b> dot."),)
+    card = answer.message()["content"][1]["text"]
+    assert str(previews.folder.name) in card and "s left" in card and "<span>Step 1. A &lt;b&gt;red&lt;/b&gt; dot.</span>" in card
+    answer.take(ImageDone(0, Image(red, 1, 0.5)))
+    words, picture = answer.message()["content"]
+    assert words["text"] == "Step 1. A &lt;b>red&lt;/b> dot."
+    assert 'alt="Step 1. A &lt;b&gt;red&lt;/b&gt; dot."' in picture["text"]
+    assert len(list(pictures.folder.iterdir())) == 1
+
+
+def test_words_stay_words() -> None:
+    assert text_part("a <script> `<b>` ![x](y)")["text"] == "a &lt;script> `<b>` !\\[x](y)"
+
+
+def test_history_holds_files_not_pictures(tmp_path: Path) -> None:
+    said = Conversation().say("user", PILImage.new("RGB", (2000, 10)), "What is it?").say("assistant", "A line.")
+    shown = messages(said, {said.head: {"line": "0.1 s"}}, PictureFolder(tmp_path, 9))
+    assert all(isinstance(part["text"], str) for message in shown for part in message["content"])
+    assert sorted(PILImage.open(file).width for file in tmp_path.glob("*.png")) == [768, 2000]
+
+
+def test_a_picture_folder_is_bounded(tmp_path: Path) -> None:
+    folder = PictureFolder(tmp_path, 3)
+    shades = {shade: PILImage.new("RGB", (4, 4), (shade, 0, 0)) for shade in (1, 2, 3, 4)}
+    paths = [folder.keep(shades[shade]) for shade in (1, 2, 3, 1, 4)]
+    assert {file.name for file in tmp_path.iterdir()} == {Path(path).name for path in paths[2:]}
+    assert len(PictureFolder(tmp_path, 3)._files) == 3
+
+
+def field_paths(options: type, at: tuple = ()) -> set[tuple]:
+    hints, found = get_type_hints(options), set()
+    for each in fields(options):
+        path = (*at, each.name)
+        found |= field_paths(hints[each.name], path) if is_dataclass(hints[each.name]) else {path}
+    return found
+
+
+def test_every_option_has_a_control_and_comes_back() -> None:
+    with gr.Blocks():
+        made = controls.build(Options)
+    assert set(made) == field_paths(Options)
+    values = {control: control.value for control in made.values()}
+    assert controls.read(Options, made, values) == Options()
+    assert controls.read(Options, made, values | {made["seed",]: "7", made["image", "steps"]: 12.0}).image.steps == 12
+    with pytest.raises(ValueError, match="Seed must be a whole number"):
+        controls.read(Options, made, values | {made["seed",]: "blue"})
+    with pytest.raises(ValueError, match="between"):
+        controls.read(Options, made, values | {made["image", "steps"]: 1000})
+
+
+@pytest.mark.parametrize("flag", ["--mllm", "--brain"])
+def test_the_flag_of_the_mllm_keeps_its_old_name(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr("sys.argv", ["app.py", flag, "somewhere"])
+    assert app.parse_arguments().mllm == "somewhere"
+    monkeypatch.setattr("sys.argv", ["app.py"])
+    assert app.parse_arguments().mllm is None

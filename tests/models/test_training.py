@@ -1,0 +1,337 @@
+"""Training: exact resumption, saves that cannot be half made, and a painter that learns what serving will ask of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file
+from torch import nn
+
+from duogen.conversation import Image
+from duogen.engine import Engine
+from duogen.hub.assemble import trained_folder
+from duogen.models.mllm import append_patch_positions
+from duogen.models.pipeline import open_pair
+from duogen.models.sequence import Tokens
+from duogen.nn.flow import even_sigmas
+from duogen.nn.vae import PatchVAE
+from duogen.sketchbook.draw import draw
+from duogen.train import __main__ as commands
+from duogen.train import vision
+from duogen.train.__main__ import open_base_mllm
+from duogen.train.curriculum import sample_dialogue
+from duogen.train.dit import DiTStage, collate
+from duogen.train.padding import pad_conversations
+from duogen.train.settings import CurriculumSettings
+from duogen.train.trainer import Recipe, autocast, load_weights, train
+from duogen.train.vae import any_scene
+from duogen.train.vision import VisionStage
+from tests.support.tiny import BOV, tiny_pair
+
+pytestmark = pytest.mark.usefixtures("as_before")
+
+
+class Toy:
+    """Learns random targets from random inputs, with noise and dropout."""
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
+        self.modules, self.killed_at, self.losses = {"blocks": self.net}, killed_at, 0
+
+    def batch(self, step: int) -> torch.Tensor:
+        return torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
+
+    def loss(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        self.losses += 1
+        if self.losses == self.killed_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        noise = torch.randn(5, 4, generator=generator)
+        error = (self.net(batch[:, :4] + 0.1 * noise) - batch[:, 4:]).square().mean()
+        return error, {"error": float(error.detach())}
+
+
+def recipe(**changes) -> Recipe:
+    return Recipe(**({"steps": 6, "learning_rate": 0.1, "warmup": 2, "ema": 0.9, "workers": 0, "log_every": 2} | changes))
+
+
+UNKNOWN = [f'{{"dit": {{"steps": 1, "learning_rate": 1, "{name}": "best"}}}}' for name in ("optimizer", "precision", "schedule")]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def equal(one: object, two: object) -> bool:
+    """Bit for bit, however deep."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(equal, one, two))
+    return one == two
+
+
+@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "adamw"), ("bf16", "adamw"), ("bf16", "muon")])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, optimizer, killed):
+    wish = recipe(precision=precision, optimizer=optimizer)
+    train(Toy(), wish, tmp_path / "whole", log=quiet)
+    train(Toy(killed_at=3 if killed else None), wish, tmp_path / "parts", until=None if killed else 3, log=quiet)
+    halves = torch.load(tmp_path / "parts" / "state.pt")
+    assert halves["step"] == 3
+    train(Toy(), wish, tmp_path / "parts", log=quiet)
+    assert len(halves["optimizers"]) == (2 if optimizer == "muon" else 1)
+    whole, parts = (torch.load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
+    assert whole["step"] == 6 and equal(whole, parts)
+    assert not equal(whole["weights"], halves["weights"]) and not equal(whole["weights"], whole["ema"])
+
+
+def test_what_learns_no_longer_stays_in_the_state(tmp_path):
+    train(Toy(), recipe(), tmp_path, until=2, log=quiet)
+    before, toy = torch.load(tmp_path / "state.pt"), Toy()
+    toy.net[0].requires_grad_(False)
+    train(toy, recipe(), tmp_path, until=4, log=quiet)
+    assert torch.equal(toy.net[0].weight, before["ema"]["blocks.0.weight"])  # and is what the rest goes on learning with
+    train(toy, recipe(), tmp_path, until=5, log=quiet)  # goes on once more: nothing is lost the second time either
+    state, taken = torch.load(tmp_path / "state.pt"), Toy()
+    assert state["weights"].keys() == before["weights"].keys() and len(state["optimizers"][0]["state"]) == 2
+    load_weights(tmp_path, {"blocks": taken.net})
+    assert torch.equal(taken.net[0].weight, before["ema"]["blocks.0.weight"])
+    assert torch.equal(taken.net[2].weight, state["ema"]["blocks.2.weight"])
+    train(Toy(), recipe(), tmp_path, log=quiet)  # all of it learns again, from there
+    after = torch.load(tmp_path / "state.pt")
+    assert not torch.equal(after["weights"]["blocks.0.weight"], state["weights"]["blocks.0.weight"])
+
+
+def test_a_killed_save_leaves_the_old_state(tmp_path, monkeypatch):
+    train(Toy(), recipe(), tmp_path, until=2, log=quiet)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def die(state: object, file: Path) -> None:
+        Path(file).write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(Toy(), recipe(), tmp_path, until=4, log=quiet)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    train(Toy(), recipe(), tmp_path, log=quiet)
+    train(Toy(), recipe(), tmp_path / "whole", log=quiet)
+    assert equal(torch.load(tmp_path / "state.pt"), torch.load(tmp_path / "whole" / "state.pt"))
+
+
+def test_averaged_weights_are_what_is_taken_out(tmp_path):
+    train(Toy(), recipe(), tmp_path, log=quiet)
+    state, toy = torch.load(tmp_path / "state.pt"), Toy()
+    assert load_weights(tmp_path, {"blocks": toy.net}) == 6
+    assert all(torch.equal(weight, state["ema"][f"blocks.{name}"]) for name, weight in toy.net.named_parameters())
+    with pytest.raises(ValueError, match="no training state"):
+        load_weights(tmp_path / "nothing", {"blocks": toy.net})
+
+
+def test_a_wrong_recipe_gets_one_sentence(tmp_path):
+    file = tmp_path / "recipe.json"
+    with pytest.raises(ValueError, match="There is no recipe"):
+        Recipe.load(file, "dit")
+    for text in ("{", "{}", '{"dit": {"steps": 1}}', '{"dit": {"steps": 1, "learning_rate": 1, "speed": 2}}', *UNKNOWN):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="no usable entry 'dit'"):
+            Recipe.load(file, "dit")
+
+
+SETTINGS = {
+    "see": True,
+    "shift": 2.0,
+    "training_shift": 1.0,
+    "dropout": 0.1,
+    "context_noise": 0.1,
+    "timestep_scale": 1000.0,
+    "fresh_bias": 1.5,
+    "model": {"heads": 2, "head_dim": 12, "layers": 2, "adaln": 8},
+    "groups": [
+        {"name": "one", "frames": [1], "copies": 2, "targets": 4, "weight": 1.0, "tasks": {"shapes": 0.5, "first_step": 0.5}},
+        {"name": "many", "frames": [2], "copies": 2, "targets": 4, "weight": 1.0, "tasks": {"thing_steps": 1.0}},
+    ],
+}
+
+
+def test_the_autoencoder_keeps_what_its_components_span():
+    torch.manual_seed(0)
+    vae = PatchVAE(z_dim=12, patch_size=8, width=8, blocks=1)
+    patches = torch.randn(500, 10) @ torch.randn(10, 3 * 8 * 8)  # ten directions: twelve components hold them all
+    vae.fit_patches(patches)
+    pixels = patches[:6].view(6, 3, 8, 8)[:, :, None]
+    latents = vae.encode(pixels).latent_dist.mode()
+    assert latents.shape == (6, 12, 1, 1, 1)
+    assert (vae.decode(latents).sample - pixels).abs().max() < 1e-3
+    spread = vae.encode(patches.view(500, 3, 1, 8, 8)).latent_dist.mode()[..., 0, 0, 0].std(0)
+    sizes = torch.tensor(vae.config.latents_std)
+    assert ((spread / sizes)[:10] > 0.2).all() and (sizes[:-1] >= sizes[1:]).all()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return open_pair(tiny_pair(tmp_path_factory.mktemp("pair")), "cpu", "fp32")
+
+
+@pytest.fixture
+def tokens(pair):
+    return Tokens(pair.tokenizer, pair.image_processor)
+
+
+def painter_stage(pair, tokens: Tokens, wish: Recipe, z_dim: int = 8) -> DiTStage:
+    torch.manual_seed(0)
+    vae = PatchVAE(z_dim=z_dim, patch_size=32, width=8, blocks=1, latents_mean=[0.0] * z_dim, latents_std=[0.5] * z_dim)
+    return DiTStage(wish, pair.text_encoder, tokens, vae, [1, 2])
+
+
+GATED = {**SETTINGS, "model": {**SETTINGS["model"], "gate": True}}
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, GATED])
+def test_a_painter_starts_from_a_smaller_one_with_a_copy_gate_fitted_to_it(pair, tokens, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr("duogen.train.dit.FIT_STEPS", 3)
+    old = painter_stage(pair, tokens, recipe(settings=SETTINGS))
+    torch.nn.init.normal_(old.transformer.proj_out.weight, std=0.02)
+    old.transformer.save_pretrained(tmp_path / "old")
+    stage = painter_stage(pair, tokens, recipe(settings=settings), z_dim=12)
+    stage.start_from(tmp_path / "old")
+    first, last = stage.transformer.patch_embed.proj.weight, stage.transformer.proj_out.weight
+    assert torch.equal(first[:, :8], old.transformer.patch_embed.proj.weight[:, :8])
+    assert torch.equal(last[:8], old.transformer.proj_out.weight) and not last[8:12].any()
+    assert len(last) == (14 if settings is GATED else 12)
+    if settings is not GATED:
+        return
+
+    @torch.no_grad()
+    def wrong() -> float:
+        """The share of places that the gate misjudges, on what it was fitted to."""
+        hidden, distance, moved = (torch.cat(each) for each in zip(*stage._gate_examples(), strict=True))
+        base, slope = (hidden @ last[-2:].T).unbind(1)
+        return float(((base + (1 + slope) * distance > 0) != moved).float().mean())
+
+    fitted, last.data[-2:] = wrong(), 0.0
+    assert fitted < 0.8 * wrong()
+
+
+def test_the_copy_gate_is_taught_to_copy_what_stays_with_all_that_is_wrong_in_it(pair, tokens):
+    stage = painter_stage(pair, tokens, recipe(settings=GATED))
+    data = collate(tokens, [sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 3, CurriculumSettings())], 3, 0, see=True)
+    batch = stage._add_noise(data, 2, torch.Generator().manual_seed(0), 0)
+    clean = stage.encode(data.pixels)
+    for index, time in enumerate(batch.times()):
+        moved = batch.moved[0, index]
+        if time == 0:
+            assert moved.all() and torch.equal(batch.meant[:, 0], clean[:, 0])
+            continue
+        assert moved.any() and not moved.all()
+        assert torch.equal(batch.meant[0, index][:, moved], clean[0, time][:, moved])
+        assert torch.equal(batch.meant[0, index][:, ~moved], batch.packed[0, time - 1][:, ~moved])
+    plain = painter_stage(pair, tokens, recipe(settings=SETTINGS))._add_noise(data, 2, torch.Generator().manual_seed(0), 0)
+    assert torch.equal(plain.meant[:, -1], clean[:, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_painter_learns_in_forty_steps(pair, tokens, tmp_path, precision):
+    wish = recipe(steps=40, learning_rate=0.004, ema=0.0, seed=2, settings=SETTINGS, precision=precision)
+    stage = painter_stage(pair, tokens, wish)
+
+    def loss() -> float:
+        """On batches that the training does not see."""
+        with torch.no_grad(), autocast(wish):
+            return sum(float(stage.loss(stage.batch(step), torch.Generator().manual_seed(step))[0]) for step in (100, 101))
+
+    before = loss()
+    train(stage, wish, tmp_path, log=quiet)
+    assert loss() < 0.9 * before
+    assert all(not weight.requires_grad for weight in stage.mllm.parameters())
+
+
+def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
+    """What the engine's context holds for a conversation is what the stage computes for it, token by token."""
+    stage = painter_stage(pair, tokens, recipe(settings=SETTINGS))
+    turns = sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 2, CurriculumSettings())
+    data = collate(tokens, [turns], 2, 0, see=True)
+    engine = Engine(pair)
+    engine.mllm.layers = [1, 2]
+    context = engine.memory.context
+    packed = tokens.pack(turns)
+    engine.mllm.prefill(context, packed)
+    states = stage.states(data)[0, data.mask[0]].float()
+    assert states.shape[0] == packed.slots[1].bov  # the last picture is read by no frame
+    assert (states - context.condition(len(states))[0]).abs().max() < 1e-3
+    for index, slot in enumerate(packed.slots[:2]):
+        assert data.words[0, index].nonzero().flatten().tolist() == list(range(slot.bov))
+        assert data.fewer[0, index].nonzero().flatten().tolist() == list(range(max(1, packed.last_segment(slot.bov))))
+    latents = stage.encode(data.pixels)
+    assert latents.shape == (1, 2, 8, 8, 8) and latents.abs().max() > 0.1
+
+
+def test_training_visits_noise_as_sampling_does():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=4.0)
+    scheduler.set_timesteps(sigmas=[1 - step / 10 for step in range(10)])
+    found = even_sigmas(40000, 4.0, torch.Generator().manual_seed(1)).sort(descending=True).values
+    assert (found[:: len(found) // 10][:10] - scheduler.sigmas[:-1]).abs().max() < 0.02
+
+
+def test_a_batch_is_padded_to_a_length_met_before():
+    reads = [([7] * length, torch.arange(length).expand(3, -1)) for length in (3, 33)]
+    ids, places, mask = pad_conversations(reads, 32)
+    assert ids.shape == mask.shape == (2, 64) and places.shape == (3, 2, 64)
+    assert mask.sum(1).tolist() == [3, 33] and pad_conversations(reads)[0].shape == (2, 33)
+
+
+def test_a_blind_painter_reads_the_words_alone(tokens):
+    turns = sample_dialogue(random.Random(4), {"thing_steps": 1.0}, 3, CurriculumSettings())
+    data = collate(tokens, [turns], 3, 0, see=False)
+    packed = tokens.pack(turns)
+    assert data.vision is None and BOV not in data.ids
+    for index, slot in enumerate(packed.slots[:3]):
+        pictures = sum(earlier.end - earlier.bov for earlier in packed.slots[:index])
+        assert int(data.words[0, index].sum()) == slot.bov - pictures
+    assert [type(image) for image in turns[1].images()[:1]] == [Image]
+
+
+@pytest.mark.parametrize("command", ["fit-last-layer", "refit"])
+def test_a_command_fits_the_last_layer_of_a_vision_run(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(vision, "CELLS", 4)  # the tiny tower merges more patches
+    monkeypatch.setattr(vision, "CELL", 64)
+    model = open_pair(tiny_pair(tmp_path / "pair"), "cpu", "fp32")
+    stage = VisionStage(recipe(settings={"batch": 1}), model.text_encoder, Tokens(model.tokenizer, model.image_processor))
+    file, run = tmp_path / "small.json", tmp_path / "runs" / "small" / "vision"
+    file.write_text(json.dumps({"vision": {"steps": 1, "learning_rate": 0.001, "workers": 0, "settings": {"batch": 1}}}))
+    train(stage, Recipe.load(file, "vision"), run, log=quiet)
+    before = stage.visual.merger.mlp[2].weight.clone()
+    monkeypatch.setattr(commands, "FITTED_PICTURES", 20)
+    monkeypatch.setattr(commands, "build_vision_stage", lambda given: stage)
+    assert commands.main([command, "--recipe", str(file), "--runs", str(tmp_path / "runs"), "--threads", "1"]) == 0
+    assert "of the variance" in capsys.readouterr().out
+    state = torch.load(run / "state.pt")
+    assert state["step"] == 1 and torch.equal(state["weights"]["visual.merger.mlp.2.weight"], stage.visual.merger.mlp[2].weight)
+    assert not torch.equal(before, stage.visual.merger.mlp[2].weight)
+
+
+@pytest.mark.slow
+def test_refitting_brings_what_is_seen_among_the_words():
+    mllm, tokens = open_base_mllm()
+    mllm.model.visual.load_state_dict(load_file(trained_folder() / "text_encoder" / "vision.safetensors"))
+    last = mllm.model.visual.merger.mlp[2]
+    with torch.no_grad():
+        last.weight.mul_(50)  # features that grew until nobody can read them
+    assert VisionStage(recipe(), mllm, tokens).fit_last_layer(pictures=120, seed=1, ridge=1e-3) > 0.2
+    pixels, grids = tokens.pixels([Image(draw(any_scene(random.Random(5)))) for _ in range(4)])
+    with torch.no_grad():
+        placed = append_patch_positions(pixels, grids, mllm.config.vision_config)
+        lengths = mllm.model.visual(placed, grid_thw=grids).pooler_output.norm(dim=-1)
+    assert 0.3 < float(lengths.mean() / mllm.get_input_embeddings().weight.norm(dim=-1).mean()) < 1.5
