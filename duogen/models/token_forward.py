@@ -104,12 +104,15 @@ class TokenForward:
 
 
 def is_supported(model: nn.Module) -> bool:
-    """Whether `TokenForward` computes what the model does: a Qwen2.5-VL on a CPU with plain weights or LoRA, full attention, SiLU."""
+    """Whether `TokenForward` computes what the model does: a whole Qwen2.5-VL on a CPU with plain weights or LoRA, full attention, SiLU.
+
+    A model cut to the layers that the connector reads has no final norm, so it writes no words.
+    """
     if not isinstance(model, Qwen2_5_VLForConditionalGeneration) or model.device.type != "cpu":
         return False
     config: Any = model.config.text_config
     layers = _decoder_layers(model)
-    if config.hidden_act != "silu" or any(layer.self_attn.sliding_window for layer in layers):
+    if config.hidden_act != "silu" or not hasattr(model.model.language_model.norm, "weight") or any(layer.self_attn.sliding_window for layer in layers):
         return False
     return all(_is_linear(each) for layer in layers for each in _products(layer)) and type(model.lm_head) is nn.Linear
 

@@ -424,6 +424,18 @@ def test_the_painters_reading_is_left_alone_where_it_can_be(place):
     assert lowest_layer(replace(mllm, first_layer=1), about, 3) == 1
 
 
+def test_a_pair_whose_painter_reads_no_upper_layers_learns_to_paint(place, tmp_path):
+    """As the bundled pair's: its MLLM is cut to the layers that are read, and writes no words then."""
+    pair = tmp_path / "pair"
+    shutil.copytree(place / "pair", pair)
+    about = json.loads((pair / "duogen.json").read_text())
+    (pair / "duogen.json").write_text(json.dumps(about | {"layers": [1, 2]}))
+    request = replace(order(place, "cut", "dit"), out=tmp_path / "out", pair=str(pair))
+    known = finetune(request, quiet)
+    assert known["phase"] == "done", known
+    assert (tmp_path / "out" / "transformer").is_dir()
+
+
 def test_pictures_keep_their_shape_in_buckets(place):
     parts = open_parts(place / "pair", ("vae",), "cpu")
     seeing = FeatureExtractor(None, CosmosPainter(parts), True)

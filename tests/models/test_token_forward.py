@@ -12,6 +12,7 @@ from duogen.models.kv_cache import LEAST_ROOM, new_kv_cache
 from duogen.models.mllm import MLLM, Context
 from duogen.models.sequence import Packed, Tokens
 from duogen.models.token_forward import TokenForward, is_supported
+from duogen.train.states import truncate_layers
 from tests.support.tiny import BOV, LAYERS, MARKS, tiny_mllm, tiny_tokenizer
 
 PROMPT = list(range(20, 33))
@@ -181,3 +182,8 @@ def test_the_cache_grows_and_forgets_in_place():
     before = fast.layers[0].key_buffer.data_ptr()
     fast.update(torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4), 0)
     assert fast.layers[0].key_buffer.data_ptr() == before
+
+
+def test_a_model_cut_to_the_layers_that_are_read_has_no_fast_way():
+    model = tiny_mllm(len(tiny_tokenizer()))
+    assert is_supported(model) and not is_supported(truncate_layers(model, LAYERS - 1))
