@@ -53,7 +53,10 @@ class ImageOptions(RangeChecked):
     guidance: float = option(1.0, "How strongly a picture follows the latest words; 1 is off.", 1.0, 10.0, 0.1)
     picture_guidance: float = option(1.0, "How strongly it keeps to the pictures before it; 1 is off, more takes longer.", 1.0, 10.0, 0.1)
     side: int = option(0, "Longer side of a picture in pixels; 0 is the pair's own.", 0, 4096, 16)
-    sampler: str = choice("auto", "How noise becomes a picture: auto is the pair's own sampler.", "auto", "euler", "unipc", "dpm")
+    sampler: str = choice(
+        "auto", "How noise becomes a picture: auto is the pair's own sampler.",
+        "auto", "euler", "unipc", "dpm",
+    )  # fmt: skip
     max_images: int = option(8, "The most pictures in one answer.", 0, 64, 1)
     preview_every: int = option(2, "Show the picture in the making after every so many steps; 0 never.", 0, 100, 1)
 

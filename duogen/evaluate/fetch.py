@@ -28,7 +28,7 @@ def fetch_benchmark(name: str, hub: str, files: tuple[str, ...] = (), log: Log =
     folder = data_home() / "benchmarks" / name
     if folder.is_dir():
         return folder
-    instead = f"get it ({hub}) and name its folder with --data."
+    instead = f"get it ({hub}) and name its folder with --data." if hub else "name its folder with --data."
     if not hub.startswith(HUB):
         raise ValueError(f"{name} does not come with DuoGen; {instead}")
     from huggingface_hub import snapshot_download

@@ -112,7 +112,9 @@ def is_supported(model: nn.Module) -> bool:
         return False
     config: Any = model.config.text_config
     layers = _decoder_layers(model)
-    if config.hidden_act != "silu" or not hasattr(model.model.language_model.norm, "weight") or any(layer.self_attn.sliding_window for layer in layers):
+    if not hasattr(model.model.language_model.norm, "weight"):
+        return False
+    if config.hidden_act != "silu" or any(layer.self_attn.sliding_window for layer in layers):
         return False
     return all(_is_linear(each) for layer in layers for each in _products(layer)) and type(model.lm_head) is nn.Linear
 

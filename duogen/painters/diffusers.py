@@ -350,7 +350,7 @@ class DiffusersPainter:
             # Drawn on the CPU: the same seed gives the same picture on every device.
             "generator": torch.Generator().manual_seed(seed),
         }  # fmt: skip
-        if "true_cfg_scale" in takes:
+        if "true_cfg_scale" in takes and not denoiser_of(pipe).config.get("guidance_embeds"):  # a distilled one takes guidance as a number
             given |= {"true_cfg_scale": options.guidance} | ({"negative_prompt": " "} if options.guidance > 1 else {})
         else:
             given |= {"guidance_scale": options.guidance, "image_guidance_scale": options.picture_guidance}

@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from duogen.paths import ASSETS
 from duogen.sketchbook.scene import (
@@ -70,13 +71,29 @@ class Entry:
 @lru_cache(maxsize=1)
 def things() -> dict[str, Entry]:
     """All entries of `things.json` by kind, in the file's order."""
-    raw = json.loads(THINGS_FILE.read_text(encoding="utf-8"))
+    raw = json.loads(THINGS_FILE.read_text(encoding="utf-8"), object_pairs_hook=_refuse_double_names)
     return {kind: parse_entry(kind, fields) for kind, fields in raw.items()}
 
 
+def _refuse_double_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError: a name stands in it twice, where JSON would keep the last one and say nothing."""
+    names = [name for name, _ in pairs]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise ValueError(f"things.json names {double!r} twice.")
+    return dict(pairs)
+
+
 def parse_entry(kind: str, fields: dict) -> Entry:
-    """Parse one entry of `things.json`."""
+    """Parse one entry of `things.json`.
+
+    Raises:
+        ValueError: a part stands on a part that the thing lacks.
+    """
     names = [part["name"] for part in fields["parts"]]
+    for part in fields["parts"]:
+        if "of" in part and part["of"] not in names:
+            raise ValueError(f"The {part['name']} of the {kind} stands on {part['of']!r}, which the {kind} lacks.")
     parts = []
     for part in fields["parts"]:
         colours = tuple(part.get("colors", PART_COLOURS)) + tuple(part.get("extra", ()))

@@ -393,7 +393,7 @@ def test_every_file_is_a_benchmark_that_can_be_judged():
         benchmark = find_benchmark(name)
         benchmark.check_prompt()
         assert benchmark.name == name and describe_benchmark(name).endswith(".")
-    with pytest.raises(ValueError, match="no benchmark napkin; choose one of comm, dpg"):
+    with pytest.raises(ValueError, match="no benchmark napkin; choose one of "):
         find_benchmark("napkin")
 
 
