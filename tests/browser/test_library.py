@@ -285,7 +285,7 @@ def test_a_dropped_picture_gives_its_settings_back(server: Server, tab: Callable
     plain(8).save(tmp_path / "foreign.png")
     page.click("button[role=tab]:has-text('Library')")
     page.set_input_files("#library-drop input[type=file]", str(tmp_path / "foreign.png"))
-    page.wait_for_selector("#library-status:has-text('carries no settings')")
+    page.wait_for_selector("#library-status:has-text('It has no settings')")
 
 
 def get_status(server: Server, path: str) -> int:

@@ -229,10 +229,10 @@ def test_pair_folders(parts, tmp_path, monkeypatch):
         assemble.prepare_pair(tmp_path / "nowhere")
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
     assert assemble.data_home() == tmp_path / "home"
-    monkeypatch.setattr(assemble, "shipped", lambda: tmp_path / "no weights")
+    monkeypatch.setattr(assemble, "trained_folder", lambda: tmp_path / "no weights")
     with pytest.raises(ValueError, match="trained weights are missing"):
         assemble.prepare_pair()
-    monkeypatch.setattr(assemble, "shipped", lambda: parts)
+    monkeypatch.setattr(assemble, "trained_folder", lambda: parts)
     (tmp_path / "home").write_text("a file, not a folder")
     with pytest.raises(ValueError, match="set DUOGEN_HOME"):
         assemble.prepare_pair("duogen-sketch")
