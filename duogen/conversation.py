@@ -36,7 +36,7 @@ class Image:
         seed: the seed that painted it, `None` for an upload.
         seconds: how long painting took, `None` for an upload.
         alt: the words that describe it, as read by a screen reader.
-        mask: "L", as large as the picture, white where the answer may paint; outside not a pixel of it changes. `None` for no such wish.
+        mask: "L", as large as the picture, white where the answer may paint; outside no pixel changes. `None` for the whole picture.
     """
 
     picture: PILImage.Image = field(compare=False)

@@ -146,11 +146,11 @@ class Engine:
         """
         say = progress or (lambda sentence: None)
         found = find(pair, mllm, say)
-        wishes = load or LoadOptions(device=device, precision=precision)
-        pick_device(wishes.device)
+        requested = load or LoadOptions(device=device, precision=precision)
+        pick_device(requested.device)
         if not is_diffusers_pipeline(found.folder):
             check_parts(found.folder)  # what is missing cannot be planned for
-        costs, preset = plan_pair(found, wishes)
+        costs, preset = plan_pair(found, requested)
         if not costs.plan.fits:
             raise ValueError(costs.plan.line())
         say(f"Loading the pair: {costs.plan.line()}")
@@ -160,7 +160,7 @@ class Engine:
         engine.set_adapters(adapters)
         bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.names_guardrail(found.folder)
         if bound:
-            engine.guard = guardrail.open_guardrail(pick_device(wishes.device))
+            engine.guard = guardrail.open_guardrail(pick_device(requested.device))
         unguarded = f" Its licence asks for a guardrail: pip install {guardrail.PACKAGE}" if bound and engine.guard is None else ""
         say(f"Ready: {engine.pair.about.title}.{unguarded}")
         return engine
@@ -368,7 +368,7 @@ class Engine:
                 return "user"
 
     def _generate_words(self, reply: Reply) -> Generator[Event, None, tuple[PictureRequest | None, str]]:
-        """Words until a picture is due or the answer ends; returns the wish for a picture (of an untuned pair) and why it ended."""
+        """Words until a picture is due or the answer ends; returns the request for a picture (of an untuned pair) and why it ended."""
         context, limits = self.memory.context, reply.options.text
         asked = yield from self._stream_waiting(reply)
         if asked or reply.ended:
@@ -391,7 +391,7 @@ class Engine:
         return asked, "" if asked else "end"
 
     def _stream_token(self, reply: Reply, token: int) -> Generator[Event, None, PictureRequest | None]:
-        """Words as soon as they are whole: a token may end in the middle of a character. Returns a wish for a picture that came up."""
+        """Words as soon as they are whole: a token may end in the middle of a character. Returns a request for a picture that came up."""
         text = reply.stream.step(self.pair.tokenizer.backend_tokenizer, token)
         if not text:
             return None
@@ -399,7 +399,7 @@ class Engine:
         return (yield from self._stream_waiting(reply))
 
     def _stream_waiting(self, reply: Reply) -> Generator[Event, None, PictureRequest | None]:
-        """Show words that wait, up to the first wish for a picture, which is returned."""
+        """Show words that wait, up to the first request for a picture, which is returned."""
         while reply.waiting:
             piece = reply.waiting.pop(0)
             if isinstance(piece, PictureRequest):
@@ -438,7 +438,7 @@ class Engine:
     def _add_picture(self, reply: Reply, asked: PictureRequest | None = None) -> Generator[Event, None, bool]:
         """Paint one picture and show it to both models; returns False when the user stopped it.
 
-        `asked` is the wish of an untuned pair: the painter reads its words alone.
+        `asked` is the request of an untuned pair: the painter reads its words alone.
         """
         memory, options, index = self.memory, reply.options.image, reply.images()
         masked = reply.masked if index == 0 else None  # what comes next is a new picture
@@ -548,7 +548,7 @@ class Engine:
         return (asked, 0) if self.painter.reads_words else self.mllm.read_prompt(asked.prompt)
 
     def _fill_prompt(self, asked: PictureRequest, reply: Reply) -> PictureRequest:
-        """A wish without words means what was said last, or what was asked."""
+        """A request without words means what was said last, or what was asked."""
         return asked if asked.prompt else replace(asked, prompt=_last_line(reply) or reply.question or "A picture.")
 
     def _preview(self, step: int, latents: Any, options: ImageOptions) -> PILImage.Image | None:

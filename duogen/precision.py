@@ -33,9 +33,9 @@ def many_rows_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     return torch.bfloat16 if _probe_machine() == "bf16" else torch.float32
 
 
-def resolve_precision(wish: str, device: str | torch.device = "cpu") -> str:
-    """The precision that a wish stands for: "auto" is the format for products of many rows on `device`, all else itself."""
-    return NAMES[many_rows_dtype(device)] if wish == "auto" else wish
+def resolve_precision(requested: str, device: str | torch.device = "cpu") -> str:
+    """The precision that a request stands for: "auto" is the format for products of many rows on `device`, all else itself."""
+    return NAMES[many_rows_dtype(device)] if requested == "auto" else requested
 
 
 def best_precision(device: str | torch.device = "cpu") -> str:

@@ -136,7 +136,7 @@ def work(id: str, preset: str = "") -> int:
 
 @contextlib.contextmanager
 def _listen_for_pause(id: str) -> Iterator[None]:
-    """A wish to pause reaches the worker while it waits for bytes too, on a line that has gone dead."""
+    """A request to pause reaches the worker while it waits for bytes too, on a line that has gone dead."""
     over, worker = threading.Event(), threading.get_ident()
 
     def listen() -> None:

@@ -57,7 +57,7 @@ class Costs:
         return replan_size(self.plan, self.parts, about, self.machine, size)
 
 
-def plan_pair(found: Found, wishes: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
+def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
     """How a pair will be opened on a machine, by default this one, and the chosen few-step LoRA.
 
     Raises:
@@ -70,13 +70,13 @@ def plan_pair(found: Found, wishes: LoadOptions, machine: Machine | None = None)
     if not (found.folder / "duogen.json").exists():
         about |= (own_defaults(found.folder) if stock else {}) | (known.about if known else {})
     presets = known.presets if known else ()
-    preset = preset_of(presets, wishes.preset)
+    preset = preset_of(presets, requested.preset)
     if preset:
         about |= preset.about()
-    parts, there = found.parts(), machine or Machine.here(wishes.device)
+    parts, there = found.parts(), machine or Machine.here(requested.device)
     if "transformer" not in parts:
         raise ValueError(f"The pipeline in {found.folder} has no transformer and no unet that could paint; choose another one.")
-    costs = Costs(found.name(), best_plan(parts, about, there, wishes, presets[0].title if presets else ""), parts, about, there)
+    costs = Costs(found.name(), best_plan(parts, about, there, requested, presets[0].title if presets else ""), parts, about, there)
     if machine is None:
         costs.plan = _add_known(costs)
     return costs, preset

@@ -135,18 +135,20 @@ def weigh_precisions(parts: dict[str, Part]) -> dict[str, float]:
     return {precision: sum(weights(part, precision) for part in parts.values()) / GB for precision in BYTES}
 
 
-def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes: LoadOptions | None = None, few_steps: str = "") -> Plan:
+def plan(
+    parts: dict[str, Part], about: dict[str, Any], machine: Machine, requested: LoadOptions | None = None, few_steps: str = ""
+) -> Plan:
     """The best way to open a pair, or why there is none.
 
     Args:
         parts: "text_encoder", "transformer", "vae" and, where another model talks, "mllm".
         about: `image_size`, `steps`, `guidance`; `frame_attention` of painters of frames, `most_sources` of pipelines with source
             pictures.
-        wishes: what is not "auto" is kept.
+        requested: what is not "auto" is kept.
         few_steps: title of a few-step LoRA of the pair, to be named where steps are many.
     """
-    wishes = wishes or LoadOptions()
-    tried = [_add_costs(parts, about, machine, each) for each in _candidates(about, machine, wishes)]
+    requested = requested or LoadOptions()
+    tried = [_add_costs(parts, about, machine, each) for each in _candidates(about, machine, requested)]
     chosen = next((each for each in tried if each.fits), None)
     if chosen is None:
         least = min(tried, key=lambda each: max(each.gpu - machine.gpu, 0) + max(each.host - machine.host + HOST_SPARE, 0))
@@ -155,7 +157,7 @@ def plan(parts: dict[str, Part], about: dict[str, Any], machine: Machine, wishes
     if machine.gpu and (chosen.load.offload != "none" or chosen.load.tiling == "on"):
         whole = _add_costs(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
         faster.append(f"A GPU with {_gb(whole.gpu + CUDA)} would hold all of it at once.")
-    if few_steps and about.get("steps", 0) > 8 and not wishes.preset:
+    if few_steps and about.get("steps", 0) > 8 and not requested.preset:
         faster.append(f"The preset for {few_steps} would be about {about['steps'] // 4} times faster.")
     elif not machine.gpu and chosen.seconds > 120:
         faster.append("Any GPU of 8 GB would be far faster.")
@@ -169,11 +171,11 @@ def replan_size(chosen: Plan, parts: dict[str, Part], about: dict[str, Any], mac
     return costed if costed.fits else replace(costed, why_not=what)
 
 
-def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:
-    """From the fastest and best to the most frugal; only what the wishes allow."""
+def _candidates(about: dict[str, Any], machine: Machine, requested: LoadOptions) -> Iterator[tuple[LoadOptions, tuple[int, int]]]:
+    """From the fastest and best to the most frugal; only what the request allows."""
     own = tuple(about["image_size"])
-    sizes = [scale_size(own, wishes.picture_side or max(own))]
-    if not wishes.picture_side:
+    sizes = [scale_size(own, requested.picture_side or max(own))]
+    if not requested.picture_side:
         sizes += [scale_size(own, side) for side in SIDES if side < max(own)]
     has_gpu = machine.gpu > 0
     full = "bf16" if has_gpu else "fp32"
@@ -184,11 +186,11 @@ def _candidates(about: dict[str, Any], machine: Machine, wishes: LoadOptions) ->
         for offload in ("none", "model", "group") if has_gpu else ("none",):
             for tiling in ("off", "on"):
                 for mllm_precision, painter in precisions:
-                    if offload == "group" and painter in ("nf4", "int8") and "auto" in (wishes.offload, wishes.painter_precision):
+                    if offload == "group" and painter in ("nf4", "int8") and "auto" in (requested.offload, requested.painter_precision):
                         continue  # quantised layers do not travel one by one
                     given = {"precision": mllm_precision, "painter_precision": painter, "offload": offload, "tiling": tiling}
-                    kept = {name: getattr(wishes, name) for name in given if getattr(wishes, name) != "auto"}
-                    yield replace(wishes, **(given | kept), picture_side=max(size)), size
+                    kept = {name: getattr(requested, name) for name in given if getattr(requested, name) != "auto"}
+                    yield replace(requested, **(given | kept), picture_side=max(size)), size
 
 
 def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, candidate: tuple[LoadOptions, tuple[int, int]]) -> Plan:

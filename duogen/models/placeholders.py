@@ -42,7 +42,7 @@ Piece = str | PictureRequest
 
 @dataclass
 class Placeholders:
-    """Splits a stream of text into words and wishes for pictures.
+    """Splits a stream of text into words and requests for pictures.
 
     Attributes:
         held: text that might be the beginning of a mark.

@@ -181,27 +181,27 @@ def offload_with_hooks(modules: list[Any], painter: Any, device: str) -> Callabl
     return offload
 
 
-def set_tiling(vae: Any, wish: str) -> None:
-    if wish == "on" and hasattr(vae, "enable_tiling"):
+def set_tiling(vae: Any, requested: str) -> None:
+    if requested == "on" and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
 
 
-def choose_kernel(device: str, wish: str = "auto") -> Kernel:
+def choose_kernel(device: str, requested: str = "auto") -> Kernel:
     """The attention kernel for a device; "auto" takes xformers where it loads and knows the GPU, else PyTorch's own.
 
     Raises:
         ValueError: there is no such kernel.
     """
-    if wish == "native":
-        return Kernel(wish, sdpa_kind(device))
-    if wish != "auto":
+    if requested == "native":
+        return Kernel(requested, sdpa_kind(device))
+    if requested != "auto":
         from diffusers.models.attention_dispatch import AttentionBackendName
 
         names = [each.value for each in AttentionBackendName]
-        if wish not in names:
+        if requested not in names:
             common = ", ".join(name for name in names if not name.startswith("_") and not name.endswith("hub"))
-            raise ValueError(f"There is no attention kernel {wish!r}; choose auto or one of {common}.")
-        return Kernel(wish)
+            raise ValueError(f"There is no attention kernel {requested!r}; choose auto or one of {common}.")
+        return Kernel(requested)
     why = explain_no_xformers_here(device)
     if not why:
         return Kernel("xformers")
@@ -255,7 +255,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def set_attention(model: Any, device: str, wish: str) -> Kernel:
+def set_attention(model: Any, device: str, requested: str) -> Kernel:
     """Choose a painter's kernel; returns it.
 
     Raises:
@@ -263,15 +263,15 @@ def set_attention(model: Any, device: str, wish: str) -> Kernel:
     """
     from diffusers.utils import logging
 
-    kernel, spoken = choose_kernel(device, wish), logging.get_verbosity()
+    kernel, spoken = choose_kernel(device, requested), logging.get_verbosity()
     logging.set_verbosity_error()  # that kernels are experimental is nothing a user can act on
     try:
         model.set_attention_backend(kernel.name)  # PyTorch's own too: diffusers takes the kernel chosen last for all models of the process
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
         reason = _first_line(error)
-        if wish != "auto":
-            reason = (explain_no_xformers_here(device) if wish == "xformers" else "") or reason
-            raise ValueError(f"The attention kernel {wish!r} cannot be used here ({reason}); choose --attention native.") from error
+        if requested != "auto":
+            reason = (explain_no_xformers_here(device) if requested == "xformers" else "") or reason
+            raise ValueError(f"The attention kernel {requested!r} cannot be used here ({reason}); choose --attention native.") from error
         if kernel.name != "native":
             return replace(set_attention(model, device, "native"), why=f"{kernel.name} does not work with this painter ({reason})")
     finally:
@@ -279,14 +279,14 @@ def set_attention(model: Any, device: str, wish: str) -> Kernel:
     return kernel
 
 
-def wants_block_cache(steps: int, wish: str) -> bool:
+def wants_block_cache(steps: int, requested: str) -> bool:
     """Whether steps that change little are skipped: off below 9 steps."""
-    return wish == "on" or (wish == "auto" and steps >= CACHED_FROM)
+    return requested == "on" or (requested == "auto" and steps >= CACHED_FROM)
 
 
-def set_block_cache(model: Any, steps: int, wish: str) -> bool:
+def set_block_cache(model: Any, steps: int, requested: str) -> bool:
     """First-block caching (ParaAttention) by diffusers, for a model that is called whole; returns whether it is on."""
-    wanted = wants_block_cache(steps, wish)
+    wanted = wants_block_cache(steps, requested)
     # diffusers' cache compares the first block's output with the last one's: they must be of one kind (of FLUX.2 they are not).
     fit = hasattr(model, "enable_cache") and len(getattr(model, "_repeated_blocks", None) or ()) == 1
     if fit and wanted != model.is_cache_enabled:
