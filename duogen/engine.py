@@ -458,7 +458,7 @@ class Engine:
         if made is None:
             return False
         latents, plain, stays = made
-        picture = plain
+        picture, size = plain, plain.size  # smaller than requested where memory ran out
         if stays is not None and memory.slots and not masked:
             picture = plain = keep_places(plain, memory.slots[-1].image.picture, stays)  # whose latents these are
         if self.guard:
@@ -466,7 +466,7 @@ class Engine:
         if masked and masked.mask:
             picture = self.painter.composite(picture, masked.picture, masked.mask)
         if picture is not plain:
-            latents = self.painter.encode(picture, self.pair.about.picture_size(request.options.side))
+            latents = self.painter.encode(picture, size)
         seconds = time.monotonic() - begun
         image = Image(picture, request.seed, seconds, alt=asked.prompt if asked else _last_line(reply))
         if self.costs:

@@ -237,6 +237,30 @@ def test_step_by_step_down_to_smaller_pictures(monkeypatch) -> None:
     assert engine.about["image_size"] == (256, 144) and engine.costs is None
 
 
+def test_a_marked_picture_that_became_smaller_is_remembered_as_small(monkeypatch) -> None:
+    engine, sizes = opened("cosmos-predict2.5-2b"), []
+    engine.pair.about = engine.painter.about = replace(engine.pair.about, image_size=(256, 256))
+    monkeypatch.setattr("duogen.engine.SMALLEST_SIDE", 64)
+    engine.pair.vae.use_tiling, plain = True, engine.painter.paint  # there are tiles already, so the next step is a smaller picture
+
+    def paint(frames, request):
+        sizes.append(engine.pair.about.image_size)
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("no memory")
+        yield from plain(frames, request)
+
+    monkeypatch.setattr(engine.painter, "paint", paint)
+    script(monkeypatch, engine.tokens, *SAID[1:4], END)
+    mask = PILImage.new("L", (256, 256))
+    mask.paste(255, (0, 0, 128, 128))
+    brought = Image(PILImage.new("RGB", (256, 256), "red"), mask=mask)
+    events = list(engine.answer(Conversation().say("user", "Draw", brought), options(side=256)))
+    assert isinstance(events[-1], Done), events[-1]
+    width, height = sizes[-1]
+    assert width < 256 and tuple(engine.memory.frames.past[-1].shape[-2:]) == (height // 8, width // 8)
+
+
+
 def test_out_of_memory_makes_parts_take_turns_on_a_card() -> None:
     moves: list = []
 
