@@ -57,11 +57,11 @@ class Job:
 
     def stage_folder(self, stage: str) -> Path:
         """Where a stage's states and logs are. A run that began under the stage's old name goes on there."""
-        return _existing_or_new(self.run, stage)
+        return _choose_folder(self.run, stage)
 
     def replay_folder(self, stage: str) -> Path:
         """Where the examples are that a stage replays."""
-        old = _existing_or_new(self.run / "rehearsal", stage)
+        old = _choose_folder(self.run / "rehearsal", stage)
         return old if old.is_dir() else self.run / "replay" / stage
 
     def has_sample(self, stage: str, step: int) -> bool:
@@ -194,7 +194,7 @@ def _rename_stage(known: dict[str, Any]) -> dict[str, Any]:
     return known | {"stage": OLD_NAMES.get(known["stage"], known["stage"])} if "stage" in known else known
 
 
-def _existing_or_new(folder: Path, stage: str) -> Path:
+def _choose_folder(folder: Path, stage: str) -> Path:
     """The folder of a stage in `folder`: under its old name where there is only that."""
     olds = [folder / old for old, new in OLD_NAMES.items() if new == stage and (folder / old).is_dir()]
     return olds[0] if olds and not (folder / stage).is_dir() else folder / stage

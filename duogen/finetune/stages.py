@@ -24,7 +24,7 @@ from duogen.models.sequence import Packed, Tokens
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import add_noise
 from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
-from duogen.nn.vae import PatchVAE
+from duogen.nn.vae import PatchVAE, pixel_weights
 from duogen.train import mllm as bundled
 from duogen.train.objective import SHIFTS, FlowObjective, Prediction
 from duogen.train.settings import MLLMSettings
@@ -202,10 +202,7 @@ class DiTStage:
         sizes = [read(file).sizes() for file in self.files]
         self.batch_sampler = BatchSampler(sizes[: len(files)], settings.batch, recipe.seed, sizes[len(files) :], replay.share)
         self.read_example = lru_cache(maxsize=64)(read)
-        weight = torch.ones(1)
-        if isinstance(vae, PatchVAE):  # its axes are orthonormal, so that these weights make the error that of pixels
-            square = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1).square()
-            weight = square / square.mean()
+        weight = pixel_weights(vae.config.latents_std) if isinstance(vae, PatchVAE) else torch.ones(1)
         channels = vae.config.z_dim
         self.objective = FlowObjective(
             weight, about.prediction, settings.shift or SHIFTS[about.prediction], settings.focus if self.causal else 0.0,

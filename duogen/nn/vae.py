@@ -5,6 +5,7 @@ B batch, C latent channels, T frames, H W pixels, P patch side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,15 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
+
+
+def pixel_weights(latents_std: Sequence[float]) -> torch.Tensor:
+    """What a normalised latent's squared error counts, [1, C, 1, 1] with a mean of one, so that it is the error of pixels.
+
+    This holds where the axes are orthonormal, as a `PatchVAE`'s are. With equal weights the many faint axes outweigh colours.
+    """
+    square = torch.tensor(latents_std).view(1, -1, 1, 1).square()
+    return square / square.mean()
 
 
 class PointDistribution:

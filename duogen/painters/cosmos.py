@@ -19,6 +19,7 @@ from duogen.nn.attention import KeyValue, word_scores
 from duogen.nn.flow import add_noise, gate_logit, guide, sample, split_gate, to_velocity
 from duogen.nn.frames import FirstBlockCache, embed_frames, forward_frames, project_condition, unpatchify
 from duogen.nn.frames import Frames as PackedFrames
+from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest, PaintStep, WordRange
 from duogen.painters.masks import check_mask, composite_inside, fit, inner_box
@@ -64,7 +65,7 @@ class CosmosPainter:
         config = pair.vae.config
         shape = (1, -1, 1, 1)
         self.mean, self.std = (torch.tensor(values).view(shape).to(self.device) for values in (config.latents_mean, config.latents_std))
-        self.weight = self.std.square() / self.std.square().mean()  # of a latent's error, so that it is that of pixels
+        self.weight = pixel_weights(config.latents_std).to(self.device)
         self.causal = self.about.frame_attention == "block_causal"
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 from duogen.conversation import Image, Text, Turn
-from duogen.sketchbook.drafts import draft_answer
+from duogen.sketchbook.drafts import draft_answer, draft_steps
 from duogen.sketchbook.draw import draw
-from duogen.sketchbook.scene import BACKGROUNDS, Scene, Thing
+from duogen.sketchbook.scene import BACKGROUNDS, Scene
 from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.tasks import TASKS, Dialogue, Line, draw_turns, sample
-from duogen.sketchbook.words import picture_sentence, step_sentence
+from duogen.sketchbook.words import picture_sentence
 from duogen.sketchbook.world import kinds, random_composition, random_scene, random_thing, things
 from duogen.train.settings import CurriculumSettings
 
@@ -94,12 +94,7 @@ def _choose_kinds(rng: random.Random, settings: CurriculumSettings) -> list[str]
 
 
 def _make_steps(scene: Scene) -> list[Turn]:
-    thing = scene.things[0]
-    parts: list[str | Scene] = []
-    for index in range(len(thing.parts)):
-        parts.append(f"Step {index + 1}. {step_sentence(scene, 0, index)}\n")
-        parts.append(Scene(scene.background, (Thing(thing.kind, thing.parts[: index + 1], thing.scale, thing.side, thing.level),)))
-    return _make_turns(*parts)
+    return _make_turns(*(part for words, so_far in draft_steps(scene) for part in (f"{words}\n", so_far)))
 
 
 def _sample_drafts(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:

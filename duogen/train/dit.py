@@ -24,7 +24,7 @@ from duogen.models.sequence import Packed, Slot, Tokens, positions
 from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.flow import add_noise
 from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
-from duogen.nn.vae import PatchVAE
+from duogen.nn.vae import PatchVAE, pixel_weights
 from duogen.train.curriculum import sample_dialogue
 from duogen.train.grow import grow_transformer
 from duogen.train.objective import FlowObjective, Prediction
@@ -205,9 +205,8 @@ class DiTStage:
         self.modules: dict[str, nn.Module] = {"transformer": self.transformer}
         self.mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
         self.std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
-        # The axes are orthonormal, so these weights make the error that of pixels. With equal weights the many faint axes outweigh colours.
         self.objective = FlowObjective(
-            self.std.square() / self.std.square().mean(), shift=self.settings.training_shift, focus=self.settings.focus,
+            pixel_weights(vae.config.latents_std), shift=self.settings.training_shift, focus=self.settings.focus,
             has_gate=self.settings.model.gate,
         )  # fmt: skip
 
