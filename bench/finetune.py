@@ -21,7 +21,7 @@ import torch
 
 from bench import finetune_examples as examples
 from bench.machine import host
-from duogen.conversation import Conversation, Message, Text, Turn, write_beside
+from duogen.conversation import Conversation, Message, Text, Turn
 from duogen.dataset.format import Example, write_examples
 from duogen.dataset.readers import read_dataset
 from duogen.engine import Engine
@@ -30,6 +30,7 @@ from duogen.evaluate.figures import share
 from duogen.evaluate.replies import default_image_options
 from duogen.evaluate.scores import TurnCase, TurnScore, score_failed_turn, score_turn
 from duogen.events import Done
+from duogen.files import write_beside
 from duogen.finetune import prepare
 from duogen.finetune.config import FineTuneConfig
 from duogen.finetune.run import finetune

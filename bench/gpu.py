@@ -32,9 +32,10 @@ from accelerate import init_empty_weights
 from PIL import Image as PILImage
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from duogen.conversation import Conversation, Image, write_beside
+from duogen.conversation import Conversation, Image
 from duogen.engine import Engine, Memory
 from duogen.events import ImageStarted, ImageStep, Notice
+from duogen.files import write_beside
 from duogen.hub.catalogue import FILE, entries
 from duogen.hub.memory_plan import CUDA, GB, GPU_SIZES, Machine, Plan, plan
 from duogen.models.pipeline import About, DuoGenPipeline

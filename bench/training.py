@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.machine import host
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.hub.catalogue import find
 from duogen.models.mllm import embed, normalise_states
 from duogen.models.pipeline import open_parts

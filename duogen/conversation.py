@@ -8,18 +8,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from PIL import Image as PILImage
-from PIL import ImageOps, UnidentifiedImageError
+
+from duogen.files import write_beside
+from duogen.picture_input import open_picture
 
 FORMAT = 1
-MAX_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -177,32 +177,6 @@ def _piece(part: Piece | str | PILImage.Image) -> Piece:
     return Image(part.convert("RGB")) if isinstance(part, PILImage.Image) else part
 
 
-def open_picture(source: Path | str | bytes) -> PILImage.Image:
-    """Read a picture that a person brought: first frame, upright, alpha laid on white, RGB.
-
-    Raises:
-        ValueError: it is no picture, is cut short, or has more than 50 megapixels; the message says what to do.
-    """
-    name = "The picture" if isinstance(source, bytes) else Path(source).name
-    try:
-        picture = PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"{name} has {picture.width} x {picture.height} pixels; make it smaller than 50 megapixels.")
-        picture.seek(0)
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I"):  # 16-bit greys would clip to white
-            picture = picture.convert("I").point(lambda value: value / 256).convert("L")
-        if "A" in picture.getbands() or "transparency" in picture.info:
-            picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        return picture.convert("RGB")
-    except PILImage.DecompressionBombError as error:  # raised before its size is to be had
-        raise ValueError(f"{name} has far too many pixels; make it smaller than 50 megapixels.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise ValueError(f"There is no file {source}.") from error
-        raise ValueError(f"{name} cannot be read as a picture; bring a PNG, JPEG or WebP file.") from error
-
-
 def save_conversation(conversation: Conversation, folder: Path) -> None:
     """Write the whole tree into `folder`; an interrupted save leaves the earlier one as it was."""
     images = folder / "images"
@@ -274,34 +248,3 @@ def _load_picture(name: str, images: Path, read: dict[str, PILImage.Image]) -> P
     if name not in read:
         read[name] = open_picture(images / Path(name).name)
     return read[name]
-
-
-def write_beside(file: Path, data: bytes) -> None:
-    """Write `data` beside `file`, then rename: the file is whole or untouched."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(data)
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def read_record(file: Path) -> dict[str, Any]:
-    """The JSON object in a file that may be lost; empty where the file is not there, damaged or something else."""
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def append_line(file: Path, data: dict) -> None:
-    """Add a line of JSON to a file, for good; a line that an earlier end cut off is closed first."""
-    with file.open("ab+") as out:
-        if out.tell():
-            out.seek(-1, os.SEEK_END)
-            if out.read(1) != b"\n":
-                out.write(b"\n")
-        out.write(json.dumps(data, ensure_ascii=False).encode() + b"\n")
-        out.flush()
-        os.fsync(out.fileno())

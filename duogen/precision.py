@@ -14,7 +14,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from duogen.conversation import read_record, write_beside
+from duogen.files import read_record, write_beside
 from duogen.paths import data_home
 
 FILE = "precision.json"

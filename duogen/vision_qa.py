@@ -14,10 +14,11 @@ from typing import Protocol
 import torch
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, open_picture
+from duogen.conversation import Conversation
 from duogen.models.mllm import MLLM, Context
 from duogen.models.sequence import Tokens
 from duogen.options import TextOptions
+from duogen.picture_input import open_picture
 
 MOST_TOKENS = 512
 MOST_SIDE = 1024  # pixels of the longer side of a picture

@@ -26,7 +26,7 @@ from bench.machine import host
 from bench.peers.equality import CASES, compare
 from bench.peers.families import FAMILIES, Size
 from bench.peers.measure import WAYS, measure
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 
 RESULTS = Path(__file__).parents[1] / "results"
 THIN = {"width": 64, "side": 64}  # of the run that counts what Python costs

@@ -23,10 +23,11 @@ from duogen.cli import data as data_command
 from duogen.cli import evaluate as evaluate_command
 from duogen.cli import finetune as train_command
 from duogen.cli import pairs
-from duogen.conversation import Conversation, Text, open_picture
+from duogen.conversation import Conversation, Text
 from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
 from duogen.hub.timings import say_seconds
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+from duogen.picture_input import open_picture
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -256,8 +257,8 @@ def evaluate(given: argparse.Namespace) -> int:
     painting = evaluate_command.painting_of(given)
     out = free_folder(given.out) if given.what == evaluate_command.SKETCHBOOK else None
     engine = open_engine(given)
-    from duogen.conversation import write_beside
     from duogen.evaluate import sketchbook
+    from duogen.files import write_beside
 
     say = partial(print, flush=True)
     if given.what in evaluate_command.OWN:

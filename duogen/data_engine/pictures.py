@@ -12,9 +12,9 @@ import zxingcpp
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from duogen.conversation import MAX_PIXELS
 from duogen.data_engine.options import DataOptions
 from duogen.data_engine.sample import Picture
+from duogen.picture_input import MAX_PIXELS
 
 TRACKER = re.compile(r"pixel\.|/pixel|beacon|tracking|doubleclick|googlesyndication|analytics|1x1|spacer|blank\.gif", re.I)
 FURNITURE = re.compile(

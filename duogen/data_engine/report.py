@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, Template
 from markdown_it import MarkdownIt
 
-from duogen.conversation import write_beside
 from duogen.data_engine.sample import ASSETS
 from duogen.data_engine.state import STEPS, Row, State
+from duogen.files import write_beside
 
 REPORT, FUNNEL = "report.html", "funnel.json"
 CHARTS = ("pictures in a dialogue", "words in a dialogue", "kind of picture", "kind of page", "turns of the user", "pictures moved",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyvips
 
-from duogen.conversation import Message, write_beside
+from duogen.conversation import Message
 from duogen.data_engine.dialogue import page_kind
 from duogen.data_engine.filters import count_words, make_filters, run_filters
 from duogen.data_engine.near import Index, signature
@@ -33,6 +33,7 @@ from duogen.data_engine.sample import Dropped, Filter, Lost, Picture, Sample, Wo
 from duogen.data_engine.state import Row, State
 from duogen.data_engine.steps import Steps
 from duogen.data_engine.write import IMAGES, make_record, write_records
+from duogen.files import write_beside
 
 BATCH = 16  # pages that a worker gets at a time
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY")}  # pages run in parallel already

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from duogen.conversation import Image, Message, Turn, open_picture, write_beside
+from duogen.conversation import Image, Message, Turn
+from duogen.files import write_beside
+from duogen.picture_input import open_picture
 
 CONVERSATIONS = "conversations.jsonl"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import Conversation, Image, Piece, Text, append_line, open_picture, write_beside
+from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import AnswerBuilder
+from duogen.files import append_line, write_beside
 from duogen.options import Options
+from duogen.picture_input import open_picture
 
 ANSWERS, SCORES, PAINTING = "answers", "scores.jsonl", "painting.json"
 Log = Callable[[str], None]

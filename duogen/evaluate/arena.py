@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import append_line
+from duogen.files import append_line
 from duogen.options import PRESETS
 
 FIRST_RATING, STEP, SCALE = 1000.0, 32.0, 400.0

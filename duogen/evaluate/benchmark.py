@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import open_picture, write_beside
 from duogen.evaluate.answer_files import add_score, load_answer, load_painting, load_scores
 from duogen.evaluate.detector import Detector
 from duogen.evaluate.figures import Figure, mean, mean_of_shares, share
 from duogen.evaluate.judge import NO_PICTURE, judge_answer
 from duogen.evaluate.tasks import ASSETS, Benchmark, Check, Task
+from duogen.files import write_beside
+from duogen.picture_input import open_picture
 from duogen.vision_qa import VisionQA
 
 RESULTS = "results.json"

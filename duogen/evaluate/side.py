@@ -13,12 +13,12 @@ from typing import Any
 from jinja2 import Environment, Template
 from markdown_it import MarkdownIt
 
-from duogen.conversation import write_beside
 from duogen.evaluate.answer_files import load_answer
 from duogen.evaluate.benchmark import CAUTION, RESULTS, published_figures
 from duogen.evaluate.figures import Figure, mean
 from duogen.evaluate.judge import compare_answers
 from duogen.evaluate.tasks import ASSETS, Task
+from duogen.files import write_beside
 from duogen.vision_qa import VisionQA
 
 MOST_TASKS = 40

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as PILImage
 
 from duogen import paths
-from duogen.conversation import open_picture
 from duogen.evaluate.fetch import fetch_benchmark
 from duogen.evaluate.rubric import Rubric
+from duogen.picture_input import open_picture
 
 if TYPE_CHECKING:
     from duogen.evaluate.detector import Detector

@@ -15,8 +15,9 @@ from peft.tuners.lora import LoraLayer
 from PIL.Image import Image as Picture
 from torch import nn
 
-from duogen.conversation import Text, Turn, write_beside
+from duogen.conversation import Text, Turn
 from duogen.dataset.format import Example
+from duogen.files import write_beside
 from duogen.finetune.cost import format_duration
 from duogen.finetune.feature_cache import CachedExample
 from duogen.finetune.jobs import Job

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duogen.conversation import Conversation, open_picture, write_beside
+from duogen.conversation import Conversation
 from duogen.events import Done
+from duogen.files import write_beside
 from duogen.options import ImageOptions, Options, TextOptions
+from duogen.picture_input import open_picture
 
 if TYPE_CHECKING:
     from duogen.engine import Engine

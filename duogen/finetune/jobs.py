@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.finetune.config import OLD_NAMES, STAGE_ALIASES, rename_old_keys
 from duogen.paths import ROOT, data_home
 

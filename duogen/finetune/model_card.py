@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.finetune.config import rename_old_keys
 from duogen.finetune.jobs import Job
 from duogen.models.adapters import PARTS, read_about

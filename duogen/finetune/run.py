@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from peft import LoraConfig
 from torch import nn
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.finetune.callbacks import TrainerCallback
 from duogen.finetune.config import STAGES
 from duogen.finetune.cost import record_times

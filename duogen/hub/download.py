@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.hub.catalogue import entries, find_download, snapshot
 from duogen.hub.fetching import Fetch, Paused, Progress, digest, explain_failure, home_of, repositories, things
 from duogen.paths import ROOT, data_home

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.hub.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, list_missing, preset_of, snapshot
 from duogen.hub.timings import say_seconds
 

@@ -7,7 +7,7 @@ import statistics
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from duogen.conversation import read_record, write_beside
+from duogen.files import read_record, write_beside
 from duogen.paths import data_home
 
 FILE = "timings.json"

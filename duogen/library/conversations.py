@@ -24,7 +24,9 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from duogen.conversation import MAX_PIXELS, Conversation, load_conversation, save_conversation, write_beside
+from duogen.conversation import Conversation, load_conversation, save_conversation
+from duogen.files import write_beside
+from duogen.picture_input import MAX_PIXELS
 
 KEPT_OPEN = 8
 KEPT_DELETED_SECONDS = 30 * 24 * 3600

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duogen import paths
-from duogen.conversation import Conversation, Image, Text, Turn, write_beside
+from duogen.conversation import Conversation, Image, Text, Turn
+from duogen.files import write_beside
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from duogen.conversation import MAX_PIXELS, open_picture
+from duogen.picture_input import MAX_PIXELS, open_picture
 
 PARAMETERS, OURS = "parameters", "duogen"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from duogen.conversation import open_picture, write_beside
+from duogen.files import write_beside
 from duogen.library.picture_file import PictureInfo, clear_links, encode_png, from_json, read_header, read_upload, replace_info, to_json
+from duogen.picture_input import open_picture
 
 VERSION = 1
 THUMBNAIL_PIXELS = 320

@@ -16,7 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError
 
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 from duogen.kernels import Kernel
 from duogen.models.placement import (
     DeviceSwapper,

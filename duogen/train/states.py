@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from duogen.conversation import Image, write_beside
+from duogen.conversation import Image
+from duogen.files import write_beside
 from duogen.models.mllm import embed, normalise_states
 
 if TYPE_CHECKING:

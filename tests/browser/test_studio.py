@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, open_picture
+from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done, Event, Failed, Stats, TextDelta
 from duogen.library.conversations import ConversationStore
 from duogen.library.pictures import Gallery, PictureQuery
 from duogen.models.pipeline import open_pair
 from duogen.options import Options
+from duogen.picture_input import open_picture
 from tests.support.browser import SHOTS, Server, browser_only, fix_seed, overflow_width, settle
 from tests.support.tiny import BOV, END, script, tiny_pair
 from tests.support.waiting import patience

@@ -10,8 +10,8 @@ import pypdfium2
 import pytest
 from playwright.sync_api import expect
 
-from duogen.conversation import open_picture
 from duogen.library.pictures import Gallery, PictureQuery
+from duogen.picture_input import open_picture
 from tests.browser.test_chat import QUESTION, list_pictures, read_words
 from tests.browser.test_studio import brush
 from tests.support.browser import SHOTS, Server, browser_only, overflow_width, send, settle, stand_in

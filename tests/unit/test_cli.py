@@ -17,9 +17,10 @@ from PIL import Image as PILImage
 
 import duogen.engine  # noqa: F401  what its import prints must not count as an answer
 from duogen.cli import main as cli
-from duogen.conversation import Conversation, Image, Text, open_picture
+from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from duogen.options import Options
+from duogen.picture_input import open_picture
 from tests.support.waiting import patience
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import zlib
 import pytest
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image, Text, load_conversation, open_picture, save_conversation
+from duogen.conversation import Conversation, Image, Text, load_conversation, save_conversation
+from duogen.picture_input import open_picture
 
 
 def picture(colour: str = "red") -> PILImage.Image:

@@ -41,6 +41,7 @@ TOP = {
 }
 # From the ground up: a module imports from its own layer and from those below.
 LAYERS = [
+    {"duogen.files", "duogen.text_decoding", "duogen.picture_input"},
     {f"duogen.{name}" for name in ("conversation", "events", "options", "prompts", "paths", "precision", "kernels", "lazy_imports")},
     {"duogen.nn", "duogen.library"},
     {"duogen.models"},

@@ -13,7 +13,7 @@ import re
 import secrets
 from pathlib import Path
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 
 NAME = re.compile(r"[\w.@-]{1,64}")
 LEAST_LETTERS = 8

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from duogen.conversation import Conversation, Image, open_picture
+from duogen.conversation import Conversation, Image
 from duogen.events import Events, Failed, ImageDone
 from duogen.options import Checked, ImageOptions, Options, TextOptions
+from duogen.picture_input import open_picture
 from ui.parts.loading import Loading
 
 if TYPE_CHECKING:

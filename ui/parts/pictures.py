@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from duogen.conversation import write_beside
+from duogen.files import write_beside
 
 MOST_BYTES = 512 * 1024**2
 

@@ -12,10 +12,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from duogen.conversation import Image, open_picture
+from duogen.conversation import Image
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
+from duogen.picture_input import open_picture
 from ui.api.requests import PICTURE_SIDE
 from ui.parts import controls
 from ui.parts.disk_space import DiskSpace

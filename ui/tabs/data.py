@@ -21,10 +21,10 @@ import gradio as gr
 from gradio.blocks import Block
 from markdown_it import MarkdownIt
 
-from duogen.conversation import open_picture
 from duogen.data_engine.report import FunnelStep, funnel
 from duogen.data_engine.state import STEPS, Row, State
 from duogen.paths import ROOT, data_home
+from duogen.picture_input import open_picture
 from ui.chat.history import address
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, status_line, translate_html

@@ -17,11 +17,12 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.blocks import Block
 
-from duogen.conversation import Conversation, Image, open_picture
+from duogen.conversation import Conversation, Image
 from duogen.events import AnswerBuilder, Event, ImageStarted, ImageStep, TextDelta
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry
 from duogen.options import Options
+from duogen.picture_input import open_picture
 from ui import STATIC
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.picture_change import PLACES, REFERENCE, SOURCE, PictureChange, brush_mask, change_request, extend_canvas, scale_size
