@@ -35,7 +35,7 @@ MODEL_INDEX = {
 
 
 def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
-    """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps of each stage.
+    """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps of each stage, 0 for one that was kept.
 
     The old folder is replaced as a whole at the end; its model card is kept.
 
@@ -46,7 +46,7 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     dit = DiTSettings.from_json(Recipe.load(recipe_file, "dit").settings)
-    steps = {"mllm": _export_mllm(Recipe.load(recipe_file, "mllm"), runs, beside)}
+    steps = {"mllm": _export_mllm(recipe_file, dit.grow_from, runs, beside)}
     vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
     steps["vae"] = load_weights(runs / "vae", {"vae": vae})
     vae.save_pretrained(beside / "vae")
@@ -67,7 +67,12 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     return steps
 
 
-def _export_mllm(recipe: Recipe, runs: Path, out: Path) -> int:
+def _export_mllm(recipe_file: Path, source: str, runs: Path, out: Path) -> int:
+    """Write stage 1's weights; a run without stage 1 keeps those of the pair in the folder `source`, which its painter was trained with."""
+    if source and not (runs / "mllm" / "state.pt").exists():
+        shutil.copytree(Path(source) / "text_encoder", out / "text_encoder")
+        return 0
+    recipe = Recipe.load(recipe_file, "mllm")
     mllm, tokenizer = base_model(torch.float32)
     tokens = Tokens(tokenizer, processor())
     peft, seen = load_adapted_mllm(mllm, tokens, recipe, runs)

@@ -18,7 +18,7 @@ from duogen.conversation import Image
 from duogen.engine import Engine
 from duogen.hub.assemble import trained_folder
 from duogen.models.mllm import append_patch_positions
-from duogen.models.pipeline import open_pair
+from duogen.models.pipeline import About, open_pair
 from duogen.models.sequence import Tokens
 from duogen.nn.flow import even_sigmas
 from duogen.nn.vae import PatchVAE
@@ -27,10 +27,11 @@ from duogen.train import __main__ as commands
 from duogen.train import vision
 from duogen.train.__main__ import open_base_mllm
 from duogen.train.curriculum import sample_dialogue
-from duogen.train.dit import DiTStage, collate
+from duogen.train.dit import DiTStage, collate, new_transformer
+from duogen.train.export import export
 from duogen.train.padding import pad_conversations
 from duogen.train.settings import CurriculumSettings
-from duogen.train.trainer import Recipe, autocast, load_weights, train
+from duogen.train.trainer import Recipe, autocast, build_state, collect_parameters, load_weights, save_state, train
 from duogen.train.vae import any_scene
 from duogen.train.vision import VisionStage
 from tests.support.tiny import BOV, tiny_pair
@@ -239,6 +240,31 @@ def test_the_copy_gate_is_taught_to_copy_what_stays_with_all_that_is_wrong_in_it
         assert torch.equal(batch.meant[0, index][:, ~moved], batch.packed[0, time - 1][:, ~moved])
     plain = painter_stage(pair, tokens, recipe(settings=SETTINGS))._add_noise(data, 2, torch.Generator().manual_seed(0), 0)
     assert torch.equal(plain.meant[:, -1], clean[:, 2])
+
+
+def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_copy_gate(pair, tokens, tmp_path):
+    """Such a run has no stage 1 of its own: its painter was trained on the states of the pair that it grew from."""
+    old, runs, out = tmp_path / "old", tmp_path / "runs", tmp_path / "new"
+    (old / "text_encoder").mkdir(parents=True)
+    (old / "text_encoder" / "adapter_config.json").write_text("{}")
+    out.mkdir()
+    (out / "README.md").write_text("The card.")
+    settings = GATED | {"grow_from": str(old), "layers": [1]}
+    stage = painter_stage(pair, tokens, recipe(settings=settings))
+    transformer = new_transformer(stage.settings.model, 8, 576)  # what one layer of the bundled MLLM says of a token
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
+    stage.vae.save_pretrained(runs / "vae" / "fitted")
+    for name, modules in {"vae": {"vae": stage.vae}, "dit": {"transformer": transformer}}.items():
+        save_state(runs / name, build_state(7, collect_parameters(modules), {}, []))
+    stages = {"vae": {"steps": 1, "learning_rate": 1}, "dit": {"steps": 9, "learning_rate": 1, "settings": settings}}
+    about = {"title": "Toy", "copy_below": -1.5, "steps": 4}
+    (tmp_path / "toy.json").write_text(json.dumps(stages | {"about": about}))
+    assert export(tmp_path / "toy.json", runs, out) == {"mllm": 0, "vae": 7, "dit": 7}
+    assert (out / "text_encoder" / "adapter_config.json").read_text() == "{}" and (out / "README.md").read_text() == "The card."
+    written = About.load(out)
+    assert (written.copy_below, written.practised, written.steps) == (-1.5, "toy", 4)
+    weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(weights["proj_out.weight"], transformer.proj_out.weight.bfloat16()) and len(weights["proj_out.weight"]) == 10
 
 
 @pytest.mark.slow
