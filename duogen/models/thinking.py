@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OPENING, CLOSING = "<think>\nBefore I answer, I think: ", "</think>"
+DRAFTING = "<think>\n"  # thoughts that are drawn: each step's words, then its picture
 MOST_TOKENS = 512
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from duogen.models.thinking import CLOSING, DRAFTING
 from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.tasks import Line
 from duogen.sketchbook.words import BACKGROUND_WORDS, step_sentence
 
 
@@ -34,3 +36,19 @@ def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
     if words.lower().startswith(tuple(f"{each}:" for each in BACKGROUND_WORDS.values())):
         return draft_steps(scene)
     return []
+
+
+def draft_line(line: Line) -> Line | None:
+    """The answer of one picture with its drafts as thoughts before its words. The last draft is the picture.
+
+    Returns:
+        `None` where no drafts are of use.
+    """
+    if line.role != "assistant" or len(line.parts) != 2:
+        return None
+    words, scene = line.parts
+    steps = draft_answer(words, scene) if isinstance(words, str) and isinstance(scene, Scene) else []
+    if not steps:
+        return None
+    drafts = [part for said, so_far in steps for part in (f"{said}\n", so_far)]
+    return replace(line, parts=(f"{DRAFTING}{drafts[0]}", *drafts[1:], f"{CLOSING}{words}"))

@@ -306,7 +306,7 @@ def _make_picture(rng: random.Random, pool: Pool) -> list[Line]:
 
 def _offer_lines(rng: random.Random) -> tuple[list[Line], Scene]:
     """A request outside the world; the offered alternative is accepted and painted."""
-    lines, near = _outside_lines(rng)
+    lines, near = _outside_lines(rng, foreign=False)
     scene = Scene(rng.choice(BACKGROUNDS), (make_thing(near, random_colours(near, rng, natural=0.7)),))
     yes = rng.choice(phrases("talk")["outside"]["yes"])
     return lines + [_user_line(rng, yes), _assistant_line("picture", words.picture_sentence(scene), scene, free=True)], scene
@@ -474,13 +474,18 @@ def _chat_lines(rng: random.Random) -> list[Line]:
     return [_user_line(rng, rng.choice(entry["ask"])), _assistant_line("talk", rng.choice(entry["answer"]))]
 
 
-def _outside_lines(rng: random.Random) -> tuple[list[Line], str]:
-    """A request outside the world: the answer declines and offers a similar kind. Returns the lines and that kind."""
+def _outside_lines(rng: random.Random, foreign: bool = True) -> tuple[list[Line], str]:
+    """A request outside the world: the answer declines and offers a similar kind. Returns the lines and that kind.
+
+    Args:
+        foreign: requests in other languages too; the answer says in that language that English is understood.
+    """
     data = phrases("talk")["outside"]
-    group = rng.choice(data["groups"])
+    group = rng.choice([each for each in data["groups"] if foreign or each["kind"] not in data["languages"]])
     phrase, near = rng.choice(group["wishes"]), rng.choice(group["near"])
-    ask = rng.choice(data["asks"]).format(a=phrase) if group["kind"] == "thing" else phrase
-    answer = rng.choice(data["sorry"][group["kind"]]).format(a=re.sub("^my ", "your ", phrase), near=things()[near].name_with_article())
+    templates = {"thing": data["asks"], "howto": data["ways"]}.get(group["kind"], ["{a}"])
+    ask = rng.choice(templates).format(a=phrase)
+    answer = rng.choice(data["sorry"][group["kind"]]).format(a=re.sub(r"\bmy\b", "your", phrase), near=things()[near].name_with_article())
     return [_user_line(rng, ask), _assistant_line("talk", answer)], near
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duogen.train.settings import STAGES, DiTSettings, settings_table
+from duogen.train.settings import STAGES, DiTSettings, MLLMSettings, settings_table
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -106,7 +106,8 @@ def build_stage(stage: str, recipe: Recipe, runs: Path) -> Stage:
     from duogen.train.trainer import load_weights
 
     mllm, tokens = open_base_mllm()
-    load_weights(runs / "vision", {"visual": mllm.model.visual})
+    if not MLLMSettings.from_json(recipe.settings).grow_from:  # else the vision tower comes from that pair
+        load_weights(runs / "vision", {"visual": mllm.model.visual})
     return MLLMStage(recipe, mllm, tokens)
 
 

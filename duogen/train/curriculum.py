@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from duogen.conversation import Image, Text, Turn
-from duogen.sketchbook.drafts import draft_answer, draft_steps
+from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.scene import BACKGROUNDS, Scene
 from duogen.sketchbook.styles import STYLES, apply_style
@@ -34,6 +35,32 @@ def sample_dialogue(rng: random.Random, shares: dict[str, float], frames: int, s
 def sample_task(task: str, rng: random.Random, settings: CurriculumSettings) -> list[Turn]:
     """Sample a dialogue of a task."""
     return _draw_in_styles(sample(task, rng, kinds=choose_core_kinds(rng, settings)), rng, settings)
+
+
+@dataclass(frozen=True)
+class DraftedTurns:
+    """A dialogue in which an answer may be drawn in drafts.
+
+    Attributes:
+        turns: the dialogue; one that is drawn in drafts ends with that answer.
+        first: index of the first turn whose words are learned. The turns before an answer in drafts are its context alone.
+        undecided: indices of the answers that could begin with drafts as well: their first token is not learned.
+    """
+
+    turns: list[Turn]
+    first: int = 0
+    undecided: frozenset[int] = frozenset()
+
+
+def sample_with_drafts(task: str, rng: random.Random, settings: CurriculumSettings, drafts: float) -> DraftedTurns:
+    """Sample a dialogue of a task; where an answer could be drawn in drafts, one of them is for a share `drafts` of the dialogues."""
+    dialogue = sample(task, rng, kinds=choose_core_kinds(rng, settings))
+    drafted = {index: made for index, line in enumerate(dialogue.lines) if (made := draft_line(line))}
+    if not drafted or rng.random() >= drafts:
+        return DraftedTurns(_draw_in_styles(dialogue, rng, settings), undecided=frozenset(drafted))
+    at = rng.choice(list(drafted))
+    dialogue = Dialogue(task, (*dialogue.lines[:at], drafted[at]))
+    return DraftedTurns(_draw_in_styles(dialogue, rng, settings), first=at)
 
 
 def _draw_in_styles(dialogue: Dialogue, rng: random.Random, settings: CurriculumSettings) -> list[Turn]:

@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from duogen.models.mllm import embed
 from duogen.models.sequence import Packed, Tokens, positions
 from duogen.precision import resolve_precision
-from duogen.train.curriculum import sample_task
+from duogen.train.curriculum import sample_task, sample_with_drafts
 from duogen.train.padding import pad_conversations
 from duogen.train.settings import MLLMSettings
 from duogen.train.trainer import Recipe, kind_of_device, load_weights
@@ -79,12 +81,34 @@ def adapt_mllm(mllm: Qwen2_5_VLForConditionalGeneration, settings: MLLMSettings,
     return model
 
 
+def load_pair_weights(model: PeftModel, folder: Path) -> None:
+    """Load the adapter and the vision tower of a pair's `text_encoder` folder into an adapted MLLM, as the beginning of a training.
+
+    Raises:
+        ValueError: the adapter there has another rank or other layers, or a file is missing.
+    """
+    from peft import set_peft_model_state_dict
+
+    try:
+        adapter, vision = (load_file(folder / f"{name}.safetensors") for name in ("adapter_model", "vision"))
+        base: Any = model.get_base_model()
+        base.model.visual.load_state_dict(vision)
+        left = set_peft_model_state_dict(model, adapter)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"The training cannot begin with the weights in {folder}: {' '.join(str(error).split())[:200]}") from error
+    own = {name for name, _ in model.named_parameters() if "lora_" in name or "trainable_tokens" in name}
+    if own.intersection(left.missing_keys) or left.unexpected_keys:
+        raise ValueError(f"The adapter in {folder} has other layers than the recipe asks for.")
+
+
 class MLLMStage:
     """Trains on dialogues of the sketchbook's tasks; a batch has dialogues of one task, which are of similar length."""
 
     def __init__(self, recipe: Recipe, mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens) -> None:
         self.recipe, self.tokens, self.settings = recipe, tokens, MLLMSettings.from_json(recipe.settings)
         self.peft = adapt_mllm(mllm, self.settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
+        if self.settings.grow_from:
+            load_pair_weights(self.peft, Path(self.settings.grow_from) / "text_encoder")
         self.mllm = mllm
         self.modules: dict[str, nn.Module] = {"mllm": self.peft}
 
@@ -105,7 +129,18 @@ class MLLMStage:
         return collate(self.tokens, chosen)
 
     def _pack(self, task: str, rng: random.Random) -> Packed:
-        return self.tokens.pack(sample_task(task, rng, self.settings))
+        if not self.settings.drafts:
+            return self.tokens.pack(sample_task(task, rng, self.settings))
+        dialogue = sample_with_drafts(task, rng, self.settings, self.settings.drafts)
+        packed = Packed()
+        for index, turn in enumerate(dialogue.turns):
+            start = len(packed.ids)
+            self.tokens.add_turn(packed, turn)
+            if index < dialogue.first:
+                packed.learn[start:] = [False] * (len(packed.ids) - start)
+            elif index in dialogue.undecided:
+                packed.learn[packed.learn.index(True, start)] = False
+        return packed
 
     def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
@@ -132,6 +167,10 @@ def load_adapted_mllm(mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, 
     Raises:
         ValueError: the vision stage or stage 1 has not run.
     """
-    load_weights(runs / "vision", {"visual": mllm.model.visual}, ema=False)
-    peft = adapt_mllm(mllm, MLLMSettings.from_json(recipe.settings), [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
+    settings = MLLMSettings.from_json(recipe.settings)
+    if not settings.grow_from:
+        load_weights(runs / "vision", {"visual": mllm.model.visual}, ema=False)
+    peft = adapt_mllm(mllm, settings, [tokens.bov, tokens.eov, tokens.pad], recipe.precision)
+    if settings.grow_from:
+        load_pair_weights(peft, Path(settings.grow_from) / "text_encoder")
     return peft, load_weights(runs / "mllm", {"mllm": peft})

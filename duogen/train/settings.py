@@ -100,6 +100,8 @@ class MLLMSettings(CurriculumSettings):
     tokens: int = option(1600, "The most tokens of a batch, padding included.", 1, 10_000_000)
     tasks: dict[str, float] = option(MISSING, "Tasks of the dialogues and their weights, such as guide, picture, edit, question.")
     train_vision: bool = option(True, "The vision tower and the rows of the special tokens learn too.")
+    drafts: float = option(0.0, "Share of the dialogues whose picture of many parts is drawn in drafts, where they have one.", 0.0, 1.0)
+    grow_from: str = option("", "Folder of a pair whose adapter and vision tower the training begins with.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from duogen.files import read_text
 from duogen.precision import resolve_precision
 from duogen.train import fsdp
 from duogen.train.muon import Float32Muon
@@ -97,14 +98,14 @@ class Recipe:
         Raises:
             ValueError: the file or the entry is missing, or a field is not known.
         """
+        if not file.exists():
+            raise ValueError(f"There is no recipe {file}.")
         try:
-            entry = json.loads(file.read_text(encoding="utf-8"))[stage]
+            entry = json.loads(read_text(file))[stage]
             if "betas" in entry:
                 entry["betas"] = tuple(entry["betas"])
             return Recipe(**entry)
-        except FileNotFoundError as error:
-            raise ValueError(f"There is no recipe {file}.") from error
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"The recipe {file} has no usable entry {stage!r}: {error}.") from error
 
 
@@ -174,9 +175,10 @@ def train(
     parameters = list(names.values())
     optimizers = make_optimizers(names, recipe)
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
-    start, frozen, before = load_state(folder, stage.modules, names, averaged, optimizers)
-    if accelerator.is_main_process and before not in ("", precision):
-        (warn or log)(f"This run began in {before}; it goes on in {precision}, not to the bit.")
+    tell = (warn or log) if accelerator.is_main_process else (lambda words: None)
+    start, frozen, before = load_state(folder, stage.modules, names, averaged, optimizers, warn=tell)
+    if before not in ("", precision):
+        tell(f"This run began in {before}; it goes on in {precision}, not to the bit.")
     last = min(recipe.steps, until or recipe.steps)
     shares = _ProcessShare(recipe, accelerator, whole or stage.loss)
     steps_log = Log(folder, recipe, log)
@@ -389,7 +391,10 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
     for left in folder.glob(".state.*.part"):  # of a process that was killed
         left.unlink(missing_ok=True)
     beside = folder / f".state.{os.getpid()}.part"
-    torch.save(state, beside)
+    with beside.open("wb") as out:  # a rename may reach the disk before the bytes do
+        torch.save(state, out)
+        out.flush()
+        os.fsync(out.fileno())
     if keep > 1:
         kept = folder / f"state-{state['step']:07d}.pt"
         kept.unlink(missing_ok=True)
@@ -402,9 +407,34 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
     beside.replace(folder / "state.pt")
 
 
+def read_state(folder: Path, warn: Callable[[str], None] = print) -> dict[str, Any] | None:
+    """Read what `save_state` wrote, `None` where it wrote nothing. Where the last state is damaged, the newest whole one beside it is read.
+
+    Raises:
+        ValueError: all states are damaged; the message names what to remove.
+    """
+    last = folder / "state.pt"
+    if not last.exists():
+        return None
+    for file in [last, *sorted(folder.glob("state-*.pt"), reverse=True)]:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            step = int(state["step"]) if {"weights", "ema", "optimizers"} <= state.keys() else None
+        except Exception as error:  # a damaged file raises whatever its bytes lead to
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                raise
+            continue
+        if step is None:
+            continue
+        if file != last:
+            warn(f"The last saved state, {last}, is damaged; training goes on from {file.name}, after step {step}.")
+        return state
+    raise ValueError(f"The saved state {last} is damaged, and no older one is beside it; remove it, and this stage begins again.")
+
+
 def load_state(
     folder: Path, modules: dict[str, nn.Module], names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor],
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer], *, warn: Callable[[str], None] = print,
 ) -> tuple[int, dict[str, torch.Tensor], str]:  # fmt: skip
     """Restore what `save_state` wrote, including weights that are not trained any more.
 
@@ -413,10 +443,9 @@ def load_state(
     Returns:
         The next step, 0 when there is no state; the weights that are not trained any more, by name; the precision of the last save.
     """
-    file = folder / "state.pt"
-    if not file.exists():
+    state = read_state(folder, warn)
+    if state is None:
         return 0, {}, ""
-    state = torch.load(file, map_location="cpu", weights_only=True)
     frozen = {name: state["ema"].get(name, value) for name, value in state["weights"].items() if name not in names}
     every = collect_parameters(modules)
     with torch.no_grad():
@@ -434,12 +463,11 @@ def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) 
     """Load a run's weights into `modules`, averaged ones with `ema`; returns the steps that they were trained for.
 
     Raises:
-        ValueError: the folder holds no state.
+        ValueError: the folder holds no state, or a damaged one.
     """
-    file = folder / "state.pt"
-    if not file.exists():
+    state = read_state(folder)
+    if state is None:
         raise ValueError(f"There is no training state in {folder}.")
-    state = torch.load(file, map_location="cpu", weights_only=True)
     weights = state["weights"] | (state["ema"] if ema else {})
     for name, parameter in collect_parameters(modules).items():
         if name in weights:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from duogen.conversation import Image
@@ -20,15 +22,17 @@ from duogen.hub.assemble import trained_folder
 from duogen.models.mllm import append_patch_positions
 from duogen.models.pipeline import About, open_pair
 from duogen.models.sequence import Tokens
+from duogen.models.thinking import DRAFTING
 from duogen.nn.flow import even_sigmas
 from duogen.nn.vae import PatchVAE
 from duogen.sketchbook.draw import draw
 from duogen.train import __main__ as commands
 from duogen.train import vision
 from duogen.train.__main__ import open_base_mllm
-from duogen.train.curriculum import sample_dialogue
+from duogen.train.curriculum import sample_dialogue, sample_with_drafts
 from duogen.train.dit import DiTStage, collate, new_transformer
 from duogen.train.export import export
+from duogen.train.mllm import MLLMStage
 from duogen.train.padding import pad_conversations
 from duogen.train.settings import CurriculumSettings
 from duogen.train.trainer import Recipe, autocast, build_state, collect_parameters, load_weights, save_state, train
@@ -240,6 +244,46 @@ def test_the_copy_gate_is_taught_to_copy_what_stays_with_all_that_is_wrong_in_it
         assert torch.equal(batch.meant[0, index][:, ~moved], batch.packed[0, time - 1][:, ~moved])
     plain = painter_stage(pair, tokens, recipe(settings=SETTINGS))._add_noise(data, 2, torch.Generator().manual_seed(0), 0)
     assert torch.equal(plain.meant[:, -1], clean[:, 2])
+
+
+def test_stage_one_learns_drafts_or_leaves_the_first_token_open(tokens, pair):
+    """A batch has both ways; of an answer that could begin either way the first token is not learned, nor is what stands before drafts."""
+    wish = recipe(settings={"rank": 2, "first_layer": 1, "tasks": {"edit": 1.0}, "drafts": 0.5, "core_kinds": ["house"], "core_share": 1.0})
+    stage = MLLMStage(wish, copy.deepcopy(pair.text_encoder), tokens)
+    mark, ways = tokens.text(DRAFTING), set()
+    for seed in range(30):
+        dialogue = sample_with_drafts("edit", random.Random(seed), stage.settings, 0.5)
+        packed = stage._pack("edit", random.Random(seed))
+        answers = [
+            index
+            for index in range(len(packed.ids))
+            if packed.ids[index - len(tokens.opening("assistant")) : index] == tokens.opening("assistant")
+        ]
+        drafted = packed.ids[answers[-1] : answers[-1] + len(mark)] == mark
+        learned = [packed.learn[index] for index in answers]
+        turns = [index for index, turn in enumerate(dialogue.turns) if turn.role == "assistant"]
+        if drafted:
+            assert learned == [False] * (len(answers) - 1) + [True] and not any(packed.learn[: answers[-1]])
+        else:
+            assert learned == [index not in dialogue.undecided for index in turns]
+            assert all(packed.learn[index + 1] for index in answers)
+        ways.add((drafted, bool(dialogue.undecided)))
+    assert ways == {(True, False), (False, True), (False, False)}
+
+
+def test_stage_one_begins_with_a_pairs_weights(tokens, pair, tmp_path):
+    wish = recipe(settings={"rank": 2, "first_layer": 1, "tasks": {"talk": 1.0}})
+    old = MLLMStage(wish, copy.deepcopy(pair.text_encoder), tokens)
+    for name, parameter in old.peft.named_parameters():
+        if "lora_" in name or "trainable_tokens" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    old.peft.save_pretrained(str(tmp_path / "text_encoder"), save_embedding_layers=False)
+    save_file(old.mllm.model.visual.state_dict(), tmp_path / "text_encoder" / "vision.safetensors")
+    again = replace(wish, settings=wish.settings | {"grow_from": str(tmp_path)})
+    new = MLLMStage(again, copy.deepcopy(pair.text_encoder), tokens)
+    assert equal(dict(new.peft.named_parameters()), dict(old.peft.named_parameters()))
+    with pytest.raises(ValueError, match="other layers|cannot begin"):
+        MLLMStage(replace(again, settings=again.settings | {"rank": 3}), copy.deepcopy(pair.text_encoder), tokens)
 
 
 def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_copy_gate(pair, tokens, tmp_path):

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from duogen.sketchbook.drafts import draft_answer, draft_steps
+from duogen.models.thinking import CLOSING, DRAFTING
+from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import PHRASES, phrases
 from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import Scene, fits_canvas
-from duogen.sketchbook.tasks import KINDS, TASKS, Dialogue, draw_turns, sample, sample_any
+from duogen.sketchbook.tasks import KINDS, TASKS, Dialogue, Line, draw_turns, sample, sample_any
+from duogen.sketchbook.words import picture_sentence
 from duogen.sketchbook.world import (
     HELD_OUT_KINDS,
     THINGS_FILE,
@@ -26,6 +28,7 @@ from duogen.sketchbook.world import (
     make_thing,
     random_colours,
     random_composition,
+    random_scene,
     things,
 )
 from duogen.train.curriculum import cut_dialogue, draft_dialogue
@@ -235,3 +238,22 @@ def test_a_long_draft_may_begin_at_any_picture() -> None:
             assert rest.scenes() == dialogue.scenes()[start - 1 :]
             assert [line.role for line in rest.lines] == ["user", "assistant"] * (len(rest.lines) // 2)
             assert isinstance(rest.lines[0].parts[0], Scene)
+
+
+def test_an_answer_in_drafts_thinks_part_by_part_and_ends_with_its_words():
+    """Each step adds one part; the last draft is the picture that the answer would have painted at once."""
+    scene = random_scene(random.Random(3), ["house", "tree"])
+    line = Line("assistant", (picture_sentence(scene), scene), "picture")
+    made = draft_line(line)
+    assert made is not None
+    *drafts, words = made.parts
+    parts = sum(len(thing.parts) for thing in scene.things)
+    assert len(drafts) == 2 * parts and drafts[-1] == scene and drafts[0].startswith(f"{DRAFTING}Step 1. ")
+    assert words == f"{CLOSING}{picture_sentence(scene)}"
+    grown = [sum(len(thing.parts) for thing in draft.things) for draft in drafts[1::2]]
+    assert grown == list(range(1, parts + 1))
+
+
+@pytest.mark.parametrize("parts", [("The door is blue.",), ("Now the house has a roof in green.", Scene("plain"))])
+def test_one_stroke_will_do_for_a_change_of_one_part(parts):
+    assert draft_line(Line("assistant", parts, "edit")) is None
