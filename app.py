@@ -8,19 +8,30 @@ import importlib.util
 import os
 import signal
 import sys
-import webbrowser
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duogen.options import LoadOptions, add_flags, from_flags
+from duogen.paths import check_home, data_home, lock_home
+from ui.parts.address import bracket_host, check_address, explain_refusal, is_local, read_host, show_page
 
 if TYPE_CHECKING:
     from ui.api.auth import Users
+    from ui.page import Page
+    from ui.parts.loading import Loading
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LAUNCH: dict[str, Any] = {
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "share": False,
+    "ssr_mode": False,
+    "run_history": False,
+    "footer_links": [],
+    "state_session_capacity": 64,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,10 +42,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mllm", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
     parser.add_argument("--brain", dest="mllm", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # the old name
     add_flags(parser, LoadOptions)
-    parser.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help="an adapter that is on; may be given again")
+    about = "an adapter or a LoRA file that is on, and how strongly; may be given again"
+    parser.add_argument("--adapter", action="append", default=[], metavar="PATH[:WEIGHT]", help=about)
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
     parser.add_argument("--mcp", action="store_true", help="offer the pair as a tool to programs that speak MCP")
+    parser.add_argument("--root-path", metavar="PATH", help="where a reverse proxy has the page, such as /duogen")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args()
 
@@ -43,16 +56,24 @@ def main() -> None:
     given = parse_arguments()
     try:
         from_flags(given, LoadOptions)
+        given.host = read_host(given.host)
+        check_address(given.host, given.port)
+        given.root_path = read_root_path(given.root_path)
         users = load_users(given)
         if given.adapter:
             from duogen.models.adapters import AdapterSpec
 
             given.adapter = [AdapterSpec.parse(each) for each in given.adapter]
+        lock = lock_home(check_home())
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    serve(given, users)
+    try:
+        serve(given, users)
+    finally:
+        if lock:
+            lock.release()
 
 
 def load_users(given: argparse.Namespace) -> Users | None:
@@ -69,7 +90,7 @@ def load_users(given: argparse.Namespace) -> Users | None:
         add_user(given.auth, given.add_user, getpass.getpass("Password: "))
         print(f"{given.add_user} may now use a page started with --auth {given.auth}")
         sys.exit(0)
-    if given.host not in LOCAL and given.auth is None:
+    if not is_local(given.host) and given.auth is None:
         raise ValueError(f"Others can reach {given.host}: say who may use the page with --auth FILE (see --add-user).")
     if given.mcp and importlib.util.find_spec("mcp") is None:
         raise ValueError("The MCP server needs one more package: pip install -r requirements.txt")
@@ -78,55 +99,70 @@ def load_users(given: argparse.Namespace) -> Users | None:
     return Users(given.auth) if given.auth is not None else None
 
 
+def read_root_path(given: str | None) -> str:
+    """The path of --root-path, or of the variable that Gradio reads. Raises ValueError: it is no path."""
+    from ui.parts.root_path import parse_root_path
+
+    return parse_root_path(os.environ.get("GRADIO_ROOT_PATH", "") if given is None else given)
+
+
 def serve(given: argparse.Namespace, users: Users | None) -> None:
     """Start the page and the API, then load the pair in the background. Returns when the page ends."""
-    from duogen.library.conversations import ConversationStore
-    from duogen.paths import data_home
+    from duogen.library.conversation_zip import LARGEST_ZIP
 
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(data_home() / "uploads"))
-    from ui.api.endpoint import Endpoint, show_in_mcp
+    from starlette.middleware import Middleware
+
+    from ui.api.endpoint import show_in_mcp
     from ui.api.openai import Api
-    from ui.page import Page
+    from ui.parts.content_policy import ContentPolicy
     from ui.parts.gpu_sharing import GPUSharing
     from ui.parts.i18n import browser_translations
     from ui.parts.loading import Loading
+    from ui.parts.root_path import set_page_base
     from ui.parts.theme import launch_style
 
-    adapters = {each.folder.resolve(): each.weight for each in given.adapter}
+    adapters = {each.path.resolve(): each.weight for each in given.adapter}
     loading = Loading(given.pair, mllm=given.mllm, load=from_flags(given, LoadOptions), adapters=adapters, log=partial(print, flush=True))
-    page = Page(loading, ConversationStore(data_home() / "conversations"), data_home() / "shown", local=users is None)
-    Endpoint(loading, page.pictures).add_to(page.blocks)
+    page = build_page(loading, users)
+    if given.root_path:
+        set_page_base(given.root_path)
     try:
         page.blocks.launch(
-            server_name=given.host,
+            server_name=bracket_host(given.host),
             server_port=given.port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            max_file_size="25mb",
-            state_session_capacity=64,
+            root_path=given.root_path,
+            max_file_size=LARGEST_ZIP,
             i18n=browser_translations(),
+            **LAUNCH,
             **launch_style(),
             auth=users.accepts if users else None,
             mcp_server=given.mcp,
-            app_kwargs={"routes": Api(loading, users).router().routes},
+            app_kwargs={"routes": Api(loading, users).router().routes, "middleware": [Middleware(ContentPolicy)]},
         )
-    except OSError:
-        print(f"Port {given.port} of {given.host} cannot be used; choose another with --port.", file=sys.stderr)
+    except OSError as error:
+        print(explain_refusal(given.host, given.port, error), file=sys.stderr)
         sys.exit(2)
     if given.mcp:
         show_in_mcp(page.blocks)
-    address = f"http://{given.host}:{given.port}"
-    print(f"DuoGen is at {address} (Ctrl+C ends it)", flush=True)
+    print(f"DuoGen is at http://{bracket_host(given.host)}:{given.port} (Ctrl+C ends it)", flush=True)
     loading.start()
     GPUSharing(loading).start()
     if not given.no_browser:
-        webbrowser.open(address)
+        show_page(given.host, given.port)
     page.blocks.block_thread()
+
+
+def build_page(loading: Loading, users: Users | None) -> Page:
+    """The page and what programs call of it, not served yet."""
+    from duogen.library.conversations import ConversationStore
+    from ui.api.endpoint import Endpoint
+    from ui.page import Page
+
+    page = Page(loading, ConversationStore(data_home() / "conversations"), data_home() / "shown", local=users is None)
+    Endpoint(loading, page.pictures).add_to(page.blocks)
+    return page
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ _COSMOS = _DIT | {
     "encoder_hidden_states_channels": 64,
 }
 _WAN = {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+BUILT = ("cosmos-predict2.5", "flux2-klein", "qwen-image-edit")  # families, as the ids of their pairs begin
 TOYS: dict[str, dict[str, Any]] = {  # what `--tiny` changes of the public configurations
     "qwen2.5-vl-7b": {
         "text_config": _TEXT | {"num_hidden_layers": 2, "rope_parameters": _ROPE}, "vision_config": _EYES | {"fullatt_block_indexes": [1]},
@@ -89,10 +90,12 @@ TOYS: dict[str, dict[str, Any]] = {  # what `--tiny` changes of the public confi
         "vision_config": _EYES | {"deepstack_visual_indexes": [0, 1]},
     },
     "qwen3-4b": _TEXT | {"num_hidden_layers": 28},  # the pipeline reads its 27th layer
+    "qwen3-8b": _TEXT | {"num_hidden_layers": 28},
     "cosmos-predict2.5-2b": _COSMOS,
     "cosmos-predict2.5-14b": _COSMOS,
     "qwen-image-20b": _DIT | {"num_layers": 2, "joint_attention_dim": 64, "axes_dims_rope": (8, 4, 4)},
     "flux2-klein-4b": _DIT | {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 192, "axes_dims_rope": (4, 4, 4, 4)},
+    "flux2-klein-9b": _DIT | {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 192, "axes_dims_rope": (4, 4, 4, 4)},
     "wan-vae": _WAN,
     "qwen-image-vae": _WAN,
     "flux2-vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
@@ -179,9 +182,15 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[int, int] | None = None) -> DuoGenPipeline | DiffusersPair:
-    """A pair of the catalogue, built instead of loaded, and placed as a loaded one is."""
+    """A pair of the catalogue, built instead of loaded, and placed as a loaded one is.
+
+    Raises:
+        ValueError: it is of a family that is not built here.
+    """
     raw, words = next(each for each in RAW["pairs"] if each["id"] == id), tokenizer()
     names, about = raw["parts"], raw["about"]
+    if not id.startswith(BUILT):
+        raise ValueError(f"bench.gpu cannot build {id} yet; choose a pair of {', '.join(BUILT)}.")
     workshop = Workshop(device, device if load.offload == "none" else "cpu", scale == TINY)
     talker = workshop.built(names.get("mllm") or names["text_encoder"], load.precision, **mark_ids(words))
     painter, vae = workshop.built(names["transformer"], load.painter_precision), workshop.built(names["vae"], "bf16")

@@ -10,14 +10,17 @@ import io
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from PIL import Image as PILImage
 
-from duogen.files import write_beside
+from duogen.files import read_bytes, write_beside
 from duogen.picture_input import open_picture
+from duogen.stored_picture import StoredPicture, read_header
+from duogen.text_decoding import clean_text
 
 FORMAT = 1
 
@@ -32,18 +35,25 @@ class Image:
     """A picture of a turn.
 
     Attributes:
-        picture: RGB pixels.
+        source: RGB pixels, or the file that holds them.
         seed: the seed that painted it, `None` for an upload.
         seconds: how long painting took, `None` for an upload.
         alt: the words that describe it, as read by a screen reader.
         mask: "L", as large as the picture, white where the answer may paint; outside no pixel changes. `None` for the whole picture.
+        drafts: the words of the drafts that led to it, none where it was painted at once.
     """
 
-    picture: PILImage.Image = field(compare=False)
+    source: PILImage.Image | StoredPicture = field(compare=False)
     seed: int | None = None
     seconds: float | None = None
     alt: str = ""
     mask: PILImage.Image | None = field(default=None, compare=False)
+    drafts: tuple[str, ...] = ()
+
+    @property
+    def picture(self) -> PILImage.Image:
+        """The pixels. Those of a file are read now, and are the same object as long as somebody holds them."""
+        return self.source.open() if isinstance(self.source, StoredPicture) else self.source
 
 
 Piece = Text | Image
@@ -177,74 +187,158 @@ def _piece(part: Piece | str | PILImage.Image) -> Piece:
     return Image(part.convert("RGB")) if isinstance(part, PILImage.Image) else part
 
 
-def save_conversation(conversation: Conversation, folder: Path) -> None:
-    """Write the whole tree into `folder`; an interrupted save leaves the earlier one as it was."""
+def save_conversation(conversation: Conversation, folder: Path, changed: float | None = None) -> None:
+    """Write the whole tree into `folder`; an interrupted save leaves the earlier one as it was.
+
+    Args:
+        changed: when it was last changed, in seconds since 1970; stands in the file, since copying a file changes the file's own date.
+    """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     turns = []
     for turn in conversation.turns.values():
         turns.append({"id": turn.id, "role": turn.role, "parent": turn.parent, "parts": [_save_piece(part, images) for part in turn.parts]})
-    payload = {"format": FORMAT, "id": conversation.id, "title": conversation.title, "head": conversation.head, "turns": turns}
+    title = clean_text(conversation.title)
+    payload: dict[str, Any] = {"format": FORMAT, "id": conversation.id, "title": title, "head": conversation.head, "turns": turns}
+    if changed is not None:
+        payload["changed"] = changed
     write_beside(folder / "conversation.json", json.dumps(payload, ensure_ascii=False, indent=1).encode())
 
 
-def load_conversation(folder: Path) -> Conversation:
+def load_conversation(folder: Path, lazily: bool = False) -> Conversation:
     """Read what `save_conversation` wrote.
+
+    Args:
+        lazily: read the pictures when they are needed; a damaged one is then a grey picture and costs nothing else.
 
     Raises:
         ValueError: no conversation lies there, or it is damaged.
     """
+    payload = read_payload(folder)
+    load_picture = partial(_find_picture if lazily else _load_picture, folder / "images", {})
+    load_mask = partial(_find_mask if lazily else _load_mask, folder / "images", {})
+    turns = {}
+    for entry in payload["turns"]:
+        parts = tuple(_load_piece(part, load_picture, load_mask) for part in entry["parts"])
+        turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"])
+    return Conversation(turns, payload["head"], payload["id"], payload["title"])
+
+
+def read_payload(folder: Path) -> dict[str, Any]:
+    """The checked contents of `conversation.json`, with text that can be written again.
+
+    Raises:
+        ValueError: no conversation lies there, or it is damaged; the message names the folder and the reason.
+    """
+    file = folder / "conversation.json"
+    if not file.exists():
+        raise ValueError(f"There is no conversation in {folder}.")
     try:
-        payload = json.loads((folder / "conversation.json").read_text(encoding="utf-8"))
-        turns, read = {}, {}
-        for entry in payload["turns"]:
-            parts = tuple(_load_piece(part, folder / "images", read) for part in entry["parts"])
-            turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"])
-        _check_tree(turns, payload["head"])
-        return Conversation(turns, payload["head"], payload["id"], payload["title"])
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no conversation in {folder}.") from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"The conversation in {folder} is damaged: {error}.") from error
+        payload = json.loads(read_bytes(file).decode("utf-8-sig"))
+        newer = isinstance(payload.get("format"), int) and payload["format"] > FORMAT
+        if not newer:
+            _check_types(payload)
+            _check_tree(payload["turns"], payload["head"])
+    except KeyError as error:
+        raise ValueError(f"The conversation in {folder} is damaged: {error} is missing or leads nowhere.") from error
+    except RecursionError as error:
+        raise ValueError(f"The conversation in {folder} is damaged: its lists are nested too deep.") from error
+    except Exception as error:  # whatever it raises, this conversation is damaged and the others are not
+        raise ValueError(f"The conversation in {folder} is damaged: {str(error).rstrip('.') or type(error).__name__}.") from error
+    if newer:
+        raise ValueError(f"The conversation in {folder} was written by a newer DuoGen; update this one to read it.")
+    return payload
 
 
-def _check_tree(turns: dict[str, Turn], head: str | None) -> None:
+def _check_types(payload: dict[str, Any]) -> None:
+    """Raises TypeError: something is of another type than `save_conversation` writes. Cleans the texts."""
+    _expect(payload["id"], str, "the id")
+    payload["title"] = clean_text(_expect(payload["title"], str, "the title"))
+    for turn in payload["turns"]:
+        _expect(turn["id"], str, "the id of a turn")
+        for part in turn["parts"]:
+            if part["type"] == "text":
+                part["text"] = clean_text(_expect(part["text"], str, "a text"))
+                continue
+            _expect(part["file"], str, "the name of a picture")
+            _expect(part.get("mask", ""), str, "the name of a mask")
+            _expect(part["seed"], int | None, "a seed")
+            _expect(part["seconds"], int | float | None, "a time")
+            part["alt"] = clean_text(_expect(part["alt"], str, "a description"))
+
+
+def _expect(value: Any, kind: Any, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of the type {type(value).__name__}")
+    return value
+
+
+def _check_tree(turns: list[dict[str, Any]], head: str | None) -> None:
     """A turn stands after its parent: a circle would be walked for ever."""
     known: set[str | None] = {None}
-    for turn in turns.values():
-        if turn.parent not in known or turn.role not in ("user", "assistant"):
-            raise KeyError(turn.id)
-        known.add(turn.id)
+    for turn in turns:
+        if turn["parent"] not in known or turn["id"] in known or turn["role"] not in ("user", "assistant"):
+            raise KeyError(turn["id"])
+        known.add(turn["id"])
     if head not in known:
         raise KeyError(head)
 
 
 def _save_piece(part: Piece, images: Path) -> dict:
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    entry = {"type": "image", "file": _save_picture(part.picture, images), "seed": part.seed, "seconds": part.seconds, "alt": part.alt}
+        return {"type": "text", "text": clean_text(part.text)}
+    if isinstance(part.source, StoredPicture) and part.source.file.parent == images:
+        file = part.source.file.name  # it is there already, damaged or not
+    else:
+        file = _save_picture(part.picture, images)
+    entry = {"type": "image", "file": file, "seed": part.seed, "seconds": part.seconds, "alt": clean_text(part.alt)}
+    if part.drafts:
+        entry["drafts"] = [clean_text(words) for words in part.drafts]
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
 
 
 def _save_picture(picture: PILImage.Image, images: Path) -> str:
     """The name of the file in `images` that holds it, by its content."""
     name = hashlib.sha256(picture.tobytes()).hexdigest() + ".png"
-    if not (images / name).exists():
+    if not (images / name).exists() or not (images / name).stat().st_size:
         data = io.BytesIO()
         picture.save(data, "PNG")
         write_beside(images / name, data.getvalue())
     return name
 
 
-def _load_piece(entry: dict, images: Path, read: dict[str, PILImage.Image]) -> Piece:
+def _load_piece(
+    entry: dict, load_picture: Callable[[str], PILImage.Image | StoredPicture], load_mask: Callable[[str], PILImage.Image | None]
+) -> Piece:
     if entry["type"] == "text":
         return Text(entry["text"])
-    mask = _load_picture(entry["mask"], images, read).convert("L") if "mask" in entry else None
-    return Image(_load_picture(entry["file"], images, read), entry["seed"], entry["seconds"], entry["alt"], mask)
+    mask = load_mask(entry["mask"]) if "mask" in entry else None
+    drafts = tuple(entry.get("drafts", ()))
+    image = Image(load_picture(entry["file"]), entry["seed"], entry["seconds"], entry["alt"], mask, drafts)
+    return image if mask is None or mask.size == image.picture.size else replace(image, mask=None)
 
 
-def _load_picture(name: str, images: Path, read: dict[str, PILImage.Image]) -> PILImage.Image:
+def _load_picture(images: Path, read: dict[str, PILImage.Image], name: str) -> PILImage.Image:
     """A picture that several branches share is one object, as it was when it was made."""
     if name not in read:
-        read[name] = open_picture(images / Path(name).name)
+        read[name] = open_picture(images / Path(name).name, letterbox=True)
+    return read[name]
+
+
+def _load_mask(images: Path, read: dict[str, PILImage.Image], name: str) -> PILImage.Image:
+    return _load_picture(images, read, name).convert("L")
+
+
+def _find_picture(images: Path, found: dict[str, StoredPicture], name: str) -> StoredPicture:
+    return found.setdefault(name, StoredPicture(images / Path(name).name))
+
+
+def _find_mask(images: Path, read: dict[str, PILImage.Image | None], name: str) -> PILImage.Image | None:
+    """A mask; `None` for a damaged one. Another picture than `save_conversation` writes as a mask is never decoded."""
+    if name not in read:
+        file = images / Path(name).name
+        try:
+            read[name] = open_picture(file, letterbox=True).convert("L") if read_header(file)[1] == "L" else None
+        except ValueError:
+            read[name] = None
     return read[name]

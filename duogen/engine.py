@@ -21,11 +21,13 @@ An MLLM that was never taught BOV writes `<picture>words</picture>` instead, and
 
 from __future__ import annotations
 
+import errno
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,25 +37,30 @@ from PIL import Image as PILImage
 from tokenizers.decoders import DecodeStream
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.events import Done, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
-from duogen.hub.catalogue import find
-from duogen.hub.load import Costs, open_planned, plan_pair
+from duogen.events import Done, Draft, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
+from duogen.hub.catalogue import Found, find
+from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
 from duogen.hub.memory_plan import Plan
 from duogen.models import guardrail, thinking
-from duogen.models.adapters import AdapterSpec, set_adapters
+from duogen.models.adapters import AdapterSpec, read_about, set_adapters
 from duogen.models.mllm import MLLM, Context
 from duogen.models.pipeline import DuoGenPipeline, check_parts, pick_device
-from duogen.models.placeholders import OPENING, SYSTEM, PictureRequest, Placeholders
+from duogen.models.pipeline_loras import set_loras
+from duogen.models.placeholders import BLIND_SYSTEM, OPENING, SYSTEM, PictureRequest, Placeholders
 from duogen.models.placement import free, swap_devices
-from duogen.models.sequence import Packed, Slot, Tokens
+from duogen.models.sequence import Packed, Slot, Tokens, find_start
 from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
 from duogen.painters.masks import keep_places
 
+LOG = logging.getLogger(__name__)
 SMALLEST_SIDE = 256  # smaller pictures are of no use
+BLIND = "This painter cannot see pictures; the language model sees yours and describes it to the painter in words."
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
+MOST_TOKENS = 32_768  # that an MLLM reads, whatever its configuration allows: time and memory grow with them
+SHORTEST_ANSWER = 32  # tokens that must remain for an answer
 
 
 @dataclass
@@ -91,9 +98,29 @@ class Reply:
     first_text: float = 0.0
     begun: int = 0  # parts that were there before
     question: str = ""
+    drafts: list[str] = field(default_factory=list)  # words of the drafts so far
+    drafted: Image | None = None  # the latest draft, until it is shown as the picture
 
     def images(self) -> int:
-        return sum(isinstance(part, Image) for part in self.parts)
+        return len(self.pictures())
+
+    def pictures(self) -> list[Image]:
+        return [part for part in self.parts if isinstance(part, Image)]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is read before an answer goes on.
+
+    Attributes:
+        packed: the conversation, and the beginning of the answer.
+        answer: index at which the answer begins, after its opening.
+        notice: what of the conversation is left out, in one sentence; "" for nothing.
+    """
+
+    packed: Packed
+    answer: int
+    notice: str
 
 
 Painting = tuple[Any, PILImage.Image, torch.Tensor | None]  # latents, pixels, and the places that stay as in the picture before
@@ -105,17 +132,20 @@ class Engine:
     def __init__(self, pair: DuoGenPipeline | DiffusersPair) -> None:
         self.pair = pair
         self.tokens = Tokens(pair.tokenizer, pair.image_processor, pair.about.bov)
-        count = pair.text_encoder.config.text_config.num_hidden_layers
-        layers = list(pair.about.layers or range(1, count + 1))
+        config = pair.text_encoder.config.text_config
+        self.most_tokens = min(config.max_position_embeddings, MOST_TOKENS)
+        layers = list(pair.about.layers or range(1, config.num_hidden_layers + 1))
         self.mllm = MLLM(pair.text_encoder, self.tokens, layers, token_dtype=pair.token_dtype)
         self._set_tuned(pair.about.tuned)
         self.painter: Painter = DiffusersPainter(pair) if isinstance(pair, DiffusersPair) else CosmosPainter(pair)
         self.about: dict[str, Any] = asdict(pair.about)
         self.adapters: tuple[AdapterSpec, ...] = ()
+        self.found: Found | None = None  # where the pair came from, if it was opened by its name
         self.plan: Plan | None = None
         self.costs: Costs | None = None  # of a picture; without it no times are estimated or recorded
         self.guard: guardrail.Guardrail | None = None
         self.shrunk = False  # whether memory ran out until pictures had to be smaller
+        self._set_follows(())
         self.memory = Memory()
 
     @property
@@ -139,7 +169,7 @@ class Engine:
         Args:
             mllm: the MLLM of a pipeline that cannot talk.
             load: all choices at once, instead of `device` and `precision`.
-            adapters: what fine-tuning made, to be put on it.
+            adapters: what fine-tuning made, or other tools' LoRA files, to be put on it.
 
         Raises:
             ValueError: one sentence for the user.
@@ -156,9 +186,9 @@ class Engine:
         say(f"Loading the pair: {costs.plan.line()}")
         engine = Engine(open_planned(found, costs.plan.load, preset))
         engine.plan = costs.plan = replace(costs.plan, attention=engine.pair.attention)
-        engine.costs = costs
+        engine.costs, engine.found = costs, found
         engine.set_adapters(adapters)
-        bound = (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.names_guardrail(found.folder)
+        bound = is_guarded(found)
         if bound:
             engine.guard = guardrail.open_guardrail(pick_device(requested.device))
         unguarded = f" Its licence asks for a guardrail: pip install {guardrail.PACKAGE}" if bound and engine.guard is None else ""
@@ -171,6 +201,12 @@ class Engine:
         unsaid = [token for token in self.mllm.unsaid if token != self.tokens.bov]
         self.mllm.unsaid = unsaid if tuned else [*unsaid, self.tokens.bov]
 
+    def _set_follows(self, adapters: Sequence[AdapterSpec]) -> None:
+        """Set whether the painter paints the next frame: the pair came so, or an adapter of stage 2 trained it."""
+        if isinstance(self.painter, CosmosPainter):
+            has_stage_two = any(each.changes("transformer") for each in adapters)
+            self.painter.follows = self.pair.about.tuned or has_stage_two
+
     def set_adapters(self, adapters: Sequence[AdapterSpec]) -> None:
         """Change which adapters work, and how strongly; the pair itself stays where it is. What was read so far is forgotten.
 
@@ -179,19 +215,34 @@ class Engine:
         """
         if not adapters and not self.adapters:
             return
-        if isinstance(self.pair, DiffusersPair):
-            raise ValueError("This pair's painter takes no adapters of fine-tuning; open the pair that they were made for.")
         self.memory = Memory()
         try:
-            set_adapters(self.pair, adapters)
+            self._place_adapters(adapters)
         except ValueError:
-            set_adapters(self.pair, ())
+            self._place_adapters(())
             self.adapters = ()
             self._set_tuned(self.pair.about.tuned)
+            self._set_follows(())
             raise
         self.adapters = tuple(adapters)
-        has_stage_one = any(each.weight and (each.folder / "text_encoder").is_dir() for each in adapters)
+        has_stage_one = any(each.changes("text_encoder") for each in adapters)
         self._set_tuned(has_stage_one or self.pair.about.tuned)
+        self._set_follows(adapters)
+
+    def _place_adapters(self, adapters: Sequence[AdapterSpec]) -> None:
+        """Make `adapters` those that work in the pair. Raises ValueError: one does not fit; those before it may be on."""
+        for each in adapters:
+            each.check()
+            base = "" if each.is_lora_file else str(read_about(each.path)["base"])
+            if isinstance(self.pair, DiffusersPair) and not each.is_lora_file:
+                base = base or "another pair"
+                raise ValueError(f"The adapter {each.path} was made for {base}; this pair's painter takes LoRA files only.")
+            if self.found is not None and self.found.is_other_than(base):
+                raise ValueError(f"The adapter {each.path} was made for {base}; open that pair.")
+        if not isinstance(self.pair, DiffusersPair):
+            set_adapters(self.pair, adapters)
+            return
+        set_loras(self.pair.pipe, {each.path: each.weight for each in adapters})
 
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Events:
         """Answer the user's last turn.
@@ -201,7 +252,7 @@ class Engine:
             stop: set it to stop within one token or one denoising step; what is finished is kept.
 
         Yields:
-            Events; the last one is `Done`, or `Failed` with the conversation as it was before the part that failed.
+            Events; the last one is `Done`, or `Failed` with the conversation as it was before the part that failed, whatever was raised.
         """
         yield from self._answer(conversation, (), options, stop or threading.Event())
 
@@ -234,42 +285,47 @@ class Engine:
             reply.masked, reply.question = _find_masked(path), path[-1].text()
             with self._forget_on_failure():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
-                prompt = self._prompt(path)
-                start = len(prompt.ids)
-                self.tokens.add_parts(prompt, begun, True)
-                encoded = self._read_prompt(prompt)
+                prompt = self._prompt(path, begun, options)
+                if prompt.notice:
+                    yield Notice(prompt.notice)
+                if path[-1].images() and not self.tuned and not self.painter.takes_pictures(options.image):
+                    yield Notice(BLIND)
+                encoded = self._read_prompt(prompt.packed)
                 yield from self._think(reply)
+                yield from self._draft(reply)
                 stopped = yield from self._generate_parts(reply)
-        except torch.OutOfMemoryError:
-            words = "Memory ran out; make the pictures smaller, or close other programs, and try again."
-            yield self._make_failure(conversation, reply, words)
+                turn = self._make_turn(path[-1].id, reply, prompt.answer)
+        except Exception as error:  # an MLLM and a painter raise whatever their libraries raise
+            yield self._make_failure(conversation, reply, error)
             return
-        except ValueError as error:
-            yield self._make_failure(conversation, reply, str(error))
-            return
-        except RuntimeError as error:
-            words = f"The pair failed ({str(error).splitlines()[0]}); try again, or open the pair anew."
-            yield self._make_failure(conversation, reply, words)
-            return
-        turn = self._make_turn(path[-1].id, reply, start)
         done = Conversation({**conversation.turns, turn.id: turn}, turn.id, conversation.id, conversation.title)
-        seconds = time.monotonic() - reply.started
-        yield Done(done, Stats(len(prompt.ids), encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
+        seconds, read = time.monotonic() - reply.started, len(prompt.packed.ids)
+        yield Done(done, Stats(read, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
 
     def generate_image(self, conversation: Conversation, options: Options) -> Image:
-        """The picture that `stream_image` ends with."""
-        *_, image = (event.image for event in self.stream_image(conversation, options) if isinstance(event, ImageDone))
-        return image
+        """The picture that `stream_image` ends with.
 
-    def stream_image(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Events:
+        Raises:
+            ValueError: the head is no assistant turn, or the picture failed; one sentence for the user.
+        """
+        *_, event = self.stream_image(conversation, options)
+        if isinstance(event, ImageDone):
+            return event.image
+        raise ValueError(event.message if isinstance(event, Failed) else "The picture was not finished.")
+
+    def stream_image(
+        self, conversation: Conversation, options: Options, stop: threading.Event | None = None, drafts: tuple[str, ...] = ()
+    ) -> Events:
         """Paint the next picture of an answer whose words are given. The MLLM decides nothing here.
 
         Args:
             conversation: its head is an assistant turn, unfinished; its pictures that this method painted are not encoded again.
             stop: set it to stop within one denoising step.
+            drafts: the words of the drafts that the picture is painted by, as its `Image` holds them; none to paint it at once.
 
         Yields:
-            Events of one picture; the last one is `ImageDone`, unless it was stopped.
+            Events of one picture; the last one is `ImageDone`, or `Failed` with the conversation as it was before the answer, whatever was
+            raised; neither where it was stopped.
 
         Raises:
             ValueError: the head is no assistant turn.
@@ -280,25 +336,91 @@ class Engine:
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
         generator = torch.Generator().manual_seed(seed)
         reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _find_masked(path), parts=list(path[-1].parts))
-        prompt = self._prompt(path[:-1])
-        self.tokens.add_parts(prompt, path[-1].parts, True)
-        with self._forget_on_failure():
-            self._read_prompt(prompt)
-            yield from self._add_picture(reply, None if self.tuned else self._write_prompt(reply))
+        try:
+            with self._forget_on_failure():
+                drafts = drafts if self.tuned else ()
+                prompt = self._prompt(path[:-1], _end_with_picture(path[-1].parts) if drafts else path[-1].parts, options)
+                if prompt.notice:
+                    yield Notice(prompt.notice)
+                self._read_prompt(prompt.packed)
+                if drafts:
+                    yield from self._draft_again(reply, drafts)
+                    return
+                yield from self._add_picture(reply, None if self.tuned else self._write_prompt(reply))
+        except Exception as error:  # as of `_answer`
+            reply.begun = len(reply.parts)
+            yield self._make_failure(conversation.at(path[-1].parent), reply, error)
 
-    def _prompt(self, path: list[Turn]) -> Packed:
-        """The conversation as ids, the assistant's own turns as they were said, and the opening of the answer."""
-        packed = Packed()
+    def _prompt(self, path: list[Turn], begun: tuple[Piece, ...], options: Options) -> Prompt:
+        """The latest turns, as many as can be read, the assistant's own as they were said, and an answer whose first parts are `begun`.
+
+        Raises:
+            ValueError: the last question alone is too long.
+        """
+        first, last = Packed(), Packed()
+        system = SYSTEM if self.painter.takes_pictures(options.image) else BLIND_SYSTEM
         if not self.tuned:
-            packed.add([*self.tokens.opening("system"), *self.tokens.text(SYSTEM), *self.tokens.closing()], False)
-        for turn in path:
-            said = self.memory.said.get(turn.id)
-            if said is None:
-                self.tokens.add_turn(packed, turn)
-                continue
-            packed.extend(said)
-        packed.add(self.tokens.opening("assistant"), False)
-        return packed
+            first.add([*self.tokens.opening("system"), *self.tokens.text(system), *self.tokens.closing()], False)
+        for turn in path[-1:]:
+            last.extend(self._pack_turn(turn))
+        last.add(self.tokens.opening("assistant"), False)
+        opening = len(last.ids)
+        self.tokens.add_parts(last, begun, True)
+        self._check_length(len(first.ids) + len(last.ids), len(last.slots))
+        tokens, pictures = self._room(options, len(first.ids))
+        turns = [*map(self._pack_turn, path[:-1]), last]
+        asks = [*(turn.role == "user" for turn in path[:-1]), True]
+        start = find_start(list(zip(turns, asks, strict=True)), tokens, pictures)
+        packed = first
+        for turn in turns[start:]:
+            packed.extend(turn)
+        return Prompt(packed, len(packed.ids) - len(last.ids) + opening, self._describe_cut(turns, start, tokens))
+
+    def _pack_turn(self, turn: Turn) -> Packed:
+        said = self.memory.said.get(turn.id)
+        if said is None:
+            said = Packed()
+            self.tokens.add_turn(said, turn)
+        return said
+
+    def _check_length(self, tokens: int, pictures: int) -> None:
+        """Raises ValueError: a question and what there is of its answer are more than the pair can follow."""
+        most, most_pictures = self.most_tokens, self.painter.most_frames
+        if tokens + SHORTEST_ANSWER > most:
+            raise ValueError(f"This message has {tokens:,} tokens, and the pair reads {most:,} at most, answer included; make it shorter.")
+        if most_pictures is not None and pictures > most_pictures:
+            raise ValueError(f"This message has {pictures} pictures, and the pair can follow {most_pictures} at most; bring fewer.")
+
+    def _room(self, options: Options, taken: int) -> tuple[int, int]:
+        """How many tokens and pictures a conversation may have so that its answer fits behind it, which at most half of all is kept for.
+
+        `taken` are tokens before the conversation.
+        """
+        text, images = options.text, options.image.max_images
+        answer = text.max_tokens + thinking.MOST_TOKENS * text.think + images * self._picture_tokens()
+        most, most_frames = self.most_tokens - taken, self.painter.most_frames
+        pictures = self.most_tokens if most_frames is None else most_frames - min(images, most_frames // 2)
+        return most - min(answer, most // 2), pictures
+
+    def _picture_tokens(self) -> int:
+        """Tokens that a picture of the pair's own size adds to an answer."""
+        rows, columns = self.tokens.grid_of_size(self.pair.about.image_size)
+        return rows * columns + 2 + (0 if self.tuned else PROMPT_TOKENS)
+
+    def _describe_cut(self, turns: list[Packed], start: int, tokens: int) -> str:
+        """One sentence about the turns before `start`, "" where there are none. `tokens` are as many as had room."""
+        if not start:
+            return ""
+        if sum(len(turn.ids) for turn in turns) > tokens:
+            return f"The pair reads {self.most_tokens:,} tokens at most, so the oldest messages ({start}) are left out."
+        return f"The pair can follow {self.painter.most_frames} pictures at most, so the oldest messages ({start}) are left out."
+
+    def _is_full(self, pictures: int = 0) -> bool:
+        """Whether the pair can read nothing more, or not so many pictures more."""
+        frames = self.painter.most_frames
+        if pictures and frames is not None and len(self.memory.frames.past) + pictures > frames:
+            return True
+        return len(self.memory.context.packed.ids) + max(1, pictures * self._picture_tokens()) >= self.most_tokens
 
     @contextmanager
     def _forget_on_failure(self) -> Iterator[None]:
@@ -323,7 +445,8 @@ class Engine:
             self.pair.swapper.use_painter()
         for slot in new:
             condition = memory.context.condition(slot.bov) if self.tuned else None  # an untuned painter remembers pictures alone
-            self.painter.remember(memory.frames, self.painter.encode(slot.image.picture), condition, packed.last_segment(slot.bov))
+            size = self.pair.about.picture_size(0, slot.image.picture.size)
+            self.painter.remember(memory.frames, self.painter.encode(slot.image.picture, size), condition, packed.last_segment(slot.bov))
             memory.slots.append(slot)
         if new:
             self.pair.swapper.use_mllm()
@@ -338,7 +461,8 @@ class Engine:
         context, thoughts, stream = self.memory.context, thinking.Thoughts(), DecodeStream(skip_special_tokens=True)
         self._force_words(thinking.OPENING)
         for count, token in enumerate(self.mllm.generate(context, reply.options.text, reply.generator)):
-            if token in (self.tokens.bov, self.tokens.end) or count >= thinking.MOST_TOKENS or reply.stop.is_set():
+            ended = token in (self.tokens.bov, self.tokens.end) or count >= thinking.MOST_TOKENS
+            if ended or reply.stop.is_set() or self._is_full():
                 break
             text = stream.step(self.pair.tokenizer.backend_tokenizer, token)
             if said := thoughts.feed(text or ""):
@@ -353,16 +477,91 @@ class Engine:
         for token in self.tokens.text(words):
             self.mllm.append(self.memory.context, token)
 
+    def _draft(self, reply: Reply) -> Generator[Event, None, None]:
+        """Drafts of a picture, where the MLLM would begin with them (DuoGen: visual drafts for reasoning)."""
+        context, text, wanted = self.memory.context, reply.options.text, reply.options.image.drafts
+        if not self.tuned or not self.pair.about.draws_drafts or reply.begun or text.think:
+            return
+        mark, logits = self.tokens.text(thinking.DRAFTING), context.logits
+        assert logits is not None, "the prompt has been read"
+        likely = wanted == "on" or float(logits.softmax(-1)[mark[0]]) > 0.5
+        masked = reply.masked and reply.masked.mask
+        if wanted == "off" or not likely or masked or not reply.options.image.max_images:
+            logits[mark[0]] = float("-inf")
+            return
+        self._force_words(thinking.DRAFTING)
+        thoughts, stream, count = thinking.Thoughts(), DecodeStream(skip_special_tokens=True), 0
+        while not thoughts.over:
+            words = ""
+            for token in self.mllm.generate(context, text, reply.generator):
+                count += 1
+                ended = token in (self.tokens.bov, self.tokens.end) or count > thinking.MOST_TOKENS
+                if ended or reply.stop.is_set() or self._is_full(pictures=1):
+                    break
+                words += (said := thoughts.feed(stream.step(self.pair.tokenizer.backend_tokenizer, token) or ""))
+                if said:
+                    yield Thought(said)
+                if thoughts.over:
+                    self.mllm.append(context, token)
+                    break
+            full = len(reply.drafts) >= thinking.MOST_DRAFTS
+            if full or token != self.tokens.bov or not (yield from self._add_draft(reply, words)):
+                break
+        if not thoughts.over:
+            self._force_words(thinking.CLOSING)
+
+    def _draft_again(self, reply: Reply, drafts: tuple[str, ...]) -> Generator[Event, None, None]:
+        """Paint a picture by drafts whose words are given."""
+        self._force_words(thinking.DRAFTING)
+        for words in drafts:
+            self._force_words(words)
+            if not (yield from self._add_draft(reply, words)):
+                return
+        yield from self._show_drafted(reply)
+
+    def _add_draft(self, reply: Reply, words: str) -> Generator[Event, None, bool]:
+        """Paint a draft and show it to both models; returns False when the user stopped it."""
+        shown, reply.parts = reply.parts, [*reply.parts, Text(words)]
+        try:
+            for event in (painting := self._add_picture(reply)):
+                if isinstance(event, ImageDone):
+                    reply.drafted = event.image
+                    reply.drafts.append(words)
+                    yield Draft(len(reply.drafts), event.image.picture)
+                elif not isinstance(event, ImageStarted | ImageStep):
+                    yield event
+        finally:
+            painting.close()
+            reply.parts = shown
+        return not reply.stop.is_set()
+
+    def _show_drafted(self, reply: Reply) -> Generator[Event, None, None]:
+        """Show the last draft as the picture of the answer."""
+        image, index = reply.drafted, reply.images()
+        if image is None:
+            return
+        seconds = time.monotonic() - reply.started
+        image = replace(image, alt=_last_line(reply), drafts=tuple(reply.drafts), seconds=seconds)
+        reply.drafted = None
+        reply.parts.append(image)
+        yield ImageStarted(index, image.seed or 0, 1)
+        yield ImageDone(index, image)
+
     def _generate_parts(self, reply: Reply) -> Generator[Event, None, str]:
         """Words and pictures in turn; returns why it ended."""
         reply.marks = None if self.tuned else Placeholders()
         while True:
             asked, why = yield from self._generate_words(reply)
             self._close_text(reply)
+            if reply.drafted and why != "user":
+                yield from self._show_drafted(reply)
+                return why or "end"
             if why:
                 return why
             if reply.images() >= reply.options.image.max_images:
                 return "max_images"
+            if reply.images() and self._is_full(pictures=1):
+                return "max_context"
             finished = yield from self._add_picture(reply, asked)
             if not finished:
                 return "user"
@@ -380,10 +579,11 @@ class Engine:
                 break
             reply.text_tokens += 1
             asked = yield from self._stream_token(reply, token)
-            full = reply.text_tokens >= limits.max_tokens
-            if asked or full or reply.stop.is_set():
+            why = "user" if reply.stop.is_set() else "max_tokens" if reply.text_tokens >= limits.max_tokens else ""
+            why = why or ("max_context" if self._is_full() else "")
+            if asked or why:
                 self.mllm.append(context, token)  # said, so it must be read
-                return asked, "" if asked else "user" if reply.stop.is_set() else "max_tokens"
+                return asked, "" if asked else why
         reply.ended = True
         if reply.marks:
             reply.waiting += reply.marks.close()
@@ -416,7 +616,7 @@ class Engine:
         marks.feed(OPENING)
         self._force_words(OPENING)
         for count, token in enumerate(self.mllm.generate(context, reply.options.text, reply.generator)):
-            if token == self.tokens.end or count >= PROMPT_TOKENS or reply.stop.is_set():
+            if token == self.tokens.end or count >= PROMPT_TOKENS or reply.stop.is_set() or self._is_full():
                 break
             text = stream.step(self.pair.tokenizer.backend_tokenizer, token)
             found = marks.feed(text) if text else []
@@ -446,13 +646,15 @@ class Engine:
         if self.guard:
             self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
         condition, segment = self._condition(asked)
+        negative = self._negative(asked, options)
         self.pair.swapper.use_painter()
         self.painter.fill_cache(memory.frames)  # of the pictures before: not part of what this one takes
         if self.shrunk and options.side > max(self.pair.about.image_size):
             options = replace(options, side=0)
-        inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, options.side) if masked and masked.mask else None
-        request = PaintRequest(condition, segment, options, reply.rng.randrange(2**31), inpaint)
-        yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options))
+        size = self._picture_size(options, masked or next(iter(reply.pictures()), None), condition)
+        inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size) if masked and masked.mask else None
+        request = PaintRequest(condition, segment, options, reply.rng.randrange(2**31), inpaint, size, negative)
+        yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size))
         begun = time.monotonic()
         made = yield from self._paint_picture(reply, index, request)
         if made is None:
@@ -488,14 +690,14 @@ class Engine:
         """
         remedy = ""
         while True:
-            latents, stays, steps = None, None, request.options.steps
+            latents, stays, picture, steps = None, None, None, request.options.steps
             try:
                 for done in self.painter.paint(self.memory.frames, request):
-                    latents, stays = done.latents, done.stays
+                    latents, stays, picture = done.latents, done.stays, done.picture
                     if reply.stop.is_set():
                         return None
                     yield ImageStep(index, done.step, steps, self._preview(done.step, latents, request.options))
-                return latents, self.painter.decode(latents), stays
+                return latents, picture or self.painter.decode(latents), stays
             except torch.OutOfMemoryError:
                 if remedy or not (remedy := self._use_less_memory(request.options.side)):
                     raise
@@ -507,16 +709,30 @@ class Engine:
     def _make_smaller(self, request: PaintRequest, reply: Reply) -> PaintRequest:
         """The same request where pictures may have become smaller."""
         options = replace(request.options, side=0) if self.shrunk else request.options
-        masked, inpaint = reply.masked, request.inpaint
+        masked, inpaint, size = reply.masked, request.inpaint, self.pair.about.picture_size(options.side, request.size)
         if masked and masked.mask and inpaint is not None:
-            inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, options.side)
-        return replace(request, options=options, inpaint=inpaint)
+            inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size)
+        return replace(request, options=options, inpaint=inpaint, size=size)
 
-    def _estimate_seconds(self, options: ImageOptions) -> float:
+    def _picture_size(self, options: ImageOptions, like: Image | None, condition: Any) -> tuple[int, int]:
+        """(width, height) of the next picture: of the chosen aspect, else shaped as `like`, else as the picture that it goes on from.
+
+        Raises:
+            ValueError: the pair paints its own size only.
+        """
+        about = self.pair.about
+        if options.shape and not about.any_size:
+            width, height = about.image_size
+            raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the aspect of pictures to auto.")
+        shape = options.shape or (like.picture.size if like else None)
+        if shape is None and self.painter.takes_pictures(options):
+            shape = self.painter.source_shape(self.memory.frames, condition)
+        return about.picture_size(options.side, shape)
+
+    def _estimate_seconds(self, options: ImageOptions, size: tuple[int, int]) -> float:
         """Seconds that a picture will take, 0 where nobody knows. Raises ValueError, before it is begun, when it would not fit."""
         if self.costs is None:
             return 0.0
-        size = self.pair.about.picture_size(options.side)
         self.costs.check(options, size)
         return self.costs.seconds(options, size)
 
@@ -547,6 +763,15 @@ class Engine:
             return context.condition(), context.packed.last_segment(len(context.packed.ids))
         return (asked, 0) if self.painter.reads_words else self.mllm.read_prompt(asked.prompt)
 
+    def _negative(self, asked: PictureRequest | None, options: ImageOptions) -> torch.Tensor | None:
+        """What the branch without guidance of an untuned frame painter reads, `None` for all others."""
+        painter = self.painter
+        if asked is None or options.guidance <= 1 or not isinstance(painter, CosmosPainter) or painter.follows:
+            return None
+        from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
+
+        return self.mllm.read_prompt(DEFAULT_NEGATIVE_PROMPT)[0]
+
     def _fill_prompt(self, asked: PictureRequest, reply: Reply) -> PictureRequest:
         """A request without words means what was said last, or what was asked."""
         return asked if asked.prompt else replace(asked, prompt=_last_line(reply) or reply.question or "A picture.")
@@ -559,25 +784,55 @@ class Engine:
         """The finished turn; its ids as they were said are kept for the next answer. `start` is where its opening ends."""
         turn = Turn("assistant", tuple(reply.parts), parent=parent)
         opening = len(self.tokens.opening("assistant"))
+        if reply.drafts:  # they leave the context: what comes next reads the answer as it stands in the conversation
+            return turn
         said = self.memory.context.packed.between(start - opening)
         said.add(self.tokens.closing(), True)
         self.memory.said[turn.id] = said
         return turn
 
-    def _make_failure(self, conversation: Conversation, reply: Reply, message: str) -> Failed:
+    def _make_failure(self, conversation: Conversation, reply: Reply, error: Exception) -> Failed:
         """What was finished before the failed part is kept as a turn."""
+        if not isinstance(error, ValueError | MemoryError | torch.OutOfMemoryError):
+            LOG.error("An answer failed.", exc_info=error)
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # a GPU that has failed fails here too
+                torch.cuda.empty_cache()
         finished = list(reply.parts)
         while finished and isinstance(finished[-1], Text):
             finished.pop()
-        return Failed(message, conversation.say("assistant", *finished) if len(finished) > reply.begun else conversation)
+        kept = conversation.say("assistant", *finished) if len(finished) > reply.begun else conversation
+        return Failed(describe_failure(error), kept)
+
+
+def describe_failure(error: Exception) -> str:
+    """One sentence for the user: what kind of error it was, and what to do."""
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Memory ran out; make the pictures smaller, or close other programs, and try again."
+    if isinstance(error, MemoryError):
+        return f"Memory ran out ({kind}); make the pictures smaller, or close other programs, and try again."
+    if type(error) is ValueError and lines:
+        return lines[0]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"The pair needs the package {package} ({kind}); install it with pip and open the pair anew."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"The disk is full ({kind}); make room, and try again."
+    said = (error.strerror if isinstance(error, OSError) else "") or (lines[0] if lines else "")
+    return f"The pair failed ({kind}{f': {said}' if said else ''}); try again, or open the pair anew."
 
 
 def _last_line(reply: Reply) -> str:
     """The last words before a picture, which describe it."""
     said = next((part.text for part in reversed(reply.parts) if isinstance(part, Text)), "").strip()
     return said.splitlines()[-1] if said else ""
+
+
+def _end_with_picture(parts: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """The parts up to the last picture: the words after it are those of a picture to come."""
+    pictures = [index for index, part in enumerate(parts) if isinstance(part, Image)]
+    return parts[: pictures[-1] + 1] if pictures else ()
 
 
 def _find_masked(path: list[Turn]) -> Image | None:

@@ -27,6 +27,14 @@ class Thought:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A picture on the way to the next one, which only who wants to see the work is shown. `number` counts from 1."""
+
+    number: int
+    picture: PILImage.Image
+
+
+@dataclass(frozen=True)
 class ImageStarted:
     """A picture is about to be painted. `index` counts the pictures of this answer from 0; `seconds` is what it will take, 0 if unknown."""
 
@@ -72,7 +80,7 @@ class Stats:
         images: pictures painted.
         first_text_seconds: until the first word.
         seconds: in all.
-        stopped: why it ended: "end", "user", "max_tokens" or "max_images".
+        stopped: why it ended: "end", "user", "max_tokens", "max_images", or "max_context" where the pair can read no more.
     """
 
     prompt_tokens: int
@@ -100,7 +108,7 @@ class Failed:
     conversation: Conversation
 
 
-Event = TextDelta | Thought | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
+Event = TextDelta | Thought | Draft | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
 Events = Generator[Event, None, None]  # of one answer; closing it ends the work
 
 
@@ -111,6 +119,7 @@ class PendingPicture:
     Attributes:
         usual: seconds that the last picture of the answer took, else the expected seconds; 0 if neither is known.
         preview: the latest one.
+        drafts: how many drafts of it are done.
         began: when it was begun, by `time.monotonic`.
     """
 
@@ -119,6 +128,7 @@ class PendingPicture:
     usual: float
     step: int = 0
     preview: PILImage.Image | None = None
+    drafts: int = 0
     began: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float | None:
@@ -137,7 +147,7 @@ class AnswerBuilder:
         parts: what is finished, adjacent words as one part; after `Done`, the parts of the answer in its conversation.
         pending: the picture that is being painted.
         thoughts: what was thought before the answer.
-        notice: the latest one.
+        notices: what the user was told meanwhile, each once.
         conversation: what `Done` or `Failed` brought.
         stats: of a complete or stopped answer; `None` before its end and after a failure.
         error: why it failed, in one sentence.
@@ -146,7 +156,7 @@ class AnswerBuilder:
     parts: list[Piece] = field(default_factory=list)
     pending: PendingPicture | None = None
     thoughts: str = ""
-    notice: str = ""
+    notices: list[str] = field(default_factory=list)
     conversation: Conversation = field(default_factory=Conversation)
     stats: Stats | None = None
     error: str = ""
@@ -169,6 +179,8 @@ class AnswerBuilder:
                     self.parts.append(Text(text))
             case Thought(text):
                 self.thoughts += text
+            case Draft(number, picture):
+                self.pending = PendingPicture(len(self.images()), 0, 0.0, drafts=number, preview=picture)
             case ImageStarted(index, _, steps, seconds):
                 usual = next((image.seconds for image in reversed(self.images()) if image.seconds), seconds)
                 self.pending = PendingPicture(index, steps, usual)
@@ -179,12 +191,17 @@ class AnswerBuilder:
                 self.parts.append(image)
                 self.pending = None
             case Notice(message):
-                self.notice = message
+                self.notices += [message] if message not in self.notices else []
             case Done(conversation, stats):
                 self.conversation, self.stats, self.pending = conversation, stats, None
                 self.parts = list(conversation.path()[-1].parts)
             case Failed(message, conversation):
                 self.conversation, self.error, self.pending = conversation, message, None
+
+    @property
+    def notice(self) -> str:
+        """The latest one, "" without any."""
+        return self.notices[-1] if self.notices else ""
 
     def all_parts(self) -> list[Piece | PendingPicture]:
         """The finished parts, and after them the picture that is being painted."""

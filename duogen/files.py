@@ -28,6 +28,12 @@ def write_beside(file: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def sync_file(file: Path) -> None:
+    """Flush a file that is written already to the disk."""
+    with file.open("rb+") as out:
+        os.fsync(out.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the system can do so; Windows cannot open a folder."""
     with contextlib.suppress(OSError):
@@ -53,7 +59,7 @@ def append_line(file: Path, data: dict) -> None:
 def read_record(file: Path) -> dict[str, Any]:
     """The JSON object in a file that may be lost; empty where the file is not there, damaged or something else."""
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

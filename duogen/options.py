@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+LONGEST_SHAPE = 4  # longer side to shorter one; of longer pictures the painters make nothing good
+SAME_AREA = 0.15
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
@@ -50,15 +53,35 @@ class TextOptions(RangeChecked):
 @dataclass(frozen=True)
 class ImageOptions(RangeChecked):
     steps: int = option(8, "Denoising steps for each picture; fewer are faster.", 1, 100, 1)
-    guidance: float = option(1.0, "How strongly a picture follows the latest words; 1 is off.", 1.0, 10.0, 0.1)
+    guidance: float = option(1.0, "How strongly a picture follows the latest words; 1 is off, for some painters 0.", 0.0, 10.0, 0.1)
     picture_guidance: float = option(1.0, "How strongly it keeps to the pictures before it; 1 is off, more takes longer.", 1.0, 10.0, 0.1)
     side: int = option(0, "Longer side of a picture in pixels; 0 is the pair's own.", 0, 4096, 16)
+    aspect: str = choice(
+        "auto", "Width to height of pictures: auto keeps the shape of a picture that is changed, else the pair's own.",
+        "auto", "1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16",
+    )  # fmt: skip
+    world: str = choice(
+        "off", "Experimental, where the painter can film: 93 frames from the latest picture, of which the last one stays; on or off.",
+        "off", "on",
+    )  # fmt: skip
+    drafts: str = choice(
+        "auto", "Draw a picture of many parts step by step: auto where the pair was taught to, on wherever it can, or off.",
+        "auto", "on", "off",
+    )  # fmt: skip
     sampler: str = choice(
         "auto", "How noise becomes a picture: auto is the pair's own sampler.",
         "auto", "euler", "unipc", "dpm",
     )  # fmt: skip
     max_images: int = option(8, "The most pictures in one answer.", 0, 64, 1)
     preview_every: int = option(2, "Show the picture in the making after every so many steps; 0 never.", 0, 100, 1)
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """The chosen aspect as (width, height), `None` for auto."""
+        if self.aspect == "auto":
+            return None
+        width, _, height = self.aspect.partition(":")
+        return int(width), int(height)
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,21 @@ def scale_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     return width, height
 
 
+def reshape_size(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) with the area of `size` in the shape of `shape`, in steps of 32 px (16 px for small pictures).
+
+    A `shape` that is such a size already stays as it is, so that a guide keeps one size from picture to picture.
+    """
+    area, step = size[0] * size[1], 32 if max(size) >= 512 else 16
+    if size[0] * shape[1] == size[1] * shape[0]:
+        return size
+    if not any(each % step for each in shape) and abs(shape[0] * shape[1] / area - 1) < SAME_AREA:
+        return shape
+    ratio = min(max(shape[0] / shape[1], 1 / LONGEST_SHAPE), LONGEST_SHAPE)
+    width, height = (area * ratio) ** 0.5, (area / ratio) ** 0.5
+    return max(step, round(width / step) * step), max(step, round(height / step) * step)
+
+
 GROUPS = {"text": TextOptions, "image": ImageOptions}  # the fields of `Options` that are groups
 
 # By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.
@@ -172,8 +210,15 @@ PRESETS: dict[str, dict[tuple[str, ...], Any]] = {
 
 def preset_values(name: str, about: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     """All that a preset sets, by field: what `about` says the pair does best with, and on top of it what the preset names."""
-    own = {(kind, each.name): about.get(each.name, each.default) for kind, group in GROUPS.items() for each in fields(group)}
+    own = {(kind, each.name): _own_value(each, about) for kind, group in GROUPS.items() for each in fields(group)}
     return own | PRESETS[name]
+
+
+def _own_value(each: Field, about: Mapping[str, Any]) -> Any:
+    """What the pair does best with. What it says of itself under the same name, but of another kind, is something else."""
+    value = about.get(each.name, each.default)
+    alike = all(isinstance(value, kind) == isinstance(each.default, kind) for kind in (str, bool))
+    return value if alike else each.default
 
 
 def preset_options(name: str, about: Mapping[str, Any], seed: int | None = None) -> Options:

@@ -4,14 +4,70 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
+VARIABLE = "DUOGEN_HOME"
 
 
 def data_home() -> Path:
-    """The folder for a user's files: `DUOGEN_HOME`, by default the platform's folder for user data."""
+    """The folder for a user's files: `DUOGEN_HOME`, by default the platform's folder for user data.
+
+    A relative `DUOGEN_HOME` is made absolute at the first call, also for processes that this one starts in another folder.
+
+    Raises:
+        ValueError: `DUOGEN_HOME` begins with the name of a user who is not there.
+    """
     import platformdirs  # of use only where the variable is not set, and to be imported at every start
 
-    home = os.environ.get("DUOGEN_HOME")
-    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir("duogen", appauthor=False))
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return Path(platformdirs.user_data_dir("duogen", appauthor=False))
+    try:
+        home = Path(named).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{VARIABLE} is {named}, and there is no such user; set it to a folder.") from error
+    if not home.is_absolute():
+        home = home.absolute()
+        os.environ[VARIABLE] = str(home)
+    return home
+
+
+def check_home() -> Path:
+    """Make the folder for a user's files where it is missing, and write into it to see that it can be written.
+
+    Raises:
+        ValueError: it cannot be made or written; one sentence that names it.
+    """
+    home = data_home()
+    probe = home / f".{os.getpid()}.part"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"The folder {home} cannot be used ({reason}); set {VARIABLE} to a folder that you may write.") from error
+    return home
+
+
+def lock_home(home: Path) -> BaseFileLock | None:
+    """Take the lock that the one server of a home holds while it runs; `None` where the file system knows no locks.
+
+    Raises:
+        ValueError: another server holds it; one sentence that names the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(home / ".server.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"Another DuoGen runs on {home}; end it first, or set {VARIABLE} to another folder for this one.") from error
+    except (NotImplementedError, OSError):
+        return None
+    return lock

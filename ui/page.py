@@ -25,7 +25,7 @@ from ui.parts.adapters import AdapterPanel
 from ui.parts.disk_space import DiskSpace
 from ui.parts.i18n import mark_translatable
 from ui.parts.loading import Loading
-from ui.parts.pictures import PictureFolder
+from ui.parts.pictures import UPLOAD_TYPES, PictureFolder
 from ui.parts.shared import QUICK, Shared, Updates, status_line, translate_html
 from ui.tabs.arena import Arena
 from ui.tabs.data import Data
@@ -53,16 +53,17 @@ class Page:
     def __init__(self, loading: Loading, store: ConversationStore, folder: Path, local: bool = True) -> None:
         """
         Args:
-            folder: holds the pictures that the page shows, and nothing else, because browsers can fetch every file in it. The folders
+            folder: holds what the page shows and gives away, and nothing else, because browsers can fetch every file in it. The folders
                 of the gallery are beside it.
             local: whether users of the page may name folders of this machine.
         """
         self.loading, self.store, self.local = loading, store, local
         self.pictures = PictureFolder(folder / "pictures", KEPT_PICTURES)
         self.previews = PictureFolder(folder / "previews", KEPT_PREVIEWS)
+        self.exports = folder / "exports"
         self.gallery = Gallery(folder.parent)
         self.disk_space = DiskSpace(self.gallery, store, (self.pictures, self.previews), folder.parent / "uploads")
-        served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, PAINTING]
+        served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, self.exports, PAINTING]
         gr.set_static_paths(served)
         self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
@@ -98,7 +99,7 @@ class Page:
         self.place = gr.Textbox(visible="hidden", elem_id="place")
         self._lay_out_tabs(*tabs)
         self.commands = gr.HTML(
-            "", visible="hidden", js_on_load=ACTIONS.read_text(encoding="utf-8"), server_functions=[make_packer(self.store)]
+            "", visible="hidden", js_on_load=ACTIONS.read_text(encoding="utf-8"), server_functions=[make_packer(self.store, self.exports)]
         )
 
     def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab, arena: gr.Tab) -> None:
@@ -140,7 +141,7 @@ class Page:
             show_label=False,
             container=False,
             placeholder="Ask, or bring a picture",
-            file_types=["image"],
+            file_types=UPLOAD_TYPES,
             file_count="multiple",
             max_plain_text_length=100_000,
             autofocus=True,
@@ -227,7 +228,7 @@ class Page:
 
 
 def welcome_html(about: dict[str, Any]) -> str:
-    """What the pair is, and its limits with a button that hides them for good."""
+    """What the pair is, and its limits with a button that hides them for good. On one line, as of `html_part`."""
     hint = translate_html(about.get("limits", ""))
     limits = f'<p class="limits">{hint} {button("known", "Do not show this again", words="Got it")}</p>' if hint else ""
-    return f"<h2>{translate_html(about['title'])}</h2><p>{translate_html(about['summary'])}</p>{limits}"
+    return " ".join(f"<h2>{translate_html(about['title'])}</h2><p>{translate_html(about['summary'])}</p>{limits}".splitlines())

@@ -79,14 +79,14 @@ def run_time(names: list[str], size: Size, given: argparse.Namespace) -> None:
 
 def run_equality(names: list[str]) -> int:
     """Compare and print; 1 where a case is not equal."""
-    print("| family | earlier pictures | greatest difference | allowed |\n|---|---|---|---|")
+    print("| family | earlier pictures | guidance | greatest difference | allowed |\n|---|---|---|---|---|")
     wrong = 0
     for case in CASES:
         if case.family not in names:
             continue
         found = compare(case)
         wrong += found > case.allowed
-        print(f"| {case.family} | {case.earlier} | {found:.2g} | {case.allowed:.2g} |", flush=True)
+        print(f"| {case.family} | {case.earlier} | {case.guidance:g} | {found:.2g} | {case.allowed:.2g} |", flush=True)
     return int(wrong > 0)
 
 

@@ -21,6 +21,7 @@ from duogen.engine import Engine
 from duogen.models.pipeline import About, DuoGenPipeline
 from duogen.models.placement import DeviceSwapper
 from duogen.options import LoadOptions
+from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPair
 from duogen.painters.diffusers import place as place_stock
 
@@ -147,6 +148,8 @@ def cosmos(size: Size, causal: bool, least: bool = False) -> Peers:
     pipe = diffusers.Cosmos2_5_PredictBasePipeline(mllm, words, dit, vae, type(solver).from_config(solver.config), AllowAll())
     pipe.set_progress_bar_config(disable=True)
     engine = Engine(pair)
+    assert isinstance(engine.painter, CosmosPainter)
+    engine.painter.follows = True  # as stage 2 teaches
 
     def naive(wish: Wish) -> PILImage.Image:
         if least:
@@ -182,7 +185,9 @@ def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...],
 def call_pipeline(pipe: Any, wish: Wish, size: Size, most: int) -> PILImage.Image:
     """The pipeline's own call."""
     sources = {"image": wish.pictures[::-1][:most]} if wish.pictures and most else {}
-    guidance = {"true_cfg_scale": 1.0} if type(pipe).__name__.startswith("QwenImage") else {"guidance_scale": 1.0}
+    guidance: dict[str, Any] = {"guidance_scale": wish.guidance}
+    if type(pipe).__name__.startswith("QwenImage"):
+        guidance = {"true_cfg_scale": wish.guidance} | ({"negative_prompt": " "} if wish.guidance > 1 else {})
     width, height = size.picture
     generator = torch.Generator().manual_seed(wish.seed)
     return pipe(
@@ -253,7 +258,7 @@ def cosmos_plain(size: Size) -> Peers:
 FAMILIES = {
     "block-causal": Family("Cosmos class, block-causal, as the bundled pair", "Cosmos2_5_PredictBasePipeline", cosmos_causal, 3.0),
     "block-causal-least": Family("The same, against the least work without memory", "its parts", cosmos_least),
-    "cosmos": Family("Cosmos-Predict2.5 as it is", "Cosmos2_5_PredictBasePipeline", cosmos_plain),
+    "cosmos": Family("Cosmos-Predict2.5, taught to paint the next frame", "Cosmos2_5_PredictBasePipeline", cosmos_plain),
     "qwen-image-edit": Family("Qwen-Image-Edit-Plus", "QwenImageEditPlusPipeline", qwen_image_edit),
     "flux2-klein": Family("FLUX.2 klein", "Flux2KleinPipeline", flux2_klein),
     "z-image": Family("Z-Image", "ZImagePipeline", z_image),

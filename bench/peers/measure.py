@@ -22,6 +22,7 @@ from bench.peers.script import Exchange
 from duogen.conversation import Conversation
 from duogen.engine import Memory
 from duogen.events import Done, Failed
+from duogen.models.placeholders import BLIND_SYSTEM, SYSTEM
 from duogen.options import ImageOptions, Options, TextOptions
 
 SEED = 1
@@ -69,7 +70,8 @@ def count_work(peers: Peers) -> Iterator[Counts]:
 
 def run_naive(peers: Peers, exchanges: tuple[Exchange, ...]) -> Script:
     """The conversation by the libraries alone."""
-    script = Script(peers.engine.mllm.model, peers.engine.tokens, peers.naive)
+    system = SYSTEM if peers.engine.painter.takes_pictures(ImageOptions()) else BLIND_SYSTEM
+    script = Script(peers.engine.mllm.model, peers.engine.tokens, peers.naive, system)
     script.run(exchanges, SEED)
     return script
 

@@ -23,12 +23,13 @@ from duogen.models.sequence import Packed, Tokens
 
 @dataclass(frozen=True)
 class Wish:
-    """A picture that is due: the conversation before it, its prompt, the pictures before it and its seed."""
+    """A picture that is due: the conversation before it, its prompt, the pictures before it, its seed and its guidance."""
 
     packed: Packed
     prompt: str
     pictures: list[PILImage.Image]
     seed: int
+    guidance: float = 1.0
 
 
 class Follow(LogitsProcessor):
@@ -59,12 +60,14 @@ class Script:
 
     Attributes:
         paint: the pipeline's call.
+        system: what an untuned MLLM is told first.
         said: the conversation so far. `pictures`: what was painted.
     """
 
     model: Any
     tokens: Tokens
     paint: Callable[[Wish], PILImage.Image]
+    system: str = SYSTEM
     said: Packed = field(default_factory=Packed)
     pictures: list[PILImage.Image] = field(default_factory=list)
 
@@ -72,7 +75,7 @@ class Script:
         """Answer every question."""
         tokens = self.tokens
         if not tokens.tuned:
-            self.said.add([*tokens.opening("system"), *tokens.text(SYSTEM), *tokens.closing()], False)
+            self.said.add([*tokens.opening("system"), *tokens.text(self.system), *tokens.closing()], False)
         for exchange in exchanges:
             rng = random.Random(seed)  # the seeds of the pictures, as the engine draws them
             tokens.add_turn(self.said, Turn("user", (Text(exchange.question),)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from duogen.models.placeholders import SYSTEM, mark_picture
+from duogen.models.placeholders import BLIND_SYSTEM, SYSTEM, mark_picture
 from duogen.models.sequence import Tokens
 
 
@@ -53,4 +53,5 @@ GUIDE = (
     ),
 )
 CHAT_ONLY = tuple(Exchange(each.question, (Segment(" ".join(part.words for part in each.answer)),)) for each in GUIDE)
-TEXTS = [SYSTEM, *(text for each in GUIDE for part in each.answer for text in (each.question, part.words, mark_picture(part.picture)))]
+SAID = [text for each in GUIDE for part in each.answer for text in (each.question, part.words, mark_picture(part.picture))]
+TEXTS = [SYSTEM, BLIND_SYSTEM, *SAID]

@@ -44,6 +44,7 @@ def _add_finetune(command: argparse.ArgumentParser) -> None:
 
 def finetune(given: argparse.Namespace) -> int:
     """Run a fine-tuning, or estimate it. Raises ValueError, one sentence, when the input is wrong; nothing has begun then."""
+    from duogen.dataset.describe import problem_rows
     from duogen.finetune import run as work
     from duogen.finetune.prepare import measure_costs, prepare_run
 
@@ -56,8 +57,8 @@ def finetune(given: argparse.Namespace) -> int:
             print(words)
         for cost in measure_costs(run):
             print(cost.sentence())
-        for problem in run.data.problems:
-            print(f"- {problem.where}: {problem.what}" + (f" ({problem.fix})" if problem.fix else " (left out)"))
+        for where, what, done in problem_rows(run.data):
+            print(f"- {where}: {what} ({done})")
         return 0
     if not given.resume:
         prepare_run(request, lambda words: None)  # so that wrong data or a wrong pair is reported before a folder is made
@@ -120,7 +121,7 @@ def _caption(given: argparse.Namespace) -> None:
         return
     engine = Engine.open(given.pair, given.device)
     for picture, words in caption_all(engine, loose):
-        print(f"{picture.name}: {words}")
+        print(f"{picture.name}: {words}".encode(errors="replace").decode())
 
 
 def _add_merge(command: argparse.ArgumentParser) -> None:
@@ -155,7 +156,7 @@ def merge_pair(pair: str | None, adapters: list[AdapterSpec], out: Path) -> None
     folder = find(pair).folder
     parts = open_parts(folder, PARTS, "cpu", "fp32")
     set_adapters(parts, adapters)
-    tunes_mllm = any(each.weight and (each.folder / "text_encoder").is_dir() for each in adapters)
+    tunes_mllm = any(each.changes("text_encoder") for each in adapters)
 
     def fill(part: Path) -> None:
         shutil.copytree(folder, part, ignore=lambda where, _: list(PARTS) if Path(where) == folder else [])

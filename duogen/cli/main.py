@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted,
 from duogen.hub.timings import say_seconds
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 from duogen.picture_input import open_picture
+from duogen.text_decoding import clean_message
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -97,8 +99,8 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
     about = "a Qwen2.5-VL or Qwen3-VL that chats, for a painter that cannot"
     command.add_argument("--mllm", "--brain", dest="mllm", metavar="DIR", help=about)
     add_flags(command, LoadOptions)
-    about = "an adapter that fine-tuning made, and how strongly it works, 0 to 1.5; may be given again"
-    command.add_argument("--adapter", action="append", default=[], metavar="DIR[:WEIGHT]", help=about)
+    about = "an adapter that fine-tuning made, or a LoRA file, and how strongly it works, 0 to 1.5; may be given again"
+    command.add_argument("--adapter", action="append", default=[], metavar="PATH[:WEIGHT]", help=about)
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -143,6 +145,7 @@ def options_of(given: argparse.Namespace, about: dict[str, Any] | None = None) -
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 2 after wrong input or a failure, 130 when the user stopped it."""
     _speak_any_alphabet()
+    logging.getLogger("duogen").addHandler(logging.NullHandler())  # a traceback helps nobody who types a command
     try:
         given = parser().parse_args(argv)
         own: dict[str, Command] = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
@@ -157,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except ImportError as error:
         return _complain(f"{error.name or error} cannot be imported; install what is needed with: pip install -r requirements.txt")
-    except Exception as error:  # a traceback helps nobody who types a command
+    except Exception as error:
         return _complain(f"Something went wrong ({type(error).__name__}: {' '.join(str(error).split())}).")
 
 
@@ -182,12 +185,13 @@ def _hint(words: str) -> None:
 
 def ask(given: argparse.Namespace) -> int:
     """`python -m duogen ask`. Everything that can be wrong is looked at before the pair is opened."""
-    if not given.prompt.strip():
+    prompt = clean_message(given.prompt)
+    if not prompt:
         raise ValueError('There is no question; write one, such as: python -m duogen ask "How do I draw a house?"')
     options_of(given)
     pictures = [open_picture(Path(file)) for file in given.image]
     out = free_folder(given.out)
-    conversation = Conversation().say("user", *pictures, given.prompt.strip())
+    conversation = Conversation().say("user", *pictures, prompt)
     engine = open_engine(given)
     answer = print_answer(engine, conversation, options_of(given, engine.about), quiet=given.json)
     if answer.parts:
@@ -240,7 +244,7 @@ def chat(given: argparse.Namespace) -> int:
 def _read_line() -> str | None:
     """The next line of the user, `None` at the end of the input or when Ctrl-C is pressed."""
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
+        return clean_message(input("> " if sys.stdin.isatty() else ""))
     except (EOFError, KeyboardInterrupt):
         print()
         return None
@@ -275,7 +279,7 @@ def export(given: argparse.Namespace) -> int:
     from duogen.conversation import load_conversation
     from duogen.library.export import export as write_guide
 
-    write_guide(load_conversation(given.folder), given.to)
+    write_guide(load_conversation(given.folder, lazily=True), given.to)
     print(given.to)
     return 0
 

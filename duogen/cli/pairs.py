@@ -50,12 +50,15 @@ def show_card(pair: Entry) -> str:
     """A pair's model card as plain text."""
     from duogen.hub.catalogue import is_installed
     from duogen.hub.memory_plan import weigh_precisions
+    from duogen.models.guardrail import DOWNLOAD_BYTES
 
     state = "on this machine" if is_installed(pair) else f"to fetch: {pair.download_bytes / 1e9:.1f} GB"
     lines = [pair.title, pair.summary, f"It paints {pair.paints}.", "", f"id         {pair.id} ({state})"]
     lines += [f"from       {source.repo}, revision {source.revision} ({source.role})" for source in pair.sources]
     lines += [f"licence    {pair.licence.name}, {pair.licence.url}"]
     lines += [f"           {pair.licence.conditions}"] if pair.licence.conditions else []
+    if pair.licence.guardrail:
+        lines += [f"guardrail  {pair.licence.guardrail} fetches {DOWNLOAD_BYTES / 1e9:.1f} GB more when it is first opened"]
     lines += [f"preset     {preset.id}: {preset.title}, from {preset.repo}" for preset in pair.presets]
     lines += ["weights    " + ", ".join(f"{size:.1f} GB in {precision}" for precision, size in weigh_precisions(pair.parts).items())]
     return "\n".join(lines)

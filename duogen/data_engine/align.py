@@ -41,7 +41,8 @@ def align_pictures(sample: Sample, scorer: Scorer, gain: float) -> Sample:
     for picture, here in zip(pictures, stands, strict=True):
         scores = scorer(picture, texts)
         now = max((score for score, end in zip(scores, ends, strict=True) if end == here), default=0.0)
-        best = [0.0 if at == _find_allowed_place(words, here) else float("-inf") for at in range(len(words) + 1)]
+        stays = here if _find_allowed_place(words, here, below=False) == here else _find_allowed_place(words, here)
+        best = [0.0 if at == stays else float("-inf") for at in range(len(words) + 1)]
         announced = here > 0 and words[here - 1].text.endswith(":")
         for score, end in zip(scores, ends, strict=True):
             if score - now >= gain and end is not None and not announced:
@@ -94,13 +95,13 @@ def _find_headings(words: Sequence[Words], at: int) -> str:
     return " / ".join(found)
 
 
-def _find_allowed_place(words: Sequence[Words], place: int) -> int:
-    """The first place from `place` on that splits neither an item nor a list of needed things."""
+def _find_allowed_place(words: Sequence[Words], place: int, below: bool = True) -> int:
+    """The first place from `place` on that splits no list of needed things and, with `below`, no item from what stands below it."""
     while 0 < place < len(words):
         before, after = words[place - 1], words[place]
         in_things = after.kind == "item" and before.kind == "item" and LIST_OF_THINGS.search(_find_headings(words, place))
-        below = after.kind == "item" and len(after.mark) - len(after.mark.lstrip()) > 0 and before.kind == "item"
-        if not in_things and not below:
+        indented = after.kind == "item" and len(after.mark) - len(after.mark.lstrip()) > 0 and before.kind == "item"
+        if not in_things and not (indented and below):
             return place
         place += 1
     return place

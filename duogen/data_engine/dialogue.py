@@ -106,6 +106,8 @@ def make_turns(sample: Sample, rng: random.Random, request: str = "") -> list[Me
     """
     kind, thing = page_kind(sample), page_topic(sample)
     said = load_phrases()
+    if not re.search(r"\w", thing) and not request:
+        return Dropped("no title, heading or file name to ask about")
     parts, follow = _split_follow_up(list(sample.parts))
     shown = [part for part in parts if isinstance(part, Picture)]
     bring = kind == "make" and len(shown) >= 2 and isinstance(parts[0], Words) and parts[1] is shown[0] and rng.random() < 0.3
@@ -203,7 +205,7 @@ def find_violation(sample: Sample, turns: Sequence[Message[Picture]]) -> str:
     if not all(turn.text().strip() or turn.pictures() for turn in turns):
         return "a turn is empty"
     answers = count_numbers("\n".join(turn.text("\n") for turn in turns if turn.role == "assistant"))
-    source = count_numbers("\n".join(part.text for part in sample.parts if isinstance(part, Words)))
+    source = count_numbers("\n".join(part for part in render_blocks(sample.parts) if isinstance(part, str)))
     free = count_numbers(sample.source.title)
     added, gone = answers - source - free, source - answers - free
     if added or gone:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from duogen.data_engine.options import DataOptions
 from duogen.data_engine.pictures import inspect_picture
-from duogen.data_engine.sample import Block, Dropped, Filter, Sample, Words
+from duogen.data_engine.reasons import short_name
+from duogen.data_engine.sample import Block, Dropped, Filter, Picture, Sample, Words
+from duogen.files import read_text
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -32,6 +34,7 @@ PHONES = (
 PHONE = re.compile(rf"(?<![\w.,/-])(?:{'|'.join(PHONES)})(?![\w/-])", re.I)
 HIDDEN = {"mail": "name@example.com", "phone": "555-0100"}
 LETTERS_FOR_LANGUAGE = 1500
+NAMED = 3  # pictures that a reason names
 
 
 def make_filters(options: DataOptions) -> dict[str, Filter]:
@@ -82,9 +85,10 @@ def load_block_list(file: str) -> re.Pattern[str] | None:
     if not file:
         return None
     try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"The block list {file} cannot be read ({error}); name a text file with a word or an address a line.") from error
+        lines = [line.strip() for line in read_text(Path(file)).splitlines()]
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"The block list {file} cannot be read ({reason}); name a text file with a word or an address a line.") from error
     wanted = [re.escape(line.lower()) for line in lines if line and not line.startswith("#")]
     return re.compile(rf"(?<!\w)(?:{'|'.join(wanted)})(?!\w)") if wanted else None
 
@@ -134,8 +138,19 @@ def drop_useless_pictures(sample: Sample, options: DataOptions) -> Sample | Drop
                 break
     left = replace(sample, parts=tuple(parts)).drop_parts(gone, "useless pictures")
     if not left.pictures():
-        return Dropped("no picture is worth it: " + ", ".join(dict.fromkeys(gone.values())))
+        named = [(part.name, gone[at]) for at, part in enumerate(parts) if at in gone and isinstance(part, Picture)]
+        return Dropped("no picture is worth it: " + _join_reasons(named))
     return left
+
+
+def _join_reasons(gone: Sequence[tuple[str, str]]) -> str:
+    """The reasons, each with the first pictures that it concerns."""
+    said = []
+    for why in dict.fromkeys(why for _, why in gone):
+        names = list(dict.fromkeys(short_name(name) for name, each in gone if each == why and name))
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        said.append(f"{why} ({', '.join(names[:NAMED])}{more})" if names and "(" not in why else why)
+    return ", ".join(said)
 
 
 def _find_repeat(phash: int | None, kept: list[int | None]) -> str:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy
 import pyvips
 import zxingcpp
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from PIL import ImageCms, UnidentifiedImageError
 
+from duogen.data_engine.kinds import HEAD, kind_of_bytes, name_content
+from duogen.data_engine.limits import LARGEST_PAGE
 from duogen.data_engine.options import DataOptions
+from duogen.data_engine.picture_metadata import read_metadata, read_orientation, strip_metadata
+from duogen.data_engine.reasons import describe_error
 from duogen.data_engine.sample import Picture
-from duogen.picture_input import MAX_PIXELS
+from duogen.files import read_bytes
+from duogen.picture_input import CUT_JPEG, FORMATS, MAX_PIXELS, MOST_SCANS, is_cut_off, is_srgb, open_picture, walk_jpeg
 
 TRACKER = re.compile(r"pixel\.|/pixel|beacon|tracking|doubleclick|googlesyndication|analytics|1x1|spacer|blank\.gif", re.I)
 FURNITURE = re.compile(
@@ -23,7 +29,11 @@ FURNITURE = re.compile(
     re.I,
 )
 AD_SIZES = {(728, 90), (468, 60), (300, 250), (336, 280), (160, 600), (120, 600), (970, 250), (970, 90), (320, 50), (320, 100), (250, 250)}
-FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif"}
+SUFFIXES = {
+    "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "AVIF": ".avif",
+    "HEIF": ".heic",
+}  # fmt: skip
+FAST = ("JPEG", "MPO", "PNG", "WEBP")
 THINNEST = 3.2  # longer side / shorter side
 THUMB = 256
 KEPT = (".jpg", ".png", ".webp")  # what training reads as it is
@@ -36,49 +46,125 @@ pyvips.cache_set_max(0)  # no operation is repeated, so a cache only costs memor
 
 def inspect_picture(picture: Picture, options: DataOptions) -> tuple[Picture, str]:
     """Return the picture with shape, hash and guessed kind, and why it is useless ("" if it is not)."""
+    if picture.unread:
+        return picture, picture.unread
     said = f"{picture.name} {picture.alt}"
     if TRACKER.search(picture.name):
         return picture, "a tracking pixel"
     if picture.name.lower().split("?")[0].endswith(".svg") or picture.name.startswith("data:image/svg"):
-        return picture, "an icon"
+        return picture, "an icon or a drawing as SVG"
     if FURNITURE.search(said) and len(picture.caption) < 20:
         return picture, "an icon, a logo or an ad by its name"
     try:
-        data = picture.bytes()
-        image = PILImage.open(io.BytesIO(data))
+        data = _read_bytes(picture)
+    except FileNotFoundError:
+        return picture, "its file is not there"
+    except ValueError as error:
+        return picture, f"broken: {describe_error(error)}"
+    try:
+        image = PILImage.open(io.BytesIO(data), formats=FORMATS)
         why = _check_shape(image.size, options)
         if why:
             return replace(picture, shape=image.size), why
-        shape, form = _upright_size(image), image.format
-        small = scale_picture(data, THUMB)
-    except FileNotFoundError:
-        return picture, "its file is not there"
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError, pyvips.Error):
-        return picture, "broken"
+        turned = read_metadata(data, ".webp").orientation if image.format == "WEBP" else read_orientation(image)
+        shape = image.size[::-1] if turned >= 5 else image.size
+        small = scale_picture(data, THUMB, image)
+    except TimeoutError:
+        raise
+    except Exception as error:  # damaged files make decoders raise almost anything
+        return picture, _explain(data, error) if data or picture.file else "broken: it is empty or damaged in its archive"
     grey = small.convert("L")
-    seen = replace(picture, shape=shape, phash=perceptual_hash(grey), kind=guess_kind(small), suffix=FORMATS.get(form or "", ""))
+    seen = replace(picture, shape=shape, phash=perceptual_hash(grey), kind=guess_kind(small), suffix=SUFFIXES.get(image.format or "", ""))
     return seen, _check_pixels(grey)
 
 
-def _upright_size(image: PILImage.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) if image.format in ("JPEG", "WEBP", "TIFF", "PNG") else False
-    return image.size[::-1] if turned else image.size
-
-
-def scale_picture(data: bytes, most: int) -> PILImage.Image:
-    """Decode a picture at no more than `most` pixels a side, upright, RGB on white. libvips decodes JPEG and WebP directly at that size.
+def _read_bytes(picture: Picture) -> bytes:
+    """The bytes of a picture.
 
     Raises:
-        pyvips.Error: the picture is broken.
+        FileNotFoundError: its file is not there.
+        ValueError: it is no regular file, too large, or cannot be read.
     """
-    image = pyvips.Image.thumbnail_buffer(data, most, height=most, size="down", fail_on="truncated")
+    if picture.data is not None:
+        return picture.data
+    if picture.file is None or not picture.file.exists():
+        raise FileNotFoundError(picture.name)
+    return read_bytes(picture.file, LARGEST_PAGE)
+
+
+def _explain(data: bytes, error: Exception) -> str:
+    """Why a picture cannot be decoded."""
+    if isinstance(error, PILImage.DecompressionBombError):
+        return "more than 50 megapixels"
+    if isinstance(error, UnidentifiedImageError) and kind_of_bytes(data[:HEAD]):
+        return f"broken: it holds {name_content(data[:HEAD])}"
+    return "broken: it is empty" if not data else "broken: it is damaged, cut off or of an unknown kind"
+
+
+def scale_picture(data: bytes, most: int, header: PILImage.Image | None = None) -> PILImage.Image:
+    """Decode a whole picture at no more than `most` pixels a side, upright, RGB in sRGB on white.
+
+    libvips decodes the usual kinds directly at that size; `open_picture` reads the others. `header` is the picture as Pillow opens it.
+
+    Raises:
+        ValueError, pyvips.Error: the picture is broken or cut off.
+    """
+    header = header or PILImage.open(io.BytesIO(data), formats=FORMATS)
+    image = _scale_fast(data, most, header) if header.format in FAST and header.mode != "CMYK" else None
+    if image is None:
+        picture = open_picture(data)
+        picture.thumbnail((most, most), PILImage.Resampling.LANCZOS)
+        return picture
+    return PILImage.frombuffer("RGB", (image.width, image.height), image.write_to_memory())
+
+
+def _scale_fast(data: bytes, most: int, header: PILImage.Image) -> pyvips.Image | None:
+    """The picture by libvips as three bytes a pixel, `None` where it has a form that is rare."""
+    if is_cut_off(data, header.format):
+        raise ValueError("it is cut off")
+    image = _load_scaled(data, most, header.format in ("JPEG", "MPO"))
+    if image.interpretation not in ("srgb", "b-w", "rgb16", "grey16"):
+        return None
+    profile = header.info.get("icc_profile")
+    if profile and not _keeps_colours(profile):
+        image = image.icc_transform("srgb", embedded=True)
     if image.interpretation != "srgb":
         image = image.colourspace("srgb")
     if image.hasalpha():
         image = image.flatten(background=[255])
-    if image.format != "uchar":
-        image = image.cast("uchar")
-    return PILImage.frombuffer("RGB", (image.width, image.height), image.write_to_memory())
+    return image if image.format == "uchar" else image.cast("uchar")
+
+
+def _load_scaled(data: bytes, most: int, is_jpeg: bool) -> pyvips.Image:
+    """Decode at a size. The options of the loader go as text: libvips 8.18 forgets `fail_on` otherwise.
+
+    Of what libjpeg warns of, only missing pixels are damage.
+    """
+
+    def load(fail_on: str) -> pyvips.Image:
+        small = pyvips.Image.thumbnail_buffer(data, most, height=most, size="down", option_string=f"[fail_on={fail_on}]")
+        return small.copy_memory()
+
+    if not is_jpeg:
+        return load("error")
+    scans, has_end = walk_jpeg(data)
+    if not has_end or scans > MOST_SCANS:
+        raise ValueError("it is cut off")
+    try:
+        return load("warning")
+    except pyvips.Error as error:
+        if CUT_JPEG.search(str(error)):
+            raise
+        return load("error")
+
+
+@lru_cache(maxsize=64)
+def _keeps_colours(profile: bytes) -> bool:
+    """Whether a colour profile is sRGB, or so damaged that it counts as none."""
+    try:
+        return is_srgb(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    except (OSError, ImageCms.PyCMSError, TypeError):
+        return True
 
 
 def _check_shape(size: tuple[int, int], options: DataOptions) -> str:
@@ -130,21 +216,30 @@ def guess_kind(small: PILImage.Image) -> str:
 
 
 def encode_picture(picture: Picture, most: int) -> tuple[bytes, str]:
-    """The bytes to store and their suffix: unchanged, or scaled down and upright as JPEG (PNG for drawings).
+    """The bytes to store and their suffix: the same pixels without metadata, or scaled down and upright as JPEG (PNG for drawings).
 
-    A large photograph that is well compressed stays unchanged, since coding it again would lose detail and take more bytes.
+    A large photograph that is well compressed keeps its pixels, since coding it again would lose detail and take more bytes.
 
     Raises:
-        OSError, pyvips.Error: the picture is gone or broken since it was inspected.
+        OSError, ValueError, pyvips.Error: the picture is gone or broken since it was inspected.
     """
-    data = picture.bytes()
+    data = _read_bytes(picture)
     if picture.suffix in KEPT and picture.shape:
         width, height = picture.shape
         scale = min(1.0, most / max(width, height))
-        if scale == 1.0 or len(data) <= PER_PIXEL * width * height * scale**2:
-            return data, picture.suffix
+        kept = _strip(data, picture.suffix) if scale == 1.0 or len(data) <= PER_PIXEL * width * height * scale**2 else None
+        if kept is not None:
+            return kept, picture.suffix
     image = scale_picture(data, most)
     out = io.BytesIO()
     drawn = picture.kind in ("drawing", "chart", "screenshot", "document")
     image.save(out, "PNG") if drawn else image.save(out, "JPEG", quality=92)
     return out.getvalue(), ".png" if drawn else ".jpg"
+
+
+def _strip(data: bytes, suffix: str) -> bytes | None:
+    """The file without metadata and profile; `None` where its colours would change."""
+    about = read_metadata(data, suffix)
+    if about.cmyk or (about.profile and not _keeps_colours(about.profile)):
+        return None
+    return strip_metadata(data, suffix, about.orientation)

@@ -18,6 +18,7 @@ from duogen.files import write_beside
 REPORT, FUNNEL = "report.html", "funnel.json"
 CHARTS = ("pictures in a dialogue", "words in a dialogue", "kind of picture", "kind of page", "turns of the user", "pictures moved",
           "worded by", "lost")  # fmt: skip
+MOST_NAMED = 1000  # pages that could not be read, and as many files that were passed over
 TITLES = {"lost": "What kept pages lost on the way"}
 
 
@@ -39,40 +40,51 @@ def funnel(state: State) -> list[FunnelStep]:
     """The funnel: every step in order, including those that dropped nothing."""
     dropped, entered, found = state.count_dropped(), state.count_pages(), []
     for name in STEPS:
-        reasons = _merge_reasons(dropped.get(name, {}))
+        reasons = dropped.get(name, {})
         found.append(FunnelStep(name, entered, sum(reasons.values()), list(reasons.items())[:6]))
         entered = found[-1].left
     return found
-
-
-def _merge_reasons(reasons: dict[str, int]) -> dict[str, int]:
-    """Merge reasons that differ only in the page they name."""
-    found: dict[str, int] = {}
-    for why, count in reasons.items():
-        plain = why.partition(" of page ")[0]
-        found[plain] = found.get(plain, 0) + count
-    return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 
 def write_report(state: State, samples: int = 50) -> Path:
     """Write report.html and funnel.json into the folder of the run. Returns the path of the page."""
     steps = funnel(state)
     charts = {name: state.counts(name) for name in CHARTS}
-    asked = state.get_fact("asked", {})
+    asked, files = state.get_fact("asked", {}), state.get_fact("files", {})
+    unread = _list_unread(state, files)
     raw = {"asked": asked, "seconds": state.get_fact("seconds"), "pages": state.count_pages(), "dialogues": state.count_pages("kept"),
+           "files": files | ({"found": _count_files(files)} if files else {}), "unread": unread,
            "funnel": [vars(step) | {"left": step.left} for step in steps], "counts": charts}  # fmt: skip
-    write_beside(state.folder / FUNNEL, json.dumps(raw, ensure_ascii=False, indent=1).encode())
+    write_beside(state.folder / FUNNEL, json.dumps(raw, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"))
     overruled = {verdict: state.count_pages("verdict = ?", (verdict,)) for verdict in ("keep", "drop")}
     kept = f"{state.count_pages('kept'):,} of {state.count_pages():,} pages became dialogues."
     if any(overruled.values()):
         kept += f" A person brought {overruled['keep']:,} back and took {overruled['drop']:,} out."
     page = _template().render(
-        title="The data engine's report", asked=describe_run(asked), funnel=steps, kept=kept,
+        title="The data engine's report", asked=describe_run(asked), funnel=steps, kept=kept, files=_describe_files(files), unread=unread,
         charts=[{"name": TITLES.get(name, name.capitalize()), "rows": _bar_rows(counts)} for name, counts in charts.items() if counts],
         samples=[_render_row(row) for row in state.sample_rows(samples)],
     )  # fmt: skip
-    write_beside(state.folder / REPORT, page.encode())
+    write_beside(state.folder / REPORT, page.encode("utf-8", "backslashreplace"))  # the name of the folder may be no UTF-8
     return state.folder / REPORT
+
+
+def _count_files(files: dict[str, Any]) -> int:
+    return sum(files.get(name, 0) for name in ("pages", "pictures", "assets", "passed"))
+
+
+def _describe_files(files: dict[str, Any]) -> str:
+    """What became of the files of the folder in one sentence, "" for a run that counted none."""
+    if not files:
+        return ""
+    said = f"{files['pages']:,} hold pages, {files['pictures']:,} are pictures, {files['assets']:,} are styles, scripts and media"
+    return f"{_count_files(files):,} files were found: {said}, and {files['passed']:,} were passed over."
+
+
+def _list_unread(state: State, files: dict[str, Any]) -> list[tuple[str, str]]:
+    """The files and pages that were not read, and why: at most `MOST_NAMED` of each."""
+    pages = [(f"{file}, {member}" if member else file, why) for file, member, why in state.unreadable(MOST_NAMED)]
+    return pages + list(files.get("reasons", {}).items())[:MOST_NAMED]
 
 
 def describe_run(asked: dict[str, Any]) -> str:

@@ -11,13 +11,14 @@ from duogen.data_engine.sample import ASSETS, WORD, Block, Dropped, Lost, Sample
 
 URL = re.compile(r"\(?\b(?:https?://|www\.)\S+\)?")
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d\U0001f1e6-\U0001f1ff]+")
-NOT_AN_END = re.compile(r"(?:\b(?:e\.g|i\.e|etc|approx|ca|vs|tsp|tbsp|oz|lb|min|no|fig|mr|mrs|dr|st)|\b[A-Z])\.$", re.I)
+NOT_AN_END = re.compile(r"(?:\b(?:e\.g|i\.e|etc|approx|ca|vs|tsp|tbsp|oz|lb|min|no|fig|mr|mrs|dr|st)|\b[A-Z]|^\d{1,3})\.$", re.I)
 SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
 FILLERS = frozenset(re.findall(r"\w+", "a an and also are be is it just now of so that the then these this those to very was were your"))
 FACE = re.compile(r"(?<!\w)[:;]-?[)D(](?!\w)")
 EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*(?:edit|\d+|\u2026|\.\.\.)?\s*\]")
 BLANKS = re.compile(r"[ \t\u00a0]+")
 BLANK_BEFORE_MARK = re.compile(r"(?<!\d)\s+([,.;:!?)])")
+BLANK_BEFORE_COMMA = re.compile(r"[ \t]+([,;])(?=[^\W\d_])")  # "hearty ,meaty": the blank stands on the wrong side
 POINTER = re.compile(r"\s*\((?:see|as in|like in) (?:the )?(?:picture|photo|image|pic)s?(?: (?:below|above))?\)", re.I)
 
 
@@ -75,7 +76,7 @@ def tidy_text(text: str) -> str:
     """Normalise blanks and letters. Removes addresses, emoji and pointers to pictures ("see below")."""
     text = POINTER.sub("", URL.sub("", EMOJI.sub(" ", normalise_letters(text))))
     text = EMPTY_BRACKETS.sub("", FACE.sub("", text))
-    text = BLANK_BEFORE_MARK.sub(r"\1", BLANKS.sub(" ", text))
+    text = BLANK_BEFORE_MARK.sub(r"\1", BLANK_BEFORE_COMMA.sub(r"\1 ", BLANKS.sub(" ", text)))
     return text.strip()
 
 

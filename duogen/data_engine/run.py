@@ -6,13 +6,16 @@ the order of the pages, so every mapper gives the same set.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -24,19 +27,24 @@ import pyvips
 from duogen.conversation import Message
 from duogen.data_engine.dialogue import page_kind
 from duogen.data_engine.filters import count_words, make_filters, run_filters
+from duogen.data_engine.limits import limit_time
 from duogen.data_engine.near import Index, signature
 from duogen.data_engine.options import DataOptions
-from duogen.data_engine.pages import Place, list_pages, read_page
+from duogen.data_engine.pages import FileTally, Place, list_pages, read_page
 from duogen.data_engine.pictures import encode_picture
+from duogen.data_engine.reasons import describe_error, group_reason
 from duogen.data_engine.rewrite import clean_page
 from duogen.data_engine.sample import Dropped, Filter, Lost, Picture, Sample, Words
 from duogen.data_engine.state import Row, State
 from duogen.data_engine.steps import Steps
 from duogen.data_engine.write import IMAGES, make_record, write_records
 from duogen.files import write_beside
+from duogen.text_decoding import find_rubbish
 
 BATCH = 16  # pages that a worker gets at a time
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY")}  # pages run in parallel already
+SCRATCH = ".archives"  # the folder in that of the set for the indices of archives while a run is under way
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 AHEAD = 4  # batches in flight for each worker, so memory does not grow with the number of pages
 
 
@@ -66,8 +74,22 @@ def _filter_chain(options: DataOptions) -> dict[str, Filter]:
 
 
 def prepare_page(place: Place, work: Work) -> PreparedPage:
-    """Read, filter and clean one page, and put its pictures into the folder of the set."""
-    result: Sample | Dropped = read_page(place, work.root, work.options.licence)
+    """Read, filter and clean one page, and put its pictures into the folder of the set. Whatever the page raises drops the page alone.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        with limit_time():
+            return _prepare_page(place, work)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        return PreparedPage(place, None, "read", f"cannot be read: {describe_error(error)}")
+
+
+def _prepare_page(place: Place, work: Work) -> PreparedPage:
+    result: Sample | Dropped = read_page(place, work.root, work.options.licence, work.out / SCRATCH)
     if isinstance(result, Dropped):
         return PreparedPage(place, None, "read", result.reason)
     sample = result
@@ -77,8 +99,8 @@ def prepare_page(place: Place, work: Work) -> PreparedPage:
         sample = result
     try:
         sample = _save_pictures(sample, work)
-    except (OSError, pyvips.Error) as error:
-        return PreparedPage(place, _drop_picture_data(sample), "useless pictures", f"a picture cannot be kept: {error}"[:160])
+    except (pyvips.Error, ValueError) as error:
+        return PreparedPage(place, _drop_picture_data(sample), "useless pictures", f"a picture cannot be kept ({describe_error(error)})")
     return PreparedPage(place, sample, signed=signature(sample.text()))
 
 
@@ -119,20 +141,59 @@ def process_mapper(jobs: int) -> Mapper:
     """A mapper over `jobs` processes. Results come in the order of the pages."""
 
     def run(found: Iterable[Place], work: Work) -> Iterator[PreparedPage]:
-        waiting: deque[Future[list[PreparedPage]]] = deque()
-        source = iter(found)
-        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_limit_threads) as pool:
-            try:
-                while True:
-                    while len(waiting) < jobs * AHEAD and (batch := list(islice(source, BATCH))):
-                        waiting.append(pool.submit(prepare_batch, batch, work))
-                    if not waiting:
-                        return
-                    yield from waiting.popleft().result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        source, pending = iter(found), deque[list[Place]]()
+        while True:
+            yield from _map_while_all_live(jobs, source, pending, work)
+            if not pending:
+                return
+            yield from _prepare_apart(pending.popleft(), work)
 
     return run
+
+
+def _open_pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_limit_threads)
+
+
+def _map_while_all_live(jobs: int, source: Iterator[Place], pending: deque[list[Place]], work: Work) -> Iterator[PreparedPage]:
+    """Prepare batches in processes until one of these ends. `pending` then holds the batches under way, in order."""
+    batches, futures = deque[list[Place]](), deque[Future[list[PreparedPage]]]()
+    with _open_pool(jobs) as pool:
+        try:
+            while True:
+                while len(futures) < jobs * AHEAD and (batch := pending.popleft() if pending else list(islice(source, BATCH))):
+                    batches.append(batch)
+                    futures.append(pool.submit(prepare_batch, batch, work))
+                if not futures:
+                    return
+                prepared = futures.popleft().result()
+                batches.popleft()
+                yield from prepared
+        except BrokenProcessPool:
+            pending.extendleft(reversed(batches))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare_apart(batch: list[Place], work: Work) -> list[PreparedPage]:
+    """Prepare pages one at a time, so that the one that ends its process (a library crashes, memory runs out) costs no other page.
+
+    Raises:
+        BrokenProcessPool: no process lives at all.
+    """
+    done, ended = [], 0
+    pool = _open_pool(1)
+    for place in batch:
+        try:
+            done.append(pool.submit(prepare_page, place, work).result())
+        except BrokenProcessPool:
+            ended += 1
+            if ended == len(batch) > 1:
+                raise
+            done.append(PreparedPage(place, None, "read", "cannot be read: it ended the process that read it"))
+            pool = _open_pool(1)
+    pool.shutdown(wait=False)
+    return done
 
 
 def _limit_threads() -> None:
@@ -158,8 +219,8 @@ def make_dataset(
     """
     state = _open_state(root, out, options, steps)
     work = Work(root.resolve(), out.resolve(), options)
-    index, began, done = Index(state.database), time.monotonic(), 0
-    fresh = (place for place in list_pages(root) if not state.has_page(place.id))
+    index, began, done, tally = Index(state.database), time.monotonic(), 0, FileTally()
+    fresh = (place for place in list_pages(root, tally, work.out / SCRATCH) if not state.has_page(place.id))
     try:
         for prepared in mapper(fresh, work):
             _record_page(prepared, state, index, steps or Steps(options))
@@ -174,11 +235,15 @@ def make_dataset(
         write_dataset(state)
     except BaseException:
         state.database.commit()
-        state.set_facts(state="stopped")
+        state.set_facts(state="stopped", files=asdict(tally))
         raise
-    if not state.count_pages():
-        raise ValueError(f"There are no pages in {root}; it needs HTML, MHTML, WARC, Markdown or EPUB files.")
     stopped = stop is not None and stop.is_set()
+    state.set_facts(files=asdict(tally))
+    if not stopped:
+        shutil.rmtree(work.out / SCRATCH, ignore_errors=True)
+    if not state.count_pages():
+        passed = next((f" {name} is passed over: {why}." for name, why in tally.reasons.items()), "")
+        raise ValueError(f"There are no pages in {root}; it needs HTML, MHTML, WARC, Markdown or EPUB files.{passed}")
     state.set_facts(state="stopped" if stopped else "done", seconds=state.get_fact("seconds", 0.0) + time.monotonic() - began)
     took = f"{done:,} pages in {time.monotonic() - began:.1f} s"
     log(f"{'Stopped' if stopped else 'Done'}: {took}, {state.count_pages('kept'):,} dialogues in all.")
@@ -209,13 +274,26 @@ def _record_page(prepared: PreparedPage, state: State, index: Index, steps: Step
     if not step and sample is not None:
         sample, step, reason = _drop_duplicates(sample, prepared.signed, index)
         if not step:
-            sample, made = steps.make_dialogue(sample)
+            sample, made = _make_dialogue(sample, steps)
             if isinstance(made, Dropped):
                 step, reason = "dialogue", made.reason
             else:
                 turns = made
                 index.add(place.id, prepared.signed, [picture.phash for picture in sample.pictures() if picture.phash is not None])
     state.put_page(make_row(place, sample, turns, step, reason))
+
+
+def _make_dialogue(sample: Sample, steps: Steps) -> tuple[Sample, list[Message[Picture]] | Dropped]:
+    """Make the dialogue of a page. What the page raises drops it; what a model raises (memory of a GPU runs out) ends the run."""
+    try:
+        sample, made = steps.make_dialogue(sample)
+    except Exception as error:
+        if steps.model:
+            raise
+        return sample, Dropped(f"no dialogue can be made of it ({describe_error(error)})")
+    if not isinstance(made, Dropped) and find_rubbish("\n".join(turn.text("\n") for turn in made)):
+        return sample, Dropped("its words have letters that were lost")
+    return sample, made
 
 
 def _drop_duplicates(sample: Sample, signed: bytes, index: Index) -> tuple[Sample, str, str]:
@@ -235,7 +313,7 @@ def make_row(place: Place, sample: Sample | None, turns: list[Message[Picture]] 
     """The database row of a page."""
     if sample is None:
         return Row(place.id, place.kind, place.file, place.member, Path(place.file).stem, step, reason)
-    record, counted = None, {"lost": [f"{each.step}: {each.why.partition(' of page')[0]}" for each in sample.lost]}
+    record, counted = None, {"lost": [f"{each.step}: {group_reason(each.why)}" for each in sample.lost]}
     if turns:
         files = {picture.name: picture.file.name for turn in turns for picture in turn.pictures() if picture.file is not None}
         record = make_record(place.id, turns, sample.source, files)
@@ -298,7 +376,7 @@ def _convert_unfiltered(state: State, row: Row) -> Row:
     options = DataOptions(**asked["options"])
     work = Work(Path(asked["root"]), state.folder.resolve(), options)
     place = Place(row.kind, row.file, row.member)
-    result = read_page(place, work.root, options.licence)
+    result = read_page(place, work.root, options.licence)  # archives are indexed anew, in a temporary folder
     sample = result
     for name in ("useless pictures", "personal data", "rewrite"):
         if isinstance(sample, Dropped):

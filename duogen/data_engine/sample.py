@@ -42,6 +42,7 @@ class Picture:
         shape: (width, height); `None` until the bytes are decoded.
         phash: a 64-bit perceptual hash.
         kind: "photo", "drawing", "screenshot", "document" or "chart".
+        unread: why its address is not known, where it stands for something that is not understood (a template, a background).
     """
 
     name: str
@@ -54,10 +55,13 @@ class Picture:
     phash: int | None = None
     kind: str = ""
     suffix: str = ""
+    unread: str = ""
 
     def words(self) -> str:
         """Its caption, alternative text and title as one string; words from its file name where it has none."""
         said = " ".join(part for part in dict.fromkeys((self.caption, self.alt, self.title)) if part)
+        if self.name.startswith("data:"):
+            return said
         return said or re.sub(r"[-_.\d]+", " ", Path(self.name.split("?")[0]).stem).strip()
 
     def bytes(self) -> builtins.bytes:

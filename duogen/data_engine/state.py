@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from duogen.data_engine.reasons import group_reason
 
 STATE = "state.sqlite"
 STEPS = ("read", "text only", "too short", "list of links", "block list", "wrong language", "useless pictures", "personal data", "rewrite",
@@ -146,12 +149,16 @@ class State:
         return self.rows("kept", (), count, "draw")
 
     def count_dropped(self) -> dict[str, dict[str, int]]:
-        """How many pages each step dropped, by reason."""
-        found: dict[str, dict[str, int]] = {}
-        sql = "SELECT step, reason, COUNT(*) FROM pages WHERE step != '' GROUP BY step, reason ORDER BY COUNT(*) DESC, reason"
-        for step, reason, count in self.database.execute(sql):
-            found.setdefault(step, {})[reason] = count
-        return found
+        """How many pages each step dropped, by reason without the names in it, the commonest first."""
+        found: dict[str, Counter[str]] = {}
+        for step, reason, count in self.database.execute("SELECT step, reason, COUNT(*) FROM pages WHERE step != '' GROUP BY step, reason"):
+            found.setdefault(step, Counter())[group_reason(reason)] += count
+        return {step: dict(counts.most_common()) for step, counts in found.items()}
+
+    def unreadable(self, most: int) -> list[tuple[str, str, str]]:
+        """File, page in it and reason of the first pages that could not be read."""
+        sql = "SELECT file, member, reason FROM pages WHERE step = 'read' ORDER BY n LIMIT ?"
+        return self.database.execute(sql, (most,)).fetchall()
 
 
 COLUMNS = "id, kind, file, member, title, step, reason, record, about, verdict"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from duogen.conversation import Message
 from duogen.data_engine.sample import Picture, Source
+from duogen.files import sync_folder
 
 CONVERSATIONS = "conversations.jsonl"
 IMAGES = "images"
@@ -29,11 +31,14 @@ def make_record(id: str, turns: Sequence[Message[Picture]], source: Source, file
 
 
 def write_records(folder: Path, records: Iterable[dict[str, Any]]) -> int:
-    """Write all lines to a file beside the final one, then rename it. Returns the number of lines."""
+    """Write all lines to a file beside the final one, flush it to the disk, then rename it. Returns the number of lines."""
     part, count = folder / f".{CONVERSATIONS}.part", 0
     with part.open("w", encoding="utf-8") as out:
         for record in records:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
             count += 1
+        out.flush()
+        os.fsync(out.fileno())
     part.replace(folder / CONVERSATIONS)
+    sync_folder(folder)
     return count

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from PIL import Image as PILImage
-
 from duogen.conversation import Message
-from duogen.dataset.format import Data, Example, Picture, find_duplicates, split_examples, truncate_example
+from duogen.dataset.checks import explain_error, truncate_example
+from duogen.dataset.format import Data, Example, Picture, Problem, find_duplicates, split_examples
+from duogen.dataset.pictures import inspect_picture
 from duogen.models.sequence import Packed, Tokens
 
 
@@ -22,6 +22,7 @@ class Report:
         painted, seen: numbers of pictures of the assistant and of the user.
         sizes: the commonest picture sizes ("640 x 480") and their numbers.
         alike: pairs of examples with near-duplicate pictures.
+        files: numbers of files: found, learnt from, named with a reason, passed over.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Report:
     left_out: int
     fixed: int
     alike: list[tuple[str, str]]
+    files: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def sentences(self) -> list[str]:
         """The description in sentences, for the terminal and the page."""
@@ -49,6 +51,9 @@ class Report:
             said.append(f"{_format_count(self.left_out, 'example')} left out, {self.fixed} mended.")
         if self.loose:
             said.append(f"{_format_count(self.loose, 'picture')} without words: have them described, or write a .txt file beside each.")
+        if any(self.files[2:]):
+            found, learnt, named, passed = self.files
+            said.append(f"Files: {found:,}; learnt from: {learnt:,}; named with a reason: {named:,}; hidden or about the set: {passed:,}.")
         if self.alike:
             one, other = self.alike[0]
             said.append(f"{len(self.alike)} pairs of examples have pictures that look the same, such as {one} and {other}.")
@@ -60,7 +65,7 @@ def _format_count(count: int, what: str) -> str:
 
 
 class TokenCounter:
-    """Counts the tokens of lines. Pictures count by their size, without being decoded."""
+    """Counts the tokens of lines. Pictures count by their size."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens, self._known = tokens, {}
@@ -79,10 +84,7 @@ class TokenCounter:
         return self._known[line]
 
     def _count_picture(self, picture: Picture) -> int:
-        from duogen.conversation import Image
-
-        with PILImage.open(picture.file) as opened:  # the header is enough
-            rows, columns = self.tokens.grid(Image(opened))
+        rows, columns = self.tokens.grid_of_size(inspect_picture(picture.file).size)
         return rows * columns + 2
 
 
@@ -90,7 +92,10 @@ def fit_examples(data: Data, tokens: Tokens, most: int) -> TokenCounter:
     """Truncate or leave out examples with more than `most` tokens, in place. Returns the counter."""
     lengths, kept = TokenCounter(tokens), []
     for example in data.examples:
-        fits, problems = truncate_example(example, lengths, most)
+        try:
+            fits, problems = truncate_example(example, lengths, most)
+        except Exception as error:  # whatever one example raises leaves the others alone
+            fits, problems = None, [Problem(example.where, explain_error(error))]
         kept += [fits] if fits else []
         data.problems += problems
     data.examples = kept
@@ -104,8 +109,7 @@ def describe(data: Data, tokens: Tokens, most: int, share: float = 0.1) -> Repor
     pictures = [picture for example in data.examples for picture in example.pictures()]
     sizes: Counter[str] = Counter()
     for picture in pictures:
-        with PILImage.open(picture.file) as opened:
-            sizes["{} x {}".format(*opened.size)] += 1
+        sizes["{} x {}".format(*inspect_picture(picture.file).size)] += 1
     painted = sum(len(example.pictures("assistant")) for example in data.examples)
     return Report(
         kind=data.kind, examples=len(data.examples), validation=len(split_examples(data.examples, share)[1]),
@@ -113,6 +117,7 @@ def describe(data: Data, tokens: Tokens, most: int, share: float = 0.1) -> Repor
         tokens=(counts[0], round(median(counts)), counts[-1]) if counts else (0, 0, 0), painted=painted, seen=len(pictures) - painted,
         loose=len(data.loose), sizes=dict(sizes.most_common(4)), left_out=data.count_left_out(),
         fixed=len(data.problems) - data.count_left_out(), alike=find_duplicates(data.examples),
+        files=data.count_files(),
     )  # fmt: skip
 
 
@@ -123,5 +128,5 @@ def example_text(example: Example, most: int = 300) -> str:
 
 
 def problem_rows(data: Data) -> list[list[str]]:
-    """The problems as rows of a table: where, what, what was done."""
-    return [[problem.where, problem.what, problem.fix or "left out"] for problem in data.problems]
+    """The problems, then the files that are not read, as rows of a table: where, what, what was done."""
+    return [[problem.where, problem.what, problem.fix or "left out"] for problem in (*data.problems, *data.unread)]

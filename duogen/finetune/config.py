@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from duogen.files import read_text
 from duogen.options import RangeChecked, option, read_options
 from duogen.paths import ASSETS
 
@@ -111,11 +112,11 @@ class FineTuneConfig(RangeChecked):
             ValueError: one sentence.
         """
         path = RECIPES / f"finetune-{file}.json" if str(file) in PRESETS else Path(file)
+        if not path.exists():
+            raise ValueError(f"There is no recipe {path}; the presets are {', '.join(PRESETS)}.")
         try:
-            return FineTuneConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise ValueError(f"There is no recipe {path}; the presets are {', '.join(PRESETS)}.") from error
-        except ValueError as error:
+            return FineTuneConfig.from_json(json.loads(read_text(path)))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"The recipe {path} cannot be used: {error}") from error
 
     def with_less_memory(self, stage: str) -> FineTuneConfig:

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from duogen.dataset.format import Example
+from duogen.files import sync_file
 from duogen.models.mllm import MLLM, Context
 from duogen.painters.cosmos import CosmosPainter
 
@@ -72,8 +73,10 @@ class FeatureCache:
         """Whether the example's file is there and whole."""
         try:
             with safe_open(self.file(example), "pt") as opened:
-                return bool(opened.metadata())
-        except (OSError, SafetensorError):
+                about = opened.metadata() or {}
+                names = {"states", *(f"latents.{index}" for index in range(len(json.loads(about["cuts"]))))}
+                return names <= set(opened.keys()) and "painted" in about
+        except Exception:  # a damaged file raises whatever its bytes lead to
             return False
 
     def fill(
@@ -97,6 +100,7 @@ def write(example: CachedExample, file: Path) -> None:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part, metadata={"cuts": json.dumps(example.cuts), "painted": json.dumps(example.painted)})
+        sync_file(part)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
@@ -110,8 +114,8 @@ def read(file: Path) -> CachedExample:
             cuts = [tuple(cut) for cut in json.loads(about["cuts"])]
             latents = [opened.get_tensor(f"latents.{index}") for index in range(len(cuts))]
             return CachedExample(opened.get_tensor("states"), latents, cuts, json.loads(about["painted"]))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"The cached states in {file.parent} are gone; resume, and they are computed again.") from error
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        raise ValueError(f"The cached states in {file.parent} are gone or damaged; resume, and they are computed again.") from error
 
 
 class FeatureExtractor:

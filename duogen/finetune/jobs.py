@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from duogen.files import write_beside
+from duogen.files import read_record, write_beside
 from duogen.finetune.config import OLD_NAMES, STAGE_ALIASES, rename_old_keys
 from duogen.paths import ROOT, data_home
 
@@ -48,12 +48,12 @@ class Job:
 
     def read_request(self) -> dict[str, Any]:
         """What the job should make, with today's names; empty when there is no such job."""
-        request = rename_old_keys(_read(self.run / REQUEST) or _read(self.run / OLD_REQUEST))
+        request = rename_old_keys(read_record(self.run / REQUEST) or read_record(self.run / OLD_REQUEST))
         return request | {"stage": STAGE_ALIASES.get(request["stage"], request["stage"])} if "stage" in request else request
 
     def write_request(self, request: dict[str, Any]) -> None:
         self.run.mkdir(parents=True, exist_ok=True)
-        write_beside(self.run / REQUEST, json.dumps(request, ensure_ascii=False, indent=1).encode())
+        write_beside(self.run / REQUEST, json.dumps(request, indent=1).encode())
 
     def stage_folder(self, stage: str) -> Path:
         """Where a stage's states and logs are. A run that began under the stage's old name goes on there."""
@@ -72,10 +72,10 @@ class Job:
     def report(self, **news: Any) -> None:
         """Add to the job's progress. The job itself calls this."""
         known = {**self._read_progress(), **news, "pid": os.getpid(), "updated": time.time()}
-        write_beside(self.run / "progress.json", json.dumps(known, ensure_ascii=False).encode())
+        write_beside(self.run / "progress.json", json.dumps(known).encode())
 
     def _read_progress(self) -> dict[str, Any]:
-        known = {OLD_FIELDS.get(key, key): value for key, value in _read(self.run / "progress.json").items()}
+        known = {OLD_FIELDS.get(key, key): value for key, value in read_record(self.run / "progress.json").items()}
         return _rename_stage(known)
 
     def progress(self) -> dict[str, Any]:
@@ -172,22 +172,16 @@ class Job:
             except OSError:
                 continue
             for line in lines:
-                with contextlib.suppress(ValueError):  # cut short by a kill
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # cut short by a kill, or damaged
                     entry = json.loads(line)
                     found.setdefault(entry["step"], {}).update(entry)
         return [found[step] for step in sorted(found)]
 
     def samples(self) -> list[dict[str, Any]]:
         """The samples of all steps, oldest first: `stage`, `step` and `shown`, each with `prompt`, `text` and perhaps `picture`."""
-        found = [_rename_stage(_read(file)) for file in sorted((self.run / "samples").glob("*.json"))]
-        return sorted((each for each in found if each), key=lambda each: (each["stage"] == "dit", each["step"]))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        found = [_rename_stage(read_record(file)) for file in sorted((self.run / "samples").glob("*.json"))]
+        whole = [each for each in found if {"stage", "step", "shown"} <= each.keys()]
+        return sorted(whole, key=lambda each: (each["stage"] == "dit", each["step"]))
 
 
 def _rename_stage(known: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from duogen.dataset.describe import Report, describe
+from duogen.dataset.folder import shorten
 from duogen.dataset.format import Data, Example, split_examples
 from duogen.dataset.readers import read_dataset
 from duogen.finetune.callbacks import DiTSampler, FineTuneStage, MLLMSampler, Sampler, set_input_cast
@@ -125,11 +126,12 @@ def prepare_run(request: FineTuneRequest, log: LogFunction = print) -> PreparedR
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
     report = describe(data, tokens, request.recipe.max_tokens, request.recipe.validation)
     if not data.examples:
-        first = f" ({data.problems[0].where}: {data.problems[0].what})" if data.problems else ""
+        wrong = [*data.problems, *data.unread]
+        first = f" ({wrong[0].where}: {wrong[0].what})" if wrong else ""
         hint = "; write a .txt file with words beside each picture" if data.loose else ""
-        raise ValueError(f"There is nothing to learn in {request.data}{first}{hint}.")
+        raise ValueError(f"There is nothing to learn in {shorten(str(request.data))}{first}{hint}.")
     if "dit" in STAGES[request.stage] and not report.painted:
-        raise ValueError(f"No answer in {request.data} has a picture, which stage 2 needs; choose --stage mllm.")
+        raise ValueError(f"No answer in {shorten(str(request.data))} has a picture, which stage 2 needs; choose --stage mllm.")
     train_on, held = split_examples(data.examples, request.recipe.validation)
     costs = [estimate_cost(pair, request.recipe, stage, report, device) for stage in STAGES[request.stage]]
     return PreparedRun(request, pair, device, data, report, train_on, held, costs)
@@ -232,13 +234,13 @@ def build_dit_stage(run: PreparedRun, job: Job | None) -> StageRun:
     if own.checkpointing:
         parts.transformer.enable_gradient_checkpointing()
     recipe = build_recipe(own, request.recipe)
-    kept = {example.where: file for example, file in zip(painted, files, strict=False)}
-    held_files = [kept[example.where] for example in run.held if example.where in kept]
-    own_files = [kept[example.where] for example in run.train if example.where in kept] or held_files
+    kept = dict(zip(painted, files, strict=False))
+    held_files = [kept[example] for example in run.held if example in kept]
+    own_files = [kept[example] for example in run.train if example in kept] or held_files
     stage = DiTStage(recipe, parts, own_files, own, Replay(files[len(painted) :], request.recipe.replay))
     held = DiTStage(recipe, parts, held_files, own) if held_files else None
     shown = [example for example in (run.held or run.train) if example in painted] or painted
-    sampler = DiTSampler(CosmosPainter(parts), [(example, read_features(kept[example.where])) for example in shown[:4]])
+    sampler = DiTSampler(CosmosPainter(parts), [(example, read_features(kept[example])) for example in shown[:4]])
     return StageRun("dit", stage, held, None if fsdp.fsdp_requested() else sampler, config)
 
 
@@ -280,19 +282,20 @@ def cache_features(run: PreparedRun, examples: list[Example], job: Job | None) -
     extractor: FeatureExtractor | None = None
     if missing:
         _check_disk_space(run)
-        if job is not None:
-            job.report(phase="caching", words="Opening the models that look at the examples ...")
-        extractor = open_extractor(base, run, adapter)
 
     def report(done: int, count: int) -> None:
         if job is not None:
             job.report(phase="caching", words=f"Looking at the examples: {done} of {count} ...")
-            for command in job.take_commands() if extractor else ():
+            for command in job.take_commands() if missing else ():
                 if command in ("pause", "stop"):
                     raise StopRequested(command)
 
     def extract(example: Example) -> CachedExample:
-        assert extractor is not None, "only what is missing is extracted"
+        nonlocal extractor
+        if extractor is None:
+            if job is not None:
+                job.report(phase="caching", words="Opening the models that look at the examples ...")
+            extractor = open_extractor(base, run, adapter)
         return extractor(example)
 
     return cache.fill(examples, extract, report)

@@ -6,10 +6,10 @@ Public weights lie in the hub's own cache, so that other programs share them; fo
 from __future__ import annotations
 
 import json
-import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Part:
         width: channels of its tokens. `layers`: its blocks.
         cached: channels of keys (and as many of values) that it keeps for each token and layer.
         pixels: of a picture's side that one token covers, for painters.
+        bytes: of weights that came quantised, 0 for others.
     """
 
     parameters: int
@@ -45,20 +46,30 @@ class Part:
     layers: int = 0
     cached: int = 0
     pixels: int = 16
+    bytes: int = 0
 
     @staticmethod
     def of(config: dict[str, Any], parameters: int, quantisable: int, compression: int = 8) -> Part:
         """A part with this configuration (a `config.json`); `compression` is the autoencoder's, of a picture's side."""
-        text = config.get("text_config", config)
-        heads = text.get("num_attention_heads", 0)
-        heads = heads if isinstance(heads, int) else 0
-        size = text.get("attention_head_dim") or text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0)
-        size = size if isinstance(size, int) else 0  # of a UNet they may differ from block to block
-        width = text.get("hidden_size") or heads * size or text.get("base_dim") or (text.get("block_out_channels") or [0])[0]
-        layers = text.get("num_hidden_layers") or text.get("num_layers", 0) + text.get("num_single_layers", 0)
-        patch = config.get("patch_size")
-        pixels = compression * patch[-1] if isinstance(patch, list) else 16
-        return Part(parameters, quantisable, width, layers, text.get("num_key_value_heads", heads) * size, pixels)
+        text = config.get("text_config") or config
+        heads = _number(text, "num_attention_heads", "num_heads", "n_heads")
+        width = _number(text, "hidden_size", "d_model", "dim", "n_embd")
+        size = _number(text, "attention_head_dim", "head_dim", "d_kv") or (width // heads if heads else 0)
+        width = width or heads * size or _number(text, "base_dim", "block_out_channels", "encoder_block_out_channels")
+        layers = _number(text, "num_hidden_layers", "n_layers", "depth") or _number(text, "num_layers") + _number(text, "num_single_layers")
+        layers = layers or len(text.get("block_out_channels") or ())  # of a UNet
+        patch = _number(config, "patch_size", "all_patch_size", last=True)
+        packed = compression * patch if isinstance(config.get("patch_size"), list) or patch > 1 else max(16, compression)
+        keys = (_number(text, "num_key_value_heads", "n_kv_heads") or heads) * size
+        return Part(parameters, quantisable, width, layers, keys, packed)
+
+
+def _number(config: dict[str, Any], *names: str, last: bool = False) -> int:
+    """The first of these that a configuration has, 0 for none; of a list its first or last."""
+    found = next((config[name] for name in names if config.get(name)), 0)
+    if isinstance(found, (list, tuple)):
+        found = found[-1 if last else 0]
+    return found if isinstance(found, int) else 0
 
 
 @dataclass(frozen=True)
@@ -254,8 +265,11 @@ def _list_missing_of_part(folder: Path, needs: str, name: str, weighs: bool = Tr
 
 def refuse_unsafe(folder: Path) -> None:
     """Raises ValueError when a folder's weights are pickles only, or it wants code of its own to be run."""
+    from duogen.models.weight_files import check_file
+
     index = folder / "model_index.json"
     if index.is_file():
+        check_file(index)
         try:
             raw = json.loads(index.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -301,6 +315,16 @@ class Found:
     def name(self) -> str:
         """What tells it from every other pair on this machine."""
         return self.entry.id if self.entry else str(self.folder.resolve())
+
+    def is_other_than(self, base: str) -> bool:
+        """Whether `base`, by which an adapter names its pair, is surely another pair. A folder may have been moved or renamed since."""
+        repo = base.partition("@")[0]
+        if self.entry is not None and (base == self.entry.id or repo in {source.repo for source in self.entry.sources}):
+            return False
+        if base not in entries() and not (REPOSITORY.fullmatch(repo) and not Path(base).expanduser().exists()):
+            return False
+        where = self.folder.resolve().as_posix()
+        return not (where.endswith(f"/{repo}") or repo.replace("/", "--") in where or self.folder.name.startswith(f"{base}-"))
 
     def parts(self) -> dict[str, Part]:
         """What has to fit into memory: counted from the files; where they are not here yet, from the catalogue."""
@@ -359,10 +383,50 @@ def _folder_of(name: str | Path) -> Path:
     return there
 
 
+# Where nobody says what a pipeline paints best with.
+DEFAULTS: dict[str, Any] = {"image_size": (1024, 1024), "steps": 28, "guidance": 4.0}
+
+
+def own_defaults(folder: Path) -> dict[str, Any]:
+    """What a folder's pipeline paints best with: by its class, its name and what its DiT is (`defaults` in the catalogue's file).
+
+    Distilled ones want few steps and no guidance, and mostly do not say that they are; where they say it, that counts.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        kind, distilled = index.get("_class_name"), index.get("is_distilled")
+    except (OSError, ValueError, AttributeError):
+        return DEFAULTS
+    names = [folder.name, str(index.get("_name_or_path", "")), *(part for part in folder.parts if part.startswith("models--"))]
+    found = next((each for each in _defaults() if _suits(each, kind, " ".join(names).lower(), folder)), {})
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.get("about", {}).items()}
+    return DEFAULTS | ({"steps": 4, "guidance": 1.0} if distilled else {}) | found
+
+
+@cache
+def _defaults() -> list[dict[str, Any]]:
+    return json.loads(FILE.read_text(encoding="utf-8"))["defaults"]
+
+
+def _suits(rule: dict[str, Any], kind: Any, names: str, folder: Path) -> bool:
+    """Whether a rule of the defaults is about a pipeline: its `name` is in the names, or its `transformer` in the DiT's configuration."""
+    if rule["class"] != kind:
+        return False
+    if "name" not in rule and "transformer" not in rule:
+        return True
+    if re.search(rule.get("name", "(?!)"), names):
+        return True
+    try:
+        config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+        return "transformer" in rule and all(config.get(name) == value for name, value in rule["transformer"].items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def count_parts(folder: Path, mllm: Path | None = None) -> dict[str, Part]:
     """Parts of a folder, their parameters counted from the headers of its safetensors files."""
     parts, vae = {}, folder / "vae" / "config.json"
-    compression = (json.loads(vae.read_text(encoding="utf-8")).get("patch_size") if vae.is_file() else None) or 8
+    compression = _compression(json.loads(vae.read_text(encoding="utf-8"))) if vae.is_file() else 8
     for there in sorted(folder.iterdir()):
         if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
             parts[ROLES.get(there.name, there.name)] = _count_part(there, compression)
@@ -371,21 +435,42 @@ def count_parts(folder: Path, mllm: Path | None = None) -> dict[str, Part]:
     return parts
 
 
-def _count_part(folder: Path, compression: int = 8) -> Part:
-    from duogen.models.placement import KEPT_WHOLE
+def _compression(vae: dict[str, Any]) -> int:
+    """How many pixels of a picture's side an autoencoder makes one latent."""
+    if isinstance(vae.get("patch_size"), int):
+        return vae["patch_size"]
+    widths = vae.get("encoder_block_out_channels") or ()  # of a deep-compression one
+    return 2 ** (len(widths) - 1) if widths else 8
 
-    whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
-    total = shrinks = 0
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name == "__metadata__":
-                continue
-            count = math.prod(tensor["shape"])
-            total += count
-            linear = len(tensor["shape"]) == 2 and not re.search(whole, name)
-            shrinks += count if linear else 0
+
+def _count_part(folder: Path, compression: int = 8) -> Part:
+    from duogen.models.placement import KEPT_WHOLE, stored_quantisation
+    from duogen.models.weight_files import read_header
+
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if stored_quantisation(folder):
+        return _count_quantised(folder, config, compression)
+    whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
+    total, shrinks, names, widths = 0, 0, [], Counter[int]()
+    for file in folder.glob("*.safetensors"):
+        header = read_header(file)
+        for name, shape in header.shapes.items():
+            count = header.count(name)
+            total += count
+            linear = len(shape) == 2 and not re.search(whole, name)
+            shrinks += count if linear else 0
+            names.append(name)
+            widths.update(shape if len(shape) == 2 else shape[:1] if len(shape) > 2 else ())
     vae = "Autoencoder" in str(config.get("_class_name"))
-    return Part.of(config, total, 0 if vae else shrinks, compression)
+    part = Part.of(config, total, 0 if vae else shrinks, compression)
+    blocks = {found[0] for name in names if (found := re.match(r".*?(?:blocks?|layers?|h)\.\d+(?=\.)", name))}
+    commonest = widths.most_common(1)[0][0] if widths else 0  # where the configuration has names of its own
+    return replace(part, width=part.width or commonest, layers=part.layers or len(blocks))
+
+
+def _count_quantised(folder: Path, config: dict[str, Any], compression: int) -> Part:
+    """A part whose weights lie quantised: they take what they take in whatever precision it is opened."""
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    about = config["quantization_config"]
+    bits = 8 if about.get("load_in_8bit") else about.get("bits") or about.get("w_bit") or 4
+    return replace(Part.of(config, int(size * 8 / bits), 0, compression), bytes=size)

@@ -9,13 +9,15 @@ import diffusers.utils.logging
 import transformers.utils.logging
 
 from duogen.hub import timings
-from duogen.hub.catalogue import Found, Part, Preset, lora_file, preset_of
+from duogen.hub.catalogue import Found, Part, Preset, list_missing, lora_file, own_defaults, preset_of
 from duogen.hub.memory_plan import Machine, Plan, replan_size
 from duogen.hub.memory_plan import plan as best_plan
+from duogen.models import guardrail
 from duogen.models.pipeline import About, DuoGenPipeline, open_pair, pick_device
 from duogen.models.placement import choose_kernel, explain_unused_gpu_here
+from duogen.models.weight_files import check_folder, describe_missing
 from duogen.options import ImageOptions, LoadOptions
-from duogen.painters.diffusers import DiffusersPair, is_diffusers_pipeline, open_diffusers_pair, own_defaults
+from duogen.painters.diffusers import DiffusersPair, check_paints, is_diffusers_pipeline, open_diffusers_pair, takes_sources
 
 
 @dataclass
@@ -63,8 +65,10 @@ def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = No
     Raises:
         ValueError: the pair has no such preset, or this machine no such device or kernel.
     """
-    known = found.entry
-    about, stock = asdict(About.load(found.folder)), is_diffusers_pipeline(found.folder)
+    about, stock, known = asdict(About.load(found.folder)), is_diffusers_pipeline(found.folder), found.entry
+    if stock:
+        check_paints(found.folder)
+    check_whole(found)
     if not stock:
         about["most_sources"] = 0
     if not (found.folder / "duogen.json").exists():
@@ -73,13 +77,34 @@ def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = No
     preset = preset_of(presets, requested.preset)
     if preset:
         about |= preset.about()
-    parts, there = found.parts(), machine or Machine.here(requested.device)
+    about["frames"] = not stock
+    if stock and not takes_sources(found.folder):
+        about["most_sources"] = 0
+    parts, there = dict(found.parts()), machine or Machine.here(requested.device)
+    if preset:
+        parts["lora"] = Part(preset.bytes // 2, 0, 1, 1)
+    if guardrail.is_installed() and is_guarded(found):
+        parts["guardrail"] = Part(guardrail.PARAMETERS, 0, 1, 1)
     if "transformer" not in parts:
         raise ValueError(f"The pipeline in {found.folder} has no transformer and no unet that could paint; choose another one.")
     costs = Costs(found.name(), best_plan(parts, about, there, requested, presets[0].title if presets else ""), parts, about, there)
     if machine is None:
         costs.plan = _add_known(costs)
     return costs, preset
+
+
+def is_guarded(found: Found) -> bool:
+    """Whether a pair's licence asks for the guardrail."""
+    return (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.names_guardrail(found.folder)
+
+
+def check_whole(found: Found) -> None:
+    """Raises ValueError, one sentence, when a file of a pair that is here is missing or cannot be opened."""
+    for folder, index in ((found.folder, "model_index.json"), (found.mllm, "config.json")):
+        if folder is not None and (folder / index).is_file():
+            if missing := list_missing(folder):
+                raise ValueError(describe_missing(folder, missing))
+            check_folder(folder)
 
 
 def _add_known(costs: Costs) -> Plan:
@@ -104,6 +129,7 @@ def open_planned(found: Found, load: LoadOptions, preset: Preset | None = None) 
     if preset:
         known |= preset.about()
     if is_diffusers_pipeline(found.folder):
+        known = own_defaults(found.folder) | known
         few_steps = (lora_file(preset), preset.scheduler) if preset else ()
         return open_diffusers_pair(found.folder, found.mllm, load, known, *few_steps)
     pair = open_pair(found.folder, load=load)

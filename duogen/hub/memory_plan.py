@@ -29,17 +29,27 @@ TILE = 256  # pixels of a tile's side
 HOST_SPARE = 2 * GB  # left to everything else on the machine
 FLOPS_OF_A_CORE = 2.5e10  # of a CPU core in float32, measured for large products; bf16 and NF4 are no faster
 SIDES = (1024, 768, 512)
-EARLIER = 3  # pictures before the one that is painted, where a pipeline does not say how many it takes
+CONVERSATION = 7  # pictures before the last one of a long conversation
+VISION = 640 * 640 / 14**2 * 1280 * 2.0 * 24  # bytes: a picture as the MLLM sees it, on its way through the vision tower
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: free bytes of the GPU (0 without one), free bytes of host memory, CPU cores, and the MLLM's best precision there."""
+    """What there is.
+
+    Attributes:
+        gpu: free bytes of the GPU, 0 without one. `host`: free bytes of host memory. `cores`: of the CPU.
+        precision: the MLLM's best one on a CPU.
+        unified: the GPU's memory is the host's, as of Apple's.
+        quantises: bitsandbytes works on the GPU.
+    """
 
     gpu: float
     host: float
     cores: int = 1
     precision: str = "bf16"
+    unified: bool = False
+    quantises: bool = True
 
     @staticmethod
     def here(device: str = "auto") -> Machine:
@@ -49,9 +59,16 @@ class Machine:
         from duogen.precision import best_precision
 
         host, cores = psutil.virtual_memory().available, os.cpu_count() or 1
-        if device != "cpu" and torch.cuda.is_available():
-            free, _ = torch.cuda.mem_get_info()
+        if device in ("auto", "cuda") or device.startswith("cuda:"):
+            if torch.cuda.is_available():
+                free, _ = torch.cuda.mem_get_info()
+                return Machine(free, host, cores)
+        elif device.startswith("xpu") and torch.xpu.is_available():
+            free, _ = torch.xpu.mem_get_info()
             return Machine(free, host, cores)
+        elif device.startswith("mps") and torch.backends.mps.is_available():
+            free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+            return Machine(min(free, host), host, cores, unified=True, quantises=False)
         return Machine(0, host, cores, best_precision())
 
     @staticmethod
@@ -73,6 +90,7 @@ class Plan:
         seconds: for a picture, where that is known beforehand (on a CPU, or after the first pictures), else 0.
         measured: whether `seconds` is what pictures took here, not an estimate.
         attention: the painter's kernel; "auto" for a GPU that is not here.
+        moved: bytes that go to the GPU for each picture where the painter comes layer by layer, else 0.
         unused_gpu: what to install for a GPU that PyTorch cannot use, in a sentence; "" where there is none.
         faster: what would make it faster, in sentences.
     """
@@ -88,6 +106,7 @@ class Plan:
     measured: bool = False
     attention: Kernel = Kernel("native")
     unused_gpu: str = ""
+    moved: float = 0.0
 
     def how(self, guided: bool) -> str:
         """All that makes a step of a picture faster or slower on one machine, as a word for `duogen.hub.timings`."""
@@ -103,6 +122,7 @@ class Plan:
         said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
         how = {"model": "The parts take turns on the GPU.", "group": "The painter comes layer by layer."}
         said += [how.get(load.offload, "") if self.gpu else ""]
+        said += [f"That moves {_gb(self.moved)} to the GPU for each picture." if self.moved else ""]
         said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
         if not self.gpu:
             said += [f"It needs {_gb(self.host)} of memory."]
@@ -125,7 +145,9 @@ class Plan:
 
 
 def weights(part: Part, precision: str) -> float:
-    """Bytes of a part's weights; what quantisation leaves alone stays in 16 bits."""
+    """Bytes of a part's weights; what quantisation leaves alone stays in 16 bits, and what came quantised as it is."""
+    if part.bytes:
+        return part.bytes
     rest = part.parameters - part.quantisable
     return part.quantisable * BYTES[precision] + rest * max(2.0, BYTES[precision])
 
@@ -146,8 +168,15 @@ def plan(
             pictures.
         requested: what is not "auto" is kept.
         few_steps: title of a few-step LoRA of the pair, to be named where steps are many.
+
+    Raises:
+        ValueError: a part's size is not known.
     """
     requested = requested or LoadOptions()
+    for name in ("transformer", "mllm" if "mllm" in parts else "text_encoder"):
+        part = parts.get(name, NOTHING)
+        if part.parameters and not (part.width and part.layers):
+            raise ValueError(f"The configuration of this pair's {name} does not say how wide and deep it is; choose another pair.")
     tried = [_add_costs(parts, about, machine, each) for each in _candidates(about, machine, requested)]
     chosen = next((each for each in tried if each.fits), None)
     if chosen is None:
@@ -180,6 +209,8 @@ def _candidates(about: dict[str, Any], machine: Machine, requested: LoadOptions)
     has_gpu = machine.gpu > 0
     full = "bf16" if has_gpu else "fp32"
     precisions = [("bf16", full), ("nf4", full), ("nf4", "bf16"), ("nf4", "nf4")]
+    if not machine.quantises:
+        precisions = [("bf16", full)]
     if machine.precision == "mixed":
         precisions = [("mixed", full), *precisions]
     for size in sizes:
@@ -197,10 +228,13 @@ def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, 
     load, size = candidate
     mllm = parts.get("mllm") or parts.get("text_encoder") or NOTHING
     held = {name: weights(part, _precision_of(name, load)) for name, part in parts.items()}
+    held["transformer"] += held.pop("lora", 0.0)
+    guardrail = held.pop("guardrail", 0.0)  # stays where it was opened
     talk, paint = mllm_work(mllm), painter_work(parts["transformer"], about, size)
     decode = vae_work(parts.get("vae", NOTHING), size, load.tiling == "on")
     total = sum(held.values())
-    memory = mllm.layers * 2 * mllm.cached * CONTEXT * 2.0  # keys and values stay on the GPU, whatever else leaves it
+    # Keys and values stay on the GPU, whatever else leaves it.
+    memory = mllm.layers * 2 * mllm.cached * CONTEXT * 2.0 + frame_cache(parts["transformer"], about, size) + guardrail
     if load.offload == "none":
         peak = total + memory + max(talk, paint, decode)
     else:
@@ -212,14 +246,15 @@ def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, 
         host, gpu = peak, 0.0
     else:
         host, gpu = (total if load.offload != "none" else 0.3 * max(held.values())), peak
-    fits = gpu <= machine.gpu and host + HOST_SPARE <= machine.host
+    fits = gpu <= machine.gpu and host + HOST_SPARE + gpu * machine.unified <= machine.host
+    moved = held["transformer"] * about.get("steps", 8) * _passes(about) if load.offload == "group" and machine.gpu else 0.0
     seconds = 0.0 if machine.gpu else _cpu_seconds(parts["transformer"], about, size, machine.cores)
     kernel = load.attention if load.attention != "auto" or machine.gpu else "native"
-    return Plan(load, size, gpu, host, fits, seconds=seconds, attention=Kernel(kernel))
+    return Plan(load, size, gpu, host, fits, seconds=seconds, attention=Kernel(kernel), moved=moved)
 
 
 def _precision_of(name: str, load: LoadOptions) -> str:
-    if name == "vae":
+    if name in ("vae", "lora", "guardrail"):
         return "bf16"
     return load.painter_precision if name == "transformer" else load.precision
 
@@ -229,14 +264,40 @@ def frame_tokens(part: Part, size: tuple[int, int]) -> int:
 
 
 def mllm_work(part: Part) -> float:
-    """Work memory of the MLLM: a picture's vision tokens and the prompt go through it at once."""
-    return PROMPT * part.width * 2.0 * 24 + 0.1 * GB
+    """Work memory of the MLLM: a picture goes through its vision tower, then its vision tokens and the prompt at once through the rest."""
+    return max(PROMPT * part.width * 2.0 * 24, VISION) + 0.1 * GB
+
+
+def paints_frames(about: dict[str, Any]) -> bool:
+    """Whether a pair's painter paints frames; others are pipelines, which say how many source pictures they take."""
+    return bool(about.get("frames", "most_sources" not in about))
+
+
+def earlier_pictures(about: dict[str, Any]) -> int:
+    """How many earlier pictures a long conversation has that the painter sees."""
+    if not paints_frames(about):
+        return about.get("most_sources", 0)
+    tuned = about.get("tuned", about.get("frame_attention") == "block_causal")
+    return CONVERSATION if tuned else 0  # an untuned one paints from words alone
+
+
+def frame_cache(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
+    """Keys and values of a conversation's earlier pictures, where frames attend block-causally."""
+    if not paints_frames(about) or about.get("frame_attention") != "block_causal":
+        return 0.0
+    return earlier_pictures(about) * frame_tokens(part, size) * part.layers * 2 * part.width * 2.0
+
+
+def _passes(about: dict[str, Any]) -> int:
+    """How often every layer comes in a step: pipelines run their guidance apart, painters of frames in one batch."""
+    return 2 if about.get("guidance", 1.0) > 1 and not paints_frames(about) else 1
 
 
 def painter_work(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
-    """Work memory of one denoising step: some 20 activations of 16 bits for every token and channel."""
-    branches = 2 if about.get("guidance", 1.0) > 1 and not about.get("most_sources") else 1  # pipelines run theirs one after the other
-    tokens = frame_tokens(part, size) * (1 + (about.get("most_sources") or EARLIER)) + WORDS
+    """Work memory of one denoising step: some 20 activations of 16 bits for every token and channel that goes through the layers."""
+    branches = 2 if about.get("guidance", 1.0) > 1 and paints_frames(about) else 1  # pipelines run theirs one after the other
+    cached = about.get("frame_attention") == "block_causal" and paints_frames(about)
+    tokens = frame_tokens(part, size) * (1 + (0 if cached else earlier_pictures(about))) + WORDS
     return branches * tokens * part.width * 2.0 * 20 + 0.2 * GB
 
 
@@ -250,8 +311,9 @@ def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores
     """Two operations for every weight and token, in each step and branch."""
     branches = 2 if about.get("guidance", 1.0) > 1 else 1
     frame = frame_tokens(part, size)
-    words = WORDS if about.get("most_sources") else 0  # of painters of frames they do not go through the layers
-    tokens = words + frame * (1 if about.get("frame_attention") == "block_causal" else 2)  # with one picture before it
+    words = 0 if paints_frames(about) else WORDS  # of painters of frames they do not go through the layers
+    cached = about.get("frame_attention") == "block_causal" and paints_frames(about)
+    tokens = words + frame * (1 if cached else 1 + min(1, earlier_pictures(about)))  # with one picture before it
     return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
 
 

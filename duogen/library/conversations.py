@@ -1,11 +1,13 @@
 """Conversations on disk, one folder each, below `DUOGEN_HOME/conversations`; saved after every change and searched by words.
 
 Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, a note for each answer (the line under it, its
-seed and options), and the question that is not asked yet. Deleted conversations stay in `.deleted` for a month.
+seed and options), and the question that is not asked yet. Deleted conversations stay in `.deleted` for a month. One server holds the home
+(`duogen.paths.lock_home`); commands beside it may read and change conversations, since each change reads what is on the disk first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -15,105 +17,160 @@ import tempfile
 import threading
 import time
 import uuid
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from PIL import Image as PILImage
+from filelock import FileLock
 
-from duogen.conversation import Conversation, load_conversation, save_conversation
-from duogen.files import write_beside
-from duogen.picture_input import MAX_PIXELS
+from duogen.conversation import Conversation, load_conversation, read_payload, save_conversation
+from duogen.files import read_bytes, read_record, write_beside
+from duogen.library.conversation_zip import ABOUT, CONVERSATION, NOT_OURS, extract_zip, pack_folder
+from duogen.library.deletions import remove_old
+from duogen.text_decoding import clean_text, clean_title, cut_text, fold_text
 
 KEPT_OPEN = 8
-KEPT_DELETED_SECONDS = 30 * 24 * 3600
-TITLE_LETTERS = 60
-ZIP_FILES, ZIP_BYTES, ZIP_TEXT_BYTES, ZIP_PIXELS = 2000, 512 * 1024**2, 32 * 1024**2, 8 * MAX_PIXELS
-ZIP_NAMES = re.compile(r"conversation\.json|about\.json|images/[0-9a-f]{64}\.png")
-NOT_OURS = "This zip is no conversation that was exported here; bring a file that Export has made."
+TITLE_LETTERS, NAME_LETTERS = 60, 200
+ABANDONED_SECONDS = 24 * 3600  # an import of this age has no process any more
+STEP_SECONDS = 0.001
+TITLE_IN_DAMAGE = re.compile(rb'"title": ?("(?:[^"\\]|\\.)*")')
+GONE = "There is no such conversation here; it may have been deleted."
+ID = re.compile("[0-9a-f]{32}")  # checked before a name is joined to a path
 
 Note = dict[str, Any]
+Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the list. `changed` is in seconds since 1970."""
+    """A line of the list. `changed` is in seconds since 1970; `damaged` says that the conversation cannot be opened."""
 
     id: str
     title: str
     pinned: bool
     changed: float
+    damaged: bool = False
 
 
 def make_title(words: str) -> str:
     """Make a title from the first words of a question."""
-    line = " ".join(words.split())
+    line = clean_title(words)
     if len(line) <= TITLE_LETTERS:
         return line or "Pictures"
-    return line[:TITLE_LETTERS].rsplit(" ", 1)[0] + " …"
-
-
-ID = re.compile("[0-9a-f]{32}")  # checked before a name is joined to a path
+    return cut_text(line, TITLE_LETTERS) + " …"
 
 
 class ConversationStore:
-    """The folder of all conversations. Thread-safe; changes happen one after the other."""
+    """The folder of all conversations. Thread-safe; changes happen one after the other, also those of several processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.deleted = folder, folder / ".deleted"
         self.deleted.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
-        self._open: OrderedDict[str, Conversation] = OrderedDict()
-        self._read: dict[str, tuple[tuple[float, float], Entry, str]] = {}
-        for left in [*folder.glob(".coming-*"), *self.deleted.iterdir()]:
-            if left.parent == folder or time.time() - left.stat().st_ctime > KEPT_DELETED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+        self._file_lock = FileLock(self.deleted / ".lock", thread_local=False)
+        self._open: OrderedDict[str, tuple[Stamp, Conversation]] = OrderedDict()
+        self._read: dict[str, tuple[Stamp, Entry, str]] = {}
+        self._newest: float | None = None  # the latest time of all conversations, once it is known
+        with self._changing():
+            remove_old(self.deleted)
+            for left in folder.glob(".coming-*"):
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other threads and processes from changing anything meanwhile."""
+        with self._lock, self._file_lock:
+            yield
 
     def list_entries(self, words: str = "") -> list[Entry]:
         """List the conversations that contain all of `words`, pinned ones first, then the newest."""
-        wanted, found = words.casefold().split(), []
-        with self._lock:
-            for file in self.folder.glob("*/conversation.json"):
-                try:
-                    entry, said = self._summarise(file)
-                except (OSError, ValueError, KeyError, TypeError):
-                    continue  # opening a damaged one reports the error; the others must be listed
-                if all(word in said for word in wanted):
-                    found.append(entry)
+        wanted = fold_text(words).split()
+        found = [entry for entry, said in self._summarise_all() if all(word in said for word in wanted)]
         return sorted(found, key=lambda entry: (entry.pinned, entry.changed), reverse=True)
 
-    def _summarise(self, file: Path) -> tuple[Entry, str]:
-        about = file.with_name("about.json")
-        times = (file.stat().st_mtime, about.stat().st_mtime if about.exists() else 0.0)
-        known = self._read.get(file.parent.name)
-        if known is None or known[0] != times:
-            payload = json.loads(file.read_text(encoding="utf-8"))
-            said = [part["text"] for turn in payload["turns"] for part in turn["parts"] if part["type"] == "text"]
-            entry = Entry(file.parent.name, payload["title"], self.read_about(file.parent.name)["pinned"], times[0])
-            known = self._read[entry.id] = (times, entry, " ".join([payload["title"], *said]).casefold())
+    def _summarise_all(self) -> list[tuple[Entry, str]]:
+        """The entry and the folded words of every conversation."""
+        with self._lock:
+            here = [folder for folder in self.folder.iterdir() if ID.fullmatch(folder.name) and folder.is_dir()]
+            for gone in self._read.keys() - {folder.name for folder in here}:
+                del self._read[gone]
+            found = [self._summarise(folder) for folder in here]
+        return [each for each in found if each is not None]
+
+    def _summarise(self, folder: Path) -> tuple[Entry, str] | None:
+        """The entry of a conversation; `None` for a folder without a file, which is just being made."""
+        stamp = (*_stamp(folder / CONVERSATION), *_stamp(folder / ABOUT))
+        known = self._read.get(folder.name)
+        if known is None or known[0] != stamp:
+            try:
+                payload = read_payload(folder)
+                entry = Entry(folder.name, clean_title(payload["title"]), self.read_about(folder.name)["pinned"], _time_of(folder, payload))
+                texts = [part["text"] for turn in payload["turns"] for part in turn["parts"] if part["type"] == "text"]
+                said = fold_text("\n".join([entry.title, *texts]))
+            except ValueError:
+                if not any(file.is_file() for file in folder.rglob("*")):
+                    return None
+                entry = Entry(folder.name, _guess_title(folder), self.read_about(folder.name)["pinned"], _time_of(folder, {}), damaged=True)
+                said = fold_text(entry.title)
+            known = self._read[folder.name] = (stamp, entry, said)
         return known[1], known[2]
 
-    def open(self, id: str) -> Conversation:
-        """Raises: ValueError: there is no such conversation, or it is damaged."""
+    def entry(self, id: str) -> Entry:
+        """The line of one conversation, damaged or not. Raises ValueError: there is no such conversation."""
         with self._lock:
-            if id not in self._open:
-                self._open[id] = load_conversation(self._folder_of(id))
-                while len(self._open) > KEPT_OPEN:
-                    self._open.popitem(last=False)
+            found = self._summarise(self._folder_of(id))
+        if found is None:
+            raise ValueError(GONE)
+        return found[0]
+
+    def open(self, id: str) -> Conversation:
+        """The conversation as it is on the disk.
+
+        Raises:
+            ValueError: there is no such conversation, or it is damaged.
+        """
+        with self._lock:
+            folder = self._folder_of(id)
+            stamp, known = _stamp(folder / CONVERSATION), self._open.get(id)
+            if known is None or known[0] != stamp:
+                self._remember(id, stamp, replace(load_conversation(folder, lazily=True), id=id))
             self._open.move_to_end(id)
-            return self._open[id]
+            return self._open[id][1]
+
+    def _remember(self, id: str, stamp: Stamp, conversation: Conversation) -> None:
+        self._open[id] = stamp, conversation
+        while len(self._open) > KEPT_OPEN:
+            self._open.popitem(last=False)
 
     def save(self, conversation: Conversation) -> Conversation:
-        """Raises: ValueError: its id is not one that DuoGen gives."""
+        """Save a conversation. Turns that another process has added since it was opened here stay.
+
+        Raises:
+            ValueError: its id is not one that DuoGen gives.
+        """
         if not ID.fullmatch(conversation.id):
             raise ValueError("This conversation has an id that DuoGen never gives.")
-        with self._lock:
-            save_conversation(conversation, self.folder / conversation.id)
-            self._open[conversation.id] = conversation
+        with self._changing():
+            known, stamp = self._open.get(conversation.id), _stamp(self.folder / conversation.id / CONVERSATION)
+            if known is not None and any(stamp) and known[0] != stamp:
+                conversation = replace(conversation, turns={**self.open(conversation.id).turns, **conversation.turns})
+            return self._write(conversation, self._next_time())
+
+    def _write(self, conversation: Conversation, changed: float) -> Conversation:
+        folder = self.folder / conversation.id
+        save_conversation(conversation, folder, changed)
+        self._remember(conversation.id, _stamp(folder / CONVERSATION), conversation)
         return conversation
+
+    def _next_time(self) -> float:
+        """A time after that of every conversation, so that the newest change is on top whatever a clock said before."""
+        if self._newest is None:
+            self._newest = max((entry.changed for entry, _ in self._summarise_all()), default=0.0)
+        self._newest = max(time.time(), self._newest + STEP_SECONDS)
+        return self._newest
 
     def change(self, id: str, how: Callable[[Conversation], Conversation], quiet: bool = False) -> Conversation:
         """Save the result of `how` on a conversation. A `quiet` change does not move it up in the list.
@@ -121,55 +178,52 @@ class ConversationStore:
         Raises:
             ValueError: it is gone.
         """
-        with self._lock:
-            file = self._folder_of(id) / "conversation.json"
-            before = file.stat()
-            changed = self.save(how(self.open(id)))
-            if quiet:
-                os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-                self._read.pop(id, None)
-            return changed
+        with self._changing():
+            folder = self._folder_of(id)
+            changed, summary = how(self.open(id)), self._summarise(folder)
+            return self._write(changed, summary[0].changed if quiet and summary else self._next_time())
 
     def read_about(self, id: str) -> dict[str, Any]:
         """Read `pinned`; `notes`: by turn, `line` (the line under the answer), `seed` and `options`; `unasked`: `text` and `files` of the
         question that waits for the end of an answer, or `None`."""
         try:
-            found = json.loads((self._folder_of(id) / "about.json").read_text(encoding="utf-8"))
-            notes, waits = {turn: dict(note) for turn, note in found["notes"].items()}, found.get("unasked")
-            unasked = {"text": str(waits["text"]), "files": [str(file) for file in waits["files"]]} if waits else None
-            return {"pinned": bool(found["pinned"]), "notes": notes, "unasked": unasked}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {"pinned": False, "notes": {}, "unasked": None}
+            found = read_record(self._folder_of(id) / ABOUT)
+        except ValueError:
+            found = {}
+        notes, unasked = found.get("notes"), found.get("unasked")
+        checked = {turn: _check_note(note) for turn, note in notes.items() if isinstance(note, dict)} if isinstance(notes, dict) else {}
+        return {"pinned": found.get("pinned") is True, "notes": checked, "unasked": _check_unasked(unasked)}
 
     def save_note(self, id: str, turn: str, note: Note) -> None:
         """Save a note about an answer."""
-        with self._lock:
+        with self._changing():
             about = self.read_about(id)
             self._write_about(id, about | {"notes": about["notes"] | {turn: note}})
 
     def save_unasked(self, id: str, unasked: dict[str, Any] | None) -> None:
         """Save the question to ask later, as `read_about` returns it; `None` removes it."""
-        with self._lock:
+        with self._changing():
             about = self.read_about(id)
             if unasked != about["unasked"]:
                 self._write_about(id, about | {"unasked": unasked})
 
     def pin(self, id: str, pinned: bool) -> None:
-        with self._lock:
+        with self._changing():
             self._write_about(id, self.read_about(id) | {"pinned": pinned})
 
     def _write_about(self, id: str, about: dict[str, Any]) -> None:
-        write_beside(self._folder_of(id) / "about.json", json.dumps(about, ensure_ascii=False, indent=1).encode())
+        write_beside(self._folder_of(id) / ABOUT, clean_text(json.dumps(about, ensure_ascii=False, indent=1)).encode())
 
     def rename(self, id: str, title: str) -> None:
-        """Raises: ValueError: the title is empty, or the conversation is gone."""
-        if not title.strip():
+        """Raises: ValueError: nothing of the title can be seen, or the conversation is gone."""
+        name = cut_text(clean_title(title), NAME_LETTERS)
+        if not name:
             raise ValueError("A conversation needs a name; type one.")
-        self.change(id, lambda conversation: replace(conversation, title=" ".join(title.split())[:200]), quiet=True)
+        self.change(id, lambda conversation: replace(conversation, title=name), quiet=True)
 
     def delete(self, id: str) -> None:
-        """Move a conversation to the deleted ones, from where `restore` brings it back."""
-        with self._lock:
+        """Move a conversation, damaged or not, to the deleted ones, from where `restore` brings it back."""
+        with self._changing():
             folder = self._folder_of(id)  # checks the name, before anything is joined to a path or removed
             aside = self.deleted / folder.name
             if aside.exists():
@@ -185,27 +239,35 @@ class ConversationStore:
 
     def purge_deleted(self) -> None:
         """Delete the deleted conversations for good."""
-        with self._lock:
+        with self._changing():
             for folder in self.deleted.iterdir():
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)  # leaves the files beside them, which are ours
 
     def restore(self, id: str) -> None:
-        """Raises: ValueError: it is no longer there."""
-        with self._lock:
+        """Raises: ValueError: it is no longer there, or was written again since it was deleted."""
+        with self._changing():
             if not ID.fullmatch(id) or not (self.deleted / id).is_dir():
                 raise ValueError("This conversation is gone for good.")
+            if (self.folder / id).exists():
+                raise ValueError("This conversation has come back already; look for it in the list.")
             (self.deleted / id).rename(self.folder / id)
 
     def pack(self, id: str) -> bytes:
-        """A conversation as a zip, with all branches and pictures."""
-        with self._lock:
-            folder, data = self._folder_of(id), io.BytesIO()
-            with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as packed:  # PNG does not get smaller
-                for file in sorted(folder.rglob("*")):
-                    name = file.relative_to(folder).as_posix()
-                    if ZIP_NAMES.fullmatch(name):
-                        packed.write(file, name)
-            return data.getvalue()
+        """A conversation as a zip, with all branches and pictures. Raises ValueError as `pack_to`."""
+        data = io.BytesIO()
+        self.pack_to(id, data)
+        return data.getvalue()
+
+    def pack_to(self, id: str, out: BinaryIO) -> None:
+        """Write a conversation, damaged or not, as a zip that `unpack` takes.
+
+        Raises:
+            ValueError: it is gone, or holds more than `unpack` takes.
+        """
+        try:
+            pack_folder(self._folder_of(id), out)  # without the lock: files are replaced whole, and an answer may go on meanwhile
+        except FileNotFoundError as error:
+            raise ValueError(GONE) from error
 
     def unpack(self, file: Path) -> Conversation:
         """Import what `pack` made as a new conversation. Existing conversations do not change.
@@ -215,45 +277,69 @@ class ConversationStore:
         """
         with tempfile.TemporaryDirectory(prefix=".coming-", dir=self.folder) as folder:
             coming = Path(folder) / uuid.uuid4().hex
-            _extract(file, coming)
+            extract_zip(file, coming)
             try:
-                conversation = replace(load_conversation(coming), id=coming.name)
-            except (ValueError, AttributeError) as error:
-                raise ValueError(f"The conversation in {file.name} is damaged; export it again.") from error
-            if not all(isinstance(id, str) and ID.fullmatch(id) for id in conversation.turns):
+                conversation = replace(load_conversation(coming, lazily=True), id=coming.name)
+            except ValueError as error:
+                reason = str(error).replace(str(coming), file.name)
+                raise ValueError(reason) from error
+            if not all(ID.fullmatch(id) for id in conversation.turns):
                 raise ValueError(NOT_OURS)
-            self.save(replace(conversation, title=str(conversation.title)[:200]))
-            about = coming / "about.json"
-            if about.exists():
-                write_beside(self.folder / coming.name / "about.json", about.read_bytes())
-                self._write_about(coming.name, self.read_about(coming.name) | {"pinned": False, "unasked": None})
+            with self._changing():
+                title = cut_text(clean_title(conversation.title), NAME_LETTERS)
+                save_conversation(replace(conversation, title=title), coming, self._next_time())
+                coming.rename(self.folder / coming.name)
+                if (self.folder / coming.name / ABOUT).exists():
+                    self._write_about(coming.name, self.read_about(coming.name) | {"pinned": False, "unasked": None})
         return self.open(conversation.id)
 
     def _folder_of(self, id: str) -> Path:
         if not ID.fullmatch(str(id)) or not (self.folder / id).is_dir():
-            raise ValueError("There is no such conversation here; it may have been deleted.")
+            raise ValueError(GONE)
         return self.folder / id
 
 
-def _extract(file: Path, folder: Path) -> None:
-    """Raises: ValueError: the zip holds files that `ConversationStore.pack` never writes, or too much."""
+def _stamp(file: Path) -> Stamp:
+    """What changes whenever a file is written; zeros where it is not there."""
     try:
-        with zipfile.ZipFile(file) as packed:
-            inside = packed.infolist()
-            if len({each.filename for each in inside}) != len(inside) or not all(ZIP_NAMES.fullmatch(each.filename) for each in inside):
-                raise ValueError(NOT_OURS)
-            small = all(each.file_size <= ZIP_TEXT_BYTES for each in inside if each.filename.endswith(".json"))
-            if not small or len(inside) > ZIP_FILES or sum(each.file_size for each in inside) > ZIP_BYTES:
-                raise ValueError(f"{file.name} holds too much; a conversation may have {ZIP_BYTES // 1024**2} MB.")
-            (folder / "images").mkdir(parents=True)
-            pixels = 0
-            for each in inside:
-                data = packed.read(each)  # at most the declared size, or it raises
-                if each.filename.endswith(".png"):
-                    with PILImage.open(io.BytesIO(data)) as picture:  # reads the header only
-                        pixels += picture.width * picture.height
-                if pixels > ZIP_PIXELS:
-                    raise ValueError(f"{file.name} holds too much; its pictures may have {ZIP_PIXELS // 10**6} megapixels together.")
-                (folder / each.filename).write_bytes(data)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, PILImage.DecompressionBombError) as error:
-        raise ValueError(NOT_OURS) from error
+        found = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _time_of(folder: Path, payload: dict[str, Any]) -> float:
+    """When a conversation was changed: as it says itself, else by its files, of which a date in the future says nothing."""
+    changed = payload.get("changed")
+    if isinstance(changed, int | float) and 0 <= changed < 1e11:
+        return float(changed)
+    file = folder / CONVERSATION
+    return min((file if file.exists() else folder).stat().st_mtime, time.time())
+
+
+def _guess_title(folder: Path) -> str:
+    """The title of a damaged conversation, "" where it cannot be found."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if found := TITLE_IN_DAMAGE.search(read_bytes(folder / CONVERSATION)[:1000]):
+            return clean_title(str(json.loads(found[1].decode())))
+    return ""
+
+
+def _check_note(note: dict[Any, Any]) -> Note:
+    """A note with the fields that `save_note` writes; those of another type are left out."""
+    kinds: dict[str, Any] = {"line": str, "thoughts": str, "seed": int, "options": dict}
+    return {
+        name: clean_text(note[name]) if isinstance(note[name], str) else note[name]
+        for name, kind in kinds.items()
+        if isinstance(note.get(name), kind)
+    }
+
+
+def _check_unasked(waits: Any) -> dict[str, Any] | None:
+    """The waiting question without files that are gone; `None` where there is none."""
+    if not isinstance(waits, dict) or not isinstance(waits.get("text"), str) or not isinstance(waits.get("files"), list):
+        return None
+    return {
+        "text": clean_text(waits["text"]),
+        "files": [file for file in waits["files"] if isinstance(file, str) and os.path.isfile(file)],
+    }

@@ -18,6 +18,7 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from duogen.picture_input import MAX_PIXELS, open_picture
+from duogen.text_decoding import clean_text
 
 PARAMETERS, OURS = "parameters", "duogen"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -92,17 +93,19 @@ def encode_png(picture: PILImage.Image, about: PictureInfo) -> bytes:
 
 
 def to_json(about: PictureInfo) -> str:
-    return json.dumps(asdict(about), ensure_ascii=False)
+    return clean_text(json.dumps(asdict(about), ensure_ascii=False))
 
 
 def from_json(text: str) -> PictureInfo:
     """Raises: ValueError: the text was not written by `to_json`."""
     try:
         given = json.loads(text)
-        known = {name: given[name] for name in KINDS if name in given}
+        known: dict[str, Any] = {name: given[name] for name in KINDS if name in given}
+        known |= {name: clean_text(value) for name, value in known.items() if isinstance(value, str)}
         sound = isinstance(given, dict) and all(isinstance(value, KINDS[name]) for name, value in known.items())
         about = PictureInfo(**known) if sound else None
         if about and 0 <= about.made < 1e11 and abs(about.seed or 0) < 2**63:
+            to_json(about)  # options that are nested too deep could not be written again
             return about
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(DAMAGED) from error
@@ -115,7 +118,7 @@ def replace_info(data: bytes, about: PictureInfo) -> bytes:
     Raises:
         ValueError: it is no PNG.
     """
-    if data[:8] != SIGNATURE:
+    if data[:8] != SIGNATURE or len(data) < 20:
         raise ValueError("Only a PNG file can hold settings; save the picture as one first.")
     kept, at = [], 8
     while at + 12 <= len(data):
@@ -137,12 +140,12 @@ def read_header(file: Path) -> tuple[PictureInfo, tuple[int, int]]:
     """
     try:
         with PILImage.open(file, formats=["PNG"]) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{file.name} has more than {MAX_PIXELS // 10**6} megapixels.")
-            about = _parse_texts(picture.info)
-            return about or PictureInfo(painted=False, made=file.stat().st_mtime), picture.size
-    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+            about, size = _parse_texts(picture.info), picture.size
+    except Exception as error:  # whatever a damaged file raises, it costs this picture alone
         raise ValueError(f"{file.name} cannot be read as a PNG picture.") from error
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{file.name} has more than {MAX_PIXELS // 10**6} megapixels.")
+    return about or PictureInfo(painted=False, made=file.stat().st_mtime), size
 
 
 def read_upload(file: Path) -> tuple[PILImage.Image, PictureInfo | None]:
@@ -152,12 +155,11 @@ def read_upload(file: Path) -> tuple[PILImage.Image, PictureInfo | None]:
         ValueError: it cannot be read; one sentence.
     """
     picture = open_picture(file)
-    with PILImage.open(file) as again:
-        try:
-            texts = again.text if isinstance(again, PngImageFile) else {}  # reads what stands after the pixels too
-        except (OSError, SyntaxError, ValueError):
-            texts = again.info
-        return picture, _parse_texts(texts)
+    texts: Mapping[Any, Any] = {}
+    with contextlib.suppress(Exception), PILImage.open(file) as again:  # the picture is sound; settings that cannot be read are none
+        texts = again.info
+        texts = again.text if isinstance(again, PngImageFile) else {}  # reads what stands after the pixels too
+    return picture, _parse_texts(texts)
 
 
 def _parse_texts(texts: Mapping[Any, Any]) -> PictureInfo | None:

@@ -17,18 +17,25 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as PILImage
 
 from duogen.files import write_beside
+from duogen.library.deletions import remove_old
 from duogen.library.picture_file import PictureInfo, clear_links, encode_png, from_json, read_header, read_upload, replace_info, to_json
 from duogen.picture_input import open_picture
+from duogen.text_decoding import fold_text
 
-VERSION = 1
+VERSION = 2
 THUMBNAIL_PIXELS = 320
 THUMBNAIL_BYTES = 128 * 1024**2
-KEPT_DELETED_SECONDS = 30 * 24 * 3600
-SORTS = {"new": "made DESC", "old": "made", "large": "width * height DESC, bytes DESC, made DESC"}
+# A time in the future, which a clock that was wrong has written, counts as the oldest.
+SORTS = {
+    "new": "made > :now, made DESC",
+    "old": "made <= :now, made",
+    "large": "width * height DESC, bytes DESC, made > :now, made DESC",
+}
 CJK = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff])")
 GONE = "This picture is no longer here; it may have been deleted."
 COLUMNS = "id, width, height, bytes, about"
@@ -83,9 +90,7 @@ class Gallery:
             folder.mkdir(parents=True, exist_ok=True)
         self.thumbnails = Thumbnails(home / "thumbnails")
         self._lock = threading.RLock()
-        for file in self.deleted.glob("*.png"):
-            if time.time() - file.stat().st_ctime > KEPT_DELETED_SECONDS:
-                file.unlink(missing_ok=True)
+        remove_old(self.deleted)
         try:
             self._open_index()
             self.sync()
@@ -139,7 +144,8 @@ class Gallery:
                 "INSERT INTO pictures (id, made, width, height, bytes, stamp, favourite, root, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             ).lastrowid
-            index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, _space_cjk(f"{about.words} {about.caption}")))
+            said = _space_cjk(fold_text(f"{about.words} {about.caption}"))
+            index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, said))
 
     def add(self, picture: PILImage.Image, about: PictureInfo) -> Entry:
         """Save a picture with its info. The same pixels again give the same entry, as it was first added."""
@@ -176,17 +182,18 @@ class Gallery:
 
     def find(self, wanted: PictureQuery, start: int = 0, count: int = 60) -> tuple[list[Entry], int]:
         """At most `count` pictures of a search from the `start`-th on, and the total number."""
-        where, given = ["1"], []
+        where = ["1"]
+        given: dict[str, Any] = {"now": time.time(), "count": count, "start": max(0, start)}
         if terms := _search_terms(wanted.words):
-            where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)")
-            given.append(terms)
+            where.append("number IN (SELECT rowid FROM words WHERE words MATCH :terms)")
+            given["terms"] = terms
         if wanted.favourites:
             where.append("favourite")
         chosen = f"FROM pictures WHERE {' AND '.join(where)}"
         with self._connect() as index:
             total = index.execute(f"SELECT count(*) {chosen}", given).fetchone()[0]
-            listed = f"SELECT {COLUMNS} {chosen} ORDER BY {SORTS[wanted.sort]}, number DESC LIMIT ? OFFSET ?"
-            return [self._make_entry(row) for row in index.execute(listed, [*given, count, max(0, start)])], total
+            listed = f"SELECT {COLUMNS} {chosen} ORDER BY {SORTS[wanted.sort]}, number DESC LIMIT :count OFFSET :start"
+            return [self._make_entry(row) for row in index.execute(listed, given)], total
 
     def versions(self, id: str) -> list[Entry]:
         """All pictures made from the same first picture as this one, with that one, oldest first; parents before their children.
@@ -240,7 +247,7 @@ class Gallery:
         file = self.thumbnails.find(entry.id)
         if file is None:
             try:
-                picture = open_picture(entry.file)
+                picture = open_picture(entry.file, letterbox=True)
             except ValueError:  # one damaged file must not keep the others from being shown
                 picture = PILImage.new("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), "grey")
             file = self.thumbnails.make(entry.id, picture)
@@ -322,7 +329,7 @@ def _delete_row(index: sqlite3.Connection, id: str) -> None:
 
 def _search_terms(words: str) -> str:
     """The words of a search for FTS5: quoted prefixes of words; "" if there are none."""
-    parts = (_space_cjk(part).strip() for part in words.replace('"', " ").replace("\0", " ").split())
+    parts = (_space_cjk(part).strip() for part in fold_text(words).replace('"', " ").replace("\0", " ").split())
     return " ".join(f'"{part}"*' for part in parts if re.search(r"\w", part))
 
 

@@ -11,13 +11,17 @@ import numpy as np
 from PIL import Image as PILImage
 
 PACKAGE = "cosmos_guardrail"
+# What it fetches by itself when it is first opened, and what it computes with: Qwen3Guard-Gen-0.6B reads words, a RetinaFace finds faces.
+DOWNLOAD_BYTES = 1_350_000_000
+PARAMETERS = 625_000_000
 
 
 class Guardrail:
     """`cosmos_guardrail`'s checker, as diffusers' Cosmos pipelines use it."""
 
     def __init__(self, checker: Any, device: str) -> None:
-        self.checker = checker.to(device)
+        checker.to(device)  # which returns nothing
+        self.checker = checker
 
     def read(self, words: str) -> None:
         """Raises ValueError: it refuses the words."""
@@ -26,7 +30,7 @@ class Guardrail:
 
     def look(self, picture: PILImage.Image) -> PILImage.Image:
         """The picture, faces blurred where it wants that. Raises ValueError: it refuses the picture."""
-        seen = self.checker.check_video_safety(np.asarray(picture)[None])
+        seen = self.checker.check_video_safety(np.array(picture)[None])  # a copy: it blurs in place
         if seen is None:
             raise ValueError("The guardrail that this pair's licence asks for refuses this picture; ask for something else.")
         return PILImage.fromarray(seen[0])
@@ -43,9 +47,22 @@ def is_installed() -> bool:
 
 
 def open_guardrail(device: str) -> Guardrail | None:
-    """`None` where its package is not installed."""
+    """`None` where its package is not installed.
+
+    Raises:
+        ValueError: it cannot be opened; the sentence says why.
+    """
     if not is_installed():
         return None
-    from cosmos_guardrail import CosmosSafetyChecker  # ty: ignore[import-not-found]  # few have it
+    import torch
 
-    return Guardrail(CosmosSafetyChecker(), device)
+    try:
+        from cosmos_guardrail import CosmosSafetyChecker  # ty: ignore[import-not-found]  # few have it
+
+        return Guardrail(CosmosSafetyChecker(), device)
+    except torch.OutOfMemoryError as error:
+        raise ValueError("The guardrail that this pair's licence asks for does not fit beside it; use --offload model.") from error
+    except Exception as error:  # a missing library, a download that failed, a damaged file: the pair must not open without it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        then = "it fetches its own files at first, so connect this machine to the network and open the pair again"
+        raise ValueError(f"The guardrail that this pair's licence asks for cannot be opened ({reason}); {then}.") from error

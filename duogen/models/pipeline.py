@@ -29,9 +29,11 @@ from duogen.models.placement import (
     release_device,
     set_attention,
     set_tiling,
+    stored_quantisation,
 )
+from duogen.models.weight_files import check_file, check_folder
 from duogen.nn.frames import BlockForward, forward_block
-from duogen.options import LoadOptions, scale_size
+from duogen.options import LoadOptions, reshape_size, scale_size
 from duogen.precision import best_precision, token_dtype
 
 ABOUT = "duogen.json"
@@ -54,7 +56,9 @@ class About:
         image_size: (width, height) of painted pictures.
         steps, guidance: what the pair paints best with.
         thinks: the MLLM can think before it answers.
+        draws_drafts: the MLLM was taught to draw a picture of many parts in drafts.
         tuned: the MLLM was taught to write `bov` itself; else a system message tells it to write placeholders (`models.placeholders`).
+        films: an untuned Cosmos-Predict2.5, which can go on from a picture as a video.
         most_sources: of pipelines that take source pictures, how many at once.
         practised: the recipe in `assets/recipes` whose dialogues the pair learnt from, for what teaches it more.
     """
@@ -76,7 +80,9 @@ class About:
     steps: int = 36
     guidance: float = 7.0
     thinks: bool = True
+    draws_drafts: bool = False
     tuned: bool = True
+    films: bool = False
     most_sources: int = 3
     practised: str = ""
 
@@ -97,18 +103,24 @@ class About:
         """Whether pictures may differ in size: not where a frame must lie upon the one before it."""
         return not self.sees_previous
 
-    def picture_size(self, side: int) -> tuple[int, int]:
-        """(width, height) of a picture whose longer side shall have `side` pixels, 0 for the pair's own.
+    def picture_size(self, side: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:
+        """(width, height) of a picture whose longer side shall have `side` pixels, 0 for the pair's own area.
+
+        Args:
+            shape: a (width, height) that it shall have the shape of, `None` for the pair's own; passed over where pictures cannot differ.
 
         Raises:
             ValueError: the pair paints its own size only.
         """
-        if side in (0, max(self.image_size)):
-            return self.image_size
+        own_side = side in (0, max(self.image_size))
         if not self.any_size:
-            width, height = self.image_size
-            raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the side of pictures to 0.")
-        return scale_size(self.image_size, side)
+            if not own_side:
+                width, height = self.image_size
+                raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the side of pictures to 0.")
+            return self.image_size
+        if own_side:
+            return reshape_size(self.image_size, shape) if shape else self.image_size
+        return scale_size(shape or self.image_size, side)
 
     @staticmethod
     def load(folder: Path) -> About:
@@ -119,7 +131,7 @@ class About:
         """
         file = folder / ABOUT
         if not file.exists():
-            return About(title=folder.name, tuned=False)
+            return About(title=folder.name, tuned=False, films=True)
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
             known = {each.name for each in fields(About)}
@@ -221,7 +233,7 @@ def _open(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
     mllm = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
     release_device(mllm, resting)
     given = _image_processor(folder)
-    if quantisation(load.painter_precision):
+    if quantisation(load.painter_precision) or stored_quantisation(folder / "transformer"):
         given["transformer"] = open_painter(folder / "transformer", CosmosTransformer3DModel, load.painter_precision, device)
     pair = DuoGenPipeline.from_pretrained(
         folder, text_encoder=mllm, safety_checker=None, dtype=dtype, use_safetensors=True, local_files_only=True, **given
@@ -258,7 +270,9 @@ def explain_errors(folder: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ValueError(f"A weight file of the pair in {folder} is damaged; get the pair again.") from error
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except MemoryError as error:
+        raise ValueError(f"The pair in {folder} does not fit into the memory of this machine; choose another precision.") from error
+    except Exception as error:  # whatever a damaged folder makes the libraries raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"The pair in {folder} cannot be opened: {first}") from error
 
@@ -279,7 +293,7 @@ def open_parts(folder: Path, parts: tuple[str, ...], device: str, precision: str
             folder, safety_checker=None, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True,
             local_files_only=True, **left_out, **_image_processor(folder),
         )  # fmt: skip
-    except (OSError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except Exception as error:
         raise ValueError(f"The pair in {folder} cannot be opened ({' '.join(str(error).split())[:200]}).") from error
     for name in set(parts) - {"text_encoder"}:
         getattr(pair, name).to(device).eval().requires_grad_(False)
@@ -295,6 +309,8 @@ def _check_weights(part: str, missing: list[str]) -> None:
 
 def check_parts(folder: Path) -> None:
     """Raises ValueError, one sentence, when a part of the pair is missing (where a configuration is, the libraries take a 7B model's)."""
+    if (folder / "model_index.json").is_file():
+        check_file(folder / "model_index.json")
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {name for name, value in index.items() if isinstance(value, list) and value[0]} - {"safety_checker"}
@@ -306,6 +322,7 @@ def check_parts(folder: Path) -> None:
     for name in sorted(parts | set(files)):
         if not (folder / name / files.get(name, "")).exists():
             raise ValueError(f"The pair in {folder} lacks {Path(name, files.get(name, ''))}; get the pair again.")
+    check_folder(folder)
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:
@@ -345,16 +362,26 @@ TALKERS = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen
 def is_mllm(folder: Path) -> bool:
     """Whether the model in a folder is an MLLM that can chat."""
     config = folder / "config.json"
+    if config.is_file():
+        check_file(config)
     return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in TALKERS
 
 
-def bnb_options(device: str, precision: str) -> dict[str, Any]:
-    """What transformers' `from_pretrained` takes to open a model in a precision; vision tower and output head are never quantised."""
+def bnb_options(device: str, precision: str, folder: Path) -> dict[str, Any]:
+    """What transformers' `from_pretrained` takes to open the model in a folder in a precision.
+
+    Vision tower and output head are never quantised. What lies there quantised already stays so.
+
+    Raises:
+        ValueError: the package that opens quantised weights is not here.
+    """
     from transformers import BitsAndBytesConfig
 
     whole = precision == "fp32" or (precision == "mixed" and device == "cpu")
     options: dict[str, Any] = {"dtype": torch.float32 if whole else torch.bfloat16, "device_map": device}
     skip = ["lm_head", "model.visual"]
+    if stored_quantisation(folder):
+        return options
     if precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=skip
@@ -371,7 +398,7 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "qwen2_5_vl")
     if kind not in TALKERS:
         raise ValueError(f"{folder} holds a {kind} model, which cannot chat; choose a Qwen2.5-VL or Qwen3-VL.")
-    maker, options = getattr(transformers, TALKERS[kind]), bnb_options(device, precision)
+    maker, options = getattr(transformers, TALKERS[kind]), bnb_options(device, precision, folder)
     model, report = maker.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     _check_weights("text_encoder", sorted(report["missing_keys"]))
     return model.eval().requires_grad_(False)

@@ -9,14 +9,21 @@ import re
 from dataclasses import dataclass, field
 
 OPENING, CLOSING = "<picture>", "</picture>"
-SYSTEM = (
+_TASK = (
     "You are a helpful assistant who answers in words and pictures. You cannot draw yourself, but a painter draws for you: wherever a "
     f"picture belongs in your answer, write {OPENING}what it shows{CLOSING} and go on; the picture appears there and you will see it. "
     "Explain first, then place the picture that shows what you explained. In a guide every step has one picture. Between the marks write "
     "one full description in English of the whole picture: things, colours, places, style. The painter reads nothing else, so say again "
-    "what must stay the same. The pictures of the conversation are numbered 1, 2, 3 ... in order, the user's and yours; to change one or "
-    f'go on from it, name it: <picture from="1">. Answer without a picture when none is wanted.'
+    "what must stay the same. "
 )
+_SOURCES = (
+    "The pictures of the conversation are numbered 1, 2, 3 ... in order, the user's and yours; to change one or go on from it, name it: "
+    '<picture from="1">. '
+)
+_BLIND = "The painter cannot see pictures, neither the user's nor its own: what it should know of them, describe between the marks. "
+_RESTRAINT = "Answer without a picture when none is wanted."
+SYSTEM = _TASK + _SOURCES + _RESTRAINT
+BLIND_SYSTEM = _TASK + _BLIND + _RESTRAINT  # for a painter that takes no pictures
 LONGEST_PROMPT = 2000  # characters; a prompt that goes on longer was never closed
 LONGEST_HEAD = 300  # of `<picture ...>`
 NAME = r"(?:picture|image|img)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,6 +48,41 @@ def quantisation(precision: str) -> Any:
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE)) if precision == "int8" else None
 
 
+# Packages that open weights which came quantised, by the method that their configuration names, and how pip calls them.
+OPENERS = {
+    "bitsandbytes": ("bitsandbytes", "bitsandbytes"), "awq": ("gptqmodel", "gptqmodel"), "gptq": ("gptqmodel", "gptqmodel"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"), "torchao": ("torchao", "torchao"),
+    "quanto": ("optimum.quanto", "optimum-quanto"), "nunchaku": ("nunchaku", "nunchaku"), "sdnq": ("sdnq", "sdnq"),
+    "auto-round": ("auto_round", "auto-round"), "hqq": ("hqq", "hqq"),
+}  # fmt: skip
+
+
+def stored_quantisation(folder: Path) -> str:
+    """The method that the weights in a part's folder were quantised with before they came; "" for whole weights.
+
+    Raises:
+        ValueError: the package that opens them is not here.
+    """
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return ""  # whoever opens the part says what is wrong with it
+    if not isinstance(about, dict):
+        return ""
+    method = str(about.get("quant_method") or "bitsandbytes").lower()
+    module, package = OPENERS.get(method, ("", ""))
+    if module and not _is_installed(module):
+        raise ValueError(f"The weights in {folder} are quantised with {method}, which the package {package} opens: pip install {package}")
+    return method
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
 @contextmanager
 def _allow_cpu_quantisation() -> Iterator[None]:
     """diffusers refuses to quantise without a GPU, though bitsandbytes does it: its check of the machine is left out meanwhile."""
@@ -68,14 +105,16 @@ def open_painter(folder: Path, kind: type[ModelMixin], precision: str, device: s
     Raises:
         OSError, ValueError: as diffusers' `from_pretrained`.
     """
+    stored = stored_quantisation(folder)
+    config = None if stored else quantisation(precision)
     whole: dict[str, Any] = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
-    config = quantisation(precision)
-    if config is None:
+    if config is None and not stored:
         return kind.from_pretrained(folder, **whole)
+    whole |= {"device_map": {"": device}} | ({"quantization_config": config} if config else {})
     if device != "cpu":
-        return kind.from_pretrained(folder, quantization_config=config, device_map={"": device}, **whole)
+        return kind.from_pretrained(folder, **whole)
     with _allow_cpu_quantisation():
-        return kind.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"}, **whole)
+        return kind.from_pretrained(folder, **whole)
 
 
 def release_device(module: Any, resting: bool) -> Any:

@@ -16,6 +16,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from duogen.conversation import Image, Piece, Text, Turn
 from duogen.models.placeholders import mark_picture
+from duogen.picture_input import pad_size, pad_thin
+from duogen.text_decoding import clean_text
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Tokens:
 
     def text(self, text: str) -> list[int]:
         """Plain words to ids; special tokens written out in them stay words, so that nobody can smuggle one in."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self.tokenizer(clean_text(text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def opening(self, role: str) -> list[int]:
         return [self.start, *self.text(f"{role}\n")]
@@ -111,16 +113,20 @@ class Tokens:
 
     def grid(self, image: Image) -> tuple[int, int]:
         """Merged patches (rows, columns) that the vision tower makes of a picture."""
+        return self.grid_of_size(image.picture.size)
+
+    def grid_of_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """As `grid`, of any picture of this (width, height)."""
         maker = self.image_processor
         factor = maker.patch_size * maker.merge_size
-        width, height = image.picture.size
+        width, height = pad_size(size)
         # Only the size: preparing the pixels is the slow part, and `pixels` does it when they are needed.
         tall, wide = smart_resize(height, width, factor, maker.size["shortest_edge"], maker.size["longest_edge"])
         return tall // factor, wide // factor
 
     def pixels(self, images: list[Image]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures as the vision tower takes them: patches [P, channels * area] and grids [pictures, 3]."""
-        made = self.image_processor(images=[image.picture for image in images], return_tensors="pt")
+        made = self.image_processor(images=[pad_thin(image.picture) for image in images], return_tensors="pt")
         return made["pixel_values"], made["image_grid_thw"]
 
     def add_image(self, packed: Packed, image: Image, painted: bool) -> None:
@@ -155,6 +161,29 @@ class Tokens:
         for turn in turns:
             self.add_turn(packed, turn)
         return packed
+
+
+def find_start(turns: Items[tuple[Packed, bool]], most_tokens: int, most_pictures: int) -> int:
+    """Index of the oldest turn that is read together with the last one.
+
+    Where a question would outgrow the limits, the oldest turns before it go until the rest fills at most half of them. So the start moves
+    seldom, and what was read mostly need not be read again. It depends on sizes alone: the same conversation begins at the same place.
+
+    Args:
+        turns: each turn, and whether it is a question; the last one is.
+
+    Returns:
+        The index of a question; that of the last one where nothing else fits beside it.
+    """
+    start = tokens = pictures = 0
+    for end, (turn, asks) in enumerate(turns):
+        tokens, pictures = tokens + len(turn.ids), pictures + len(turn.slots)
+        if not asks or (tokens <= most_tokens and pictures <= most_pictures):
+            continue
+        while start < end and not (turns[start][1] and 2 * tokens <= most_tokens and 2 * pictures <= most_pictures):
+            gone, _ = turns[start]
+            tokens, pictures, start = tokens - len(gone.ids), pictures - len(gone.slots), start + 1
+    return start
 
 
 def positions(packed: Packed, start: int = 0, first: int = 0) -> tuple[torch.Tensor, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 OPENING, CLOSING = "<think>\nBefore I answer, I think: ", "</think>"
 DRAFTING = "<think>\n"  # thoughts that are drawn: each step's words, then its picture
 MOST_TOKENS = 512
+MOST_DRAFTS = 16
 
 
 @dataclass

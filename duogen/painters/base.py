@@ -61,11 +61,13 @@ class PaintStep:
     Attributes:
         latents: the picture as predicted now; after the last step the picture itself.
         stays: after the last step boolean [1, 1, h, w], the places that were copied from the picture before; `None` where nothing is known.
+        picture: after the last step the picture, where the painter made more of it than its latents say; else `decode` makes it.
     """
 
     step: int
     latents: Any
     stays: torch.Tensor | None = None
+    picture: PILImage.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class PaintRequest:
         segment: index of the first word of the last text segment, which the negative guidance branch does not read.
         seed: fixes the noise.
         inpaint: what `Painter.prepare_inpaint` returned, `None` for a whole picture.
+        size: (width, height) of the picture, `None` for the pair's own at `options.side`.
+        negative: hidden states [1, S, D] that the branch without guidance reads, as an untuned painter was trained; `None` where it reads
+            the words before `segment`.
     """
 
     condition: Any
@@ -85,6 +90,8 @@ class PaintRequest:
     options: ImageOptions
     seed: int
     inpaint: Any = None
+    size: tuple[int, int] | None = None
+    negative: torch.Tensor | None = None
 
 
 @runtime_checkable
@@ -105,14 +112,28 @@ class Painter(Protocol):
     def device(self) -> torch.device:
         """Where it computes."""
 
+    @property
+    def most_frames(self) -> int | None:
+        """The most pictures of a conversation that it can follow, its own included; `None` for any number."""
+
+    def takes_pictures(self, options: ImageOptions) -> bool:
+        """Whether it sees the pictures before the one that it paints."""
+
+    def source_shape(self, frames: Frames, condition: Any) -> tuple[int, int] | None:
+        """(width, height) of the picture that the next one goes on from; `None` where it goes on from none."""
+
     def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> Any:
         """A picture as latents, scaled to `size` (width, height), by default the pair's picture size."""
 
     def decode(self, latents: Any) -> PILImage.Image:
         """Latents as a picture."""
 
-    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> Any:
-        """What a request needs to change `picture` only where `mask` ("L", as large) is white. Raises ValueError: the mask does not fit."""
+    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, size: tuple[int, int] | None = None) -> Any:
+        """What a request of this `size` needs to change `picture` only where `mask` ("L", as large) is white.
+
+        Raises:
+            ValueError: the mask does not fit.
+        """
 
     def composite(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` in its own size with what was painted where `mask` is white; outside not a pixel changes."""

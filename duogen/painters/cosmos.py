@@ -5,8 +5,11 @@ C latent channels, h w latent size, S words, D channels of the condition.
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,9 @@ from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest, PaintStep, WordRange
 from duogen.painters.masks import check_mask, composite_inside, fit, inner_box
+from duogen.painters.pipeline_run import PipelineRun
+
+FILM_FRAMES = 93  # of the videos that Cosmos-Predict2.5 was trained on: 24 latents
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,10 @@ class CosmosPainter:
     """Drives a `CosmosTransformer3DModel`, block-causal with a frame cache, or bidirectional without one.
 
     It reads hidden states, not words.
+
+    Attributes:
+        follows: it paints the next frame after all earlier pictures, as stage 2 teaches. Else it does what an untuned Cosmos-Predict2.5
+            was trained for: a picture from words alone, or a video that begins with a picture.
     """
 
     reads_words = False
@@ -67,6 +77,7 @@ class CosmosPainter:
         self.mean, self.std = (torch.tensor(values).view(shape).to(self.device) for values in (config.latents_mean, config.latents_std))
         self.weight = pixel_weights(config.latents_std).to(self.device)
         self.causal = self.about.frame_attention == "block_causal"
+        self.follows = True
 
     @property
     def device(self) -> torch.device:
@@ -75,11 +86,28 @@ class CosmosPainter:
             return torch.device(self.pair.swapper.work)
         return (self.pair.vae if self.model is None else self.model).device  # training looks at pictures without the DiT
 
-    def size(self, side: int = 0) -> tuple[int, int]:
-        """Latent (h, w) of a picture to be painted, `side` as of `ImageOptions`. Raises ValueError, as `About.picture_size`."""
+    @property
+    def most_frames(self) -> int:
+        """As of `Painter`: the DiT has a position in time for each."""
+        return self.model.config.max_size[0]
+
+    def size(self, picture: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Latent (h, w) of a picture of this (width, height), `None` for the pair's own."""
         ratio = self.pair.vae.spatial_compression_ratio
-        width, height = self.about.picture_size(side)
+        width, height = picture or self.about.image_size
         return height // ratio, width // ratio
+
+    def takes_pictures(self, options: ImageOptions) -> bool:
+        """Whether it was taught to paint the next frame, or is to film."""
+        return self.follows or self._films(options)
+
+    def source_shape(self, frames: Frames, condition: torch.Tensor) -> tuple[int, int] | None:
+        """(width, height) of the picture before, like which the next one is shaped."""
+        if not frames.past:
+            return None
+        height, width = frames.past[-1].shape[-2:]
+        ratio = self.pair.vae.spatial_compression_ratio
+        return width * ratio, height * ratio
 
     @torch.no_grad()
     def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
@@ -97,18 +125,18 @@ class CosmosPainter:
         array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         return PILImage.fromarray(array)
 
-    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> Inpaint:
+    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, size: tuple[int, int] | None = None) -> Inpaint:
         """What `paint` needs to change `picture` only where `mask` ("L", as large) is white; every latent that it touches is painted.
 
         Raises:
-            ValueError: the mask is of another size, or nothing of it is white; as `About.picture_size`.
+            ValueError: the mask is of another size, or nothing of it is white.
         """
         check_mask(picture, mask)
-        size = self.about.picture_size(side)
+        size = size or self.about.image_size
         left, top, width, height = inner_box(picture.size, size)
         whole = PILImage.new("L", size)
         whole.paste(mask.resize((width, height), PILImage.Resampling.BOX), (left, top))
-        rows, columns = self.size(side)
+        rows, columns = self.size(size)
         touched = torch.from_numpy(np.array(whole) > 0).unflatten(0, (rows, -1)).unflatten(2, (columns, -1)).any(3).any(1)
         return Inpaint(self.encode(picture, size), touched[None, None].to(self.device))
 
@@ -162,10 +190,16 @@ class CosmosPainter:
         Raises:
             ValueError: the conversation has more pictures than the model has positions for; as `About.picture_size`.
         """
+        options, inpaint = request.options, request.inpaint
+        size = request.size or self.about.picture_size(options.side)
+        if not self.follows:
+            if self._films(options) and frames.past and inpaint is None:
+                yield from self._film(frames.past[-1], request, size)
+                return
+            frames = Frames.empty()  # it never learnt what a frame a step later is
         self._check_room(frames)
         self.fill_cache(frames)
-        options, inpaint = request.options, request.inpaint
-        height, width = self.size(options.side)
+        height, width = self.size(size)
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(request.seed)).to(self.device)
@@ -181,15 +215,49 @@ class CosmosPainter:
                 latents = torch.where(velocity.stays, frames.past[-1], latents)  # exactly, whatever the sampler rounds
             yield PaintStep(step, latents if last else predicted, velocity.stays if last else None)
 
+    def _films(self, options: ImageOptions) -> bool:
+        return self.about.films and options.world == "on"
+
+    def _film(self, before: torch.Tensor, request: PaintRequest, size: tuple[int, int]) -> Iterator[PaintStep]:
+        """The last frame of a video that begins with the picture `before`, by diffusers' own pipeline.
+
+        Raises:
+            ValueError: a library that the pipeline wants is not here.
+        """
+        from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import Cosmos2_5_PredictBasePipeline
+
+        if self.model.config.concat_padding_mask and importlib.util.find_spec("torchvision") is None:
+            raise ValueError("Filming needs torchvision: pip install torchvision, or set the option World to off.")
+        options, pair = request.options, self.pair
+        scheduler = copy.deepcopy(choose_scheduler(pair.scheduler, options.sampler))
+        reader: Any = None  # the words have been read
+        pipe = Cosmos2_5_PredictBasePipeline(reader, pair.tokenizer, pair.transformer, pair.vae, scheduler, _CheckedBefore())
+        pipe.set_progress_bar_config(disable=True)
+        given = {
+            "prompt": None, "prompt_embeds": request.condition, "negative_prompt_embeds": request.negative, "width": size[0],
+            "height": size[1], "num_frames": FILM_FRAMES, "video": [fit(self.decode(before), size)], "num_latent_conditional_frames": 1,
+            "num_inference_steps": options.steps, "guidance_scale": options.guidance if request.negative is not None else 1.0,
+            "generator": torch.Generator().manual_seed(request.seed),
+        }  # fmt: skip
+        run = PipelineRun(pipe, given, pair.transformer, lambda made: made.frames[0][-1])
+        try:
+            for step in run.steps():
+                if step < options.steps:
+                    yield PaintStep(step, None)
+            assert run.picture is not None  # since the steps ended without an error
+            yield PaintStep(options.steps, self.encode(run.picture, size), picture=run.picture)
+        finally:
+            run.stop()
+
     def _check_room(self, frames: Frames) -> None:
-        most = self.model.config.max_size[0]
+        most = self.most_frames
         if len(frames.past) >= most:
             raise ValueError(f"This conversation has {most} pictures, the most that the pair can follow; start a new chat.")
 
     def _step_inputs(self, frames: Frames, request: PaintRequest, size: tuple[int, int], branches: int) -> StepInputs:
-        condition, words = self._condition(frames, request.condition, branches), request.condition.shape[1]
+        condition, words = self._branch_conditions(frames, request, branches), request.condition.shape[1]
         cache = FirstBlockCache(CACHE_THRESHOLD) if wants_block_cache(request.options.steps, self.pair.caching) else None
-        reads = self._mask_words(words, request.segment, branches)
+        reads = None if request.negative is not None else self._mask_words(words, request.segment, branches)
         return StepInputs(condition, reads, *self._before(frames, size, branches), cache)
 
     def _branches(self, frames: Frames, options: ImageOptions) -> int:
@@ -225,6 +293,13 @@ class CosmosPainter:
         projected = frames.words.project(self.model, states) if self.causal else project_condition(self.model, states)
         # Once for each branch in memory: an expanded tensor is copied at every step and block by the product of matrices.
         return [(key.repeat(branches, 1, 1, 1), value.repeat(branches, 1, 1, 1)) for key, value in projected]
+
+    def _branch_conditions(self, frames: Frames, request: PaintRequest, branches: int) -> list[KeyValue]:
+        """What the branches read: all the same, or the others the negative words of the request."""
+        if request.negative is None or branches == 1:
+            return self._condition(frames, request.condition, branches)
+        states = torch.cat([request.condition, *[request.negative] * (branches - 1)])
+        return project_condition(self.model, states.to(self.device, self.model.dtype))
 
     def _mask_words(self, words: int, segment: int, branches: int = 1) -> torch.Tensor | None:
         """[branches, 1, 1, S], which words are read; `None` for all, and all alike.
@@ -264,6 +339,13 @@ class CosmosPainter:
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
 
 
+class _CheckedBefore:
+    """What diffusers' pipeline asks about words and pictures; the engine's guardrail has read the words and will look at the picture."""
+
+    def to(self, device: Any) -> None:
+        pass
+
+
 class _GuidedVelocity:
     """The velocity of one picture at a noise level, as `sample` calls it: guidance, and the copy gate where the DiT has one.
 
@@ -276,13 +358,15 @@ class _GuidedVelocity:
         self.run = painter._predict_causal if painter.causal else painter._predict_bidirectional
         self.branches = painter._branches(frames, request.options)
         self.inputs = painter._step_inputs(frames, request, size, self.branches)
+        # Cosmos' own code adds the difference to the guided branch, so its numbers count from 0, and ours from 1.
+        self.strength = request.options.guidance + (request.negative is not None)
         self.stays: torch.Tensor | None = None
 
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         painter, about = self.painter, self.painter.about
         batch = latents.expand(self.branches, -1, -1, -1)
         frame, gate = split_gate(self.run(self.frames, batch, sigma, self.inputs).float(), latents.shape[1])
-        guided = guide(to_velocity(frame, batch, sigma, about.prediction), self.options.guidance, self.options.picture_guidance)
+        guided = guide(to_velocity(frame, batch, sigma, about.prediction), self.strength, self.options.picture_guidance)
         if gate is None or not self.frames.past:
             return guided
         # The gate of the branch that reads everything decides, by the distance that guidance made.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import queue
-import threading
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,13 @@ from duogen.models.samplers import choose_scheduler
 from duogen.options import ImageOptions, LoadOptions, scale_size
 from duogen.painters.base import Frames, PaintRequest, PaintStep
 from duogen.painters.masks import check_mask, composite_inside, fit
+from duogen.painters.pipeline_run import PipelineRun
 from duogen.precision import token_dtype
 
 FRAME_PIPELINES = ("DuoGenPipeline", "Cosmos2_5_PredictBasePipeline")  # opened by `duogen.models.pipeline`
 DEFAULTS = {"image_size": (1024, 1024), "steps": 28, "guidance": 4.0}  # where nobody says what a pipeline paints best with
+RELATIVES = {"QwenImageEdit": "QwenImagePipeline", "LongCatImageEdit": "LongCatImagePipeline"}  # what edits, and what begins
+LEAST_SOURCE = 64  # pixels of a source picture's shorter side
 DENOISERS = ("transformer", "unet")
 
 
@@ -68,15 +70,6 @@ class DiffusersPair:
         return token_dtype(self.load.precision)
 
 
-def own_defaults(folder: Path) -> dict[str, Any]:
-    """What a pipeline paints best with, as far as its folder tells: distilled ones want few steps, and no guidance."""
-    try:
-        distilled = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("is_distilled")
-    except (OSError, ValueError, AttributeError):
-        distilled = False
-    return DEFAULTS | ({"steps": 4, "guidance": 1.0} if distilled else {})
-
-
 def is_diffusers_pipeline(folder: Path) -> bool:
     """Whether a folder's pipeline is painted with as it is, not frame by frame."""
     try:
@@ -84,6 +77,42 @@ def is_diffusers_pipeline(folder: Path) -> bool:
     except (OSError, ValueError, AttributeError):
         return False  # `open_pair` says what is wrong with it
     return isinstance(kind, str) and kind not in FRAME_PIPELINES
+
+
+def pipeline_class(folder: Path) -> Any:
+    """The class of a folder's pipeline. Raises ValueError: diffusers has none of that name."""
+    import diffusers
+
+    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    kind = getattr(diffusers, name, None)
+    if kind is None:
+        raise ValueError(f"diffusers {diffusers.__version__} has no {name}; update it.")
+    return kind
+
+
+def check_paints(folder: Path) -> None:
+    """Raises ValueError when a folder's pipeline makes no pictures from words; it would run for hours before that came out."""
+    kind = pipeline_class(folder)
+    made = {name for result in _outputs(kind) for name in result}
+    if not made & {"images", "image"}:
+        what = "videos" if "frames" in made else "sound" if made & {"audios", "audio"} else "something else"
+        raise ValueError(f"{kind.__name__} in {folder} makes {what}, not pictures; choose a pipeline that paints pictures.")
+    if "prompt" not in inspect.signature(kind.__call__).parameters:
+        raise ValueError(f"{kind.__name__} in {folder} takes no words; choose a pipeline that paints from words.")
+
+
+def takes_sources(folder: Path) -> bool:
+    """Whether a folder's pipeline takes source pictures."""
+    return "image" in inspect.signature(pipeline_class(folder).__call__).parameters
+
+
+def _outputs(kind: type) -> Iterator[list[str]]:
+    """The fields of what a pipeline's call may return: a pipeline's module knows its own kind of output alone."""
+    from diffusers.utils import BaseOutput
+
+    for each in vars(sys.modules[kind.__module__]).values():
+        if isinstance(each, type) and issubclass(each, BaseOutput) and is_dataclass(each):
+            yield [every.name for every in fields(each)]
 
 
 def open_diffusers_pair(
@@ -103,6 +132,7 @@ def open_diffusers_pair(
     Raises:
         ValueError: one sentence for the user.
     """
+    check_paints(folder)
     device = pick_device(load.device)
     if mllm_folder is None and not is_mllm(folder / "text_encoder"):
         raise ValueError(f"The text encoder of {folder} cannot talk; name a Qwen2.5-VL or Qwen3-VL folder with --mllm DIR.")
@@ -124,9 +154,9 @@ def open_diffusers_pair(
 
 
 def _about(folder: Path, known: dict[str, Any], load: LoadOptions) -> About:
-    about = replace(About.load(folder), tuned=False)
+    about = replace(About.load(folder), tuned=False, films=False)
     if not (folder / "duogen.json").exists():
-        about = replace(about, **{"title": folder.name, **own_defaults(folder), **known})
+        about = replace(about, **{"title": folder.name, **DEFAULTS, **known})
     return replace(about, image_size=scale_size(about.image_size, load.picture_side)) if load.picture_side else about
 
 
@@ -135,7 +165,7 @@ def _open_processor(folder: Path, mllm_folder: Path | None) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
     home = mllm_folder or folder / "tokenizer"
-    others = [] if mllm_folder else [folder / "processor", folder / "tokenizer"]
+    others = [] if mllm_folder else [folder / "processor", folder / "text_processor", folder / "tokenizer"]
     eyes = image_processor(mllm_folder or folder / "text_encoder", *others)
     return AutoTokenizer.from_pretrained(home, local_files_only=True), eyes
 
@@ -145,10 +175,7 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
     import diffusers
     import transformers
 
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    kind = getattr(diffusers, index["_class_name"], None)
-    if kind is None:
-        raise ValueError(f"diffusers {diffusers.__version__} has no {index['_class_name']}; update it.")
+    index, kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")), pipeline_class(folder)
     given: dict[str, Any] = {}
     for name, value in index.items():
         library, cls = value if isinstance(value, list) and len(value) == 2 else ("", "")
@@ -157,18 +184,16 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
         elif name == "text_encoder" and shared is not None:
             given[name] = shared
         elif name.startswith("text_encoder") and library == "transformers":
-            options = bnb_options("cpu" if load.precision not in ("nf4", "int8") else device, load.precision)
+            options = bnb_options("cpu" if load.precision not in ("nf4", "int8") else device, load.precision, folder / name)
             encoder = getattr(transformers, cls).from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **options)
             given[name] = release_device(encoder, load.offload not in ("auto", "none"))
-        elif name == "processor" and "VLProcessor" in str(cls):
-            given[name] = None  # set below
-        elif name in ("safety_checker", "feature_extractor", "image_encoder") and library:
-            given[name] = None
+        elif "VLProcessor" in str(cls):
+            kind_of_it = type(cls, (WordsAndPictures, getattr(transformers, cls)), {})  # diffusers asks for the class that the index names
+            given[name] = kind_of_it(*(reader if shared is not None else _open_processor(folder, None)))
+        elif name in kind._optional_components and name in ("safety_checker", "feature_extractor", "image_encoder") and library:
+            given[name] = None  # they look for what is not to be seen, or serve adapters that nobody has
     dtype = dtype_of(load.painter_precision, device)
-    pipe = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
-    if given.get("processor", pipe) is None:
-        pipe.register_modules(processor=WordsAndPictures(*(reader if shared is not None else _open_processor(folder, None))))
-    return pipe
+    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
 
 
 def place(pair: DiffusersPair, load: LoadOptions, device: str) -> None:
@@ -180,8 +205,9 @@ def place(pair: DiffusersPair, load: LoadOptions, device: str) -> None:
             part.eval().requires_grad_(False)
             if not resting and not is_quantised(part) and part is not pair.text_encoder:
                 part.to(device)
-    if any(part is pair.text_encoder for part in pipe.components.values()):
-        pair.text_encoder.register_forward_pre_hook(_add_picture_marks, with_kwargs=True)
+    reader = pipe.components.get("text_encoder")
+    if getattr(getattr(reader, "config", None), "image_token_id", None) is not None:
+        reader.register_forward_pre_hook(_add_picture_marks, with_kwargs=True)
     _cast_prompts(pipe)
     if getattr(pipe, "vae", None) is not None:
         set_tiling(pipe.vae, load.tiling)
@@ -270,16 +296,30 @@ class DiffusersPainter:
         """Where the pipeline computes."""
         return torch.device(self.pair.swapper.work)
 
+    @property
+    def most_frames(self) -> None:
+        """As of `Painter`: it starts from the latest few, however many there are."""
+        return None
+
     def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> PILImage.Image:
         return picture
 
     def decode(self, latents: PILImage.Image) -> PILImage.Image:
         return latents
 
-    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, side: int = 0) -> PILImage.Image:
+    def takes_pictures(self, options: ImageOptions) -> bool:
+        """Whether the pipeline takes source pictures."""
+        return "image" in self.accepted and self.about.most_sources > 0
+
+    def source_shape(self, frames: Frames, condition: PictureRequest) -> tuple[int, int] | None:
+        """(width, height) of the first of its source pictures."""
+        sources = self.sources(frames, condition)
+        return sources[0].size if sources else None
+
+    def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, size: tuple[int, int] | None = None) -> PILImage.Image:
         """The picture as the pipeline shall see it. Raises ValueError, as `CosmosPainter.prepare_inpaint`."""
         check_mask(picture, mask)
-        return fit(picture, self.about.picture_size(side))
+        return fit(picture, size or self.about.image_size)
 
     def composite(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` with what was painted where `mask` is white; outside not a pixel changes."""
@@ -308,19 +348,19 @@ class DiffusersPainter:
         Raises:
             ValueError, RuntimeError, torch.OutOfMemoryError: as the pipeline.
         """
-        options = request.options
-        sources = self.sources(frames, request.condition, request.inpaint)
+        options, size = request.options, request.size or self.about.picture_size(request.options.side)
+        sources = [_enlarge(each) for each in self.sources(frames, request.condition, request.inpaint)]
         pipe = self._pipe_for(sources)
         pipe.scheduler = choose_scheduler(self.scheduler, options.sampler)
-        given = self._call(pipe, request.condition, options, request.seed, sources)
+        given = self._call(pipe, request, size, sources)
         set_block_cache(denoiser_of(pipe), options.steps, self.pair.load.caching)
-        run = _Run(pipe, given)
+        run = PipelineRun(pipe, given, denoiser_of(pipe), _picture_of)
         try:
             for step in run.steps():
                 if step < options.steps:
                     yield PaintStep(step, None)
             assert run.picture is not None  # since the steps ended without an error
-            yield PaintStep(options.steps, fit(run.picture.convert("RGB"), self.about.picture_size(options.side)))
+            yield PaintStep(options.steps, fit(run.picture.convert("RGB"), size))
         except (ValueError, TypeError) as error:
             if sources or "image" not in str(error):
                 raise
@@ -331,78 +371,53 @@ class DiffusersPainter:
 
     def _pipe_for(self, sources: list[PILImage.Image]) -> Any:
         """Without a source picture an editing pipeline has nothing to edit: its relative that paints from words takes its parts."""
-        from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
+        import diffusers
 
         pipe = self.pair.pipe
-        if not sources and type(pipe).__name__.startswith("QwenImageEdit"):
-            parts = {name: part for name, part in pipe.components.items() if name != "processor"}
-            pipe = QwenImagePipeline(**parts)
+        relative = next((other for edits, other in RELATIVES.items() if type(pipe).__name__.startswith(edits)), None)
+        if not sources and relative:
+            kind = getattr(diffusers, relative)
+            wanted = inspect.signature(kind.__init__).parameters
+            pipe = kind(**{name: part for name, part in pipe.components.items() if name in wanted})
             _cast_prompts(pipe)
             pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _call(self, pipe: Any, asked: PictureRequest, options: ImageOptions, seed: int, sources: list[PILImage.Image]) -> dict[str, Any]:
+    def _call(self, pipe: Any, request: PaintRequest, size: tuple[int, int], sources: list[PILImage.Image]) -> dict[str, Any]:
         """The arguments of the pipeline, as far as it knows them."""
-        takes = inspect.signature(type(pipe).__call__).parameters
-        width, height = self.about.picture_size(options.side)
+        takes, options, (width, height) = inspect.signature(type(pipe).__call__).parameters, request.options, size
         given: dict[str, Any] = {
-            "prompt": asked.prompt, "width": width, "height": height, "num_inference_steps": options.steps,
+            "prompt": request.condition.prompt, "width": width, "height": height, "num_inference_steps": options.steps,
+            "max_area": width * height,  # Kontext paints a megapixel whatever size it is told
+            "enable_prompt_rewrite": False,  # of LongCat: the MLLM has written the prompt
             # Drawn on the CPU: the same seed gives the same picture on every device.
-            "generator": torch.Generator().manual_seed(seed),
+            "generator": torch.Generator().manual_seed(request.seed),
         }  # fmt: skip
         if "true_cfg_scale" in takes and not denoiser_of(pipe).config.get("guidance_embeds"):  # a distilled one takes guidance as a number
             given |= {"true_cfg_scale": options.guidance} | ({"negative_prompt": " "} if options.guidance > 1 else {})
         else:
             given |= {"guidance_scale": options.guidance, "image_guidance_scale": options.picture_guidance}
         if sources and "image" in takes:
-            given["image"] = sources if _takes_many(pipe) else sources[0]
+            # A pipeline that is not told a size paints in that of its source.
+            given["image"] = sources if _takes_many(pipe) else sources[0] if "width" in takes else fit(sources[0], size)
         return {name: value for name, value in given.items() if name in takes}
+
+
+def _enlarge(source: PILImage.Image) -> PILImage.Image:
+    """A source picture as large as pipelines want one at least."""
+    factor = LEAST_SOURCE / min(source.size)
+    return source if factor <= 1 else source.resize((round(source.width * factor), round(source.height * factor)))
+
+
+def _picture_of(made: Any) -> PILImage.Image:
+    """The picture in what a pipeline returns. Raises ValueError: there is none."""
+    pictures = getattr(made, "images", None) or getattr(made, "image", None)
+    if not isinstance(pictures, list) or not isinstance(pictures[0], PILImage.Image):
+        raise ValueError("This pair's painter made no picture; choose another pipeline.")
+    return pictures[0]
 
 
 def _takes_many(pipe: Any) -> bool:
     """Whether a list of pictures is several sources of one picture; to most pipelines it is a batch."""
     wanted = str(inspect.signature(type(pipe).__call__).parameters["image"].annotation)
     return type(pipe).__name__.startswith("QwenImageEditPlus") or ("list[" in wanted.lower() and "ndarray" not in wanted)
-
-
-class _Run:
-    """A pipeline's call in a thread of its own, step by step for whoever consumes it."""
-
-    def __init__(self, pipe: Any, given: dict[str, Any]) -> None:
-        self.pipe, self.given, self.events = pipe, given, queue.SimpleQueue()
-        self.picture: PILImage.Image | None = None
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._work, name="pipeline", daemon=True)
-
-    def _work(self) -> None:
-        try:
-            self.picture = self.pipe(**self.given, callback_on_step_end=self._step).images[0]
-            self.events.put(None)
-        except BaseException as error:  # it belongs to whoever waits for the picture
-            self.pipe.maybe_free_model_hooks()
-            self.events.put(error)
-
-    def _step(self, pipe: Any, step: int, timestep: Any, named: dict[str, Any]) -> dict[str, Any]:
-        if self.stopped.is_set():
-            pipe._interrupt = True  # diffusers passes over the remaining steps
-            raise _Stopped
-        self.events.put(step + 1)
-        return named
-
-    def steps(self) -> Iterator[int]:
-        """Numbers of finished steps; raises what the pipeline raised."""
-        self.thread.start()
-        while (event := self.events.get()) is not None:
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-
-    def stop(self) -> None:
-        """End it after the step that is under way, and wait for that."""
-        self.stopped.set()
-        if self.thread.ident is not None:
-            self.thread.join()
-
-
-class _Stopped(Exception):
-    """The user has gone."""

@@ -25,7 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from duogen.files import read_text
+from duogen.files import read_text, sync_file
 from duogen.precision import resolve_precision
 from duogen.train import fsdp
 from duogen.train.muon import Float32Muon
@@ -172,7 +172,6 @@ def train(
     accelerator = _open_accelerator(precision)
     whole = _distribute(stage, recipe, accelerator)
     names = _trainable(stage)
-    parameters = list(names.values())
     optimizers = make_optimizers(names, recipe)
     averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
     tell = (warn or log) if accelerator.is_main_process else (lambda words: None)
@@ -186,7 +185,7 @@ def train(
     done = start
     for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
         figures = shares.accumulate_gradients(step, batches)
-        norm = fsdp.full_state_dict(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+        norm = fsdp.full_state_dict(nn.utils.clip_grad_norm_(list(names.values()), recipe.clip))
         _step_optimizers(optimizers, recipe.learning_rate * rate_at(step, recipe))
         _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
         figures = _check_finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
@@ -391,10 +390,8 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
     for left in folder.glob(".state.*.part"):  # of a process that was killed
         left.unlink(missing_ok=True)
     beside = folder / f".state.{os.getpid()}.part"
-    with beside.open("wb") as out:  # a rename may reach the disk before the bytes do
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
+    torch.save(state, beside)
+    sync_file(beside)
     if keep > 1:
         kept = folder / f"state-{state['step']:07d}.pt"
         kept.unlink(missing_ok=True)

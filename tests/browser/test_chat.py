@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as PILImage
 from playwright.sync_api import expect
 
+from duogen.conversation import Conversation, Text, Turn
 from duogen.conversation import Image as Picture
-from duogen.conversation import Text, Turn
 from duogen.library.conversations import ConversationStore
 from tests.support.browser import (
     SHOTS,
@@ -292,6 +292,33 @@ def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Serv
     page.set_input_files("#bring input[type=file], input#bring, #side input[type=file]", tmp_path / "raft.zip")
     page.wait_for_selector("#status:has-text('The conversation is here')")
     assert loaded_pictures(page, 3) == 3
+
+
+@browser_only
+def test_a_damaged_conversation_can_be_saved_and_deleted(fast: Server, tab, tmp_path: Path) -> None:
+    store = ConversationStore(fast.home / "conversations")
+    broken = store.save(Conversation(title="A wreck").say("user", "x"))
+    file = store.folder / broken.id / "conversation.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    page = open_answered(tab, fast)
+    open_list(page)
+    entry = page.locator("#chats li", has_text="A wreck")
+    expect(entry.locator(".damaged")).to_have_attribute("title", "Damaged")
+    entry.locator("button.open").click()
+    page.wait_for_selector(".toast-message-text:has-text('is damaged')")
+    page.locator(".toast-close").first.click()
+    entry.locator("summary").click()
+    expect(entry.locator(".menu button")).to_have_text(["Save its files", "Delete"])
+    with page.expect_download() as waiting:
+        entry.locator("button:has-text('Save its files')").click()
+    waiting.value.save_as(tmp_path / "wreck.zip")
+    assert waiting.value.suggested_filename == "A-wreck.zip"
+    assert zipfile.ZipFile(tmp_path / "wreck.zip").read("conversation.json") == file.read_bytes()
+    entry.locator("button:has-text('Delete')").click()
+    expect(entry).to_have_count(0)
+    page.click("#status button:has-text('Undo')")
+    expect(entry).to_have_count(1)
+    store.delete(broken.id)
 
 
 @browser_only

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import zipfile
 from pathlib import Path
 
 import pypdfium2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from duogen.cli import main as cli
 from duogen.conversation import Conversation, Image, save_conversation
-from duogen.library.export import as_html, as_pdf, as_zip, export, markdown_lines, sections
+from duogen.library.export import as_html, as_pdf, as_zip, export
+from duogen.library.guide import guide_title, rest_of_question, sections
+from duogen.library.markdown import markdown_lines
 from tests.support.browser import browser_only
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -175,11 +180,178 @@ def test_pictures_and_emoji_alone_are_a_question():
     assert "<h2>" not in as_html(conversation) and as_zip(conversation)
 
 
-def test_a_letter_without_a_font_is_refused():
-    unknown = Conversation().say("user", "x").say("assistant", "\U00031000")  # as rare as Chinese letters get
-    with pytest.raises(ValueError, match="No font on this machine has the letter \U00031000"):
-        as_pdf(unknown)
-    assert "\U00031000" in as_html(unknown)
+def text_of(data: bytes) -> str:
+    return " ".join(text for text, _ in pages(data))
+
+
+def say(words: str, question: str = "x", *pictures: PILImage.Image) -> Conversation:
+    return Conversation().say("user", question).say("assistant", words, *pictures)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept", "named"),
+    [
+        ("Step 1. Cut \U00031000 here.", "Cut □ here.", "CJK UNIFIED IDEOGRAPH-31000"),  # as rare as Chinese letters get
+        ("Step 1. Runes \U00011580\U00011581 here", "Runes □□ here", "SIDDHAM LETTER AA"),
+        ("Call the cook \U0001f9d1\u200d\U0001f373 now.", "Call the cook now.", "ADULT, COOKING"),
+        ("A flag \U0001f3f3\ufe0f\u200d\U0001f308 and \U0001f44d\U0001f3fd twice \U0001f44d.", "A flag", "RAINBOW"),
+    ],
+)
+def test_letters_without_a_font_are_replaced_and_named_once(said: str, kept: str, named: str):
+    text = text_of(as_pdf(say(said, "x", PICTURE)))
+    assert kept in text and text.lower().count(named.lower()) == 1 and "No font on this machine has" in text
+    assert all(letter in as_html(say(said)) for letter in said.split()[-2])
+
+
+def test_no_note_where_every_letter_has_its_font():
+    assert "No font" not in text_of(as_pdf(say("Schön, 好, \u05d0, α, ☐, →, naïve \u200b\ufeffend", "Wie?")))
+
+
+@pytest.mark.parametrize("words", ["half \ud83d", "\x00\x1b\x85 control", "\ufeffmark \uffff", "# \udc00", "[x](http://\ud800)"])
+def test_no_word_stops_an_export(words: str):
+    conversation = Conversation().say("user", words).say("assistant", words, Image(PICTURE, alt=words), f"Step 1. {words}")
+    for data in (as_pdf(conversation), as_html(conversation).encode(), as_zip(conversation)):
+        assert len(data) > 300
+
+
+GFM = """| Part | Length |
+|:-----|-------:|
+| Floor | 20 cm |
+
+~~old~~ new
+
+- [ ] saw
+- [x] glue
+
+See [the plan](https://example.org/plan) and https://example.org/bare or README.md
+"""
+
+
+def links(data: bytes) -> set[str]:
+    """The addresses that can be clicked."""
+    pdf = pypdfium2.PdfDocument(data)
+    found, raw = set(), pypdfium2.raw
+    for page in pdf:
+        position, link = ctypes.c_int(0), raw.FPDF_LINK()
+        while raw.FPDFLink_Enumerate(page.raw, position, link):
+            action = raw.FPDFLink_GetAction(link)
+            size = raw.FPDFAction_GetURIPath(pdf.raw, action, None, 0)
+            buffer = ctypes.create_string_buffer(size)
+            raw.FPDFAction_GetURIPath(pdf.raw, action, buffer, size)
+            found.add(buffer.value.decode())
+    pdf.close()
+    return found
+
+
+def test_tables_tasks_and_links_are_laid_out():
+    page, pdf = as_html(say(GFM)), as_pdf(say(GFM))
+    assert "<table>" in page and "<s>old</s>" in page and page.count('type="checkbox"') == 2
+    bare = page[page.index('<a href="https://example.org/bare"') :].split(">")[0]
+    assert 'class="bare"' in bare and "bare" not in page[page.index('<a href="https://example.org/plan"') :].split(">")[0]
+    assert "README.md</a>" not in page
+    text = text_of(pdf)
+    for words in ("Part Length", "Floor 20 cm", "☐ saw", "☑ glue", "the plan (https://example.org/plan)", "https://example.org/bare"):
+        assert words in text
+    assert "|" not in text and "~~" not in text and "[" not in text
+    assert links(pdf) == {"https://example.org/plan", "https://example.org/bare"}
+
+
+def test_markdown_of_a_table_and_of_links():
+    table, struck, saw, glue, link = markdown_lines(GFM)
+    assert table["kind"] == "table" and table["aligns"] == ["left", "right"]
+    assert [["".join(run["text"] for run in cell) for cell in row] for row in table["rows"]] == [["Part", "Length"], ["Floor", "20 cm"]]
+    assert struck["runs"][0]["strike"] and not struck["runs"][1]["strike"] and (saw["done"], glue["done"]) == (False, True)
+    assert [(run["text"], run["link"], run["address"]) for run in link["runs"] if run["link"]] == [
+        ("the plan", "https://example.org/plan", True),
+        ("https://example.org/bare", "https://example.org/bare", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "language", "direction"),
+    [
+        ("كيف أرسم بيتاً؟", "الخطوة 1. ارسم مربعاً.", "ar", "rtl"),
+        ("איך מציירים בית?", "1. ציירו ריבוע.", "he", "rtl"),
+        ("Wie male ich ein Haus?", "Schritt 1. Zeichne ein rotes Haus mit einem Dach.", "de", "ltr"),
+        ("家の描き方は？", "ステップ1。赤い家を描きます。", "ja", "ltr"),
+        ("怎样画房子？", "第一步，画一个房子。", "zh", "ltr"),
+        ("How do I write 你好?", "Step 1. Draw the strokes of 你, and then those of 好, from the top.", "en", "ltr"),
+        ("Как нарисовать дом?", "Шаг 1. Нарисуйте красный дом.", "ru", "ltr"),
+    ],
+)
+def test_language_and_direction_are_said(asked: str, said: str, language: str, direction: str):
+    conversation = say(said, asked, PICTURE)
+    page, pdf = as_html(conversation), as_pdf(conversation)
+    assert f'<html lang="{language}" dir="{direction}">' in page and f'<section lang="{language}" dir="{direction}">' in page
+    assert f"/Lang({language})".encode() in pdf
+    (paper,) = pypdfium2.PdfDocument(pdf)
+    words, picture = [[each.get_bounds() for each in paper.get_objects() if each.type == kind] for kind in (1, 3)]
+    assert (picture[0][0] > 300) == (direction == "ltr"), "the picture stands behind the words"
+    lefts, rights = [left for left, *_ in words], [right for _, _, right, _ in words]
+    assert max(rights) > 530 if direction == "rtl" else min(lefts) < 60
+
+
+def bounds(data: bytes) -> list[tuple[float, float, float, float]]:
+    pdf = pypdfium2.PdfDocument(data)
+    return [each.get_bounds() for page in pdf for each in page.get_objects()]
+
+
+LONG = {
+    "address": "Step 1. See https://example.org/" + "a" * 300 + " now.",
+    "code": "Step 1. `" + "x" * 300 + "`",
+    "block of code": "Step 1. Look:\n\n```\n" + "\n".join(f"2. line {n}" for n in range(120)) + "\n```",
+    "many words": "Step 1. " + "Many words are said about it. " * 200,
+    "table": "Step 1. So:\n\n" + "| a long name |" * 9 + "\n" + "|---|" * 9 + "\n" + "| Donaudampfschiff |" * 9,
+    "lists": "\n".join("  " * depth + "- " + "W" * 60 for depth in range(12)),
+    "bold": "Step 1. **" + "M" * 200 + "**",
+}
+
+
+@pytest.mark.parametrize("said", LONG)
+def test_nothing_is_cut_off_by_the_paper(said: str):
+    data = as_pdf(say(LONG[said], "W" * 1500, PICTURE))
+    width, margin = 595.3, 56.7
+    for left, low, right, _ in bounds(data):
+        assert left > margin - 2 and right < width - margin + 2 and low > 0
+    text = text_of(data)
+    assert text.count("line 119") == (said == "block of code") and text.count("Many") == 200 * (said == "many words")
+
+
+@pytest.mark.parametrize("end", ["", "All done!"])
+def test_the_last_step_is_not_alone_on_a_page(end: str):
+    parts = [part for n in range(4) for part in (f"Step {n + 1}. Draw it.\n", PILImage.new("RGB", (64, 64)))]
+    found = pages(as_pdf(Conversation().say("user", "x").say("assistant", *parts, *[end] * bool(end))))
+    assert [images for _, images in found] == [2, 2] and found[-1][0].count("Draw it.") == 2
+
+
+def test_lines_of_code_are_no_steps():
+    (section,) = sections(say("Step 1. Run:\n\n```\nStep 2. no\n```\n\nStep 2. Yes.", "x", PICTURE))
+    assert [block.number for block in section.blocks] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("question", "title", "rest"),
+    [
+        ("Draw a boat, please!!!", "Draw a boat, please", ""),
+        ("How do I draw a boat??", "How do I draw a boat?", ""),
+        ("How do I draw a boat? I have red paint only.", "How do I draw a boat?", "How do I draw a boat? I have red paint only."),
+        ("Bake a cake ...", "Bake a cake", ""),
+        ("怎样画房子？请一步一步来。", "怎样画房子？请一步一步来", ""),
+        ("?!", "?!", ""),
+        ("", "A guide", ""),
+    ],
+)
+def test_a_title_is_no_raw_sentence(question: str, title: str, rest: str):
+    found = sections(say("So.", question))
+    assert (guide_title(found), rest_of_question(found)) == (title, rest)
+
+
+@given(st.text(st.characters(), max_size=80), st.text("ab|-[]()<>`*_~#>.!1 \n\\:", max_size=80))
+@settings(max_examples=25, deadline=None)
+def test_any_words_leave_in_every_format(anything: str, marks: str):
+    conversation = say(f"Step 1. {anything}\n{marks}", anything)
+    assert as_pdf(conversation).startswith(b"%PDF") and "</html>" in as_html(conversation)
+    assert b"guide.md" in as_zip(conversation)
 
 
 @browser_only

@@ -50,6 +50,47 @@ def test_a_picture_is_a_file_that_says_how_it_was_made(gallery: Gallery) -> None
     assert len(list(gallery.pictures.iterdir())) == 1
 
 
+def test_other_forms_of_the_same_letters_are_found(gallery: Gallery) -> None:
+    cafe = gallery.add(plain(1), PictureInfo("a Cafe\u0301 with a Ｂａｒ in Zu\u00adrich"))
+    assert all(ids(gallery, words=words) == [cafe.id] for words in ("café", "CAFE\u0301", "bar", "ｂａｒ", "zurich"))
+
+
+def test_a_picture_of_the_future_is_not_on_top(gallery: Gallery) -> None:
+    now = time.time()
+    made = {name: gallery.add(plain(shade), PictureInfo(name, made=when)).id for shade, (name, when) in enumerate(
+        {"later": now + 5e8, "old": now - 50, "new": now - 5}.items())}  # fmt: skip
+    assert ids(gallery) == [made["new"], made["old"], made["later"]]
+    assert ids(gallery, sort="old") == [made["later"], made["old"], made["new"]]
+
+
+def test_a_clock_that_was_ahead_once_deletes_no_picture(gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, now, day = gallery.add(plain(1), PictureInfo("x")), time.time(), 24 * 3600
+    gallery.delete(entry.id)
+    for days, left in ((31, True), (0.2, True), (31, True), (32.1, False)):
+        monkeypatch.setattr("time.time", lambda days=days: now + days * day)
+        assert bool(list(Gallery(tmp_path).deleted.glob("*.png"))) == left, days
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '{"words": "half \\ud83d", "options": {"a": "\\udc00"}}',
+        '{"options": ' + '{"a":' * 900 + "1" + "}" * 901,
+        '{"made": NaN}',
+        "[" * 5000,
+        "7",
+    ],
+)
+def test_hostile_settings_cost_no_picture(gallery: Gallery, tmp_path: Path, settings: str) -> None:
+    chunks = PngInfo()
+    chunks.add_itxt("duogen", settings)
+    plain(9).save(tmp_path / "brought.png", pnginfo=chunks)
+    (gallery.pictures / f"{'a' * 32}.png").write_bytes((tmp_path / "brought.png").read_bytes())
+    gallery.sync()
+    brought, _ = gallery.import_file(tmp_path / "brought.png")
+    assert set(ids(gallery)) == {"a" * 32, brought.id} and gallery.set_favourite("a" * 32, True).about.favourite
+
+
 @pytest.mark.parametrize("loss", ["removed", "damaged", "old"])
 def test_a_lost_index_is_made_of_the_files_again(gallery: Gallery, loss: str) -> None:
     first, second = gallery.add(plain(1), PictureInfo("a boat", made=1.0)), gallery.add(plain(2), PictureInfo("a tree", made=2.0))

@@ -19,15 +19,17 @@ from playwright.sync_api import expect
 
 import app
 from duogen.conversation import Conversation, Image, Text
-from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Stats, TextDelta, Thought
+from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.library.conversations import ConversationStore
 from duogen.options import Options
 from tests.support.browser import SHOTS, Server, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
 from tests.support.waiting import patience, until
 from ui.chat.answers import Job, Task, WaitingQuestion, answer_task
 from ui.chat.history import Answer, messages, text_part
+from ui.chat.panel import View
 from ui.page import Page
 from ui.parts import controls
+from ui.parts.i18n import translate_into
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 
@@ -231,6 +233,49 @@ def test_an_answer_ends_with_its_note(tmp_path: Path) -> None:
     assert "1 picture · 2.0 s · seed 7" in page.chat.messages(kept)[-1]["content"][-1]["text"]
 
 
+def test_a_notice_is_said_while_the_answer_comes_and_stays_under_it(tmp_path: Path) -> None:
+    told, seen = "The pair reads 400 tokens at most, so the oldest messages (4) are left out.", []
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield Notice(told)
+        yield TextDelta("Here.")
+        seen.append(page_of[0].jobs.find(said.id).status)
+        yield Done(said.say("assistant", "Here."), Stats(1, 1, 1, 0, 0.1, 2.0, "max_context"))
+
+    page_of = [page_with(script, tmp_path)]
+    asked = page_of[0].store.save(Conversation().say("user", "hello"))
+    job = page_of[0].jobs.start(answer_task(asked, Options(seed=7)))
+    until(lambda: job.done)
+    kept = page_of[0].store.open(asked.id)
+    line = page_of[0].store.read_about(kept.id)["notes"][kept.head]["line"]
+    assert line == f"2.0 s · seed 7 · {told} · cut at the most that the pair can read"
+    under = page_of[0].chat.messages(kept)[-1]["content"][-1]["text"]
+    assert told in under and 'value="on ' in under, "an answer that was cut offers to go on"
+    assert translate_into("de", f"Writing ... {told}").startswith("Schreibt ... Das Paar liest höchstens 400 Token")
+    assert seen and seen[0] == f"Writing ... {told}"
+
+
+@pytest.mark.parametrize(
+    "words", ["", "\u200b", "\u2060 \ufeff", "\u00ad", "\u202e", "\u3164", "\u2800", "\ufe0f", "\0", "\n\u200d\t", "\U000e0041"]
+)
+def test_a_message_of_which_nothing_is_to_be_seen_is_empty(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, said = page_with(fail, tmp_path), []
+    monkeypatch.setattr("ui.chat.panel.show_warning", lambda reason: said.append(str(reason)))
+    request = SimpleNamespace(session_hash="one", query_params={})
+    page.chat.submit({page.box: {"text": words, "files": []}, page.view: View(), page.search: ""}, request)
+    assert said == ["Type what you would like to know or see."] and not page.store.list_entries()
+
+
+def test_half_an_emoji_in_a_message_is_cleaned(tmp_path: Path) -> None:
+    page = page_with(lambda said: (event for event in [Done(said.say("assistant", "Yes."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))]), tmp_path)
+    values = {page.box: {"text": " \ud83d\ude42 \ud800 hello", "files": []}, page.view: View(), page.search: ""}
+    values |= {control: control.value for control in page.controls.values()}
+    page.chat.submit(values, SimpleNamespace(session_hash="one", query_params={}))
+    until(lambda: not page.jobs.running_chats())
+    (entry,) = page.store.list_entries()
+    assert page.store.open(entry.id).path()[0].text() == "\U0001f642 \ufffd hello" and "\ud800" not in entry.title
+
+
 def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
     def script(said: Conversation) -> Iterator[Event]:
         yield Thought("First the <b>walls")
@@ -241,7 +286,7 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
     page, job, kept = run_answer(script, tmp_path)
     folded, words, _ = page.chat.messages(kept)[-1]["content"]
     assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
-    assert words["text"] == "Step 1." and kept.path()[-1].text() == "Step 1."
+    assert words["text"] == "<p>Step 1.</p>" and kept.path()[-1].text() == "Step 1."
 
 
 def start_answer(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event]:
@@ -310,7 +355,7 @@ def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path
     assert page.jobs.enqueue_question(job, question) and not page.jobs.enqueue_question(job, question)
     assert page.store.read_about(asked.id)["unasked"] == {"text": "And a <b>boat?", "files": []}
     *_, shown = job.messages()
-    assert "And a &lt;b>boat?" in str(shown) and 'value="recall"' in str(shown)
+    assert "And a &#60;b&#62;boat?" in str(shown) and 'value="recall"' in str(shown)
     gate.set()
     until(lambda: job.done and not page.jobs.running_chats())
     path = page.store.open(asked.id).path()
@@ -357,13 +402,13 @@ def test_an_answer_in_the_making(tmp_path: Path) -> None:
     assert str(previews.folder.name) in card and "s left" in card and "<span>Step 1. A &lt;b&gt;red&lt;/b&gt; dot.</span>" in card
     answer.take(ImageDone(0, Image(red, 1, 0.5)))
     words, picture = answer.message()["content"]
-    assert words["text"] == "Step 1. A &lt;b>red&lt;/b> dot."
+    assert words["text"] == "<p>Step 1. A &#60;b&#62;red&#60;/b&#62; dot.</p>"
     assert 'alt="Step 1. A &lt;b&gt;red&lt;/b&gt; dot."' in picture["text"]
     assert len(list(pictures.folder.iterdir())) == 1
 
 
 def test_words_stay_words() -> None:
-    assert text_part("a <script> `<b>` ![x](y)")["text"] == "a &lt;script> `<b>` !\\[x](y)"
+    assert text_part("a <script> `<b>` ![x](y)")["text"] == "<p>a &#60;script&#62; <code>&#60;b&#62;</code> &#33;&#91;x&#93;(y)</p>"
 
 
 def test_history_holds_files_not_pictures(tmp_path: Path) -> None:

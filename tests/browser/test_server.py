@@ -25,6 +25,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image as PILImage
 
 from duogen.events import TextDelta
+from duogen.library.conversation_zip import LARGEST_ZIP
 from tests.support.browser import ROOT, Server, stand_in
 from tests.support.waiting import patience
 from ui.api.auth import add_user
@@ -241,7 +242,8 @@ def test_uploads_are_bounded_and_stay_in_their_folder(server):
     for name in ("../../../out.png", "..%2f..%2fout.png", "/out.png", "..\\out.png"):
         status, path = upload(server, name, encode_png())
         assert status >= 400 or Path(path).resolve().is_relative_to(uploads), name
-    assert upload(server, "large.png", bytes(26_300_000))[0] == 413
+    assert json.loads(fetch(server, "/config")[1])["max_file_size"] == LARGEST_ZIP, "what is exported comes back"
+    assert upload(server, "large.zip", bytes(26_300_000))[0] == 200
     status, page = upload(server, "page.html", b"<script>alert(1)</script>")
     with urllib.request.urlopen(f"{server.address}gradio_api/file={page}") as answer:
         assert answer.headers["Content-Disposition"].startswith("attachment"), "a page that somebody uploaded would run"

@@ -265,13 +265,74 @@ def test_what_was_finished_before_a_failure_stays(engine, monkeypatch):
     assert event.conversation.path()[-1].role == "assistant"
 
 
-def test_a_programming_error_is_not_hidden_but_forgets(engine, monkeypatch):
+def test_a_programming_error_is_named_and_forgets(engine, monkeypatch, caplog):
     monkeypatch.setattr(engine.painter, "remember", lambda *_: {}["missing"])
     script(monkeypatch, engine.tokens, "One", BOV, "two", END)
-    with pytest.raises(KeyError):
-        list(engine.answer(asked(), options()))
+    *_, failed = engine.answer(asked(), options())
+    assert isinstance(failed, Failed) and "KeyError: 'missing'" in failed.message
+    assert caplog.records[-1].exc_info[0] is KeyError, "whoever runs the server sees where it happened"
     monkeypatch.undo()
     answers_as_a_fresh_engine_does(engine, asked("Look: ", grey(1)), monkeypatch)
+
+
+CAUSES = [
+    (RuntimeError(), "The pair failed (RuntimeError); try again"),
+    (RuntimeError(" \n\n"), "The pair failed (RuntimeError); try again"),
+    (RuntimeError("\nno kernel\ntrace"), "The pair failed (RuntimeError: no kernel); try again"),
+    (NotImplementedError("cat"), "(NotImplementedError: cat)"),
+    (ValueError(), "The pair failed (ValueError); try again"),
+    (ValueError("This painter cannot see; bring no picture.\nMore."), "This painter cannot see; bring no picture."),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd"), "(UnicodeDecodeError: "),
+    (AssertionError(), "(AssertionError)"),
+    (AttributeError("no images"), "(AttributeError: no images)"),
+    (TypeError("4 given"), "(TypeError: 4 given)"),
+    (NameError("x"), "(NameError: x)"),
+    (IndexError(), "(IndexError)"),
+    (ZeroDivisionError(), "(ZeroDivisionError)"),
+    (StopIteration(), "RuntimeError: generator raised StopIteration"),
+    (RecursionError("too deep"), "(RecursionError: too deep)"),
+    (MemoryError(), "Memory ran out (MemoryError); make the pictures smaller"),
+    (OSError(28, "No space left on device"), "The disk is full (OSError); make room"),
+    (OSError(5, "Input/output error"), "(OSError: Input/output error)"),
+    (ImportError("cannot import name y"), "(ImportError: cannot import name y)"),
+    (ModuleNotFoundError("No module named 'peft.x'", name="peft.x"), "The pair needs the package peft (ModuleNotFoundError)"),
+]
+
+
+PLACES = [("paint", *case) for case in CAUSES]
+PLACES += [(place, *CAUSES[at]) for place in ("decode", "encode", "mllm", "tokens") for at in (0, 8, 15)]
+
+
+@pytest.mark.parametrize(("place", "cause", "words"), PLACES)
+def test_whatever_is_raised_ends_in_one_sentence(engine, monkeypatch, place, cause, words):
+    owner, name = {"mllm": (engine.mllm, "prefill"), "tokens": (engine.mllm, "append")}.get(place, (engine.painter, place))
+    asking = asked("Look: ", grey(1)) if place == "encode" else asked()
+    plain, calls = getattr(owner, name), []
+
+    def fail_later(*given, **named):
+        calls.append(given)
+        if len(calls) > (place == "decode"):
+            raise cause
+        return plain(*given, **named)
+
+    monkeypatch.setattr(owner, name, fail_later)
+    script(monkeypatch, engine.tokens, "Here", BOV, "and", BOV, END)
+    *_, failed = engine.answer(asking, options())
+    assert isinstance(failed, Failed) and "\n" not in failed.message
+    assert words in failed.message
+    said = failed.conversation.path()
+    assert [turn.text() for turn in said] == (["Draw a red house.", "Here"] if place == "decode" else [asking.path()[0].text()])
+    assert not engine.memory.context.packed.ids and not engine.memory.frames.past and not engine.memory.slots
+
+
+def test_a_picture_painted_again_fails_in_one_sentence_too(engine, monkeypatch):
+    begun = asked().say("assistant", "A red house")
+    monkeypatch.setattr(engine.painter, "paint", lambda *_: (_ for _ in ()).throw(KeyError("to_q")))
+    *_, failed = engine.stream_image(begun, options())
+    assert isinstance(failed, Failed) and "(KeyError: 'to_q')" in failed.message
+    assert failed.conversation.head == begun.path()[0].id and not engine.memory.context.packed.ids
+    with pytest.raises(ValueError, match="KeyError"):
+        engine.generate_image(begun, options())
 
 
 def test_a_reader_who_goes_away_in_the_middle_breaks_nothing(engine, monkeypatch):

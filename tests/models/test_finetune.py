@@ -50,7 +50,7 @@ from duogen.sketchbook.verify import check_scene
 from duogen.sketchbook.words import request_words
 from duogen.sketchbook.world import things
 from duogen.train import trainer as loop
-from duogen.train.trainer import Diverged, rate_at, train
+from duogen.train.trainer import Diverged, load_weights, rate_at, train
 from tests.models.test_training import Toy, equal, recipe
 from tests.support.browser import fork_context
 from tests.support.tiny import BOV, END, script, tiny_pair
@@ -342,11 +342,14 @@ def test_recomputation_changes_nothing(place, adapter):
 def test_a_damaged_cache_is_computed_again(place, adapter):
     ready = prepare_run(order(place, "whole"), quiet)
     (file,) = cache_features(ready, ready.data.examples[:1], None)
-    before = read_seen(file)
-    file.unlink()  # what was read of it is mapped into memory
-    file.write_bytes(b"damage")
-    assert cache_features(ready, ready.data.examples[:1], None) == [file]
-    assert torch.equal(read_seen(file).states, before.states)
+    before, data = read_seen(file), file.read_bytes()
+    for damaged in (b"damage", b"", data[: len(data) // 2], data.replace(b"painted", b"unknown"), data.replace(b"states", b"others")):
+        file.unlink()  # what was read of it is mapped into memory
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="resume, and they are computed again"):
+            read_seen(file)
+        assert cache_features(ready, ready.data.examples[:1], None) == [file]
+        assert torch.equal(read_seen(file).states, before.states)
 
 
 def test_a_batch_reads_words_and_frames_as_serving_does(place, adapter):
@@ -564,6 +567,36 @@ def test_the_newest_states_stay(tmp_path):
     train(Toy(), recipe(keep=2, save_minutes=0.0), tmp_path, log=quiet)
     assert sorted(file.name for file in tmp_path.glob("*.pt")) == ["state-0000005.pt", "state-0000006.pt", "state.pt"]
     assert equal(torch.load(tmp_path / "state.pt"), torch.load(tmp_path / "state-0000006.pt"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "part of a state"])
+def test_a_damaged_state_falls_back_to_the_whole_one_before_it(tmp_path, damage):
+    train(Toy(), recipe(keep=3, save_minutes=0.0), tmp_path / "whole", log=quiet)
+    folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / "damaged"))
+    for file in (folder / "state.pt", folder / "state-0000006.pt"):  # one file under two names
+        spoil_state(file, damage)
+    told: list[str] = []
+    assert train(Toy(), recipe(keep=3, save_minutes=0.0), folder, log=quiet, warn=told.append) == 6
+    assert len(told) == 1 and "damaged; training goes on from state-0000005.pt, after step 5" in told[0]
+    assert equal(torch.load(folder / "state.pt"), torch.load(tmp_path / "whole" / "state.pt"))
+    for file in folder.glob("*.pt"):
+        spoil_state(file, damage)
+    for begin in (lambda: train(Toy(), recipe(), folder, log=quiet), lambda: load_weights(folder, Toy().modules)):
+        with pytest.raises(ValueError, match="is damaged, and no older one is beside it; remove it"):
+            begin()
+
+
+def spoil_state(file: Path, damage: str) -> None:
+    whole = torch.load(file)
+    file.unlink()
+    match damage:
+        case "cut":
+            torch.save(whole, file)
+            file.write_bytes(file.read_bytes()[:-200])
+        case "part of a state":
+            torch.save({"step": 6, "weights": whole["weights"]}, file)
+        case _:
+            file.write_bytes(b"" if damage == "empty" else b"no state")
 
 
 def test_the_cosine_ends_where_it_should():

@@ -40,8 +40,9 @@ def parameters_in(node: ast.FunctionDef) -> Parameters:
 
 
 def test_there_is_something_to_keep() -> None:
-    assert {"encode", "decode", "prepare_inpaint", "composite", "remember", "fill_cache", "paint"} == set(METHODS)
-    assert parameters_of(Painter.prepare_inpaint) == [("picture", False), ("mask", False), ("side", True)]
+    named = {"encode", "decode", "prepare_inpaint", "composite", "remember", "fill_cache", "paint", "takes_pictures", "source_shape"}
+    assert named == set(METHODS)
+    assert parameters_of(Painter.prepare_inpaint) == [("picture", False), ("mask", False), ("size", True)]
 
 
 @pytest.mark.parametrize("kind", [CosmosPainter, DiffusersPainter])

@@ -49,7 +49,7 @@ def test_the_plain_layout_of_cosmos_opens_with_defaults(tmp_path):
     index["safety_checker"] = ["cosmos_guardrail", "CosmosSafetyChecker"]  # a package that is not here, and not needed
     (folder / "model_index.json").write_text(json.dumps(index))
     pair = open_pair(folder, "cpu", "fp32")
-    assert pair.about == About(title="Cosmos", tuned=False) and pair.about.frame_attention == "bidirectional"
+    assert pair.about == About(title="Cosmos", tuned=False, films=True) and pair.about.frame_attention == "bidirectional"
     vision = pair.text_encoder.config.vision_config
     assert (pair.image_processor.patch_size, pair.image_processor.merge_size) == (vision.patch_size, vision.spatial_merge_size)
     assert type(pair.vae).__name__ == "AutoencoderKLWan" and type(pair.scheduler).__name__ == "UniPCMultistepScheduler"
@@ -88,7 +88,7 @@ def drop_a_weight(file: Path) -> None:
 
 
 BREAKS = {
-    "weights of the talker cut short": (lambda f: cut(f / ENCODER), "damaged; get the pair again"),
+    "weights of the talker cut short": (lambda f: cut(f / ENCODER), "model.safetensors cannot be opened: it is cut short"),
     "weights of the painter cut short": (lambda f: cut(f / PAINTER), "cannot be opened"),
     "a weight of the talker gone": (lambda f: drop_a_weight(f / ENCODER), "text_encoder lacks 1 of its weights"),
     "a weight of the painter gone": (lambda f: drop_a_weight(f / PAINTER), "transformer lacks 1 of its weights"),
@@ -99,9 +99,9 @@ BREAKS = {
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "lacks scheduler"),
     "no preparation of pictures": (lambda f: shutil.rmtree(f / "image_processor"), "lacks image_processor"),
     "tokenizer cut short": (lambda f: cut(f / "tokenizer/tokenizer.json"), "cannot be opened"),
-    "index cut short": (lambda f: cut(f / "model_index.json"), "model_index.json is damaged"),
+    "index cut short": (lambda f: cut(f / "model_index.json"), "model_index.json cannot be opened"),
     "no index": (lambda f: (f / "model_index.json").unlink(), "is not a pair"),
-    "duogen.json cut short": (lambda f: cut(f / "duogen.json"), "duogen.json is damaged"),
+    "duogen.json cut short": (lambda f: cut(f / "duogen.json"), "duogen.json cannot be opened"),
     "impossible value": (lambda f: (f / "duogen.json").write_text('{"frame_attention": "sideways"}'), "'sideways'"),
 }
 
@@ -124,3 +124,51 @@ def test_impossible_wishes_get_one_sentence(whole, device, precision, words):
         pytest.skip("there is one")
     with pytest.raises(ValueError, match=words):
         open_pair(whole, device, precision)
+
+
+def leave_pointer(file: Path) -> None:
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
+
+
+def claim_long_header(file: Path) -> None:
+    file.write_bytes((2**60).to_bytes(8, "little") + file.read_bytes()[8:])
+
+
+def keep_as_pickle(file: Path) -> None:
+    file.rename(file.with_suffix(".bin"))
+
+
+def keep_index_alone(file: Path) -> None:
+    shard = file.name.replace(".safetensors", "-00001-of-00002.safetensors")
+    file.with_name(f"{file.name}.index.json").write_text(json.dumps({"weight_map": {"a": shard, "b": shard.replace("1-of", "2-of")}}))
+    file.unlink()
+
+
+FILES = {
+    "the pointer of git-lfs": (leave_pointer, "{file} cannot be opened: git-lfs left a pointer in its place"),
+    "a header of an exabyte": (claim_long_header, "{file} cannot be opened: it is cut short or damaged; get it again."),
+    "nothing in it": (lambda file: file.write_bytes(b""), "{file} cannot be opened: it is empty; get it again."),
+    "half of it": (cut, "{file} cannot be opened: it is cut short or damaged; get it again."),
+    "a header that is no JSON": (lambda file: file.write_bytes(b"\x04" + bytes(7) + b"abcd"), "{file} cannot be opened: it is cut short"),
+    "deep lists": (lambda f: f.write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5), "{file} cannot be opened: it is cut short"),
+    "a pickle in its place": (keep_as_pickle, "has its weights as diffusion_pytorch_model.bin, which can run code; get them"),
+    "its shards lost": (keep_index_alone, "lacks transformer/diffusion_pytorch_model-00001-of-00002.safetensors and 1 more"),
+}
+
+
+@pytest.mark.parametrize("how", FILES)
+def test_a_weight_file_that_cannot_be_opened_is_named(folder, how):
+    change, words = FILES[how]
+    change(folder / PAINTER)
+    with pytest.raises(ValueError) as caught:
+        Engine.open(folder, "cpu", "fp32")
+    assert words.format(file=folder / PAINTER) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ("text_encoder/config.json", "tokenizer/tokenizer.json", "vae/config.json"))
+@pytest.mark.parametrize("change", (leave_pointer, lambda file: file.write_bytes(b""), cut), ids=("pointer", "empty", "cut"))
+def test_a_configuration_that_cannot_be_opened_is_named(folder, name, change):
+    change(folder / name)
+    with pytest.raises(ValueError, match=f"{name} cannot be opened") as caught:
+        Engine.open(folder, "cpu", "fp32")
+    assert "\n" not in str(caught.value)

@@ -103,7 +103,8 @@ def test_a_whole_reply(name, precision, offload, monkeypatch) -> None:
     events = list(engine.answer(asked, options(guidance=2.0 if name.startswith("cosmos") else 1.0)))
     assert isinstance(events[-1], Done), events[-1]
     kinds = [type(event) for event in events if not isinstance(event, TextDelta)]
-    assert kinds == [*[ImageStarted, ImageStep, ImageStep, ImageDone] * 2, Done]
+    blind = [Notice] if name.startswith("cosmos") else []  # an untuned one paints from words alone, and says so
+    assert kinds == [*blind, *[ImageStarted, ImageStep, ImageStep, ImageDone] * 2, Done]
     turn = events[-1].conversation.path()[-1]
     said = [part.text if isinstance(part, Text) else part.alt for part in turn.parts]
     assert said == ["Step 1.", "a red house", " Step 2.", "a blue door"]
@@ -384,7 +385,7 @@ def test_folders_typed_in_answer_on_the_command_line_and_behind_the_page(typed_i
 
 
 def test_distilled_pipelines_take_few_steps_and_no_guidance(klein, cache) -> None:
-    from duogen.painters.diffusers import own_defaults
+    from duogen.hub.catalogue import own_defaults
 
     painter = next(cache.glob("models--black-forest-labs*/snapshots/*"))
     assert own_defaults(painter)["steps"] == 4 and own_defaults(painter)["guidance"] == 1.0

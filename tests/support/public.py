@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -15,9 +16,15 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    LongCatImageTransformer2DModel,
     QwenImageTransformer2DModel,
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )  # fmt: skip
 from tokenizers import AddedToken
 from transformers import (
@@ -29,6 +36,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
 )
 
 from duogen.models.placeholders import CLOSING, OPENING
@@ -166,17 +175,94 @@ def qwen_edit(folder: Path) -> Path:
         axes_dims_rope=(8, 4, 4),
     )  # fmt: skip
     vae = AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-    index = {"_class_name": "QwenImageEditPlusPipeline", "_diffusers_version": "0.42.0"}
-    parts = {"scheduler": FlowMatchEulerDiscreteScheduler(), "text_encoder": mllm, "tokenizer": tokenizer, "transformer": transformer}
-    for name, part in (parts | {"vae": vae}).items():
+    parts = {"text_encoder": mllm, "tokenizer": tokenizer, "transformer": transformer, "vae": vae}
+    return write_parts(folder, "QwenImageEditPlusPipeline", "processor", parts)
+
+
+def write_parts(folder: Path, kind: str, processor: str, parts: dict[str, Any]) -> Path:
+    """A pipeline whose text encoder is a Qwen2.5-VL, with a processor of that name, which diffusers could not save without torchvision."""
+    index = {"_class_name": kind, "_diffusers_version": "0.42.0"}
+    for name, part in ({"scheduler": FlowMatchEulerDiscreteScheduler()} | parts).items():
         library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
         index[name] = [library, "Qwen2Tokenizer" if name == "tokenizer" else type(part).__name__]
         part.save_pretrained(folder / name, **({"max_shard_size": SHARD} if name in ("text_encoder", "transformer") else {}))
-    index["processor"] = ["transformers", "Qwen2VLProcessor"]
-    eyes().save_pretrained(folder / "processor")
-    tokenizer.save_pretrained(folder / "processor")
+    index[processor] = ["transformers", "Qwen2VLProcessor"]
+    eyes().save_pretrained(folder / processor)
+    parts["tokenizer"].save_pretrained(folder / processor)
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def plain_vae(**changes: Any) -> AutoencoderKL:
+    """The autoencoder of FLUX.1's kind: 16 channels, an eighth of the side."""
+    sizes = {"block_out_channels": (8,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(latent_channels=16, norm_num_groups=4, shift_factor=0.1, scaling_factor=0.4, **sizes | changes)
+
+
+def longcat(folder: Path, kind: str = "LongCatImagePipeline") -> Path:
+    """LongCat-Image, whose pipelines do not say how far they are; its text encoder is a Qwen2.5-VL."""
+    torch.manual_seed(0)
+    mllm, tokenizer = qwen_mllm()
+    transformer = LongCatImageTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=64,
+        pooled_projection_dim=64, axes_dims_rope=[4, 6, 6],
+    )  # fmt: skip
+    parts = {"text_encoder": mllm, "tokenizer": tokenizer, "transformer": transformer, "vae": plain_vae()}
+    return write_parts(folder, kind, "text_processor", parts)
+
+
+def longcat_edit(folder: Path) -> Path:
+    return longcat(folder, "LongCatImageEditPipeline")
+
+
+def qwen_image(folder: Path) -> Path:
+    """Qwen-Image, which paints from words alone."""
+    qwen_edit(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["processor"]
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "QwenImagePipeline"}))
+    return folder
+
+
+def z_image(folder: Path) -> Path:
+    """Z-Image: a Qwen3 reads; no pictures."""
+    torch.manual_seed(0)
+    tokenizer = talking_tokenizer()
+    reader = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, max_position_embeddings=1024,
+        )
+    )  # fmt: skip
+    transformer = ZImageTransformer2DModel(
+        dim=64, n_layers=2, n_refiner_layers=1, n_heads=4, n_kv_heads=4, cap_feat_dim=64, axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64]
+    )
+    ZImagePipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), plain_vae(), reader, tokenizer, transformer).save_pretrained(folder)
+    return folder
+
+
+def kontext(folder: Path, kind: type = FluxKontextPipeline, guidance_embeds: bool = True) -> Path:
+    """FLUX.1: a CLIP and a T5 read; Kontext changes one picture."""
+    torch.manual_seed(0)
+    tokenizer = talking_tokenizer()
+    tokenizer.model_max_length = 77
+    clip = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, eos_token_id=END,
+        )
+    )  # fmt: skip
+    t5 = T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4))
+    transformer = FluxTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+        pooled_projection_dim=32, axes_dims_rope=(4, 6, 6), guidance_embeds=guidance_embeds,
+    )  # fmt: skip
+    pipe = kind(FlowMatchEulerDiscreteScheduler(), plain_vae(), clip, tokenizer, t5, tokenizer, transformer)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def schnell(folder: Path) -> Path:
+    return kontext(folder, FluxPipeline, False)
 
 
 def cosmos(folder: Path) -> Path:

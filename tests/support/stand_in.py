@@ -64,7 +64,7 @@ class StandIn:
         why = "user" if stop.is_set() else "end"
         yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
 
-    def stream_image(self, conversation, options, stop: threading.Event) -> Iterator:
+    def stream_image(self, conversation, options, stop: threading.Event, drafts: tuple[str, ...] = ()) -> Iterator:
         yield from self._paint(len(conversation.path()[-1].images()), options.seed, [], stop)
 
     def _paint(self, index: int, seed: int, parts: list, stop: threading.Event, masked=None, slow: bool = False) -> Iterator:

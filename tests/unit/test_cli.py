@@ -94,6 +94,7 @@ def assert_one_sentence(status: int, capsys, *words: str) -> None:
     ("argv", "word"),
     [
         (["ask", "  "], "no question"),
+        (["ask", "\u200b \u2060"], "no question"),
         (["ask", "hi", "--steps", "0"], "steps must be between 1 and 100"),
         (["ask", "hi", "--steps", "many"], "--steps"),
         (["ask", "hi", "--top-p", "2"], "top_p"),
@@ -106,14 +107,14 @@ def assert_one_sentence(status: int, capsys, *words: str) -> None:
         (["ask", "hi", "--out", str(ROOT)], "is there already"),
         (["ask", "hi", "--out", str(ROOT / "LICENSE" / "deeper")], "cannot be written"),
         (["ask", "hi", "--pair", "/no/such/pair"], "/no/such/pair is not a pair"),
-        (["chat", "--guidance", "0"], "guidance"),
+        (["chat", "--guidance", "11"], "guidance"),
         (["chat", "--pair", "/no/such/pair"], "/no/such/pair is not a pair"),
         (["evaluate", "sketchbook", "--n", "0"], "--n must be at least 1"),
         (["evaluate", "sketchbook", "--split", "tomorrow"], "tomorrow"),
         (["evaluate", "sketchbook", "--json", "/no/such/folder/figures.json"], "/no/such/folder"),
         (["evaluate", "sketchbook", "--pair", "/no/such/pair"], "/no/such/pair is not a pair"),
         (["evaluate", "sketchbook", "--sampler", "fast"], "no sampler 'fast'"),
-        (["evaluate", "vague", "--guidance", "0"], "guidance must be between"),
+        (["evaluate", "vague", "--guidance", "11"], "guidance must be between"),
         (["evaluate", "dpg", "--steps", "0"], "steps must be between 1 and 100"),
         (["evaluate", "napkin"], "napkin"),
     ],
@@ -122,6 +123,12 @@ def test_wrong_input_ends_with_one_sentence(argv, word, capsys, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert_one_sentence(run(argv), capsys, word)
     assert not list(tmp_path.iterdir()), "a run that failed left something behind"
+
+
+def test_half_an_emoji_in_a_question_is_cleaned(scripted, tmp_path):
+    engine = scripted()
+    assert run(["ask", " a \udc80 boat \ud800", "--out", str(tmp_path / "out")]) == 0
+    assert engine.asked[0].path()[0].text() == "a \ufffd boat \ufffd"
 
 
 @pytest.mark.parametrize("broken", ["empty", "half", "index"])

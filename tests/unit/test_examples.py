@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, Image, Message, save_conversation
 from duogen.dataset.describe import TokenCounter, describe, problem_rows
 from duogen.dataset.format import Data, Example, Picture, find_duplicates, split_examples, write_examples
-from duogen.dataset.readers import CHANGED, read_dataset
+from duogen.dataset.layouts.before_after import CHANGED
+from duogen.dataset.readers import read_dataset
 from duogen.library.conversations import ConversationStore
 from duogen.models.sequence import Tokens
 from tests.support.tiny import Qwen2VLImageProcessorPil, tiny_tokenizer

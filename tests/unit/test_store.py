@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import time
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
 
+from duogen import stored_picture
 from duogen.conversation import Conversation, Image, Text
-from duogen.library.conversations import NOT_OURS, ConversationStore, make_title
+from duogen.library.conversations import NOT_OURS, ConversationStore, Entry, make_title
+from duogen.library.deletions import LEDGER
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_a_name_leads_nowhere_else(store: ConversationStore, tmp_path: Path, mon
 def test_a_damaged_one_hides_no_other(store: ConversationStore) -> None:
     kept, damaged = store.save(guide()), store.save(guide("broken"))
     (store.folder / damaged.id / "conversation.json").write_text("[")
-    assert [entry.id for entry in ConversationStore(store.folder).list_entries()] == [kept.id]
+    assert {entry.id: entry.damaged for entry in ConversationStore(store.folder).list_entries()} == {kept.id: False, damaged.id: True}
 
 
 def test_a_zip_brings_everything_along(store: ConversationStore, tmp_path: Path) -> None:
@@ -104,9 +109,10 @@ def write_zip(file: Path, **parts: bytes) -> Path:
     return file
 
 
-def encode_png(width: int, height: int) -> bytes:
+@cache
+def encode_png(width: int, height: int, mode: str = "1") -> bytes:
     data = io.BytesIO()
-    PILImage.new("1", (width, height)).save(data, "PNG")
+    PILImage.new(mode, (width, height)).save(data, "PNG")
     return data.getvalue()
 
 
@@ -125,14 +131,14 @@ GOOD = {"conversation.json": write_payload()}
         (GOOD | {"/dev/null/evil": b"x"}, "exported here"),
         (GOOD | {"images/../../evil.png": b"x"}, "exported here"),
         ({"holiday.txt": b"x"}, "exported here"),
-        ({}, "damaged"),
+        ({}, "exported here"),
         ({"conversation.json": b"[]"}, "damaged"),
         ({"conversation.json": write_payload(parent="b" * 32)}, "damaged"),
         ({"conversation.json": write_payload(parent="a" * 32)}, "damaged"),
         ({"conversation.json": write_payload(id='" onclick="x')}, "damaged"),
         ({"conversation.json": b" " * (33 * 1024**2)}, "too much"),
-        (GOOD | {f"images/{at:064x}.png": encode_png(7000, 7000) for at in range(9)}, "too much"),
-        (GOOD | {f"images/{0:064x}.png": b"no picture"}, "exported here"),
+        (GOOD | {f"images/{at:064x}.png": encode_png(7000, 7000) for at in range(82)}, "too much"),
+        (GOOD | {f"images/{at:064x}.png": encode_png(7000, 7000, "L") for at in range(9)}, "too much"),
     ],
 )
 def test_foreign_zips_are_refused(store: ConversationStore, tmp_path: Path, parts: dict, words: str) -> None:
@@ -152,3 +158,308 @@ def test_what_is_no_zip_is_refused(store: ConversationStore, tmp_path: Path) -> 
 def test_titles_are_short() -> None:
     assert make_title("  how\n do I ") == "how do I" and make_title("") == "Pictures"
     assert len(make_title("word " * 99)) <= 62
+
+
+def test_titles_have_no_signs_that_nobody_sees() -> None:
+    assert make_title("\u202ewie malt\x07 man\u2069 ein Haus\u200f") == "wie malt man ein Haus"
+    assert make_title("\u200b\u2060") == "Pictures"
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f466"
+    assert make_title("x" * 58 + family) == "x" * 58 + " …", "no half of an emoji"
+
+
+@pytest.mark.parametrize("name", ["\u200b", "\u3164", "\u2800", "\ufe0f", " \u00ad\n"])
+def test_a_name_of_invisible_characters_is_none(store: ConversationStore, name: str) -> None:
+    said = store.save(guide())
+    with pytest.raises(ValueError, match="needs a name"):
+        store.rename(said.id, name)
+
+
+DAMAGE = {
+    "empty": b"",
+    "zeros": b"\0" * 300,
+    "cut": write_payload()[:40],
+    "other letters": write_payload().replace(b'"t"', '"Öl"'.encode("latin-1")),
+    "deep": b"[" * 100_000,
+    "a newer format": write_payload().replace(b'"format": 1', b'"format": 9'),
+    "a number for words": write_payload(parts=[{"type": "text", "text": 7}]),
+    "a list for an id": write_payload(id=["a"]),
+    "a text for turns": write_payload().replace(b'"turns": [', b'"turns": "', 1),
+    "no object": b"null",
+    "a long number": b'{"format": ' + b"9" * 5000 + b"}",
+    "no role": write_payload(role="system"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_conversation_is_listed_exported_and_deleted(store: ConversationStore, damage: str) -> None:
+    kept, broken = store.save(guide()), store.save(guide("A broken one"))
+    (store.folder / broken.id / "conversation.json").write_bytes(DAMAGE[damage])
+    assert {entry.id: entry.damaged for entry in store.list_entries()} == {kept.id: False, broken.id: True}
+    with pytest.raises(ValueError, match="is damaged|newer DuoGen"):
+        store.open(broken.id)
+    with zipfile.ZipFile(io.BytesIO(store.pack(broken.id))) as packed:
+        assert packed.read("conversation.json") == DAMAGE[damage] and len(packed.namelist()) == 2
+    store.delete(broken.id)
+    store.restore(broken.id)
+    store.delete(broken.id)
+    assert [entry.id for entry in store.list_entries()] == [kept.id]
+
+
+def test_the_title_of_a_damaged_conversation_is_found(store: ConversationStore) -> None:
+    said = store.save(guide())
+    file = store.folder / said.id / "conversation.json"
+    file.write_bytes(file.read_bytes()[:-30])
+    assert store.entry(said.id) == Entry(said.id, "How do I draw a boat?", False, store.entry(said.id).changed, damaged=True)
+    file.unlink()
+    assert store.entry(said.id).damaged and store.entry(said.id).title == "", "its pictures are there still"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100, None, encode_png(40, 40)[:50]])
+def test_a_damaged_picture_costs_one_picture(store: ConversationStore, tmp_path: Path, damage: bytes | None) -> None:
+    said = store.save(guide().say("user", PILImage.new("RGB", (9, 9), "blue"), "And this?"))
+    _, red, blue = sorted((store.folder / said.id).rglob("*.*"), key=lambda file: file.name != "conversation.json")
+    first = said.path()[1].images()[0].picture.tobytes()
+    lost = red if PILImage.open(red).tobytes() == first else blue
+    lost.unlink() if damage is None else lost.write_bytes(damage)
+    fresh = ConversationStore(store.folder)
+    answered, asked = [turn.images()[0] for turn in fresh.open(said.id).path()[1:]]
+    assert answered.picture.size == (256, 256) and asked.picture.getpixel((0, 0)) == (0, 0, 255)
+    after = fresh.change(said.id, lambda now: now.say("assistant", "Go on."))
+    assert json.loads((store.folder / said.id / "conversation.json").read_text())["turns"][1]["parts"][1]["file"] == lost.name
+    (tmp_path / "a.zip").write_bytes(fresh.pack(said.id))
+    back = ConversationStore(tmp_path / "other").unpack(tmp_path / "a.zip")
+    assert [turn.text() for turn in back.path()] == [turn.text() for turn in after.path()]
+    assert [image.picture.size for turn in back.path() for image in turn.images()] == [(256, 256), (9, 9)]
+
+
+def test_opened_pictures_do_not_fill_the_memory(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duogen.stored_picture.KEPT_PIXELS", 3 * 64)
+    said = store.save(Conversation().say("assistant", *[PILImage.new("RGB", (8, 8), (n, 0, 0)) for n in range(9)]))
+    images = ConversationStore(store.folder).open(said.id).path()[0].images()
+    assert [image.picture.getpixel((0, 0))[0] for image in images] == list(range(9))
+    assert len(stored_picture.RECENT) == 3
+    held = images[0].picture
+    assert all(image.picture for image in images) and images[0].picture is held, "what somebody holds stays the same object"
+
+
+# Zips that a person has unpacked and packed again
+
+
+def repack(data: bytes, file: Path, rename=lambda name: name, change=lambda name, data: data, more=(), how=zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w", how) as new:
+        for name in old.namelist():
+            new.writestr(rename(name), change(name, old.read(name)))
+        for name in more:
+            new.writestr(name, b"\0\5litter")
+    return file
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"rename": lambda name: "Holiday/" + name, "more": ["Holiday/", "__MACOSX/Holiday/._conversation.json", "Holiday/.DS_Store"]},
+        {"rename": lambda name: "a/b c/Über/" + name},
+        {"rename": lambda name: name.replace("/", "\\"), "more": ["images\\Thumbs.db", "desktop.ini"]},
+        {"rename": lambda name: "Boat\\" + name.replace("/", "\\")},
+        {"rename": lambda name: "./" + name, "more": ["images/"]},
+        {"change": lambda name, data: b"\xef\xbb\xbf" + data if name.endswith(".json") else data},
+        {"how": zipfile.ZIP_LZMA},
+        {"how": zipfile.ZIP_BZIP2},
+    ],
+)
+def test_what_was_packed_again_comes_back(store: ConversationStore, tmp_path: Path, how: dict) -> None:
+    said = store.save(guide())
+    store.save_note(said.id, said.head, {"line": "a note"})
+    back = store.unpack(repack(store.pack(said.id), tmp_path / "again.zip", **how))
+    assert (back.turns, back.title) == (said.turns, said.title) and store.read_about(back.id)["notes"] == {said.head: {"line": "a note"}}
+    assert back.path()[1].images()[0].picture.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_damaged_zips_are_named_with_their_reason(store: ConversationStore, tmp_path: Path) -> None:
+    packed = store.pack(store.save(guide()).id)
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        data = bytearray(repack(packed, tmp_path / "a.zip", how=how).read_bytes())
+        data[75:115] = b"\xff" * 40
+        (tmp_path / "a.zip").write_bytes(data)
+        with pytest.raises(ValueError, match="a.zip is damaged"):
+            store.unpack(tmp_path / "a.zip")
+    data = bytearray(packed)
+    for mark in (b"PK\3\4", b"PK\1\2"):  # the flag of a password, in both headers of the first file
+        data[data.index(mark) + (6 if mark == b"PK\3\4" else 8)] |= 1
+    (tmp_path / "locked.zip").write_bytes(data)
+    with pytest.raises(ValueError, match="locked.zip has a password"):
+        store.unpack(tmp_path / "locked.zip")
+    assert len(store.list_entries()) == 1 and not list(store.folder.glob(".coming-*"))
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        b"[" * 50_000,
+        b"\xff\xfe",
+        b"null",
+        b'{"pinned": "yes", "notes": [1], "unasked": 3}',
+        b'{"pinned": 1, "notes": {"%s": {"line": {"a": [[]]}, "seed": "x", "thoughts": "\\ud83d"}}}' % (b"a" * 32),
+        b'{"unasked": {"text": 1, "files": {"a": 1}}, "notes": {"x": 5}}',
+        b'{"unasked": {"text": "", "files": ["\\u0000", "%s", 7]}}' % (b"a" * 5000),
+    ],
+)
+def test_a_hostile_note_breaks_nothing(store: ConversationStore, tmp_path: Path, about: bytes) -> None:
+    back = store.unpack(write_zip(tmp_path / "a.zip", **GOOD, **{"about.json": about}))
+    (store.folder / back.id / "about.json").write_bytes(about)
+    (entry,) = ConversationStore(store.folder).list_entries()
+    read = store.read_about(back.id)
+    assert not entry.pinned and all(isinstance(value, str) for note in read["notes"].values() for value in note.values())
+    store.save_note(back.id, "a" * 32, {"line": "new"})
+    store.pin(back.id, True)
+    assert store.read_about(back.id)["notes"]["a" * 32] == {"line": "new"}
+
+
+def test_halves_of_letters_are_stored_and_listed(store: ConversationStore, tmp_path: Path) -> None:
+    said = store.save(Conversation(title="a \ud83d").say("user", "b \ude00 \ud83d\ude00"))
+    assert store.open(said.id) and ConversationStore(store.folder).open(said.id).path()[0].text() == "b \ufffd \U0001f600"
+    hostile = write_payload(parts=[{"type": "text", "text": "half \ud800"}]).replace(b'"t"', b'"t\\udc00"')
+    back = store.unpack(write_zip(tmp_path / "a.zip", **{"conversation.json": hostile}))
+    assert (back.title, back.path()[0].text()) == ("t\ufffd", "half \ufffd") and len(store.list_entries("half")) == 1
+
+
+@pytest.mark.parametrize("day", ["1970-01-02", "2110-01-01"])
+def test_files_of_any_date_are_packed(store: ConversationStore, day: str) -> None:
+    said = store.save(guide())
+    seconds = time.mktime(time.strptime(day, "%Y-%m-%d"))
+    for file in store.folder.rglob("*.*"):
+        os.utime(file, (seconds, seconds))
+    assert len(zipfile.ZipFile(io.BytesIO(store.pack(said.id))).namelist()) == 2
+
+
+def test_more_pictures_than_a_person_makes_come_back(store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # six thousand of them would take half a minute
+    tiles = [PILImage.new("RGB", (2, 2), (n % 256, n // 256, 1)) for n in range(2050)]
+    said = store.save(Conversation().say("assistant", *tiles))
+    (tmp_path / "a.zip").write_bytes(store.pack(said.id))
+    back = ConversationStore(tmp_path / "other").unpack(tmp_path / "a.zip")
+    assert len(back.path()[0].parts) == 2050 and back.path()[0].image_at(700).picture.getpixel((0, 0)) == (700 % 256, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("ZIP_FILES", 2, "files"),
+        ("ZIP_BYTES", 300, "MB"),
+        ("ZIP_TEXT_BYTES", 100, "words"),
+        ("ZIP_PIXELS", 60, "megapixels"),
+        ("ZIP_MASK_PIXELS", 40, "masks"),
+    ],
+)
+def test_a_limit_is_said_at_both_ends(
+    store: ConversationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, words: str
+) -> None:
+    masked = Image(PILImage.new("RGB", (8, 7), "red"), mask=PILImage.new("L", (8, 7), 255))
+    said = store.save(guide().say("user", masked))
+    (tmp_path / "a.zip").write_bytes(store.pack(said.id))
+    monkeypatch.setattr(f"duogen.library.conversation_zip.{limit}", value)
+    with pytest.raises(ValueError, match=f"This conversation has .*{words}.*; save it as a web page"):
+        store.pack(said.id)
+    with pytest.raises(ValueError, match=f"a.zip holds too much: .*{words}"):
+        store.unpack(tmp_path / "a.zip")
+
+
+# Time
+
+
+def test_the_order_lies_inside_the_files(store: ConversationStore, tmp_path: Path) -> None:
+    ids = [store.save(guide(words)).id for words in ("one", "two", "three", "four")]
+    store.change(ids[1], lambda now: now.say("user", "more"))
+    for at, id in enumerate(ids):  # as after a copy, and a date of the future
+        os.utime(store.folder / id / "conversation.json", (2e9 + 1e6 * (at == 0), 2e9 + 1e6 * (at == 0)))
+    shutil.copytree(store.folder, tmp_path / "copy" / "conversations")
+    for place in (store, ConversationStore(tmp_path / "copy" / "conversations")):
+        assert [entry.title for entry in place.list_entries()] == ["two", "four", "three", "one"]
+
+
+def test_a_clock_that_was_ahead_leaves_nothing_on_top(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = store.save(guide("of an older version"))
+    payload = json.loads((store.folder / old.id / "conversation.json").read_text())
+    (store.folder / old.id / "conversation.json").write_text(json.dumps({name: payload[name] for name in payload if name != "changed"}))
+    os.utime(store.folder / old.id / "conversation.json", (4e9, 4e9))
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 5e8)
+    store.save(guide("ahead"))
+    monkeypatch.setattr("time.time", lambda: now + 60)
+    fresh = ConversationStore(store.folder)
+    fresh.save(guide("now"))
+    fresh.save(guide("after"))
+    assert [entry.title for entry in fresh.list_entries()][:3] == ["after", "now", "ahead"]
+
+
+def test_a_clock_that_was_ahead_once_deletes_nothing(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, now, day = store.save(guide()), time.time(), 24 * 3600
+    store.delete(said.id)
+
+    def start(days: float) -> bool:
+        monkeypatch.setattr("time.time", lambda: now + days * day)
+        return (ConversationStore(store.folder).deleted / said.id).exists()
+
+    assert start(31) and start(31.1) and start(0.1) and start(29), "it was 31 days ahead, for an hour"
+    assert start(30.5) and not start(31.6), "two starts a day apart have found it that old"
+
+
+def test_restored_and_deleted_again_is_a_new_month(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, now, day = store.save(guide()), time.time(), 24 * 3600
+    store.delete(said.id)
+    monkeypatch.setattr("time.time", lambda: now + 31 * day)
+    assert (ConversationStore(store.folder).deleted / said.id).exists()
+    store.restore(said.id)
+    store.delete(said.id)
+    monkeypatch.setattr("time.time", lambda: now + 33 * day)
+    ConversationStore(store.folder)
+    ledger = json.loads((store.deleted / LEDGER).read_text())
+    assert ledger[said.id]["due"] == now + 33 * day
+
+
+def test_search_finds_other_forms_of_the_same_letters(store: ConversationStore) -> None:
+    cafe = store.save(guide("Draw the Cafe\u0301 Ｂａｒ in Zü\u00adrich"))
+    for words in ("café", "CAFE\u0301", "bar", "ｂａｒ", "zürich", "Zu\u0308rich", "\u200bbar"):
+        assert [entry.id for entry in store.list_entries(words)] == [cafe.id], words
+
+
+# Two processes
+
+
+def test_two_stores_on_one_folder_lose_no_turn(store: ConversationStore) -> None:
+    said, other = store.save(guide()), ConversationStore(store.folder)
+    other.open(said.id)
+    store.change(said.id, lambda now: now.say("user", "from one"))
+    other.change(said.id, lambda now: now.at(said.head).say("user", "from two"))
+    store.rename(said.id, "a name")
+    mine = store.open(said.id).at(said.head).say("user", "mine")
+    other.change(said.id, lambda now: now.at(said.head).say("user", "theirs"))
+    store.save(mine)
+    texts = {turn.text() for turn in ConversationStore(store.folder).open(said.id).turns.values()}
+    assert texts >= {"from one", "from two", "mine", "theirs"} and other.open(said.id).title == "a name"
+
+
+def test_what_another_process_deleted_is_gone_here_too(store: ConversationStore) -> None:
+    said, other = store.save(guide()), ConversationStore(store.folder)
+    known = other.open(said.id)
+    store.delete(said.id)
+    with pytest.raises(ValueError, match="may have been deleted"):
+        other.open(said.id)
+    other.save(known.say("user", "more"))
+    with pytest.raises(ValueError, match="come back already"):
+        store.restore(said.id)
+
+
+def test_a_second_start_leaves_a_running_import(store: ConversationStore) -> None:
+    (store.folder / ".coming-now").mkdir()
+    (store.folder / ".coming-old").mkdir()
+    os.utime(store.folder / ".coming-old", (1e9, 1e9))
+    ConversationStore(store.folder)
+    assert [path.name for path in store.folder.glob(".coming-*")] == [".coming-now"]
+
+
+def test_a_copied_folder_is_another_conversation(store: ConversationStore) -> None:
+    said = store.save(guide())
+    shutil.copytree(store.folder / said.id, store.folder / ("c" * 32))
+    store.change("c" * 32, lambda now: now.say("user", "only here"))
+    assert len(store.open(said.id).turns) == 2 and len(store.open("c" * 32).turns) == 3

@@ -13,7 +13,7 @@ import re
 import secrets
 from pathlib import Path
 
-from duogen.files import write_beside
+from duogen.files import read_text, write_beside
 
 NAME = re.compile(r"[\w.@-]{1,64}")
 LEAST_LETTERS = 8
@@ -76,11 +76,14 @@ def add_user(file: Path, name: str, password: str) -> None:
 
 def _read(file: Path) -> dict[str, tuple[bytes, bytes]]:
     try:
-        lines = [line.split(":") for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not file.exists():
+            raise ValueError(f"There is no file {file}; make it with: python app.py --auth {file} --add-user NAME")
+        lines = [line.strip().split(":") for line in read_text(file).splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
+    try:
         return {name: (bytes.fromhex(salt), bytes.fromhex(known)) for name, salt, known in lines}
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no file {file}; make it with: python app.py --auth {file} --add-user NAME") from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{file} is no file of users; make a new one with: python app.py --auth FILE --add-user NAME") from error
 
 

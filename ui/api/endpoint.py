@@ -14,7 +14,9 @@ import gradio as gr
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.events import AnswerBuilder
 from duogen.options import ImageOptions, TextOptions
-from ui.api.requests import RequestError, answer_work, parse_options, parse_picture, run_in_queue
+from duogen.text_decoding import clean_text, is_blank
+from ui.api.pictures import parse_picture
+from ui.api.requests import RequestError, answer_work, parse_options, run_in_queue
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 
@@ -74,11 +76,11 @@ class Endpoint:
             stop.set()
 
     def _build_conversation(self, prompt: Any, pictures: Any) -> Conversation:
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not isinstance(prompt, str) or is_blank(prompt):
             raise RequestError("There is no prompt; say what to draw or explain.")
         if not isinstance(pictures or [], list):
             raise RequestError("pictures must be a list of data URLs.")
-        return Conversation().say("user", *map(parse_picture, pictures or []), prompt)
+        return Conversation().say("user", *map(parse_picture, pictures or []), clean_text(prompt))
 
     def _render(self, parts: Sequence[Piece]) -> list[Part]:
         return [{"text": part.text} if isinstance(part, Text) else self._render_picture(part) for part in parts]

@@ -1,39 +1,39 @@
-"""Requests of programs, for every API: checks pictures and options, and runs the engine for one request after the other."""
+"""Requests of programs, for every API: options, and the engine's work for one request after the other."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
-import re
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from duogen.conversation import Conversation, Image
+from duogen.conversation import Conversation
 from duogen.events import Events, Failed, ImageDone
-from duogen.options import Checked, ImageOptions, Options, TextOptions
-from duogen.picture_input import open_picture
+from duogen.options import Checked, ImageOptions, Options, TextOptions, preset_values
 from ui.parts.loading import Loading
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
 
-PICTURE_SIDE = 1536  # a photo from a phone takes 150 MB of memory, and no pair sees more
-MOST_PICTURES = 64
-OTHER_NAMES = {"max_completion_tokens": "max_tokens"}
+FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 Work = Callable[["Engine", threading.Event], Events]
 
 
 class RequestError(Exception):
-    """A request that cannot be served; the message is one sentence."""
+    """A request that cannot be served; the message is one sentence.
 
-    def __init__(self, message: str, status: int = 400, code: str | None = None) -> None:
+    Attributes:
+        status: of HTTP.
+        code: OpenAI's word for the error, `None` where it has none.
+        param: the field of the request that is wrong, `None` where it is none alone.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.param = status, code, param
 
 
 def run_in_queue(loading: Loading, work: Work, stop: threading.Event) -> Events:
@@ -48,72 +48,54 @@ def run_in_queue(loading: Loading, work: Work, stop: threading.Event) -> Events:
             return
         try:
             yield from work(loading.engine, stop)
+        except RequestError as wrong:
+            yield Failed(str(wrong), Conversation())
         except Exception as error:  # a program must learn of every error
             traceback.print_exc()
-            yield Failed(f"The answer failed ({type(error).__name__}: {error}).", Conversation())
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            yield Failed(f"The answer failed ({reason}).", Conversation())
 
 
 def answer_work(conversation: Conversation, options: Options) -> Work:
     return lambda engine, stop: engine.answer(conversation, options, stop)
 
 
-def image_work(prompt: str, options: Options) -> Work:
-    """The work that makes one picture: the first of an answer, or, if the answer has none, one painted from the prompt itself."""
+def image_work(conversation: Conversation, prompt: str, options: Options) -> Work:
+    """The work that makes one picture: the first of an answer, or, if the answer has none, one painted from the prompt itself.
+
+    Args:
+        conversation: its last turn is the user's, who asks for `prompt`.
+    """
 
     def work(engine: Engine, stop: threading.Event) -> Events:
-        asked = Conversation().say("user", prompt)
-        with contextlib.closing(engine.answer(asked, options, stop)) as events:
+        with contextlib.closing(engine.answer(conversation, options, stop)) as events:
             for event in events:
                 yield event
                 if isinstance(event, ImageDone | Failed):
                     return
         if not stop.is_set():
-            yield from engine.stream_image(asked.say("assistant", prompt + "\n"), options, stop)
+            yield from engine.stream_image(conversation.say("assistant", prompt + "\n"), options, stop)
 
     return work
-
-
-def parse_picture(address: Any) -> Image:
-    """A data URL as a picture. Links are refused: a client could make this machine fetch them.
-
-    Raises:
-        Wrong: it is no data URL, or no picture.
-    """
-    head, _, data = str(address).partition(",")
-    if not re.fullmatch(r"data:image/[\w.+-]+;base64", head):
-        raise RequestError("Send pictures as data URLs (data:image/png;base64,...); links are not fetched.")
-    try:
-        brought = base64.b64decode(data, validate=True)
-    except ValueError as error:
-        raise RequestError("A picture's base64 is damaged; encode it anew.") from error
-    try:
-        picture = open_picture(brought)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    return Image(picture)
-
-
-def data_url(image: Image) -> str:
-    data = io.BytesIO()
-    image.picture.save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def parse_options(asked: dict[str, Any], about: dict[str, Any]) -> Options:
     """The options of a request. Missing options take the values of the pair. No previews by default.
 
     Raises:
-        Wrong: a value is of the wrong type or out of its range.
+        RequestError: a value is of the wrong type or out of its range.
     """
-    given = {OTHER_NAMES.get(name, name): value for name, value in asked.items() if value is not None}
-    given = {"preview_every": 0, **about, **given}
+    given = {name: value for name, value in asked.items() if value is not None and value != ""}
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given["max_completion_tokens"]
+    own = {name: value for (_, name), value in preset_values("balanced", about).items()}
+    given = {**own, "preview_every": 0, **given}
 
     def build(kind: type[Checked]) -> Checked:
         return kind(**{each.name: _check_value(each.name, given[each.name], str(each.type)) for each in fields(kind) if each.name in given})
 
     try:
-        seed = int(_check_value("seed", given["seed"], "int")) if "seed" in given else None
+        seed = parse_number("seed", given["seed"]) if "seed" in given else None
         if seed is not None and not -(2**63) <= seed < 2**63:
             raise ValueError("seed must fit into 64 bits.")
         return Options(seed, build(TextOptions), build(ImageOptions))
@@ -127,10 +109,50 @@ def _check_value(name: str, value: Any, kind: str) -> float | int | bool | str:
             raise ValueError(f"{name} must be a word, not {value!r}.")
         return value
     if kind == "bool":
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} must be true or false, not {value!r}.")
-        return value
-    right = isinstance(value, int | float) and not isinstance(value, bool) and (kind != "int" or value == value // 1)
-    if not right:
-        raise ValueError(f"{name} must be {'a whole number' if kind == 'int' else 'a number'}, not {value!r}.")
-    return int(value) if kind == "int" else float(value)
+        return parse_flag(name, value)
+    return parse_number(name, value) if kind == "int" else parse_fraction(name, value)
+
+
+def parse_flag(name: str, value: Any) -> bool:
+    """A truth value as programs write it: true, "true", 1.
+
+    Raises:
+        RequestError: it is none.
+    """
+    flag = FLAGS.get(str(value).strip().lower())
+    if flag is None:
+        raise RequestError(f"{name} must be true or false, not {value!r}.", param=name)
+    return flag
+
+
+def parse_number(name: str, value: Any) -> int:
+    """A whole number as programs write it: 8, 8.0, "8".
+
+    Raises:
+        RequestError: it is none.
+    """
+    number = _read_number(value)
+    if number is None or number != number // 1:
+        raise RequestError(f"{name} must be a whole number, not {value!r}.", param=name)
+    return int(number)
+
+
+def parse_fraction(name: str, value: Any) -> float:
+    """A number as programs write it: 0.5, 1, "0.5".
+
+    Raises:
+        RequestError: it is none.
+        OverflowError: it is too large.
+    """
+    number = _read_number(value)
+    if number is None:
+        raise RequestError(f"{name} must be a number, not {value!r}.", param=name)
+    return float(number)
+
+
+def _read_number(value: Any) -> float | int | None:
+    if isinstance(value, str):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

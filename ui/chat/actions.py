@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import base64
-import re
+import shutil
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import regex
 
 from duogen.conversation import Conversation, Text, Turn
 from duogen.library.conversations import ConversationStore
 from duogen.library.export import as_html, as_pdf, as_zip
 from duogen.library.picture_file import PictureInfo
+from duogen.text_decoding import cut_text
 from ui.chat.answers import Task
 from ui.chat.correct import write_words
-from ui.chat.history import button
+from ui.chat.history import address, button
 from ui.chat.panel import Chat, Edit, View, catch_refusal
+from ui.parts.i18n import translate
 from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed
 from ui.tabs.finetune import keep_example
 
 VARIANTS = 4
+NAME_LETTERS = 40
+EXPORT_SECONDS = 3600
 
 
 class ChatActions:
@@ -81,7 +89,7 @@ class ChatActions:
     def _delete(self, values: dict, request: gr.Request, id: str) -> Updates:
         if job := self.chat.jobs.find(id):
             job.stop.set()
-        title = self.chat.store.open(id).title
+        title = self.chat.store.entry(id).title or translate("A damaged conversation")
         self.chat.store.delete(id)
         shown = values[self.chat.view].id
         view = View(None if shown == id else shown, undo=id)
@@ -91,7 +99,8 @@ class ChatActions:
         view = values[self.chat.view]
         if isinstance(view.undo, str):
             self.chat.store.restore(view.undo)
-            return self.chat.enter_view(values, request, View(view.undo), "It is back.")
+            shown = View() if self.chat.store.entry(view.undo).damaged else View(view.undo)
+            return self.chat.enter_view(values, request, shown, "It is back.")
         if view.undo is None:
             raise Refusal("There is nothing to undo any more.")
         self.chat.check_free(values)
@@ -190,23 +199,53 @@ class ChatActions:
         return self.to_studio(self.chat.shared.gallery.add(image.picture, about).id)
 
 
-def make_packer(store: ConversationStore) -> Callable[[str], dict]:
-    """Returns the function that makes the files to download."""
+def make_packer(store: ConversationStore, exports: Path) -> Callable[[str], dict]:
+    """Returns the function that makes the files to download. A zip of a conversation, which may be large, goes into `exports`."""
     writers = {"pdf": (".pdf", as_pdf), "html": (".html", encode_html), "markdown": (".zip", as_zip)}
+    exports.mkdir(parents=True, exist_ok=True)
 
     def pack(command: str) -> dict:
-        """The name and data of a file, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"."""
+        """The name of a file, and its data or its address, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"."""
         kind, id, *answer = str(command).split(" ")
         try:
-            conversation = store.open(id)
             ending, write = writers.get(kind, (".zip", None))
-            data = write(conversation, *answer) if write else store.pack(id)
-            title = re.sub(r"[^\w-]+", "-", conversation.title).strip("-")[:40] or "conversation"
-            return {"name": title + ending, "data": base64.b64encode(data).decode()}
+            name = make_file_name(store.entry(id).title) + ending
+            if write is None:
+                return {"name": name, "address": address(write_export(store, id, exports, name))}
+            return {"name": name, "data": base64.b64encode(write(store.open(id), *answer)).decode()}
         except (ValueError, TypeError) as error:
             return {"error": str(error)}
 
     return pack
+
+
+def make_file_name(title: str) -> str:
+    """A title as a name that every file system takes."""
+    words = regex.sub(r"[^\w-]+", "-", title).strip("-")  # `re` takes the vowel signs of Thai and Hindi for no letters
+    return cut_text(words, NAME_LETTERS).strip("-") or "conversation"
+
+
+def write_export(store: ConversationStore, id: str, exports: Path, name: str) -> Path:
+    """A conversation as a zip, in a folder whose name nobody can guess; those of an hour ago are deleted.
+
+    Raises:
+        ValueError: as `ConversationStore.pack_to`, or there is no room.
+    """
+    for old in exports.iterdir():
+        if abs(time.time() - old.stat().st_mtime) > EXPORT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = exports / uuid.uuid4().hex
+    try:
+        folder.mkdir()
+        with (folder / name).open("wb") as out:
+            store.pack_to(id, out)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(f"The zip cannot be written: {error.strerror or error}.") from error
+    except ValueError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder / name
 
 
 def encode_html(conversation: Conversation, answer: str | None = None) -> bytes:

@@ -175,7 +175,8 @@ class Jobs:
             self._finish(job)
         except Exception as error:  # the chat must go on after whatever happened
             traceback.print_exc()
-            job.bad, job.status = True, f"The answer failed ({type(error).__name__}: {error}); you can ask again."
+            reason = ": ".join(filter(None, [type(error).__name__, str(error)]))
+            job.bad, job.status = True, f"The answer failed ({reason}); you can ask again."
             with contextlib.suppress(ValueError):  # the conversation is gone
                 self._finish(job)
         finally:
@@ -210,7 +211,7 @@ class Jobs:
         if isinstance(event, Done):
             turn = event.conversation.path()[-1]
             if turn.parts:
-                self._keep(job, turn, stats_line(event.stats, job.options().seed))
+                self._keep(job, turn, stats_line(event.stats, job.options().seed, job.answer.notices))
             job.answer = self._new_answer(job.task)
             job.status = "Stopped." if event.stats.stopped == "user" else self.loading.words
         elif isinstance(event, Failed):
@@ -276,11 +277,13 @@ def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Optio
     `turn` is the answer, with the words to paint.
     """
     before = Turn("assistant", turn.parts[:at], parent=turn.parent)
+    old = conversation.turns.get(turn.id)
+    drafts = turn.image_at(at).drafts if old and old.parts[:at] == turn.parts[:at] else ()  # other words want other drafts
 
     def work(engine: Engine, stop: threading.Event) -> Events:
         for seed in seeds:
             began, image = time.monotonic(), None
-            for event in engine.stream_image(conversation.with_turn(before), replace(options, seed=seed), stop):
+            for event in engine.stream_image(conversation.with_turn(before), replace(options, seed=seed), stop, drafts=drafts):
                 yield event
                 if isinstance(event, ImageDone):
                     image = event.image

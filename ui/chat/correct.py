@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from duogen.conversation import Image, Piece, Text, Turn
+from duogen.text_decoding import is_blank
 from ui.parts.shared import Refusal
 
 MARK = re.compile(r"\[(\d+)\]")
@@ -38,6 +39,6 @@ def apply_correction(turn: Turn, words: str) -> tuple[Piece, ...]:
             parts.append(pictures[number - 1])
         elif piece:
             parts.append(Text(piece))
-    if not words.strip():
+    if is_blank(words):
         raise Refusal("Type what the answer should say.")
     return tuple(parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import AnswerBuilder, Event, ImageDone, ImageStarted, ImageStep, Notice, PendingPicture, Stats, TextDelta
 from duogen.hub.timings import say_seconds
 from ui import STATIC
+from ui.chat.safe_html import render_words
 from ui.parts.i18n import translate
 from ui.parts.pictures import PictureFolder
 
@@ -26,6 +28,7 @@ ENDED = {
     "user": ["stopped"],
     "max_tokens": ["cut at the longest answer that Options allow"],
     "max_images": ["cut at the most pictures that Options allow"],
+    "max_context": ["cut at the most that the pair can read"],
 }
 BROKEN_OFF = "broken off"
 UNFINISHED = (BROKEN_OFF, *(words for each in ENDED.values() for words in each))
@@ -42,15 +45,19 @@ Message = dict[str, Any]
 
 
 def text_part(words: str) -> Message:
-    """Words as Markdown that cannot become HTML or fetch a picture."""
-    safe = re.sub(r"(`+[^`]*`+)|<|!\[", lambda found: found[1] or {"<": "&lt;", "![": "!\\["}[found[0]], words)
-    return {"type": "text", "text": safe.strip()}
+    """Words, read as Markdown, that cannot become HTML of their own or fetch a picture."""
+    return {"type": "text", "text": render_words(words)}
+
+
+def html_part(markup: str) -> Message:
+    """Our own HTML, on one line: after a blank line the chat would read words in it as Markdown."""
+    return {"type": "text", "text": " ".join(markup.splitlines())}
 
 
 def thoughts_part(thoughts: str) -> Message:
     """The thoughts before the answer, folded; empty without thoughts."""
-    name, words = html.escape(translate("Thoughts")), html.escape(thoughts.strip()).replace("\n", "<br>")
-    return {"type": "text", "text": f'<details class="thoughts"><summary>{name}</summary>{words}</details>' if words else ""}
+    name, words = html.escape(translate("Thoughts")), "<br>".join(map(html.escape, thoughts.strip().splitlines()))
+    return html_part(f'<details class="thoughts"><summary>{name}</summary>{words}</details>' if words else "")
 
 
 def address(path: str | Path) -> str:
@@ -76,7 +83,7 @@ def picture_part(path: str | Path, alt: str, full: str | Path | None = None, bel
     """
     image = f'<img class="picture" src="{address(path)}" alt="{html.escape(alt)}">'
     link = f'<a href="{address(full or path)}" target="_blank" rel="noopener">{image}</a>'
-    return {"type": "text", "text": f'<figure class="card {kind}">{link}{below}</figure>'}
+    return html_part(f'<figure class="card {kind}">{link}{below}</figure>')
 
 
 def alt_words(image: Image, words: str) -> str:
@@ -89,10 +96,10 @@ def last_sentences(words: str) -> str:
     return " ".join(re.sub(r"[*_`#]", "", words).split())[-240:]
 
 
-def stats_line(stats: Stats, seed: int | None) -> str:
-    """The small line under an answer."""
+def stats_line(stats: Stats, seed: int | None, notices: Iterable[str] = ()) -> str:
+    """The small line under an answer. `notices` are what the user was told while it was made."""
     answer_picture = {0: [], 1: ["1 picture"]}.get(stats.images, [f"{stats.images} pictures"])
-    return " · ".join([*answer_picture, f"{stats.seconds:.1f} s", f"seed {seed}", *ENDED.get(stats.stopped, [])])
+    return " · ".join([*answer_picture, f"{stats.seconds:.1f} s", f"seed {seed}", *notices, *ENDED.get(stats.stopped, [])])
 
 
 def messages(conversation: Conversation, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
@@ -117,7 +124,7 @@ def _content(conversation: Conversation, turn: Turn, about: dict, pictures: Pict
     if said.endswith(UNFINISHED) and parts:
         line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
     shown = [part for part in [thoughts_part(str(about.get("thoughts", ""))), *parts] if part.get("text") != ""]
-    return [*shown, {"type": "text", "text": f'<div class="chat-actions">{_turn_actions(conversation, turn)}{line}</div>'}]
+    return [*shown, html_part(f'<div class="chat-actions">{_turn_actions(conversation, turn)}{line}</div>')]
 
 
 def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFolder) -> Message:
@@ -126,7 +133,7 @@ def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFold
     line = f"<small>{html.escape(translate('Sent when this answer is done'))}</small>" + button(
         "recall", "Back into the box", words="Cancel"
     )
-    return {"role": "user", "content": [*shown, text_part(words), {"type": "text", "text": f'<div class="chat-actions">{line}</div>'}]}
+    return {"role": "user", "content": [*shown, text_part(words), html_part(f'<div class="chat-actions">{line}</div>')]}
 
 
 def question_picture(image: Image, number: int, pictures: PictureFolder) -> Message:
@@ -218,11 +225,12 @@ class Answer(AnswerBuilder):
         super().take(event)
         match event:
             case TextDelta():
-                self.status = "Writing ..."
+                self.status = f"Writing ... {self.notice}" if self.notice else "Writing ..."
             case ImageStarted(index):
                 self.status = f"Painting picture {index + 1} ..."
             case ImageStep(index, step, steps):
-                self.status = " ".join([f"Painting picture {index + 1}, step {step} of {steps} ...", self.notice]).strip()
+                painting = f"Painting picture {index + 1}, step {step} of {steps} ..."
+                self.status = f"Painting picture {index + 1}, step {step} of {steps} ... {self.notice}" if self.notice else painting
             case Notice(words):
                 self.status = words
             case ImageDone(_, image):
@@ -247,9 +255,10 @@ class Answer(AnswerBuilder):
 
     def _pending_picture(self, pending: PendingPicture, words: str) -> Message:
         """A picture while it is painted: its preview, its words and the time left."""
-        time_left = translate(_say_left(pending.seconds_left()))
         name = html.escape(translate("Steps painted"))
         bar = f'<progress value="{pending.step}" max="{pending.steps}" title="{name}" aria-label="{name}"></progress>'
+        bar = bar if pending.steps else ""  # nobody knows how many drafts there will be
+        time_left = translate(f"draft {pending.drafts}" if pending.drafts else _say_left(pending.seconds_left()))
         below = f"{bar}<figcaption><span>{html.escape(words)}</span><span>{time_left}</span></figcaption>"
         file = self.previews.keep(pending.preview) if pending.preview else PAINTING
         return picture_part(file, translate(f"Picture {pending.index + 1} is being painted"), below=below, kind="pending")

@@ -15,6 +15,7 @@ import gradio as gr
 
 from duogen.conversation import Conversation, Image, Text, Turn
 from duogen.library.conversations import ConversationStore, make_title
+from duogen.text_decoding import clean_message
 from ui.chat.answers import Job, Jobs, Task, WaitingQuestion, answer_task, repaint_work
 from ui.chat.correct import apply_correction
 from ui.chat.history import Message, messages
@@ -225,7 +226,7 @@ class Chat:
     def submit(self, values: dict, request: gr.Request) -> Updates:
         """Send the words and pictures of the box."""
         given = values[self.box] or {}
-        words, files = (given.get("text") or "").strip(), given.get("files") or []
+        words, files = clean_message(given.get("text") or ""), given.get("files") or []
         if editing := values[self.view].editing:
             if editing.at is not None:
                 return self._repaint_with_words(values, request, words)
@@ -236,7 +237,7 @@ class Chat:
 
     @catch_refusal
     def submit_example(self, values: dict, event: gr.SelectData, request: gr.Request) -> Updates:
-        return self.ask(values, request, event.value["text"], [])
+        return self.ask(values, request, clean_message(event.value["text"]), [])
 
     def ask(self, values: dict, request: gr.Request, words: str, files: list[str]) -> Updates:
         self._check_open()

@@ -26,16 +26,21 @@ def chat_list(entries: list[Entry], shown: str | None, renaming: str | None, run
 
 
 def _entry_html(entry: Entry, shown: bool, renaming: bool, running: bool) -> str:
-    title = html.escape(entry.title or translate("Without a name"))
+    called = entry.title or translate("A damaged conversation" if entry.damaged else "Without a name")
+    title = html.escape(called)
     if renaming:
         name = html.escape(translate("Name of the conversation"))
-        return f'<li class="renaming"><input name="{entry.id}" value="{title}" maxlength="200" title="{name}" aria-label="{name}"></li>'
+        box = f'<input name="{entry.id}" value="{title}" maxlength="200" dir="auto" title="{name}" aria-label="{name}">'
+        return f'<li class="renaming">{box}</li>'
     marks = _mark("busy", "An answer is being made") * running + _mark("pinned", "Pinned") * entry.pinned
+    marks += _mark("damaged", "Damaged") * entry.damaged
     actions = [("rename", "Rename"), ("unpin", "Unpin") if entry.pinned else ("pin", "Pin"), *SAVES, ("delete", "Delete")]
+    if entry.damaged:
+        actions = [("zip", "Save its files"), ("delete", "Delete")]
     menu = "".join(f"<span>{button(command, name, entry.id, words=name)}</span>" for command, name in actions)
     here = ' aria-current="page"' if shown else ""
-    more = html.escape(translate(f"More for {entry.title}"))
-    opening = f'<button type="button" class="act open" value="open {entry.id}" title="{title}"{here}>{marks}{title}</button>'
+    more = html.escape(translate(f"More for {called}"))
+    opening = f'<button type="button" class="act open" value="open {entry.id}" title="{title}" dir="auto"{here}>{marks}{title}</button>'
     more = f'<details><summary aria-label="{more}">⋯</summary><div class="menu">{menu}</div></details>'
     return f'<li class="{"on" if shown else ""}">{opening}{more}</li>'
 

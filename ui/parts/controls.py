@@ -58,7 +58,9 @@ def preset_updates(name: str, controls: dict[Path, Control], about: dict[str, An
 def pair_updates(controls: dict[Path, Control], about: dict[str, Any]) -> dict[Component, Any]:
     """Updates that set the controls to the best settings of the open pair and hide those that it does not use."""
     best = {control: gr.update(value=about[path[-1]]) for path, control in controls.items() if path[-1] in about}
-    known = {("text", "think"): about.get("thinks", True), ("image", "side"): not about.get("sees_previous", False)}
+    any_size = not about.get("sees_previous", False)
+    known = {("text", "think"): about.get("thinks", True), ("image", "world"): about.get("films", False)}
+    known |= {("image", "side"): any_size, ("image", "aspect"): any_size}
     return best | {controls[path]: gr.update(visible=shown) for path, shown in known.items() if path in controls}
 
 

@@ -1,4 +1,7 @@
-"""Pictures as files for the chat: a picture object in its history would be encoded again at every word."""
+"""Pictures on their way in and out: a box for a brought picture, and pictures as files for the chat.
+
+A picture object in the chat's history would be encoded again at every word.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,34 @@ import io
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
+from gradio.data_classes import ImageData
 from PIL import Image as PILImage
 
 from duogen.files import write_beside
 
 MOST_BYTES = 512 * 1024**2
+# Some systems and browsers do not know that these are pictures.
+UPLOAD_TYPES = ["image", ".heic", ".heif", ".avif", ".jfif", ".jp2"]
+
+
+class PictureBox(gr.Image):
+    """A box whose file comes in as it was brought, for `open_picture` to read.
+
+    Gradio itself would drop its colour profile, lay its alpha on black, and call a damaged one by the words of a library.
+    """
+
+    def preprocess(self, payload: ImageData | None) -> Any:
+        if payload is None or payload.path is None:
+            return super().preprocess(payload)
+        return payload.path
+
+    @classmethod
+    def get_block_name(cls) -> str:
+        """The name of its code in the browser."""
+        return "image"
 
 
 class PictureFolder:

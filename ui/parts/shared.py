@@ -17,7 +17,7 @@ from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
 from duogen.picture_input import open_picture
-from ui.api.requests import PICTURE_SIDE
+from ui.api.pictures import PICTURE_SIDE
 from ui.parts import controls
 from ui.parts.disk_space import DiskSpace
 from ui.parts.i18n import translate

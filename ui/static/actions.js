@@ -16,10 +16,10 @@ const wordsOf = (row) => [...row.querySelectorAll('.message-content .prose')]
 const download = async (command) => {
   const file = await server.pack(command);
   if (file.error) return sendCommand('say ' + file.error);
-  const bytes = Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0));
-  const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(new Blob([bytes])), download: file.name });
+  const link = Object.assign(document.createElement('a'), { href: file.address, download: file.name });
+  if (file.data) link.href = URL.createObjectURL(new Blob([Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0))]));
   link.click();
-  URL.revokeObjectURL(link.href);
+  if (file.data) URL.revokeObjectURL(link.href);
 };
 
 // The guide as its web page looks on paper, in a frame that nobody sees.
@@ -89,7 +89,7 @@ document.querySelector('#box textarea')?.setAttribute('aria-label', say('Your me
 const TITLES = { Warning: 'One moment', Error: 'That did not work' };
 const NOTICES = [
   [/^Invalid file types?: (.+)\. Only .* allowed\.$/, 'Only pictures can be brought; this is none:'],
-  [/^File\(s\) exceed the maximum allowed size of [^:]+: (.+)$/, 'This is too large; make it smaller than 25 MB:'],
+  [/^File\(s\) exceed the maximum allowed size of [^:]+: (.+)$/, 'This is too large; make it smaller than 500 MB:'],
 ];
 const translateNotices = () => {
   for (const title of document.querySelectorAll('.toast-title')) {

@@ -17,12 +17,13 @@ from duogen.events import PendingPicture
 from duogen.hub.catalogue import entries, is_installed
 from duogen.options import PRESETS
 from duogen.paths import data_home
+from duogen.text_decoding import clean_message
 from ui.chat.history import SHOWN_PIXELS, address, alt_words
 from ui.parts.adapters import list_adapters
 from ui.parts.arena_rounds import ArenaRounds, Round, Side
 from ui.parts.i18n import translate
 from ui.parts.loading import Loading
-from ui.parts.pictures import PictureFolder
+from ui.parts.pictures import UPLOAD_TYPES, PictureFolder
 from ui.parts.shared import EMPTY_BOX, QUICK, Refusal, Shared, Updates, catch_refusals, check_uploads, status_line, translate_html
 
 POLL_SECONDS = 0.4
@@ -51,7 +52,7 @@ class Arena:
             info="For each request two of them are drawn, and each answers with the settings that are best for its pair.",
         )  # fmt: skip
         self.box = gr.MultimodalTextbox(
-            show_label=False, container=False, placeholder="Ask both, or bring a picture", file_types=["image"], file_count="multiple",
+            show_label=False, container=False, placeholder="Ask both, or bring a picture", file_types=UPLOAD_TYPES, file_count="multiple",
             label="Request", max_plain_text_length=100_000, max_lines=6, elem_id="arena-box",
         )  # fmt: skip
         self.status = gr.HTML(status_line(HINT), elem_id="arena-status")
@@ -87,7 +88,7 @@ class Arena:
     def start_round(self, values: dict) -> Iterator[Updates]:
         def updates() -> Iterator[Updates]:
             given, known = values[self.box] or EMPTY_BOX, list_contestants(self.shared.loading)
-            words, files = (given.get("text") or "").strip(), given.get("files") or []
+            words, files = clean_message(given.get("text") or ""), given.get("files") or []
             chosen = [known[key] for key in values[self.who] or [] if key in known]
             now = self.rounds.find(values[self.round] or "")
             if now and now.phase == "running":

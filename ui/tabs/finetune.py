@@ -193,10 +193,11 @@ class Finetune:
             return
         said = "".join(f"<li>{words}</li>" for words in map(translate_html, report.sentences()))
         name = re.sub(r"[^\w-]+", "-", path.stem).strip("-").lower() or "my-style"
+        problems = problem_rows(data)
         yield {
             self.source: str(path), self.report: f"<ul class='plain'>{said}</ul>",
             self.describe: gr.Button(visible=bool(report.loose)), self.tiles: self._tiles_html(data.examples),
-            self.wrong: gr.Accordion(visible=bool(data.problems)), self.problems: problems_html(problem_rows(data)),
+            self.wrong: gr.Accordion(visible=bool(problems)), self.problems: problems_html(problems),
             self.name: _free_name(name),
         }  # fmt: skip
 

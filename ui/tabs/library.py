@@ -17,6 +17,7 @@ from gradio.components import Component
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry, PictureQuery
 from ui.parts.i18n import translate, translate_choices
+from ui.parts.pictures import UPLOAD_TYPES
 from ui.parts.shared import QUICK, Shared, Updates, catch_refusals, status_line
 
 PER_PAGE = 60
@@ -79,7 +80,7 @@ class Library:
                 with gr.Column(visible=False, elem_id="library-detail") as self.detail:
                     self._lay_out_detail()
                 self.drop = gr.File(
-                    label="Bring a picture, or drop one to see its settings", file_types=["image"], height=140, elem_id="library-drop"
+                    label="Bring a picture, or drop one to see its settings", file_types=UPLOAD_TYPES, height=140, elem_id="library-drop"
                 )
                 with gr.Accordion("Disk space", open=False, elem_id="library-space"):
                     self.space = gr.HTML(status_line(FREEABLE))

@@ -23,9 +23,11 @@ from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry
 from duogen.options import Options
 from duogen.picture_input import open_picture
+from duogen.text_decoding import clean_message
 from ui import STATIC
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.picture_change import PLACES, REFERENCE, SOURCE, PictureChange, brush_mask, change_request, extend_canvas, scale_size
+from ui.parts.pictures import PictureBox
 from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, session_of, status_line
 
 MOST_CANVAS = 300
@@ -54,7 +56,7 @@ class Studio:
     def _lay_out(self) -> None:
         self.open = gr.BrowserState("", storage_key="duogen-studio", secret="which picture is open is no secret")
         self.current, self.listed, self.offered = gr.State(""), gr.State([]), gr.State([])
-        self.upload = gr.Image(
+        self.upload = PictureBox(
             type="filepath", sources=["upload", "clipboard"], label="Open a picture", placeholder=EMPTY, height=380, elem_id="studio-upload"
         )
         with gr.Row(visible=False, elem_id="studio") as self.bench:
@@ -138,7 +140,7 @@ class Studio:
 
     def _lay_out_other(self, number: int) -> tuple[gr.Image, gr.Radio]:
         with gr.Row(elem_classes="other"):
-            picture = gr.Image(
+            picture = PictureBox(
                 type="filepath",
                 sources=["upload", "clipboard"],
                 label=f"Picture {number}",
@@ -326,7 +328,7 @@ class Studio:
         picture = open_picture(entry.file)
         mask = brush_mask((values[self.editor] or {}).get("layers") or [], picture.size)
         size = scale_size(picture.size, values[self.width], values[self.height])
-        words = (values[self.words] or "").strip()
+        words = clean_message(values[self.words] or "")
         if not words and size == picture.size:
             raise Refusal("Say what should change." if mask is None else "Say what belongs where you painted.")
         words = words or "Continue the picture beyond its old edges."

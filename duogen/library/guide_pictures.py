@@ -1,0 +1,36 @@
+"""The pictures of a guide as files, and what a screen reader says of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from duogen.conversation import Image
+from duogen.library.guide import clean_words
+from duogen.library.markdown import strip_markdown
+from duogen.text_decoding import cut_text
+
+ALT_LETTERS = 240
+
+
+def encode_png(image: Image) -> bytes:
+    data = io.BytesIO()
+    image.picture.save(data, "PNG")
+    return data.getvalue()
+
+
+def encode_compact(image: Image) -> tuple[str, bytes]:
+    """ "png" or "jpeg", whichever needs fewer bytes: drawings are smaller as PNG, photographs as JPEG; both look the same."""
+    data = io.BytesIO()
+    image.picture.save(data, "JPEG", quality=92, subsampling=0)
+    return min(("png", encode_png(image)), ("jpeg", data.getvalue()), key=lambda packed: len(packed[1]))
+
+
+def data_url(image: Image) -> str:
+    kind, data = encode_compact(image)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def alt_text(image: Image, words: str = "") -> str:
+    """The text for screen readers: the picture's own description, else the words that it was painted from."""
+    return cut_text(" ".join(clean_words(image.alt or strip_markdown(words)).split()), ALT_LETTERS) or "A picture"

@@ -1,0 +1,74 @@
+"""A picture of a stored conversation, read from its file when its pixels are needed. A long conversation does not fill the memory."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+
+from PIL import Image as PILImage
+
+from duogen.paths import ASSETS
+from duogen.picture_input import MAX_PIXELS, open_picture
+
+KEPT_PIXELS = 64_000_000  # 256 MB, shared by all conversations
+PLACEHOLDER = ASSETS / "damaged.png"  # stands in the place of a picture whose file is damaged
+
+
+class StoredPicture:
+    """A picture file. While somebody holds its pixels, `open` returns the same object."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._opened: weakref.ref[PILImage.Image] | None = None
+
+    def open(self) -> PILImage.Image:
+        """The pixels as RGB; for a damaged file, a grey picture that says so."""
+        with RECENT.lock:
+            picture = self._opened() if self._opened else None
+            if picture is None:
+                picture = self._read()
+                self._opened = weakref.ref(picture)
+            RECENT.keep(self, picture)
+            return picture
+
+    def _read(self) -> PILImage.Image:
+        try:
+            return open_picture(self.file)
+        except Exception:  # whatever a damaged file raises, it costs this picture alone
+            return open_picture(PLACEHOLDER)
+
+
+class RecentPictures:
+    """The pixels that were used last, of all conversations together."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._kept: OrderedDict[StoredPicture, PILImage.Image] = OrderedDict()
+        self._pixels = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, stored: StoredPicture, picture: PILImage.Image) -> None:
+        """Keep a picture, and give up those that were used before it and are more than `KEPT_PIXELS`."""
+        old = self._kept.pop(stored, None)
+        self._kept[stored] = picture
+        self._pixels += picture.width * picture.height - (old.width * old.height if old else 0)
+        while self._pixels > KEPT_PIXELS and len(self._kept) > 1:
+            _, gone = self._kept.popitem(last=False)
+            self._pixels -= gone.width * gone.height
+
+
+RECENT = RecentPictures()
+
+
+def read_header(file: Path) -> tuple[int, str]:
+    """The number of pixels of a picture file and its mode, without decoding it; 0 for what is no picture or has too many pixels."""
+    try:
+        with PILImage.open(file) as picture:
+            pixels = picture.width * picture.height
+            return (pixels, picture.mode) if pixels <= MAX_PIXELS else (0, "")
+    except Exception:  # whatever a damaged file raises
+        return 0, ""
