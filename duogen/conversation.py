@@ -239,19 +239,36 @@ def read_payload(folder: Path) -> dict[str, Any]:
         if not newer:
             _check_types(payload)
             _check_tree(payload["turns"], payload["head"])
-    except KeyError as error:
-        raise ValueError(f"The conversation in {folder} is damaged: {error} is missing or leads nowhere.") from error
-    except RecursionError as error:
-        raise ValueError(f"The conversation in {folder} is damaged: its lists are nested too deep.") from error
     except Exception as error:  # whatever it raises, this conversation is damaged and the others are not
-        raise ValueError(f"The conversation in {folder} is damaged: {str(error).rstrip('.') or type(error).__name__}.") from error
+        raise ValueError(f"The conversation in {folder} is damaged: {_explain_damage(error)}.") from error
     if newer:
         raise ValueError(f"The conversation in {folder} was written by a newer DuoGen; update this one to read it.")
     return payload
 
 
+class _OtherType(TypeError):
+    """A part of `conversation.json` is of another type than `save_conversation` writes."""
+
+
+def _explain_damage(error: Exception) -> str:
+    """Why `conversation.json` cannot be read, in words that end without a full stop."""
+    match error:
+        case json.JSONDecodeError():
+            return f"it is cut short or no JSON (line {error.lineno})"
+        case UnicodeDecodeError():
+            return f"its text is no UTF-8 (byte {error.start:,})"
+        case RecursionError():
+            return "its lists are nested too deep"
+        case KeyError():
+            return f"{error} is missing or leads nowhere"
+        case _OtherType():
+            return str(error)
+        case _:
+            return "it is no conversation"
+
+
 def _check_types(payload: dict[str, Any]) -> None:
-    """Raises TypeError: something is of another type than `save_conversation` writes. Cleans the texts."""
+    """Raises _OtherType: something is of another type than `save_conversation` writes. Cleans the texts."""
     _expect(payload["id"], str, "the id")
     payload["title"] = clean_text(_expect(payload["title"], str, "the title"))
     for turn in payload["turns"]:
@@ -269,7 +286,7 @@ def _check_types(payload: dict[str, Any]) -> None:
 
 def _expect(value: Any, kind: Any, name: str) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"{name} is of the type {type(value).__name__}")
+        raise _OtherType(f"{name} is of the type {type(value).__name__}")
     return value
 
 

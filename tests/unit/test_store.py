@@ -175,30 +175,31 @@ def test_a_name_of_invisible_characters_is_none(store: ConversationStore, name: 
 
 
 DAMAGE = {
-    "empty": b"",
-    "zeros": b"\0" * 300,
-    "cut": write_payload()[:40],
-    "other letters": write_payload().replace(b'"t"', '"Öl"'.encode("latin-1")),
-    "deep": b"[" * 100_000,
-    "a newer format": write_payload().replace(b'"format": 1', b'"format": 9'),
-    "a number for words": write_payload(parts=[{"type": "text", "text": 7}]),
-    "a list for an id": write_payload(id=["a"]),
-    "a text for turns": write_payload().replace(b'"turns": [', b'"turns": "', 1),
-    "no object": b"null",
-    "a long number": b'{"format": ' + b"9" * 5000 + b"}",
-    "no role": write_payload(role="system"),
+    "empty": (b"", "it is cut short or no JSON .line 1."),
+    "zeros": (b"\0" * 300, "it is cut short or no JSON .line 1."),
+    "cut": (write_payload()[:40], "it is cut short or no JSON .line 1."),
+    "other letters": (write_payload().replace(b'"t"', '"Öl"'.encode("latin-1")), r"its text is no UTF-8 .byte \d+."),
+    "deep": (b"[" * 100_000, "nested too deep"),
+    "a newer format": (write_payload().replace(b'"format": 1', b'"format": 9'), "written by a newer DuoGen"),
+    "a number for words": (write_payload(parts=[{"type": "text", "text": 7}]), "a text is of the type int"),
+    "a list for an id": (write_payload(id=["a"]), "the id of a turn is of the type list"),
+    "a text for turns": (write_payload().replace(b'"turns": [', b'"turns": "', 1), "it is cut short or no JSON"),
+    "no object": (b"null", "it is no conversation"),
+    "a long number": (b'{"format": ' + b"9" * 5000 + b"}", "it is no conversation"),
+    "no role": (write_payload(role="system"), "is missing or leads nowhere"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_conversation_is_listed_exported_and_deleted(store: ConversationStore, damage: str) -> None:
     kept, broken = store.save(guide()), store.save(guide("A broken one"))
-    (store.folder / broken.id / "conversation.json").write_bytes(DAMAGE[damage])
+    written, reason = DAMAGE[damage]
+    (store.folder / broken.id / "conversation.json").write_bytes(written)
     assert {entry.id: entry.damaged for entry in store.list_entries()} == {kept.id: False, broken.id: True}
-    with pytest.raises(ValueError, match="is damaged|newer DuoGen"):
+    with pytest.raises(ValueError, match=reason):
         store.open(broken.id)
     with zipfile.ZipFile(io.BytesIO(store.pack(broken.id))) as packed:
-        assert packed.read("conversation.json") == DAMAGE[damage] and len(packed.namelist()) == 2
+        assert packed.read("conversation.json") == written and len(packed.namelist()) == 2
     store.delete(broken.id)
     store.restore(broken.id)
     store.delete(broken.id)
