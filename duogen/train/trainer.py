@@ -129,7 +129,11 @@ class Batches(Dataset):
         return self.steps
 
     def __getitem__(self, index: int) -> Any:
-        return self.make(index)
+        """A batch, or the error that making it raised: the loader would add its own traceback to the words of the error."""
+        try:
+            return self.make(index)
+        except Exception as error:
+            return error
 
 
 class Callback(Protocol):
@@ -264,8 +268,14 @@ class _ProcessShare:
             prefetch_factor=4 if workers else None, worker_init_fn=_ignore_signals,
         )  # fmt: skip
         numbered = iter(zip(numbers, loader, strict=True))
-        for _ in range(start, last):
-            yield [next(numbered) for _ in range(self.recipe.accumulate)]
+        try:
+            for _ in range(start, last):
+                group = [next(numbered) for _ in range(self.recipe.accumulate)]
+                for error in (batch for _, batch in group if isinstance(batch, Exception)):
+                    raise error
+                yield group
+        finally:
+            del numbered  # ends the workers, which ignore signals; an error's traceback would keep them, and the process waits for them
 
     def accumulate_gradients(self, step: int, batches: Iterable[tuple[int, Any]]) -> dict[str, float]:
         """Add up the gradients of a step; returns the mean of its loss and figures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -133,6 +134,21 @@ def test_a_killed_save_leaves_the_old_state(tmp_path, monkeypatch):
     train(Toy(), recipe(), tmp_path, log=quiet)
     train(Toy(), recipe(), tmp_path / "whole", log=quiet)
     assert equal(torch.load(tmp_path / "state.pt"), torch.load(tmp_path / "whole" / "state.pt"))
+
+
+class Unreadable(Toy):
+    def batch(self, step: int):
+        if step == 2:
+            raise ValueError("The kept states are of other dialogues.")
+        return super().batch(step)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_goes_wrong_in_a_worker_is_said_in_its_own_words_and_the_worker_ends(tmp_path, workers):
+    with pytest.raises(ValueError) as caught:
+        train(Unreadable(), recipe(workers=workers), tmp_path, log=quiet)
+    assert str(caught.value) == "The kept states are of other dialogues." and caught.traceback
+    assert multiprocessing.active_children() == []
 
 
 def test_averaged_weights_are_what_is_taken_out(tmp_path):
