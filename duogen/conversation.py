@@ -6,7 +6,6 @@ On disk a conversation is a folder: `conversation.json` and the pictures it name
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import uuid
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from PIL import Image as PILImage
 
 from duogen.files import read_bytes, write_beside
 from duogen.picture_input import open_picture
+from duogen.provenance import Origin, encode_picture
 from duogen.stored_picture import StoredPicture, read_header
 from duogen.text_decoding import clean_text
 
@@ -41,6 +41,7 @@ class Image:
         alt: the words that describe it, as read by a screen reader.
         mask: "L", as large as the picture, white where the answer may paint; outside no pixel changes. `None` for the whole picture.
         drafts: the words of the drafts that led to it, none where it was painted at once.
+        origin: how a model painted it, `None` for an upload without a mark of origin.
     """
 
     source: PILImage.Image | StoredPicture = field(compare=False)
@@ -49,6 +50,7 @@ class Image:
     alt: str = ""
     mask: PILImage.Image | None = field(default=None, compare=False)
     drafts: tuple[str, ...] = ()
+    origin: Origin | None = field(default=None, compare=False)
 
     @property
     def picture(self) -> PILImage.Image:
@@ -104,6 +106,10 @@ class Turn:
 
     def images(self) -> list[Image]:
         return [part for part in self.parts if isinstance(part, Image)]
+
+    def with_image(self, at: int, image: Image) -> Turn:
+        """The same message beside this one, with another picture at this place of the parts."""
+        return Turn(self.role, (*self.parts[:at], image, *self.parts[at + 1 :]), parent=self.parent)
 
     def image_at(self, at: int) -> Image:
         """Raises IndexError: there is no picture at this place of the parts."""
@@ -282,6 +288,8 @@ def _check_types(payload: dict[str, Any]) -> None:
             _expect(part["seed"], int | None, "a seed")
             _expect(part["seconds"], int | float | None, "a time")
             part["alt"] = clean_text(_expect(part["alt"], str, "a description"))
+            if part.get("origin") not in (None, *Origin):
+                raise _OtherType("the origin of a picture is none of those that DuoGen writes")
 
 
 def _expect(value: Any, kind: Any, name: str) -> Any:
@@ -307,20 +315,20 @@ def _save_piece(part: Piece, images: Path) -> dict:
     if isinstance(part.source, StoredPicture) and part.source.file.parent == images:
         file = part.source.file.name  # it is there already, damaged or not
     else:
-        file = _save_picture(part.picture, images)
+        file = _save_picture(part.picture, images, part.origin)
     entry = {"type": "image", "file": file, "seed": part.seed, "seconds": part.seconds, "alt": clean_text(part.alt)}
     if part.drafts:
         entry["drafts"] = [clean_text(words) for words in part.drafts]
+    if part.origin:
+        entry["origin"] = part.origin
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
 
 
-def _save_picture(picture: PILImage.Image, images: Path) -> str:
+def _save_picture(picture: PILImage.Image, images: Path, origin: Origin | None = None) -> str:
     """The name of the file in `images` that holds it, by its content."""
     name = hashlib.sha256(picture.tobytes()).hexdigest() + ".png"
     if not (images / name).exists() or not (images / name).stat().st_size:
-        data = io.BytesIO()
-        picture.save(data, "PNG")
-        write_beside(images / name, data.getvalue())
+        write_beside(images / name, encode_picture(picture, "PNG", origin))
     return name
 
 
@@ -331,7 +339,9 @@ def _load_piece(
         return Text(entry["text"])
     mask = load_mask(entry["mask"]) if "mask" in entry else None
     drafts = tuple(entry.get("drafts", ()))
-    image = Image(load_picture(entry["file"]), entry["seed"], entry["seconds"], entry["alt"], mask, drafts)
+    older = Origin.PAINTED if entry["seed"] is not None else None  # written before origins were
+    origin = Origin(entry["origin"]) if entry.get("origin") else older
+    image = Image(load_picture(entry["file"]), entry["seed"], entry["seconds"], entry["alt"], mask, drafts, origin)
     return image if mask is None or mask.size == image.picture.size else replace(image, mask=None)
 
 

@@ -29,6 +29,7 @@ from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted,
 from duogen.hub.timings import say_seconds
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 from duogen.picture_input import open_picture
+from duogen.provenance import encode_picture
 from duogen.text_decoding import clean_message
 
 if TYPE_CHECKING:
@@ -428,7 +429,7 @@ def write_answer(answer: Answer, folder: Path) -> None:
     try:
         part.mkdir(parents=True)
         for name, image in zip(answer.files(), answer.images(), strict=True):
-            image.picture.save(part / name)
+            (part / name).write_bytes(encode_picture(image.picture, "PNG", image.origin))
         (part / "reply.json").write_text(json.dumps(answer.as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
         (part / "reply.md").write_text(answer.as_markdown(), encoding="utf-8")
         if folder.exists():  # empty, else it had been refused

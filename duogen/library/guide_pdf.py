@@ -88,7 +88,9 @@ def _lay_out(found: list[Section], root: Path) -> dict[str, Any]:
 
     title = guide_title(found)
     laid = [lay_out_section(section, section is found[-1]) for section in found]
-    return {"title": title, "name": title, "language": guess_language(*found) or "en", "sections": laid}
+    pictures = [image for section in found for image in (*section.brought, *(block.picture for block in section.blocks)) if image]
+    origins = sorted({image.origin for image in pictures if image.origin})
+    return {"title": title, "name": title, "language": guess_language(*found) or "en", "sections": laid, "origins": origins}
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +101,7 @@ def _fonts() -> typst.Fonts:
     return typst.Fonts(font_paths=[str(pylopdf_fonts_zh_cn.serif_path().parent)])
 
 
-KEPT_AS_THEY_ARE = {"alt", "file", "kind", "language", "name", "link"}
+KEPT_AS_THEY_ARE = {"alt", "file", "kind", "language", "name", "link", "origins"}
 
 
 def _replace_texts(data: Any, how: Callable[[str], str]) -> Any:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import base64
-import io
 
 from duogen.conversation import Image
 from duogen.library.guide import clean_words
 from duogen.library.markdown import strip_markdown
+from duogen.provenance import encode_picture
 from duogen.text_decoding import cut_text
 
 ALT_LETTERS = 240
 
 
 def encode_png(image: Image) -> bytes:
-    data = io.BytesIO()
-    image.picture.save(data, "PNG")
-    return data.getvalue()
+    return encode_picture(image.picture, "PNG", image.origin)
 
 
 def encode_compact(image: Image) -> tuple[str, bytes]:
     """ "png" or "jpeg", whichever needs fewer bytes: drawings are smaller as PNG, photographs as JPEG; both look the same."""
-    data = io.BytesIO()
-    image.picture.save(data, "JPEG", quality=92, subsampling=0)
-    return min(("png", encode_png(image)), ("jpeg", data.getvalue()), key=lambda packed: len(packed[1]))
+    jpeg = encode_picture(image.picture, "JPEG", image.origin, quality=92, subsampling=0)
+    return min(("png", encode_png(image)), ("jpeg", jpeg), key=lambda packed: len(packed[1]))
 
 
 def data_url(image: Image) -> str:

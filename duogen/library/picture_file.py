@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import struct
@@ -18,6 +17,7 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from duogen.picture_input import MAX_PIXELS, open_picture
+from duogen.provenance import Origin, encode_picture, read_origin
 from duogen.text_decoding import clean_text
 
 PARAMETERS, OURS = "parameters", "duogen"
@@ -45,6 +45,7 @@ class PictureInfo:
         made: seconds since 1970.
         favourite: whether a person marked it.
         parameters: the settings that another tool wrote, "" for none.
+        origin: how a model painted it, one of `Origin`; "" for a picture without a mark of origin.
     """
 
     words: str = ""
@@ -60,6 +61,7 @@ class PictureInfo:
     made: float = field(default_factory=time.time)
     favourite: bool = False
     parameters: str = ""
+    origin: str = ""
 
 
 KINDS = {name: int | float if kind is float else kind for name, kind in get_type_hints(PictureInfo).items()}
@@ -85,11 +87,10 @@ def format_parameters(about: PictureInfo, size: tuple[int, int]) -> str:
 
 def encode_png(picture: PILImage.Image, about: PictureInfo) -> bytes:
     """Encode an RGB picture with its settings as a PNG file."""
-    chunks, data = PngInfo(), io.BytesIO()
+    chunks = PngInfo()
     chunks.add_text(PARAMETERS, format_parameters(about, picture.size))
     chunks.add_itxt(OURS, to_json(about))
-    picture.save(data, "PNG", pnginfo=chunks, compress_level=4)
-    return data.getvalue()
+    return encode_picture(picture, "PNG", Origin(about.origin) if about.origin else None, pnginfo=chunks, compress_level=4)
 
 
 def to_json(about: PictureInfo) -> str:
@@ -104,7 +105,7 @@ def from_json(text: str) -> PictureInfo:
         known |= {name: clean_text(value) for name, value in known.items() if isinstance(value, str)}
         sound = isinstance(given, dict) and all(isinstance(value, KINDS[name]) for name, value in known.items())
         about = PictureInfo(**known) if sound else None
-        if about and 0 <= about.made < 1e11 and abs(about.seed or 0) < 2**63:
+        if about and 0 <= about.made < 1e11 and abs(about.seed or 0) < 2**63 and about.origin in ("", *Origin):
             to_json(about)  # options that are nested too deep could not be written again
             return about
     except (ValueError, TypeError, RecursionError) as error:
@@ -140,26 +141,27 @@ def read_header(file: Path) -> tuple[PictureInfo, tuple[int, int]]:
     """
     try:
         with PILImage.open(file, formats=["PNG"]) as picture:
-            about, size = _parse_texts(picture.info), picture.size
+            about, size, origin = _parse_texts(picture.info), picture.size, read_origin(picture) or ""
     except Exception as error:  # whatever a damaged file raises, it costs this picture alone
         raise ValueError(f"{file.name} cannot be read as a PNG picture.") from error
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"{file.name} has more than {MAX_PIXELS // 10**6} megapixels.")
-    return about or PictureInfo(painted=False, made=file.stat().st_mtime), size
+    return about or PictureInfo(painted=False, made=file.stat().st_mtime, origin=origin), size
 
 
-def read_upload(file: Path) -> tuple[PILImage.Image, PictureInfo | None]:
-    """Read an uploaded picture and its settings, ours or those of another tool; `None` if it has none.
+def read_upload(file: Path) -> tuple[PILImage.Image, PictureInfo | None, str]:
+    """Read an uploaded picture, its settings, ours or those of another tool, and its mark of origin; `None` and "" if it has none.
 
     Raises:
         ValueError: it cannot be read; one sentence.
     """
     picture = open_picture(file)
     texts: Mapping[Any, Any] = {}
+    origin = ""
     with contextlib.suppress(Exception), PILImage.open(file) as again:  # the picture is sound; settings that cannot be read are none
-        texts = again.info
+        texts, origin = again.info, read_origin(again) or ""
         texts = again.text if isinstance(again, PngImageFile) else {}  # reads what stands after the pixels too
-    return picture, _parse_texts(texts)
+    return picture, _parse_texts(texts), origin
 
 
 def _parse_texts(texts: Mapping[Any, Any]) -> PictureInfo | None:

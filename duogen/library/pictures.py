@@ -165,8 +165,8 @@ class Gallery:
         Raises:
             ValueError: it cannot be read; one sentence.
         """
-        picture, about = read_upload(file)
-        return self.add(picture, clear_links(about)), about is not None
+        picture, about, origin = read_upload(file)
+        return self.add(picture, replace(clear_links(about), origin=origin)), about is not None
 
     def entry(self, id: str) -> Entry:
         """Raises: ValueError: there is no such picture."""

@@ -13,6 +13,7 @@ import openai
 import pytest
 from PIL import Image as PILImage
 
+from duogen.provenance import Origin, read_origin
 from tests.support.api import encode, png
 from tests.support.tiny import BOV, END, SIDE, script
 from tests.support.waiting import patience
@@ -100,6 +101,7 @@ def test_a_stream_of_pictures(client, loading, monkeypatch):
     assert all(decode(event.b64_json).size == (SIDE, SIDE) and event.size == f"{SIDE}x{SIDE}" for event in events)
     script(monkeypatch, loading.engine.tokens, BOV)
     assert client.images.generate(**given).data[0].b64_json == events[-1].b64_json
+    assert read_origin(decode(events[-1].b64_json)) is Origin.PAINTED
     monkeypatch.setattr(loading.engine, "answer", lambda *_: (_ for _ in ()).throw(KeyError("lost")))
     with pytest.raises(openai.APIError, match="The answer failed"):
         list(client.images.generate(**given, stream=True))
@@ -114,6 +116,7 @@ def test_only_what_is_transparent_in_the_mask_changes(client, loading, monkeypat
     made = client.images.edit(model="tiny", prompt="a blue door", **files, n=1, size="1024x1024", extra_body={"seed": "1", "steps": "1"})
     changed = decode(made.data[0].b64_json)
     assert made.size == "96x80" == f"{changed.width}x{changed.height}" and "not 1024x1024" in made.notices[0]
+    assert read_origin(changed) is Origin.CHANGED
     before, after = np.asarray(house), np.asarray(changed)
     assert (before[:, 48:] == after[:, 48:]).all() and (before[:, :40] != after[:, :40]).any()
     see_through = house.convert("RGBA")  # a picture that is its own mask

@@ -18,6 +18,7 @@ from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.painters.base import Frames, PaintRequest
 from duogen.painters.cosmos import Inpaint
+from duogen.provenance import Origin
 from tests.support.tiny import BOV, END, EOV, PAD, SIDE, START, script, tiny_pair
 
 
@@ -107,6 +108,7 @@ def test_events_come_in_order(engine, monkeypatch):
     assert done.image.alt == "Step 1." and done.image.seconds > 0 and first == 7
     turn = events[-1].conversation.path()[-1]
     assert turn.role == "assistant" and [type(part) for part in turn.parts] == [Text, Image, Text, Image]
+    assert [image.origin for image in turn.images()] == [Origin.PAINTED] * 2
     stats = events[-1].stats
     assert (stats.images, stats.stopped) == (2, "end")
     assert stats.text_tokens == len(engine.tokens.text("Step 1.")) + len(engine.tokens.text("Step 2."))
@@ -427,6 +429,14 @@ def test_outside_a_mask_not_a_pixel_changes(engine, monkeypatch, size):
     assert changed.shape == (size[1], size[0], 3) and free.shape == (SIDE, SIDE, 3)
     assert (changed == np.asarray(picture))[~inside].all()
     assert (changed != np.asarray(picture))[inside].mean() > 0.5
+
+
+def test_a_picture_that_goes_on_from_a_brought_one_says_so(engine, monkeypatch):
+    brought, conversation = Image(grey(1)), asked("Draw a house.")
+    for before, origins in (([brought], [Origin.CHANGED] * 2), ([brought, Image(grey(2), origin=Origin.PAINTED)], [Origin.PAINTED] * 2)):
+        script(monkeypatch, engine.tokens, "So", BOV, BOV, END)
+        done = last(engine.answer(conversation.say("assistant", "x").say("user", *before, "Make it red."), options()))
+        assert [image.origin for image in done.conversation.path()[-1].images()] == origins
 
 
 def test_a_masked_answer_painted_again_keeps_its_mask(engine, monkeypatch):

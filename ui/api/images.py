@@ -16,9 +16,10 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, Image
 from duogen.events import Event, Events, Failed, ImageDone, ImageStep, Notice
 from duogen.options import Options
+from duogen.provenance import Origin
 from duogen.text_decoding import clean_message
 from ui.api.chat import OPTIONS, RANGES, clamp_options, unread_fields
-from ui.api.pictures import FORMATS, decode_address, encode_picture, find_address, mark_transparent, read_picture
+from ui.api.pictures import FORMATS, decode_address, encode_base64, find_address, mark_transparent, read_picture
 from ui.api.requests import RequestError, image_work, parse_flag, parse_number, parse_options
 from ui.api.streams import error_line, sse_line
 
@@ -61,11 +62,11 @@ class Output:
             raise RequestError("output_compression must be from 0 to 100.", param="output_compression")
         return cls(FORMATS[name].lower(), max(1, quality), asked.get("response_format") == "url")
 
-    def encode(self, picture: PILImage.Image) -> str:
-        return encode_picture(picture, self.format.upper(), self.quality)
+    def encode(self, picture: PILImage.Image, origin: Origin | None = None) -> str:
+        return encode_base64(picture, self.format.upper(), self.quality, origin)
 
-    def entry(self, picture: PILImage.Image) -> dict[str, str]:
-        data = self.encode(picture)
+    def entry(self, image: Image) -> dict[str, str]:
+        data = self.encode(image.picture, image.origin)
         return {"url": f"data:image/{self.format};base64,{data}"} if self.as_url else {"b64_json": data}
 
 
@@ -214,7 +215,7 @@ class Painted:
 
     def response(self) -> dict[str, Any]:
         output, notices = self.asked.output, list(dict.fromkeys(self.notices))
-        data = [output.entry(image.picture) for image in self.images]
+        data = [output.entry(image) for image in self.images]
         return {"created": self.begun, "data": data, **self._form(self.images[-1].picture), **({"notices": notices} if notices else {})}
 
     def _form(self, picture: PILImage.Image) -> dict[str, str]:
@@ -236,11 +237,12 @@ class Painted:
                         partial += 1
                     if isinstance(event, ImageDone):
                         notices = {"notices": list(dict.fromkeys(self.notices))} if self.notices else {}
-                        yield await asyncio.to_thread(self._line, "completed", event.image.picture, notices)
+                        yield await asyncio.to_thread(self._line, "completed", event.image, notices)
         except RequestError as wrong:
             yield error_line(wrong)
 
-    def _line(self, name: str, picture: PILImage.Image, more: dict[str, Any]) -> str:
+    def _line(self, name: str, picture: PILImage.Image | Image, more: dict[str, Any]) -> str:
         kind = f"{self.asked.kind}.{name}"
-        data = {"type": kind, "b64_json": self.asked.output.encode(picture), "created_at": self.begun, "quality": "auto"}
-        return sse_line({**data, **self._form(picture), **more}, kind)
+        plain, origin = (picture.picture, picture.origin) if isinstance(picture, Image) else (picture, None)
+        data = {"type": kind, "b64_json": self.asked.output.encode(plain, origin), "created_at": self.begun, "quality": "auto"}
+        return sse_line({**data, **self._form(plain), **more}, kind)

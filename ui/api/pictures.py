@@ -14,6 +14,7 @@ from PIL import ImageOps
 
 from duogen.conversation import Image
 from duogen.picture_input import open_picture
+from duogen.provenance import Origin, encode_picture, find_origin
 from ui.api.requests import RequestError
 
 PICTURE_SIDE = 1536  # a photo from a phone takes 150 MB of memory, and no pair sees more
@@ -85,7 +86,7 @@ def read_picture(brought: bytes) -> Image:
     except Exception as error:  # whatever a decoder raises, the picture is what is wrong
         raise RequestError(f"A picture cannot be read ({type(error).__name__}); bring a PNG, JPEG, WebP, AVIF or HEIC file.") from error
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    return Image(picture)
+    return Image(picture, origin=find_origin(brought))
 
 
 def find_address(value: Any, depth: int = 4) -> Any:
@@ -125,12 +126,11 @@ def _find_transparent(brought: bytes, size: tuple[int, int]) -> PILImage.Image |
     return mask if mask.getbbox() else None
 
 
-def encode_picture(picture: PILImage.Image, kind: str = "PNG", quality: int = 100) -> str:
+def encode_base64(picture: PILImage.Image, kind: str = "PNG", quality: int = 100, origin: Origin | None = None) -> str:
     """A picture as base64. `quality`, from 1 to 100, is of JPEG and WebP."""
-    data = io.BytesIO()
-    picture.save(data, kind, **({} if kind == "PNG" else {"quality": quality}))
-    return base64.b64encode(data.getvalue()).decode()
+    settings = {} if kind == "PNG" else {"quality": quality}
+    return base64.b64encode(encode_picture(picture, kind, origin, **settings)).decode()
 
 
 def data_url(image: Image) -> str:
-    return "data:image/png;base64," + encode_picture(image.picture)
+    return "data:image/png;base64," + encode_base64(image.picture, origin=image.origin)

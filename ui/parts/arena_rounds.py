@@ -118,7 +118,7 @@ class ArenaRounds:
             turn, options = side.finished()
             for image in turn.images():
                 about = PictureInfo(made.request().text(), image.alt, True, made.seed, side.contestant.title, asdict(options))
-                self.gallery.add(image.picture, about)
+                self.gallery.add(image.picture, replace(about, origin=image.origin or ""))
 
     def _run(self, made: Round) -> None:
         failure = ""

@@ -6,7 +6,6 @@ A picture object in the chat's history would be encoded again at every word.
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
 import weakref
 from pathlib import Path
@@ -17,6 +16,7 @@ from gradio.data_classes import ImageData
 from PIL import Image as PILImage
 
 from duogen.files import write_beside
+from duogen.provenance import Origin, encode_picture
 
 MOST_BYTES = 512 * 1024**2
 # Some systems and browsers do not know that these are pictures.
@@ -52,13 +52,13 @@ class PictureFolder:
         self._known: dict[tuple[int, int], Path] = {}  # by picture object while it lives: hashing costs more than showing
         self._lock = threading.Lock()
 
-    def keep(self, picture: PILImage.Image, most: int = 0) -> str:
-        """The path of a file that holds `picture`, made smaller to `most` pixels a side if that is not 0."""
+    def keep(self, picture: PILImage.Image, most: int = 0, origin: Origin | None = None) -> str:
+        """The path of a file that holds `picture` and its origin, made smaller to `most` pixels a side if that is not 0."""
         key = (id(picture), most)
         with self._lock:
             file = self._known.get(key)
             if file is None:
-                file = self._known[key] = self._write(picture, most)
+                file = self._known[key] = self._write(picture, most, origin)
                 weakref.finalize(picture, self._known.pop, key, None)
             size = self._files.pop(file, None)
             if size is None:
@@ -69,16 +69,14 @@ class PictureFolder:
                 self._drop(next(iter(self._files)))
         return str(file)
 
-    def _write(self, picture: PILImage.Image, most: int) -> Path:
+    def _write(self, picture: PILImage.Image, most: int, origin: Origin | None) -> Path:
         if most and max(picture.size) > most:
             picture = picture.copy()
             picture.thumbnail((most, most))
         size = f"{picture.width}x{picture.height}".encode()
         file = self.folder / (hashlib.sha256(size + picture.tobytes()).hexdigest()[:32] + ".png")
         if not file.exists():
-            data = io.BytesIO()
-            picture.save(data, "PNG", compress_level=1)
-            write_beside(file, data.getvalue())
+            write_beside(file, encode_picture(picture, "PNG", origin, compress_level=1))
         return file
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
 from duogen.picture_input import open_picture
+from duogen.provenance import find_origin
 from ui.api.pictures import PICTURE_SIDE
 from ui.parts import controls
 from ui.parts.disk_space import DiskSpace
@@ -73,10 +74,10 @@ class Shared:
 
     def add_upload(self, file: Path) -> Image:
         """Open a picture that came with a message, and add it to the library. Raises ValueError: it cannot be read as a picture."""
-        picture = open_picture(file)
-        self.gallery.add(picture, PictureInfo(painted=False))
+        picture, origin = open_picture(file), find_origin(file)
+        self.gallery.add(picture, PictureInfo(painted=False, origin=origin or ""))
         picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        return Image(picture)
+        return Image(picture, origin=origin)
 
     def restore_options(self, about: PictureInfo) -> Updates:
         """Updates that set the drawer to the settings of a picture, as far as they are known."""
@@ -106,6 +107,14 @@ def status_line(words: str, mood: str = "", act: str = "", share: float | None =
     """`mood` is "busy", "bad" or ""; `act` is a button; `share` is the finished part of the work, from 0 to 1."""
     bar = f'<progress max="1" value="{share:.3f}" aria-label="{translate_html("Progress")}"></progress>' if share is not None else ""
     return f'<div role="status" class="status {mood}"><span>{translate_html(words)}</span>{act}{bar}</div>'
+
+
+def idle_line(words: str) -> str:
+    """A status that nobody waits for, such as which pair is ready: behind a small button."""
+    name = translate_html("Details")
+    summary = f'<summary title="{name}"><span class="sr">{name}</span></summary>'
+    about = f'<div class="menu"><p class="about">{translate_html(words)}</p></div>'
+    return f'<div role="status" class="status idle"><details class="more">{summary}{about}</details></div>'
 
 
 def show_warning(reason: Exception) -> None:

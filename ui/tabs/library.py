@@ -16,6 +16,7 @@ from gradio.components import Component
 
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry, PictureQuery
+from duogen.provenance import Origin
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.pictures import UPLOAD_TYPES
 from ui.parts.shared import QUICK, Shared, Updates, catch_refusals, status_line
@@ -321,6 +322,12 @@ def picture_title(entry: Entry) -> str:
     return ("★ " if entry.about.favourite else "") + (words[:80] or translate("Brought in"))
 
 
+ORIGINS: dict[str, str] = {
+    Origin.PAINTED: "Painted by a model (marked in the file)",
+    Origin.CHANGED: "A brought picture, changed by a model (marked in the file)",
+}
+
+
 def picture_facts(entry: Entry) -> dict[str, str]:
     """The settings of a picture as names and words."""
     about = entry.about
@@ -331,6 +338,7 @@ def picture_facts(entry: Entry) -> dict[str, str]:
         "Size": f"{entry.width} × {entry.height}, {size_words(entry.bytes)}",
         "Model": about.model,
         "Seed": about.seed,
+        "Origin": translate(ORIGINS[about.origin]) if about.origin else "",
     }
     known |= {name.replace("_", " ").capitalize(): value for name, value in flatten_options(about.options) if name != "seed"}
     return {name: str(value) for name, value in known.items() if value not in (None, "")}
