@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duogen import silence_libraries
 from duogen.options import LoadOptions, add_flags, from_flags
 from duogen.paths import check_home, data_home, lock_home
 from ui.parts.address import bracket_host, check_address, explain_refusal, is_local, read_host, show_page
@@ -44,6 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     add_flags(parser, LoadOptions)
     about = "an adapter or a LoRA file that is on, and how strongly; may be given again"
     parser.add_argument("--adapter", action="append", default=[], metavar="PATH[:WEIGHT]", help=about)
+    about = "the models folder of ComfyUI or Forge, whose transformers and LoRAs are listed; kept for later starts"
+    parser.add_argument("--models", metavar="DIR", help=about)
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
     parser.add_argument("--mcp", action="store_true", help="offer the pair as a tool to programs that speak MCP")
@@ -54,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = parse_arguments()
+    silence_libraries()
     try:
         from_flags(given, LoadOptions)
         given.host = read_host(given.host)
@@ -65,10 +69,15 @@ def main() -> None:
 
             given.adapter = [AdapterSpec.parse(each) for each in given.adapter]
         lock = lock_home(check_home())
+        if given.models is not None:
+            from duogen.hub.model_files import keep_models_folder
+
+            keep_models_folder(given.models)
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print("Starting DuoGen: importing what the page needs ...", flush=True)
     try:
         serve(given, users)
     finally:

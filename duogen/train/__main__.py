@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duogen import silence_libraries
 from duogen.train.settings import STAGES, DiTSettings, MLLMSettings, settings_table
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.stage == "settings":
         print(settings_table())
         return 0
+    silence_libraries()
     import torch
 
     from duogen.train.export import export

@@ -104,3 +104,19 @@ from scipy.optimize import linear_sum_assignment
 assert linear_sum_assignment([[1.0]])[0].tolist() == [0]
 """
     assert "peft" in read_after(code)
+
+
+def test_a_start_shows_no_bars_of_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    code = """
+import sys
+import app
+sys.argv = ["app.py"]
+app.serve = lambda given, users: None
+app.main()
+import gradio
+from transformers.utils import logging
+assert not logging.is_progress_bar_enabled()
+"""
+    assert "transformers" in read_after(code)
