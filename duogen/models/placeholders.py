@@ -1,12 +1,35 @@
 """Placeholders: an MLLM that was never taught BOV writes `<picture>words</picture>` where it wants a picture. This module finds them.
 
-The text comes in pieces that may end anywhere. What is markup, whole or broken, never reaches the user.
+The text comes in pieces that may end anywhere. What is markup, whole or broken, never reaches the user; what only speaks of it does:
+
+- Nothing in code is a request: spans and fences as CommonMark has them, `<code>` and `<pre>`. Neither is a mark that stands alone in
+  quotation marks or brackets, one behind a backslash, or one without an end that is called an element.
+- `<img>` with an `alt` is a request, and so are `![words](file)`, `[picture: words]` and a call of a tool that draws. An `<img>` without
+  words, and a `<picture>` with a `<source>`, are HTML that the answer is about.
+- What stands between `<think>` and `</think>` is a thought.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+
+from duogen.models.picture_marks import (
+    CALLS,
+    CODES,
+    LABELS,
+    PICTURES,
+    THOUGHTS,
+    TOKEN,
+    Head,
+    PictureRequest,
+    may_be_tag,
+    read_call,
+    read_head,
+    read_label,
+    read_tag,
+)
+from duogen.models.text_reader import BLANKS, LONGEST_CODE, Paragraph, Reading, TextReader
 
 OPENING, CLOSING = "<picture>", "</picture>"
 _TASK = (
@@ -24,157 +47,318 @@ _BLIND = "The painter cannot see pictures, neither the user's nor its own: what 
 _RESTRAINT = "Answer without a picture when none is wanted."
 SYSTEM = _TASK + _SOURCES + _RESTRAINT
 BLIND_SYSTEM = _TASK + _BLIND + _RESTRAINT  # for a painter that takes no pictures
-LONGEST_PROMPT = 2000  # characters; a prompt that goes on longer was never closed
-LONGEST_HEAD = 300  # of `<picture ...>`
-NAME = r"(?:picture|image|img)"
-OPENED = re.compile(rf"<\s*{NAME}(?![\w-])", re.I)
-CLOSED = re.compile(rf"<\s*/\s*{NAME}(?![\w-])\s*>?", re.I)
-# What could still become one of the two when more text comes.
-UNDECIDED = re.compile(r"<\s*/?\s*[a-z]{0,7}\s*$", re.I)
-MARKS = tuple(slash + name for slash in ("", "/") for name in ("picture", "image", "img"))
-WORDS_IN_HEAD = re.compile(r"""\b(?:prompt|alt|description|title)\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
-SOURCES_IN_HEAD = re.compile(r"""\bfrom\s*=?\s*["']?([\d\s,;and]+)""", re.I)
+LONGEST_PROMPT = 4000  # characters; a prompt that goes on longer was never closed
+QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "‘": "’", "«": "»", "「": "」", "『": "』", "(": ")", "（": "）", "&quot;": "&quot;"}
+OPENS, ENDS = ("<", "＜"), (">", "＞")
+BRACKETS = {"[": "]", "［": "］", "【": "】", "(": ")"}
+HALF_MARK = re.compile(r"[<＜][ \t]*(?:\\?[/／])?[ \t]*pic", re.I)
+SPEAKS_OF_IT = re.compile(r"\s*(?:HTML\W+)?(?:element|tag|mark-?up|placeholder|attribute|元素|标签|标记)", re.I)
 
 
 @dataclass(frozen=True)
-class PictureRequest:
-    """A picture is wanted here. `prompt` is what it shows; `sources` the numbers, from 1, of the pictures it goes on from."""
+class Opened:
+    """An opening mark of a picture: marks of emphasis before it, itself, its name, what it says, and whether it has its ">"."""
 
-    prompt: str
-    sources: tuple[int, ...] = ()
+    before: str
+    written: str
+    name: str
+    head: Head
+    ended: bool
 
 
-Piece = str | PictureRequest
+class Placeholders(TextReader):
+    """Splits what an MLLM says into words, thoughts and requests for pictures.
 
-
-@dataclass
-class Placeholders:
-    """Splits a stream of text into words and requests for pictures.
-
-    Attributes:
-        held: text that might be the beginning of a mark.
-        prompt: what stands since an opening mark, `None` outside one.
-        head: what stands in the opening mark, while that is open.
+    Words are said at once, code and a request when they have ended.
     """
 
-    held: str = ""
-    prompt: str | None = None
-    head: str | None = None
-    sources: tuple[int, ...] = ()
-    hint: str = ""
-    pieces: list[Piece] = field(default_factory=list)
-
-    def feed(self, text: str) -> list[Piece]:
-        """What is certain now that `text` came."""
-        self.held += text
-        while self.held and self._step(False):
-            pass
-        return self._out()
-
-    def close(self) -> list[Piece]:
-        """The text is over: a mark that is open is taken as closed, half a mark is dropped."""
-        while self.held and self._step(True):
-            pass
-        if self.head is not None:
-            self._head_ends(self.head)
-        if self.prompt is not None:
-            self._ask()
-        return self._out()
+    def __init__(self, fence: str = "") -> None:
+        """`fence`: as of `TextReader`."""
+        super().__init__(fence)
+        self._open = False
+        self._readers |= {
+            "!": self._read_image, "{": self._read_json, **dict.fromkeys("*_", self._read_emphasis),
+            **dict.fromkeys(OPENS, self._read_mark), **dict.fromkeys("[［【", self._read_label),
+        }  # fmt: skip
 
     def is_open(self) -> bool:
         """Whether a picture's words are being written."""
-        return self.prompt is not None or self.head is not None
+        return self._open
 
-    def _out(self) -> list[Piece]:
-        found, self.pieces = self.pieces, []
-        return found
-
-    def _step(self, last: bool) -> bool:
-        """Take something off `held`; returns whether more can be done."""
-        if self.head is not None:
-            return self._in_head(self.head)
-        at = self.held.find("<")
-        if at != 0:
-            plain, self.held = (self.held, "") if at < 0 else (self.held[:at], self.held[at:])
-            self._plain(plain)
-            return bool(self.held)
-        if found := CLOSED.match(self.held):
-            if not last and found.end() == len(self.held) and not found[0].endswith(">"):
-                return False  # its ">" may come yet
-            self.held = self.held[found.end() :]
-            if self.prompt is not None:
-                self._ask()
-            return True
-        if found := OPENED.match(self.held):
-            if not last and found.end() == len(self.held):
-                return False  # `<picture` may become `<pictures`
-            self.held, self.head = self.held[found.end() :], ""
-            return True
-        if UNDECIDED.match(self.held) and self._may_become_mark():
-            if last:
-                self.held = self.held[:1] if len(self.held.strip()) == 1 else ""
-                self._plain(self.held)
-                self.held = ""
-            return False
-        self._plain(self.held[0])
-        self.held = self.held[1:]
-        return True
-
-    def _may_become_mark(self) -> bool:
-        begun = re.sub(r"\s", "", self.held[1:]).lower()
-        return any(mark.startswith(begun) for mark in MARKS)
-
-    def _in_head(self, head: str) -> bool:
-        """Up to the ">" of an opening mark; a line's end, another "<" or too much text end it too."""
-        whole = head + self.held
-        found = re.search(r"[>\n<]", whole)
-        if found is None and len(whole) <= LONGEST_HEAD:
-            self.head, self.held = whole, ""
-            return False
-        end = found.start() if found else LONGEST_HEAD
-        closed = found is not None and found[0] == ">"
-        self.held = whole[end + closed :]
-        self._head_ends(whole[:end], closed)
-        return True
-
-    def _head_ends(self, head: str, closed: bool = False) -> None:
-        said = WORDS_IN_HEAD.search(head)
-        numbers = SOURCES_IN_HEAD.search(head)
-        words = next((each for each in said.groups() if each), "") if said else ""
-        if not closed and not said:  # `<picture a red house` without its end: the rest are its words
-            words = SOURCES_IN_HEAD.sub("", head).strip(" =:\"'")
-        self.head = None
-        inner = self.prompt is not None  # one mark in another: the inner one says no more
-        if not inner:
-            self.sources = tuple(int(each) for each in re.findall(r"\d+", numbers[1])) if numbers else ()
-            self.hint, self.prompt = words, ""
-            if not closed and words:
-                self.hint, self.prompt = "", words + " "
-        if closed and head.rstrip().endswith("/") and not inner:
-            self._ask()
-
-    def _plain(self, text: str) -> None:
-        if self.prompt is None:
+    def _ask_or_say(self, asked: PictureRequest | None, text: str) -> None:
+        if asked:
+            self._ask(asked.prompt, asked.sources)
+        else:
             self._say(text)
+
+    def _is_quoted(self) -> Reading[bool]:
+        """Whether a mark stands alone in quotation marks: its words are about the mark. The closing one is not read."""
+        ending = next((ending for opening, ending in QUOTES.items() if self._tail.endswith(opening)), "")
+        quoted = yield from self._skip(ending)
+        self._back(ending if quoted else "")
+        return quoted
+
+    def _read_tag(self, opening: str) -> Reading[str]:
+        """The beginning of a tag or special token, up to its name; of anything else its first character."""
+        text = opening
+        while (ch := (yield)) and may_be_tag(text + ch):
+            text += ch
+        self._back(ch)
+        if TOKEN.fullmatch(text) or (read_tag(text)[0] and not re.match(r"[\w.@-]", ch, re.A)) or not (ch or text == opening):
+            return text
+        self._back(text[1:])
+        return text[0]
+
+    def _read_end(self) -> Reading[str]:
+        """The ">" of a tag with blanks before it; "" where it is missing."""
+        text = ""
+        while len(text) < 5 and (ch := (yield)):
+            text += ch
+            if ch in ENDS:
+                return text
+            if ch not in BLANKS:
+                break
+        self._back(text)
+        return ""
+
+    def _read_head(self) -> Reading[tuple[str, str]]:
+        """What stands in an opening mark, and its ">", "" where that is missing."""
+        head, quote, lines = "", "", Paragraph()
+        while len(head) < LONGEST_PROMPT and (ch := (yield)):
+            if quote and ch in (quote, "\n"):
+                quote = ""
+            elif ch in ENDS and not quote:
+                return head, ch
+            elif ch in OPENS and not quote:
+                self._back(ch)
+                break
+            elif ch in "\"'" and head.rstrip()[-1:] in ("=", "＝"):
+                quote = ch
+            if lines.ends(ch):
+                self._back(ch)
+                break
+            head += ch
+        return head, ""
+
+    def _read_to(self, names: tuple[str, ...], within_paragraph: bool) -> Reading[tuple[str, str]]:
+        """Text to the closing tag of one of these names, and that tag; without one twice "", and nothing is read."""
+        held, key, lines = "", names[0], Paragraph()
+        while self._may_end(key) and len(held) < LONGEST_CODE and (ch := (yield)):
+            text = (yield from self._read_tag(ch)) if ch in OPENS else ch
+            name, closing = read_tag(text)
+            if closing and name in names:
+                return held, text + (yield from self._read_end())
+            held += text[0]
+            self._back(text[1:])
+            if lines.ends(text[0]) and within_paragraph:
+                break
+        self._note_unclosed(key)
+        self._back(held)
+        return "", ""
+
+    def _read_bracket(self, opening: str) -> Reading[str]:
+        """Text to the end of its bracket; without one, to what cannot stand in it."""
+        text, depth, ending = opening, 1, BRACKETS[opening]
+        while depth and len(text) < LONGEST_PROMPT and (ch := (yield)):
+            if ch in OPENS or ch in "`\n" or (ch == "[" and text.endswith("!")):
+                self._back(ch)
+                break
+            if not text.endswith("\\"):
+                depth += (ch == opening) - (ch == ending)
+            text += ch
+        return text
+
+    def _read_emphasis(self, mark: str) -> Reading[None]:
+        """Marks of emphasis: around a mark of a picture they belong to it."""
+        run = yield from self._read_run(mark)
+        ch = yield
+        if ch in OPENS and len(run) <= 3:
+            yield from self._read_mark(ch, run)
+        else:
+            self._say(run)
+            self._back(ch)
+
+    def _read_mark(self, opening: str, emphasis: str = "") -> Reading[None]:
+        """A tag, a special token, or a mere "<"."""
+        text = yield from self._read_tag(opening)
+        name, closing = read_tag(text)
+        if name in PICTURES and not closing:
+            self._open = True
+            yield from self._read_picture(text, emphasis)
+            self._open = False
             return
-        self.prompt += text
-        end = re.search(r"\S\s*\n\s*\n", self.prompt)  # a prompt is one paragraph: it was never closed
-        cut = end.start() + 1 if end else LONGEST_PROMPT
-        if end or len(self.prompt) > LONGEST_PROMPT:
-            self.prompt, rest = self.prompt[:cut], self.prompt[cut:]
-            self._ask()
-            self._say(rest)
+        self._say(emphasis)
+        if TOKEN.fullmatch(text) and (yield from self._skip(">")):
+            self._raw = ""
+        elif closing and name not in CODES:
+            end = yield from self._read_end()
+            self._say(text + end if (yield from self._is_quoted()) else "")
+        elif name in THOUGHTS:
+            yield from self._read_thought(text)
+        elif name in CALLS + CODES:
+            inside, ending = yield from self._read_to(CALLS if name in CALLS else (name,), False)
+            self._ask_or_say(read_call(inside.lstrip(" >")) if name in CALLS else None, text + inside + ending)
+        elif not (HALF_MARK.match(text) and (yield from self._is_over())):
+            self._say(text[0])
+            self._back(text[1:])
 
-    def _say(self, text: str) -> None:
-        if text and self.pieces and isinstance(self.pieces[-1], str):
-            self.pieces[-1] += text
-        elif text:
-            self.pieces.append(text)
+    def _read_thought(self, text: str) -> Reading[None]:
+        """A thought: to its end, or, where it begins a line, to that of the text."""
+        end = yield from self._read_end()
+        if not end or (yield from self._is_quoted()):
+            self._say(text + end)
+        elif self._line.strip():
+            inside, ending = yield from self._read_to(THOUGHTS, True)
+            self._say(inside if ending else text + end, bool(ending))
+        else:
+            while ch := (yield):
+                text = (yield from self._read_tag(ch)) if ch in OPENS else ch
+                name, closing = read_tag(text)
+                if closing and name in THOUGHTS:
+                    yield from self._read_end()
+                    return
+                self._say(text[0], True)
+                self._back(text[1:])
 
-    def _ask(self) -> None:
-        prompt = " ".join((self.prompt or "").split()) or self.hint
-        self.pieces.append(PictureRequest(prompt, self.sources))
-        self.prompt, self.sources, self.hint = None, (), ""
+    def _read_picture(self, text: str, emphasis: str) -> Reading[None]:
+        """An opening mark of a picture, and what it opens."""
+        name, _ = read_tag(text)
+        head, end = yield from self._read_head()
+        said, written = read_head(head), text + head + end
+        if end and not said.words and (yield from self._is_quoted()):
+            self._say(emphasis + written)
+            return
+        before = "" if (yield from self._skip(emphasis)) else emphasis
+        alone = end and (said.void or name == "img" or (name == "image" and said.links))
+        if name != "picture" and not said.words and (said.links or (name == "img" and (said.void or not end))):
+            self._say(before + (written if end or said.links else ""))  # half a mark is dropped
+        elif alone and (said.words or said.void):
+            self._say(before)
+            self._ask(said.words, said.sources)
+        else:
+            opened = Opened(before, written, name, said, bool(end))
+            yield from self._read_prompt(opened, "" if end else said.words + head[len(head.rstrip()) :])
+
+    def _read_prompt(self, opened: Opened, words: str) -> Reading[None]:
+        """The words of a picture, to its closing mark; `words` are those that stand in the opening one, where that has no end."""
+        raw, lines = "", Paragraph(words)
+        nests = not (opened.ended and opened.head.words) and opened.name != "img"
+        while len(raw) < LONGEST_PROMPT and len(words) < LONGEST_PROMPT and (ch := (yield)):
+            text = (yield from self._read_tag(ch)) if ch in OPENS else ch
+            name, closing = read_tag(text)
+            if name in PICTURES and closing:
+                yield from self._read_end()
+                yield from self._close_prompt(opened, words)
+                return
+            if name in PICTURES and nests:
+                head, end = yield from self._read_head()
+                inner = read_head(head)
+                raw, words = raw + text + head + end, f"{words} {inner.words} "
+                sources = opened.head.sources or inner.sources
+                opened = replace(opened, head=replace(opened.head, sources=sources))
+                continue
+            if name == "source":
+                inside, ending = yield from self._read_to(("picture",), True)
+                self._say(opened.before + opened.written + raw + text + inside + ending)
+                return
+            if name in PICTURES:
+                self._leave_prompt(opened, words, raw, text)
+                return
+            if text[0] in OPENS and (yield from self._is_over()):
+                break
+            raw, words = raw + text[0], words + text[0]
+            self._back(text[1:])
+            if lines.ends(text[0]) and words.strip():
+                break
+        self._leave_prompt(opened, words, raw)
+
+    def _close_prompt(self, opened: Opened, words: str) -> Reading[None]:
+        """Ask for a picture whose mark is closed."""
+        head, words = opened.head, words.rstrip()
+        run = words[len(words.rstrip("*_")) :]
+        if words.count(run or "*") % 2 and (yield from self._skip(run)):
+            words = words.removesuffix(run)
+        if not (yield from self._skip(opened.before)):
+            self._say(opened.before)
+        bare = head.words if opened.ended and head.bare else ""
+        self._ask(f"{bare} {words}" if words.strip() else head.words, head.sources)
+
+    def _leave_prompt(self, opened: Opened, words: str, raw: str, after: str = "") -> None:
+        """Ask for a picture whose mark is never closed, if it is one; what does not belong to it is put back.
+
+        Args:
+            raw: what stands behind the opening mark, and `after` that.
+        """
+        head = opened.head
+        self._say(opened.before)
+        if opened.ended and head.words:
+            self._ask(head.words, head.sources)
+            self._back(raw + after)
+        elif opened.ended and (opened.name == "img" or SPEAKS_OF_IT.match(words)):
+            self._say(opened.written)
+            self._back(raw + after)
+        else:
+            self._ask(words or head.words, head.sources)
+            self._back(words[len(words.rstrip()) :] + after)
+
+    def _read_image(self, mark: str) -> Reading[None]:
+        """A picture as Markdown has it: `![words](file)`."""
+        if not (yield from self._skip("[")):
+            self._say(mark)
+            return
+        words = yield from self._read_bracket("[")
+        ch = yield
+        if words[-1] != "]" or ch not in ("(", "["):
+            self._say(mark + words)
+            self._back(ch)
+            return
+        file = yield from self._read_bracket(ch)
+        if file[-1] != BRACKETS[ch]:
+            self._say(mark + words + file)
+            return
+        titled = re.search(r"""["']([^"']*)["']\s*\)$""", file)
+        self._ask(words[1:-1].strip() or (titled[1] if titled else ""))
+
+    def _read_label(self, bracket: str) -> Reading[None]:
+        """`[picture: words]`"""
+        word, text = "", bracket
+        while len(text) < 20 and any(each.startswith(word) for each in LABELS) and (ch := (yield)):
+            text += ch
+            word = text[1:].lstrip(" ").lower()
+            if word in LABELS:
+                text += (yield from self._read_bracket(bracket))[1:]
+                self._ask_or_say(read_label(text), text)
+                return
+        self._say(bracket)
+        self._back(text[1:])
+
+    def _read_json(self, brace: str) -> Reading[None]:
+        """A call of a tool that begins a line."""
+        held, depth, quoted, begun = brace, 1, False, False
+        if self._line.strip() or not self._may_end(brace):
+            self._say(brace)
+            return
+        while depth and len(held) < LONGEST_PROMPT and (ch := (yield)):
+            held += ch
+            if ch == '"' and held[-2] != "\\":
+                quoted, begun = not quoted, True
+            elif not quoted:
+                depth += (ch == "{") - (ch == "}")
+            if not begun and ch.strip():
+                break
+        if not depth and (asked := read_call(held)):
+            self._ask(asked.prompt, asked.sources)
+            return
+        self._note_unclosed(brace)
+        self._say(brace)
+        self._back(held[1:])
+
+
+def find_open_fence(text: str) -> str:
+    """The marks of fenced code that is open at the end of a text, "" where none is."""
+    parser = Placeholders()
+    parser.feed(text)
+    return parser.fence
 
 
 def mark_picture(prompt: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import io
@@ -16,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from duogen.conversation import Image
-from duogen.events import ImageDone, ImageStarted, ImageStep, TextDelta
+from duogen.conversation import Conversation, Image
+from duogen.events import Done, ImageDone, ImageStarted, ImageStep, Stats, TextDelta
 from tests.support.api import ask, picture, png, serve
 from tests.support.stand_in import StandIn
 from tests.support.tiny import BOV, END, script
 from tests.support.waiting import patience
 from ui.api import streams
-from ui.api.chat import NO_TOOLS, ChatRequest
+from ui.api.chat import NO_TOOLS, ChatRequest, Completion
 from ui.api.images import ImageRequest
 from ui.api.messages import NOT_FETCHED, SYSTEM, parse_messages
 from ui.api.openai import Api
@@ -98,6 +99,22 @@ def test_a_limit_is_a_wish(asked, limit):
     assert text.max_tokens == limit
     most = max(float(each or 0) for each in asked.values())
     assert notices == (["max_tokens is at most 8192 here."] if most > 8192 else [])
+
+
+def test_an_answer_that_was_cut_says_so():
+    said = Completion("tiny", [])
+    said.take(Done(Conversation().say("user", "Hi").say("assistant", "Hello"), Stats(1, 1, 9, 0, 0.1, 0.2, "max_tokens")))
+    whole = said.response()
+    assert whole["choices"][0]["finish_reason"] == "length" and [words for words in whole["notices"] if 'say "go on"' in words]
+
+    async def events():
+        yield Done(said.made.conversation, said.made.stats)
+
+    async def collect() -> list[str]:
+        return [line async for line in Completion("tiny", []).stream(events(), False)]
+
+    last = json.loads(asyncio.run(collect())[-2].removeprefix("data: "))
+    assert last["choices"][0]["finish_reason"] == "length" and last["notices"] == whole["notices"]
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0, 0.05), (0.01, 0.05), (0.05, 0.05), ("0.5", 0.5), (1, 1.0)])

@@ -37,6 +37,9 @@ class Scripted:
         self.asked: list[Conversation] = []
         self.options: list[Options] = []
 
+    def continue_answer(self, conversation: Conversation, options: Options, stop: threading.Event) -> Iterator[Event]:
+        yield from self.answer(conversation, options, stop)
+
     def answer(self, conversation: Conversation, options: Options, stop: threading.Event) -> Iterator[Event]:
         self.asked.append(conversation)
         self.options.append(options)
@@ -59,7 +62,7 @@ class Scripted:
             yield ImageStep(index, 1, 1)
             parts.append(Image(PILImage.new("RGB", (8, 8), colour), 7 + index, 0.5, f"a [{colour}] square"))
             yield ImageDone(index, parts[-1])
-        stopped = "user" if stop.is_set() else "end"
+        stopped = "user" if stop.is_set() else self.ending if self.ending.startswith("max_") else "end"
         yield Done(conversation.say("assistant", *parts), Stats(5, 5, 12, len(parts) // 2, 0.1, 1.5, stopped))
 
 
@@ -247,6 +250,18 @@ def test_chat_takes_turns(scripted, capsys, tmp_path, monkeypatch):
     assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == ["01", "02", "03"]
     complaints = capsys.readouterr().err.strip().splitlines()
     assert len(complaints) == 2 and "nothing.png" in complaints[0] and "/dance" in complaints[1]
+
+
+def test_an_answer_that_was_cut_says_so_and_goes_on(scripted, capsys, tmp_path, monkeypatch):
+    engine = scripted("max_tokens")
+    lines = iter(["a house", "/on", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    assert run(["chat", "--out", str(tmp_path / "out")]) == 0
+    assert [[turn.role for turn in asked.path()] for asked in engine.asked] == [["user"], ["user", "assistant"]]
+    said = "The answer was cut at its longest (--max-tokens); /on goes on with it."
+    assert capsys.readouterr().err.strip().splitlines() == [said, said]
+    assert run(["ask", "a house", "--out", str(tmp_path / "one")]) == 0
+    assert "was cut at its longest (--max-tokens); ask with more, or in chat" in capsys.readouterr().err
 
 
 def test_chat_forgets_a_question_that_failed(scripted, tmp_path, monkeypatch):
