@@ -40,7 +40,7 @@ class Image:
         seconds: how long painting took, `None` for an upload.
         alt: the words that describe it, as read by a screen reader.
         mask: "L", as large as the picture, white where the answer may paint; outside no pixel changes. `None` for the whole picture.
-        drafts: the words of the drafts that led to it, none where it was painted at once.
+        drafts: the drafts that led to it, each with its words as `alt`, the last with the same pixels; none where it was painted at once.
         origin: how a model painted it, `None` for an upload without a mark of origin.
     """
 
@@ -49,7 +49,7 @@ class Image:
     seconds: float | None = None
     alt: str = ""
     mask: PILImage.Image | None = field(default=None, compare=False)
-    drafts: tuple[str, ...] = ()
+    drafts: tuple[Image, ...] = ()
     origin: Origin | None = field(default=None, compare=False)
 
     @property
@@ -280,16 +280,22 @@ def _check_types(payload: dict[str, Any]) -> None:
     for turn in payload["turns"]:
         _expect(turn["id"], str, "the id of a turn")
         for part in turn["parts"]:
-            if part["type"] == "text":
-                part["text"] = clean_text(_expect(part["text"], str, "a text"))
-                continue
-            _expect(part["file"], str, "the name of a picture")
-            _expect(part.get("mask", ""), str, "the name of a mask")
-            _expect(part["seed"], int | None, "a seed")
-            _expect(part["seconds"], int | float | None, "a time")
-            part["alt"] = clean_text(_expect(part["alt"], str, "a description"))
-            if part.get("origin") not in (None, *Origin):
-                raise _OtherType("the origin of a picture is none of those that DuoGen writes")
+            _check_piece(part)
+
+
+def _check_piece(part: dict[str, Any]) -> None:
+    if part["type"] == "text":
+        part["text"] = clean_text(_expect(part["text"], str, "a text"))
+        return
+    _expect(part["file"], str, "the name of a picture")
+    _expect(part.get("mask", ""), str, "the name of a mask")
+    _expect(part["seed"], int | None, "a seed")
+    _expect(part["seconds"], int | float | None, "a time")
+    part["alt"] = clean_text(_expect(part["alt"], str, "a description"))
+    if part.get("origin") not in (None, *Origin):
+        raise _OtherType("the origin of a picture is none of those that DuoGen writes")
+    for draft in _expect(part.get("drafts", []), list, "the drafts of a picture"):
+        _check_piece(draft)
 
 
 def _expect(value: Any, kind: Any, name: str) -> Any:
@@ -318,7 +324,7 @@ def _save_piece(part: Piece, images: Path) -> dict:
         file = _save_picture(part.picture, images, part.origin)
     entry = {"type": "image", "file": file, "seed": part.seed, "seconds": part.seconds, "alt": clean_text(part.alt)}
     if part.drafts:
-        entry["drafts"] = [clean_text(words) for words in part.drafts]
+        entry["drafts"] = [_save_piece(each, images) for each in part.drafts]
     if part.origin:
         entry["origin"] = part.origin
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
@@ -338,7 +344,7 @@ def _load_piece(
     if entry["type"] == "text":
         return Text(entry["text"])
     mask = load_mask(entry["mask"]) if "mask" in entry else None
-    drafts = tuple(entry.get("drafts", ()))
+    drafts = tuple(piece for each in entry.get("drafts", ()) if isinstance(piece := _load_piece(each, load_picture, load_mask), Image))
     older = Origin.PAINTED if entry["seed"] is not None else None  # written before origins were
     origin = Origin(entry["origin"]) if entry.get("origin") else older
     image = Image(load_picture(entry["file"]), entry["seed"], entry["seconds"], entry["alt"], mask, drafts, origin)

@@ -37,6 +37,7 @@ from PIL import Image as PILImage
 from tokenizers.decoders import DecodeStream
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
+from duogen.critic import PictureTry, look_again, open_critic
 from duogen.events import Done, Draft, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
@@ -44,9 +45,10 @@ from duogen.hub.memory_plan import Plan
 from duogen.models import guardrail, thinking
 from duogen.models.adapters import AdapterSpec, read_about, set_adapters
 from duogen.models.mllm import MLLM, Context
-from duogen.models.pipeline import DuoGenPipeline, check_parts, pick_device
+from duogen.models.picture_marks import PictureRequest
+from duogen.models.pipeline import DuoGenPipeline, check_parts, pick_devices
 from duogen.models.pipeline_loras import set_loras
-from duogen.models.placeholders import BLIND_SYSTEM, OPENING, SYSTEM, PictureRequest, Placeholders
+from duogen.models.placeholders import BLIND_SYSTEM, OPENING, SYSTEM, Placeholders, find_open_fence, mark_picture
 from duogen.models.placement import free, swap_devices
 from duogen.models.sequence import Packed, Slot, Tokens, find_start
 from duogen.options import ImageOptions, LoadOptions, Options, scale_size
@@ -54,6 +56,7 @@ from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
 from duogen.painters.masks import keep_places
+from duogen.provenance import Origin
 
 LOG = logging.getLogger(__name__)
 SMALLEST_SIDE = 256  # smaller pictures are of no use
@@ -91,14 +94,17 @@ class Reply:
     parts: list[Piece] = field(default_factory=list)
     stream: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
     marks: Placeholders | None = None
-    waiting: list[str | PictureRequest] = field(default_factory=list)  # said, but not yet shown or painted
+    waiting: list[str | PictureRequest | Thought] = field(default_factory=list)  # said, but not yet shown or painted
     ended: bool = False
     shown: str = ""
     text_tokens: int = 0
+    counted_tokens: int = 0  # of them those that `max_tokens` counts: all but the words of requests for pictures
     first_text: float = 0.0
     begun: int = 0  # parts that were there before
+    opening: int = 0  # token at which the parts begin
+    versions: list[tuple[int, Image]] = field(default_factory=list)  # tries that were not chosen, and the parts that they are tries of
     question: str = ""
-    drafts: list[str] = field(default_factory=list)  # words of the drafts so far
+    drafts: list[Image] = field(default_factory=list)  # those so far, each with its words as `alt`
     drafted: Image | None = None  # the latest draft, until it is shown as the picture
 
     def images(self) -> int:
@@ -150,8 +156,13 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """Where it computes: "cpu", "cuda:0" ..."""
+        """Where it paints: "cpu", "cuda:0" ..."""
         return str(self.painter.device)
+
+    @property
+    def devices(self) -> list[str]:
+        """Where it computes: the MLLM's device, if that is another one, and the painter's."""
+        return [*([self.pair.swapper.mllm_device] if self.pair.swapper.mllm_device else []), self.device]
 
     @staticmethod
     def open(
@@ -177,7 +188,7 @@ class Engine:
         say = progress or (lambda sentence: None)
         found = find(pair, mllm, say)
         requested = load or LoadOptions(device=device, precision=precision)
-        pick_device(requested.device)
+        _, device = pick_devices(requested.device)
         if not is_diffusers_pipeline(found.folder):
             check_parts(found.folder)  # what is missing cannot be planned for
         costs, preset = plan_pair(found, requested)
@@ -190,7 +201,7 @@ class Engine:
         engine.set_adapters(adapters)
         bound = is_guarded(found)
         if bound:
-            engine.guard = guardrail.open_guardrail(pick_device(requested.device))
+            engine.guard = guardrail.open_guardrail(device)
         unguarded = f" Its licence asks for a guardrail: pip install {guardrail.PACKAGE}" if bound and engine.guard is None else ""
         say(f"Ready: {engine.pair.about.title}.{unguarded}")
         return engine
@@ -290,7 +301,7 @@ class Engine:
                     yield Notice(prompt.notice)
                 if path[-1].images() and not self.tuned and not self.painter.takes_pictures(options.image):
                     yield Notice(BLIND)
-                encoded = self._read_prompt(prompt.packed)
+                encoded, reply.opening = self._read_prompt(prompt.packed), prompt.answer
                 yield from self._think(reply)
                 yield from self._draft(reply)
                 stopped = yield from self._generate_parts(reply)
@@ -298,9 +309,11 @@ class Engine:
         except Exception as error:  # an MLLM and a painter raise whatever their libraries raise
             yield self._make_failure(conversation, reply, error)
             return
-        done = Conversation({**conversation.turns, turn.id: turn}, turn.id, conversation.id, conversation.title)
+        versions = tuple(turn.with_image(at, image) for at, image in reply.versions)
+        turns = conversation.turns | {each.id: each for each in (*versions, turn)}
+        done = Conversation(turns, turn.id, conversation.id, conversation.title)
         seconds, read = time.monotonic() - reply.started, len(prompt.packed.ids)
-        yield Done(done, Stats(read, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped))
+        yield Done(done, Stats(read, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped), versions)
 
     def generate_image(self, conversation: Conversation, options: Options) -> Image:
         """The picture that `stream_image` ends with.
@@ -321,7 +334,8 @@ class Engine:
         Args:
             conversation: its head is an assistant turn, unfinished; its pictures that this method painted are not encoded again.
             stop: set it to stop within one denoising step.
-            drafts: the words of the drafts that the picture is painted by, as its `Image` holds them; none to paint it at once.
+            drafts: the words of the drafts that the picture is painted by, the `alt` of those that its `Image` holds; none to paint it
+                at once.
 
         Yields:
             Events of one picture; the last one is `ImageDone`, or `Failed` with the conversation as it was before the answer, whatever was
@@ -343,6 +357,7 @@ class Engine:
                 if prompt.notice:
                     yield Notice(prompt.notice)
                 self._read_prompt(prompt.packed)
+                reply.opening = prompt.answer
                 if drafts:
                     yield from self._draft_again(reply, drafts)
                     return
@@ -471,6 +486,7 @@ class Engine:
                 self.mllm.append(context, token)
                 break
         self._force_words("\n\n" if thoughts.over else f"{thinking.CLOSING}\n\n")
+        reply.opening = len(context.packed.ids)
 
     def _force_words(self, words: str) -> None:
         """Words into the MLLM's mouth, which it goes on from."""
@@ -523,11 +539,11 @@ class Engine:
         """Paint a draft and show it to both models; returns False when the user stopped it."""
         shown, reply.parts = reply.parts, [*reply.parts, Text(words)]
         try:
-            for event in (painting := self._add_picture(reply)):
+            for event in (painting := self._add_picture(reply, times=0)):
                 if isinstance(event, ImageDone):
                     reply.drafted = event.image
-                    reply.drafts.append(words)
-                    yield Draft(len(reply.drafts), event.image.picture)
+                    reply.drafts.append(replace(event.image, alt=words))
+                    yield Draft(len(reply.drafts), reply.drafts[-1])
                 elif not isinstance(event, ImageStarted | ImageStep):
                     yield event
         finally:
@@ -549,7 +565,8 @@ class Engine:
 
     def _generate_parts(self, reply: Reply) -> Generator[Event, None, str]:
         """Words and pictures in turn; returns why it ended."""
-        reply.marks = None if self.tuned else Placeholders()
+        last = reply.parts[-1] if reply.parts else None
+        reply.marks = None if self.tuned else Placeholders(find_open_fence(last.text) if isinstance(last, Text) else "")
         while True:
             asked, why = yield from self._generate_words(reply)
             self._close_text(reply)
@@ -577,13 +594,16 @@ class Engine:
                 return None, ""
             if token == self.tokens.end:
                 break
-            reply.text_tokens += 1
             asked = yield from self._stream_token(reply, token)
-            why = "user" if reply.stop.is_set() else "max_tokens" if reply.text_tokens >= limits.max_tokens else ""
+            why = "user" if reply.stop.is_set() else "max_tokens" if reply.counted_tokens >= limits.max_tokens else ""
             why = why or ("max_context" if self._is_full() else "")
             if asked or why:
                 self.mllm.append(context, token)  # said, so it must be read
-                return asked, "" if asked else why
+            if asked:
+                return asked, ""
+            if why:
+                yield from self._stream_held(reply)
+                return None, why
         reply.ended = True
         if reply.marks:
             reply.waiting += reply.marks.close()
@@ -592,11 +612,18 @@ class Engine:
 
     def _stream_token(self, reply: Reply, token: int) -> Generator[Event, None, PictureRequest | None]:
         """Words as soon as they are whole: a token may end in the middle of a character. Returns a request for a picture that came up."""
-        text = reply.stream.step(self.pair.tokenizer.backend_tokenizer, token)
-        if not text:
-            return None
-        reply.waiting += reply.marks.feed(text) if reply.marks else [text]
+        text, marks = reply.stream.step(self.pair.tokenizer.backend_tokenizer, token), reply.marks
+        asking = marks is not None and marks.is_open()
+        if text:
+            reply.waiting += marks.feed(text) if marks else [text]
+        reply.text_tokens += 1
+        reply.counted_tokens += not asking and not (marks is not None and marks.is_open())
         return (yield from self._stream_waiting(reply))
+
+    def _stream_held(self, reply: Reply) -> Generator[Event, None, None]:
+        """Show what was held back, where an answer is cut: pictures that it asks for are not painted."""
+        reply.waiting = [piece for piece in reply.marks.close() if not isinstance(piece, PictureRequest)] if reply.marks else []
+        yield from self._stream_waiting(reply)
 
     def _stream_waiting(self, reply: Reply) -> Generator[Event, None, PictureRequest | None]:
         """Show words that wait, up to the first request for a picture, which is returned."""
@@ -604,6 +631,9 @@ class Engine:
             piece = reply.waiting.pop(0)
             if isinstance(piece, PictureRequest):
                 return piece
+            if isinstance(piece, Thought):
+                yield piece
+                continue
             if not reply.first_text:
                 reply.first_text = time.monotonic() - reply.started
             yield TextDelta(piece)
@@ -623,7 +653,7 @@ class Engine:
             if asked := next((piece for piece in found if isinstance(piece, PictureRequest)), None):
                 self.mllm.append(context, token)
                 return asked
-        return next(piece for piece in marks.close() if isinstance(piece, PictureRequest))
+        return next((piece for piece in marks.close() if isinstance(piece, PictureRequest)), PictureRequest(""))
 
     def _close_text(self, reply: Reply) -> None:
         """Close the running piece of text."""
@@ -635,14 +665,66 @@ class Engine:
                 reply.parts.append(Text(reply.shown))
         reply.stream, reply.shown = DecodeStream(skip_special_tokens=True), ""
 
-    def _add_picture(self, reply: Reply, asked: PictureRequest | None = None) -> Generator[Event, None, bool]:
+    def _add_picture(self, reply: Reply, asked: PictureRequest | None = None, times: int | None = None) -> Generator[Event, None, bool]:
         """Paint one picture and show it to both models; returns False when the user stopped it.
 
-        `asked` is the request of an untuned pair: the painter reads its words alone.
+        Args:
+            asked: the request of an untuned pair: the painter reads its words alone.
+            times: how often it is painted again at most, if the MLLM refuses it; by default as the options say.
         """
+        memory, index = self.memory, reply.images()
+        asked = asked and self._fill_prompt(asked, reply)
+        made = yield from self._try_picture(reply, asked, reply.rng.randrange(2**31))
+        if made is None:
+            return False
+        others: tuple[Image, ...] = ()
+        if times := reply.options.image.check if times is None else times:
+            made, others = yield from self._look_again(reply, made, times)
+        yield ImageDone(index, made.image, others)
+        if made.asked != asked:
+            self._reword(reply, made.image.alt)
+            self.pair.swapper.use_painter()
+        reply.versions += [(len(reply.parts), other) for other in others]
+        reply.parts.append(made.image)
+        self.painter.remember(memory.frames, made.latents, made.condition, made.segment)
+        self.pair.swapper.use_mllm()
+        packed = memory.context.packed.between(0)
+        self.tokens.add_image(packed, made.image, True)
+        self.mllm.prefill(memory.context, packed)
+        memory.slots.append(packed.slots[-1])
+        return True
+
+    def _look_again(self, reply: Reply, first: PictureTry, times: int) -> Generator[Event, None, tuple[PictureTry, tuple[Image, ...]]]:
+        """As `critic.look_again`. Where another try fails, the picture that is there stays."""
+
+        def paint(number: int, prompt: str) -> Generator[Event, None, PictureTry | None]:
+            asked, seed = first.asked, (first.image.seed or 0) + number
+            try:
+                return (yield from self._try_picture(reply, asked and replace(asked, prompt=prompt or asked.prompt), seed % 2**31))
+            except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+                yield Notice(describe_failure(error))
+                return None
+            finally:
+                self.pair.swapper.use_mllm()
+
+        self.pair.swapper.use_mllm()
+        critic, words = open_critic(self.mllm, self.pair.about), first.image.alt or reply.question
+        made = yield from look_again(critic, first, words, times, paint, reply.stop)
+        self.pair.swapper.use_painter()
+        return made
+
+    def _reword(self, reply: Reply, prompt: str) -> None:
+        """Put the words that a picture was painted from in the place of those that an untuned MLLM said, as the conversation has it."""
+        packed, marks = self.memory.context.packed.between(0, reply.opening), reply.marks
+        self.tokens.add_parts(packed, reply.parts, True)
+        after = "".join(piece for piece in reply.waiting if isinstance(piece, str)) + (marks.held if marks else "")
+        packed.add(self.tokens.text(mark_picture(prompt) + after), True)
+        self._read_prompt(packed)
+
+    def _try_picture(self, reply: Reply, asked: PictureRequest | None, seed: int) -> Generator[Event, None, PictureTry | None]:
+        """Paint one picture, which neither model remembers yet; returns `None` when the user stopped it."""
         memory, options, index = self.memory, reply.options.image, reply.images()
         masked = reply.masked if index == 0 else None  # what comes next is a new picture
-        asked = asked and self._fill_prompt(asked, reply)
         if self.guard:
             self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
         condition, segment = self._condition(asked)
@@ -653,12 +735,12 @@ class Engine:
             options = replace(options, side=0)
         size = self._picture_size(options, masked or next(iter(reply.pictures()), None), condition)
         inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size) if masked and masked.mask else None
-        request = PaintRequest(condition, segment, options, reply.rng.randrange(2**31), inpaint, size, negative)
+        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative)
         yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size))
         begun = time.monotonic()
         made = yield from self._paint_picture(reply, index, request)
         if made is None:
-            return False
+            return None
         latents, plain, stays = made
         picture, size = plain, plain.size  # smaller than requested where memory ran out
         if stays is not None and memory.slots and not masked:
@@ -670,18 +752,12 @@ class Engine:
         if picture is not plain:
             latents = self.painter.encode(picture, size)
         seconds = time.monotonic() - begun
-        image = Image(picture, request.seed, seconds, alt=asked.prompt if asked else _last_line(reply))
+        image = Image(
+            picture, request.seed, seconds, alt=asked.prompt if asked else _last_line(reply), origin=self._find_origin(asked, masked)
+        )
         if self.costs:
             self.costs.note(seconds, options)
-        yield ImageDone(index, image)
-        reply.parts.append(image)
-        self.painter.remember(memory.frames, latents, condition, segment)
-        self.pair.swapper.use_mllm()
-        packed = memory.context.packed.between(0)
-        self.tokens.add_image(packed, image, True)
-        self.mllm.prefill(memory.context, packed)
-        memory.slots.append(packed.slots[-1])
-        return True
+        return PictureTry(image, latents, condition, segment, asked)
 
     def _paint_picture(self, reply: Reply, index: int, request: PaintRequest) -> Generator[Event, None, Painting | None]:
         """A picture's steps; returns its latents, its pixels and the places that stay, `None` when the user stopped it.
@@ -771,6 +847,16 @@ class Engine:
         from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 
         return self.mllm.read_prompt(DEFAULT_NEGATIVE_PROMPT)[0]
+
+    def _find_origin(self, asked: PictureRequest | None, masked: Image | None) -> Origin:
+        """The origin of the next picture: a change of a brought one where it goes on from one, else painted whole."""
+        before = [slot.image for slot in self.memory.slots]
+        sources = before[-1:]
+        if asked:
+            named = [before[number - 1] for number in asked.sources if 0 < number <= len(before)]
+            sources = (named or before[::-1])[: self.pair.about.most_sources]
+        changed = masked is not None or any(image.origin is not Origin.PAINTED for image in sources)
+        return Origin.CHANGED if changed else Origin.PAINTED
 
     def _fill_prompt(self, asked: PictureRequest, reply: Reply) -> PictureRequest:
         """A request without words means what was said last, or what was asked."""

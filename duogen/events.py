@@ -9,7 +9,7 @@ from typing import Self
 
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image, Piece, Text
+from duogen.conversation import Conversation, Image, Piece, Text, Turn
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Thought:
 
 @dataclass(frozen=True)
 class Draft:
-    """A picture on the way to the next one, which only who wants to see the work is shown. `number` counts from 1."""
+    """A picture on the way to the next one, for readers who want to see the work. `number` counts from 1; the words are the `alt`."""
 
     number: int
-    picture: PILImage.Image
+    image: Image
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,11 @@ class ImageStep:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """The picture is final; `image` carries its seed and seconds."""
+    """The picture is final; `image` carries its seed and seconds. `others` are the tries that the MLLM did not choose."""
 
     index: int
     image: Image
+    others: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,14 @@ class Stats:
 
 @dataclass(frozen=True)
 class Done:
-    """The answer is complete or was stopped; `conversation` holds it as its last turn."""
+    """The answer is complete or was stopped; `conversation` holds it as its last turn.
+
+    `versions` are the same answer with another try of one of its pictures, branches of `conversation` too.
+    """
 
     conversation: Conversation
     stats: Stats
+    versions: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,8 +184,8 @@ class AnswerBuilder:
                     self.parts.append(Text(text))
             case Thought(text):
                 self.thoughts += text
-            case Draft(number, picture):
-                self.pending = PendingPicture(len(self.images()), 0, 0.0, drafts=number, preview=picture)
+            case Draft(number, image):
+                self.pending = PendingPicture(len(self.images()), 0, 0.0, drafts=number, preview=image.picture)
             case ImageStarted(index, _, steps, seconds):
                 usual = next((image.seconds for image in reversed(self.images()) if image.seconds), seconds)
                 self.pending = PendingPicture(index, steps, usual)

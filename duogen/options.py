@@ -10,11 +10,14 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 LONGEST_SHAPE = 4  # longer side to shorter one; of longer pictures the painters make nothing good
 SAME_AREA = 0.15
+MOST_TOKENS = 8192  # of an answer
 
 
-def option(default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
-    """A dataclass field that carries what a control needs: a help sentence and, for numbers, its range."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "step": step})
+def option(
+    default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None, label: str = ""
+) -> Any:
+    """A dataclass field that carries what a control needs: a help sentence, for numbers its range, and a label that is not its name."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "step": step, "label": label})
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ def choice(default: str, help: str, *values: str) -> Any:
 class TextOptions(RangeChecked):
     temperature: float = option(0.4, "How freely words are chosen; 0 always takes the likeliest.", 0.0, 2.0, 0.05)
     top_p: float = option(0.9, "Only the likeliest words that make up this share are considered.", 0.05, 1.0, 0.05)
-    max_tokens: int = option(512, "The longest answer, in tokens.", 1, 8192, 1)
+    max_tokens: int = option(
+        512, "The longest answer, in tokens; the words that a picture is painted from do not count.", 1, MOST_TOKENS, 1
+    )  # fmt: skip
     think: bool = option(False, "Think before the answer; the thoughts can be unfolded.")
 
 
@@ -73,6 +78,10 @@ class ImageOptions(RangeChecked):
         "auto", "euler", "unipc", "dpm",
     )  # fmt: skip
     max_images: int = option(8, "The most pictures in one answer.", 0, 64, 1)
+    check: int = option(
+        0, "How often a picture that does not show its words is painted again, as the language model sees it; 0 never looks.",
+        0, 4, 1, label="Look again",
+    )  # fmt: skip
     preview_every: int = option(2, "Show the picture in the making after every so many steps; 0 never.", 0, 100, 1)
 
     @property
@@ -97,7 +106,7 @@ class Options:
 class LoadOptions(RangeChecked):
     """How a pair is opened. What is "auto" (or 0) is chosen by `duogen.hub.memory_plan` for this machine; anything else overrules it."""
 
-    device: str = choice("auto", "auto, cpu, cuda, mps ...")
+    device: str = choice("auto", "auto, cpu, cuda, mps ..., or two: of the language model and of the painter, such as cuda:0,cuda:1.")
     precision: str = choice("auto", "Of the language model: auto, nf4, int8, bf16, mixed or fp32.", "auto", "nf4", "int8", "bf16", "mixed",
                             "fp32")  # fmt: skip
     painter_precision: str = choice("auto", "Of the painter: auto, nf4, int8, bf16 or fp32.", "auto", "nf4", "int8", "bf16", "fp32")
@@ -109,6 +118,22 @@ class LoadOptions(RangeChecked):
     caching: str = choice("auto", "Skip steps that change little, from 9 steps on: on or off.", "auto", "on", "off")
     compile: str = choice("off", "Compile the painter: slow to start, faster afterwards; on or off.", "on", "off")
     preset: str = choice("", "A few-step LoRA of the pair, by its id in the catalogue.")
+    transformer: str = choice("", "A file that takes the place of the pair's own transformer: GGUF, or safetensors in 16 bits or fp8.")
+
+
+def split_device(device: str) -> tuple[str, str]:
+    """The MLLM's device and the painter's: the same one, unless two are named, as in "cuda:0,cuda:1".
+
+    Raises:
+        ValueError: more than two are named.
+    """
+    named = [each.strip() for each in device.split(",")]
+    if len(named) == 1:
+        return device, device
+    if len(named) > 2:
+        raise ValueError(f"{device} are {len(named)} devices; name one, or two: of the language model and of the painter.")
+    first, second = ("cuda:0" if each == "cuda" else each for each in named)
+    return first, second
 
 
 def add_flags(command: argparse.ArgumentParser, kind: type[RangeChecked]) -> None:
@@ -202,15 +227,18 @@ GROUPS = {"text": TextOptions, "image": ImageOptions}  # the fields of `Options`
 
 # By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.
 PRESETS: dict[str, dict[tuple[str, ...], Any]] = {
-    "quick": {("image", "steps"): 4, ("image", "max_images"): 4, ("image", "preview_every"): 0, ("text", "max_tokens"): 256},
+    "quick": {("image", "steps"): 4, ("image", "max_images"): 4, ("image", "preview_every"): 0},
     "balanced": {},
-    "fine": {("image", "steps"): 16, ("image", "max_images"): 12, ("text", "max_tokens"): 1024},
+    "fine": {("image", "steps"): 16, ("image", "max_images"): 12},
 }
+ANSWER_LENGTHS = {"quick": 0.5, "balanced": 1.0, "fine": 2.0}  # of the pair's own `max_tokens`
 
 
 def preset_values(name: str, about: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     """All that a preset sets, by field: what `about` says the pair does best with, and on top of it what the preset names."""
     own = {(kind, each.name): _own_value(each, about) for kind, group in GROUPS.items() for each in fields(group)}
+    length = ("text", "max_tokens")
+    own[length] = min(int(own[length] * ANSWER_LENGTHS[name]), MOST_TOKENS)
     return own | PRESETS[name]
 
 

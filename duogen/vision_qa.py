@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -45,7 +46,10 @@ class MLLMVisionQA:
     def __init__(self, mllm: MLLM, name: str, version: str) -> None:
         self.mllm, self.name, self.version = mllm, name, version
 
-    def ask(self, question: str, pictures: Sequence[Path | PILImage.Image], most: int = MOST_TOKENS) -> str:
+    def ask(
+        self, question: str, pictures: Sequence[Path | PILImage.Image], most: int = MOST_TOKENS, stop: threading.Event | None = None
+    ) -> str:
+        """As of `VisionQA`; the answer breaks off where `stop` is set."""
         tokens, context = self.mllm.tokens, Context()
         opened = [_shrink(open_picture(each) if isinstance(each, Path) else each) for each in pictures]
         packed = tokens.pack(Conversation().say("user", *opened, question).path())
@@ -53,7 +57,7 @@ class MLLMVisionQA:
         self.mllm.prefill(context, packed)
         said: list[int] = []
         generator = torch.Generator()
-        while len(said) < most:
+        while len(said) < most and not (stop and stop.is_set()):
             assert context.logits is not None, "prefill gives them"
             context.logits[tokens.bov] = float("-inf")  # no picture in the answer
             token = next(self.mllm.generate(context, TextOptions(temperature=0.0), generator))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark
-from duogen.options import ImageOptions, LoadOptions, from_flags
+from duogen.options import ImageOptions, LoadOptions, from_flags, split_device
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SKETCHBOOK = "sketchbook"
 PAIRS_OWN = "the pair's own"
-PAINTING = ("steps", "guidance", "sampler")  # fields of `ImageOptions` that a measure may be given
+PAINTING = ("steps", "guidance", "sampler", "check")  # fields of `ImageOptions` that a measure may be given
 
 
 class Measure(NamedTuple):
@@ -146,13 +146,14 @@ def _open_scorer(given: argparse.Namespace, kind: str) -> Scorer:
     from duogen.evaluate.benchmark import Scorer
 
     load = from_flags(given, LoadOptions)
+    device, _ = split_device(load.device)
     if kind == "detected":
-        return Scorer(detector=_open_detector(given.detector, load.device))
+        return Scorer(detector=_open_detector(given.detector, device))
     if not given.judge:
         raise ValueError("Name a judge with --judge, or answer now and score later: --answer-only.")
     from duogen.vision_qa import open_vision_qa
 
-    return Scorer(judge=open_vision_qa(given.judge, load.device, load.precision))
+    return Scorer(judge=open_vision_qa(given.judge, device, load.precision))
 
 
 def _open_detector(name: str | None, device: str) -> Detector:

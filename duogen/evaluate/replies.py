@@ -24,6 +24,7 @@ class Painting(TypedDict, total=False):
     steps: int
     guidance: float
     sampler: str
+    check: int
 
 
 def default_image_options(engine: Engine, painting: Painting | None = None, **more: int) -> ImageOptions:
@@ -39,7 +40,8 @@ def default_image_options(engine: Engine, painting: Painting | None = None, **mo
 
 def painting_fields(image: ImageOptions) -> Painting:
     """What the results say of how the pictures were painted."""
-    return {"steps": image.steps, "guidance": image.guidance, "sampler": image.sampler}
+    painted: Painting = {"steps": image.steps, "guidance": image.guidance, "sampler": image.sampler}
+    return painted | {"check": image.check} if image.check else painted
 
 
 def pick_evenly(every: list[T], n: int) -> list[T]:

@@ -18,7 +18,8 @@ import openai
 import pytest
 from PIL import Image as PILImage
 
-from duogen.events import TextDelta
+from duogen.conversation import Image
+from duogen.events import Done, Draft, ImageDone, ImageStarted, Stats, TextDelta, Thought
 from tests.support.api import ask, encode, picture, serve
 from tests.support.tiny import BOV, END, SIDE, script
 from tests.support.waiting import patience, until
@@ -58,6 +59,23 @@ def test_a_stream_is_the_same_answer(client, loading, monkeypatch):
         texts.append("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices))
         assert chunks[-1].usage.total_tokens > 0 and chunks[-2].choices[0].finish_reason == "stop"
     assert texts[0] == texts[1]
+
+
+def test_drafts_are_reasoning_in_parts(client, loading, monkeypatch):
+    drafts = tuple(Image(PILImage.new("RGB", (SIDE, SIDE), colour), 1, 0.1, f"Step {colour}.\n") for colour in ("red", "green"))
+    image = Image(drafts[1].picture, 1, 0.2, "A green one.", drafts=drafts)
+    steps = [event for number, each in enumerate(drafts, 1) for event in (Thought(each.alt), Draft(number, each))]
+
+    def answer(conversation, options, stop):
+        yield from (*steps, TextDelta("A green one."), ImageStarted(0, 1, 1), ImageDone(0, image))
+        yield Done(conversation.say("assistant", "A green one.", image), Stats(1, 1, 1, 1, 0.1, 0.2, "end"))
+
+    monkeypatch.setattr(loading.engine, "answer", answer)
+    whole = client.chat.completions.create(model="tiny", messages=ask("Draw")).choices[0].message
+    chunks = list(client.chat.completions.create(model="tiny", messages=ask("Draw"), stream=True))
+    streamed = [part for chunk in chunks for part in getattr(chunk.choices[0].delta, "reasoning_parts", [])]
+    assert streamed == whole.reasoning_parts and [part["alt"] for part in streamed] == ["Step red.\n", "Step green.\n"]
+    assert whole.reasoning_content == "Step red.\nStep green.\n" and whole.content.count("data:image") == 1
 
 
 def test_pictures_alone(client, loading, monkeypatch):

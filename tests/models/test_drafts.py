@@ -42,6 +42,10 @@ def ask(words: str = "Draw a red house.") -> Conversation:
     return Conversation().say("user", words)
 
 
+def said(drafts: tuple[Image, ...]) -> tuple[str, ...]:
+    return tuple(each.alt for each in drafts)
+
+
 def decode(engine: Engine) -> str:
     return engine.pair.tokenizer.decode(engine.memory.context.packed.ids)
 
@@ -54,10 +58,11 @@ def test_the_last_draft_is_the_picture_and_the_words_come_before_it(engine, monk
     assert shown == [Draft, Draft, ImageStarted, ImageDone, Done] and kinds.index(TextDelta) > kinds.index(Draft)
     assert "".join(event.text for event in events if isinstance(event, Thought)) == "".join(STEPS)
     drafts = [event for event in events if isinstance(event, Draft)]
-    assert [draft.number for draft in drafts] == [1, 2] and drafts[0].picture.tobytes() != drafts[1].picture.tobytes()
+    assert [draft.number for draft in drafts] == [1, 2] and drafts[0].image.picture.tobytes() != drafts[1].image.picture.tobytes()
     words, image = events[-1].conversation.path()[-1].parts
     assert isinstance(words, Text) and words.text == WORDS and isinstance(image, Image)
-    assert image.picture.tobytes() == drafts[1].picture.tobytes() and image.drafts == STEPS and image.alt == WORDS
+    assert image.picture.tobytes() == drafts[1].image.picture.tobytes() and said(image.drafts) == STEPS and image.alt == WORDS
+    assert [each.picture for each in image.drafts] == [each.image.picture for each in drafts]
     assert events[-1].stats.images == 1 and events[-1].stats.stopped == "end"
 
 
@@ -67,7 +72,7 @@ def test_a_builder_shows_drafts_as_a_picture_in_the_making(engine, monkeypatch):
     for event in engine.answer(ask(), options()):
         answer.take(event)
         if isinstance(event, Draft):
-            assert answer.pending is not None and answer.pending.preview is event.picture
+            assert answer.pending is not None and answer.pending.preview is event.image.picture
             pending.append(answer.pending.drafts)
     assert pending == [1, 2] and answer.pending is None and len(answer.images()) == 1
 
@@ -91,8 +96,8 @@ def test_a_picture_is_painted_again_by_the_words_of_its_drafts(engine, monkeypat
     *_, done = engine.answer(ask(), options())
     words, image = done.conversation.path()[-1].parts
     begun = ask().say("assistant", words)
-    *_, again = engine.stream_image(begun, options(seed=seed), drafts=image.drafts)
-    assert isinstance(again, ImageDone) and again.image.drafts == STEPS and again.image.alt == WORDS
+    *_, again = engine.stream_image(begun, options(seed=seed), drafts=said(image.drafts))
+    assert isinstance(again, ImageDone) and said(again.image.drafts) == STEPS and again.image.alt == WORDS
     assert (again.image.picture.tobytes() == image.picture.tobytes()) == (seed == 1)
 
 
@@ -113,7 +118,7 @@ def test_each_draft_is_painted_as_the_step_of_a_guide(engine, monkeypatch):
     """The slow way: an answer whose words and pictures stand in the conversation, painted picture by picture."""
     asked = spy(engine, monkeypatch)
     script(monkeypatch, engine.tokens, *SAID)
-    drafts = [event.picture for event in engine.answer(ask(), options()) if isinstance(event, Draft)]
+    drafts = [event.image.picture for event in engine.answer(ask(), options()) if isinstance(event, Draft)]
     slow = Engine(engine.pair)
     wanted, parts = spy(slow, monkeypatch), []
     for words, draft in zip((thinking.DRAFTING + STEPS[0], STEPS[1]), drafts, strict=True):
@@ -174,8 +179,15 @@ def test_a_failed_draft_fails_the_answer_in_one_sentence(engine, monkeypatch):
     assert isinstance(failed, Failed) and "no kernel" in failed.message and failed.conversation.path()[-1].role == "user"
 
 
-def test_the_words_of_drafts_are_kept_on_disk(engine, monkeypatch, tmp_path):
+def test_drafts_are_kept_on_disk(engine, monkeypatch, tmp_path):
     script(monkeypatch, engine.tokens, *SAID)
     *_, done = engine.answer(ask(), options())
     save_conversation(done.conversation, tmp_path)
-    assert load_conversation(tmp_path).path()[-1].images()[0].drafts == STEPS
+    for lazily in (False, True):
+        (kept,) = load_conversation(tmp_path, lazily).path()[-1].images()
+        (made,) = done.conversation.path()[-1].images()
+        assert kept == made and [each.picture.tobytes() for each in kept.drafts] == [each.picture.tobytes() for each in made.drafts]
+    file = tmp_path / "conversation.json"
+    file.write_text(file.read_text().replace('"drafts": [', '"drafts": [{"type": "image", "file": 5}, '))
+    with pytest.raises(ValueError, match="the name of a picture is of the type int"):
+        load_conversation(tmp_path)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from duogen.conversation import Conversation, Piece, Text
-from duogen.events import AnswerBuilder, Event, Events, ImageDone, Notice, TextDelta, Thought
+from duogen.events import AnswerBuilder, Done, Draft, Event, Events, ImageDone, Notice, TextDelta, Thought
 from duogen.options import ImageOptions, TextOptions
 from ui.api.messages import parse_messages
 from ui.api.pictures import data_url
@@ -39,6 +39,7 @@ NO_MATTER = {  # fields that an answer does not depend on
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("parallel_tool_calls", "chat_id", "session_id", "id", "keep_alive"),
 }
+CUT = 'The answer was cut at a limit (max_tokens, max_images or what the pair can read); say "go on" for the rest, or raise the limit.'
 NO_TOOLS = "This pair calls no tools; it answers in words and pictures."
 
 
@@ -145,12 +146,16 @@ class Completion:
         self.made.take(event)
         if isinstance(event, Notice):
             self.notices.append(event.message)
+        elif isinstance(event, Done) and self._reason() == "length":
+            self.notices.append(CUT)
 
     def response(self) -> dict[str, Any]:
         parts = [content_part(part) for part in self.made.parts]
         message = {"role": "assistant", "content": "".join(map(part_markdown, parts)), "content_parts": parts}
         if self.made.thoughts:
             message["reasoning_content"] = self.made.thoughts
+        if drafts := [content_part(each) for image in self.made.images() for each in image.drafts]:
+            message["reasoning_parts"] = drafts
         choice = {"index": 0, "message": message, "finish_reason": self._reason(), "logprobs": None}
         return {**self.head, "object": "chat.completion", "choices": [choice], "usage": self._usage(), **_notices(self.notices)}
 
@@ -164,17 +169,19 @@ class Completion:
         if self.made.error:
             yield error_line(RequestError(self.made.error, 500))
             return
-        yield self._chunk({}, self._reason())
+        yield self._chunk({}, self._reason(), [CUT] if self._reason() == "length" else [])
         if with_usage:
             yield sse_line({**self.head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()})
         yield "data: [DONE]\n\n"
 
-    def _delta(self, event: Event) -> dict[str, str]:
-        """What an event adds to a stream. Thoughts go into `reasoning_content`, as with other servers."""
+    def _delta(self, event: Event) -> dict[str, Any]:
+        """What an event adds to a stream. Thoughts go into `reasoning_content`, as with other servers, drafts into `reasoning_parts`."""
         self.take(event)
         match event:
             case Thought(text):
                 return {"reasoning_content": text}
+            case Draft(_, image):
+                return {"reasoning_parts": [content_part(image)]}
             case TextDelta(text) if text:
                 return {"content": text}
             case ImageDone(_, image):
