@@ -38,10 +38,14 @@ if TYPE_CHECKING:
 # What importing torch and the models costs (seconds) is paid inside the commands, so that --help and wrong input answer at once.
 
 DESCRIPTION = "Ask, and get an answer in words and pictures."
-PAIR_CHOOSES = ("steps", "guidance")  # a pair knows what it paints best with
+PAIR_CHOOSES = ("steps", "guidance", "max_tokens")  # a pair knows what it does best with
 NOT_HERE = ("preview_every",)  # a terminal shows no previews
 Command = Callable[[argparse.Namespace], int]
-CHAT_HELP = "/image FILE adds a picture to your next words, /new starts a new chat, /quit ends."
+CHAT_HELP = "/image FILE adds a picture to your next words, /on goes on with an answer that was cut, /new starts a new chat, /quit ends."
+CUT = {
+    "max_tokens": "its longest (--max-tokens)", "max_images": "its most pictures (--max-images)",
+    "max_context": "the most that the pair can read",
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,9 +142,11 @@ def options_of(given: argparse.Namespace, about: dict[str, Any] | None = None) -
     def chosen(kind: type[TextOptions] | type[ImageOptions]) -> dict[str, Any]:
         return {each.name: flags[each.name] for each in fields(kind) if each.name in flags}
 
-    own = {name: about[name] for name in PAIR_CHOOSES if about and name in about}
-    image: dict[str, Any] = {**own, **chosen(ImageOptions), "preview_every": 0}
-    return Options(given.seed, TextOptions(**chosen(TextOptions)), ImageOptions(**image))
+    def own(kind: type[TextOptions] | type[ImageOptions]) -> dict[str, Any]:
+        return {each.name: about[each.name] for each in fields(kind) if about and each.name in about and each.name in PAIR_CHOOSES}
+
+    image: dict[str, Any] = {**own(ImageOptions), **chosen(ImageOptions), "preview_every": 0}
+    return Options(given.seed, TextOptions(**own(TextOptions) | chosen(TextOptions)), ImageOptions(**image))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -227,16 +233,17 @@ def chat(given: argparse.Namespace) -> int:
                 case "/image":
                     pictures.append(open_picture(Path(rest.strip()).expanduser()))
                     print(f"{Path(rest.strip()).name} goes with your next words.")
-                case _ if word.startswith("/"):
+                case _ if word.startswith("/") and line != "/on":
                     raise ValueError(f"There is no command {word}. {CHAT_HELP}")
                 case _:
-                    answer = print_answer(engine, conversation.say("user", *pictures, line), options)
+                    asked = conversation if line == "/on" else conversation.say("user", *pictures, line)
+                    answer = print_answer(engine, asked, options, goes_on=line == "/on")
                     if answer.parts:  # else nothing was said, and the next words take the place of these
                         conversation, pictures = answer.conversation, []
                         count += 1
                         write_answer(answer, out / f"{count:02d}")
                         print(f"[in {out / f'{count:02d}'}]")
-                    _status(answer)
+                    _status(answer, "/on goes on with it")
         except ValueError as error:
             _complain(str(error))
     return 0
@@ -338,12 +345,18 @@ def picture_file(index: int) -> str:
     return f"{index + 1:02d}.png"
 
 
-def print_answer(engine: Engine, conversation: Conversation, options: Options, quiet: bool = False) -> Answer:
-    """Let the engine answer; the words go to stdout as they come, unless `quiet`. Ctrl-C stops it and keeps what is finished."""
+def print_answer(engine: Engine, conversation: Conversation, options: Options, quiet: bool = False, goes_on: bool = False) -> Answer:
+    """Let the engine answer; the words go to stdout as they come, unless `quiet`. Ctrl-C stops it and keeps what is finished.
+
+    `goes_on`: the conversation ends with an answer, which the engine goes on with.
+
+    Raises:
+        ValueError: there is no answer to go on with.
+    """
     answer = Answer(conversation=conversation)
     show = (lambda words: None) if quiet else _show
     with stop_on_ctrl_c() as stop:
-        for event in engine.answer(conversation, options, stop):
+        for event in (engine.continue_answer if goes_on else engine.answer)(conversation, options, stop):
             _take(answer, event, show)
     if answer.parts:
         show("\n")
@@ -372,9 +385,12 @@ def _show(words: str) -> None:
     print(words, end="", flush=True)
 
 
-def _status(answer: Answer) -> int:
+def _status(answer: Answer, offer: str = "ask with more, or in chat, where /on goes on with it") -> int:
+    """The exit status of an answer; says what the user must know about its end, and what they can do."""
     if answer.error:
         return _complain(answer.error)
+    if answer.stats and answer.stats.stopped in CUT:
+        print(f"The answer was cut at {CUT[answer.stats.stopped]}; {offer}.", file=sys.stderr, flush=True)
     if answer.stats and answer.stats.stopped == "user":
         _hint("Stopped.")
         return 130

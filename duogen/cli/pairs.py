@@ -25,12 +25,24 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     pulling.add_argument("--verify", action="store_true", help="check what is here, and fetch anew what is damaged")
     removing = commands.add_parser("remove", help="throw a pair away", description="Throws a pair's files away.")
     removing.add_argument("pair", metavar="ID")
+    about = "Lists the transformers, LoRAs and pairs in the models folder of ComfyUI or Forge, for --transformer, --adapter and --pair."
+    listing_files = commands.add_parser("files", help="what other tools have here", description=about)
+    listing_files.add_argument("folder", nargs="?", metavar="DIR", help="name that folder, for this and all later starts")
     planning = commands.add_parser("plan", help="what fits on which GPU", description="Says how a pair would be opened; no GPU is needed.")
     planning.add_argument("--pair", metavar="PAIR", help="one pair (default: a table of all pairs and GPU sizes)")
     planning.add_argument("--mllm", "--brain", dest="mllm", metavar="DIR", help="the MLLM of a painter that cannot talk")
-    planning.add_argument("--vram", type=float, metavar="GB", help="memory of the GPU, 0 for none (default: this machine's)")
+    vram = "memory of the GPU, 0 for none, or two: of the language model's and of the painter's (default: this machine's)"
+    planning.add_argument("--vram", type=read_gigabytes, metavar="GB[,GB]", help=vram)
     planning.add_argument("--ram", type=float, metavar="GB", help="free memory of the host (default: this machine's)")
     add_flags(planning, LoadOptions)
+
+
+def read_gigabytes(words: str) -> list[float]:
+    """The value of --vram. Raises ValueError: it is not one or two numbers."""
+    found = [float(each) for each in words.split(",")]
+    if len(found) > 2:
+        raise ValueError("There are more than two GPUs.")
+    return found
 
 
 def pairs(given: argparse.Namespace) -> int:
@@ -64,10 +76,24 @@ def show_card(pair: Entry) -> str:
     return "\n".join(lines)
 
 
+def files(given: argparse.Namespace) -> int:
+    """`python -m duogen files`. Raises ValueError: there is no such folder."""
+    from duogen.hub.model_files import VARIABLE, find_model_files, keep_models_folder, models_folder
+
+    if given.folder:
+        keep_models_folder(given.folder)
+    if models_folder() is None:
+        raise ValueError(f"No models folder is named yet; name it with: python -m duogen files DIR, or in {VARIABLE}.")
+    for each in find_model_files():
+        print(f"{each.kind:12}  {each.form or 'whole':8}  {each.bytes / 1e9:7.2f} GB  {each.path}")
+    return 0
+
+
 def plan(given: argparse.Namespace) -> int:
     """`python -m duogen plan`."""
-    from duogen.hub.catalogue import find, is_installed
+    from duogen.hub.catalogue import find, is_installed, replace_transformer
     from duogen.hub.memory_plan import GB, Machine
+    from duogen.hub.model_files import find_transformer
 
     load = from_flags(given, LoadOptions)
     if given.pair is None:  # of no machine in particular: nothing has to be asked of this one, which takes importing torch
@@ -78,10 +104,14 @@ def plan(given: argparse.Namespace) -> int:
 
     here = Machine.here(load.device)
     host = here.host if given.ram is None else given.ram * GB
-    machine = replace(here, host=host) if given.vram is None else Machine.with_gpu(given.vram, host, here.cores)
+    machine = replace(here, host=host)
+    if given.vram is not None:
+        two = len(given.vram) > 1 or here.mllm_gpu is not None
+        machine = Machine.with_gpu(given.vram[-1], host, here.cores, given.vram[0] if two else None)
     known, this_one = _known(given.pair), given.vram is None and given.ram is None
     if known is not None and not given.mllm and not (this_one and is_installed(known)):
-        chosen = plan_pair(known.parts, known.about, machine, load, known.presets)
+        parts = replace_transformer(known.parts, find_transformer(load.transformer)) if load.transformer else known.parts
+        chosen = plan_pair(parts, known.about, machine, load, known.presets)
         print((name_kernel(chosen) if this_one else chosen).line())
         return 0
 
@@ -162,4 +192,4 @@ def _cell(one: Plan) -> str:
     return f"{load.precision} + {load.painter_precision}{how}, {max(one.size)} px, {one.gpu / 2**30:.1f} GB"
 
 
-COMMANDS = {"pairs": pairs, "pull": pull, "remove": remove, "plan": plan}
+COMMANDS = {"pairs": pairs, "pull": pull, "remove": remove, "files": files, "plan": plan}

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from duogen.models.transformer_files import DENOISERS, read_transformer
 from duogen.paths import ASSETS
 
 # torch and the models are imported where they are needed: the download worker and --help do without.
@@ -326,10 +328,15 @@ class Found:
         where = self.folder.resolve().as_posix()
         return not (where.endswith(f"/{repo}") or repo.replace("/", "--") in where or self.folder.name.startswith(f"{base}-"))
 
-    def parts(self) -> dict[str, Part]:
-        """What has to fit into memory: counted from the files; where they are not here yet, from the catalogue."""
+    def parts(self, transformer: Path | None = None) -> dict[str, Part]:
+        """What has to fit into memory: counted from the files; where they are not here yet, from the catalogue.
+
+        Args:
+            transformer: the user's file that takes the place of the pair's transformer.
+        """
         here = (self.folder / "model_index.json").is_file()
-        return count_parts(self.folder, self.mllm) if here or self.entry is None else self.entry.parts
+        parts = count_parts(self.folder, self.mllm) if here or self.entry is None else dict(self.entry.parts)
+        return replace_transformer(parts, transformer) if transformer else parts
 
 
 def find(pair: str | Path | None = None, mllm: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Found:
@@ -428,11 +435,26 @@ def count_parts(folder: Path, mllm: Path | None = None) -> dict[str, Part]:
     parts, vae = {}, folder / "vae" / "config.json"
     compression = _compression(json.loads(vae.read_text(encoding="utf-8"))) if vae.is_file() else 8
     for there in sorted(folder.iterdir()):
-        if (there / "config.json").is_file() and any(there.glob("*.safetensors")):
+        if (there / "config.json").is_file() and (any(there.glob("*.safetensors")) or there.name in DENOISERS):
             parts[ROLES.get(there.name, there.name)] = _count_part(there, compression)
     if mllm is not None:
         parts["mllm"] = _count_part(mllm)
     return parts
+
+
+def replace_transformer(parts: dict[str, Part], file: Path) -> dict[str, Part]:
+    """The parts of a pair with the transformer of a user's file, counted from its header. Raises ValueError: it is none, one sentence."""
+    about = read_transformer(file)
+    shrinks = 0 if about.form else sum(prod(each.shape) for name, each in about.weights.items() if _is_quantisable(name, each.shape))
+    own = replace(parts.get("transformer", Part(0, 0)), parameters=about.parameters, quantisable=shrinks, bytes=about.bytes)
+    return parts | {"transformer": own}
+
+
+def _is_quantisable(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether int8 and NF4 shrink a weight."""
+    from duogen.models.placement import KEPT_WHOLE
+
+    return len(shape) == 2 and not re.search("|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE)), name)
 
 
 def _compression(vae: dict[str, Any]) -> int:
@@ -444,21 +466,19 @@ def _compression(vae: dict[str, Any]) -> int:
 
 
 def _count_part(folder: Path, compression: int = 8) -> Part:
-    from duogen.models.placement import KEPT_WHOLE, stored_quantisation
+    from duogen.models.placement import stored_quantisation
     from duogen.models.weight_files import read_header
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if stored_quantisation(folder):
         return _count_quantised(folder, config, compression)
-    whole = "|".join(("embed_tokens", "pos_embed", "lm_head", "visual", "norm", *KEPT_WHOLE))  # never quantised
     total, shrinks, names, widths = 0, 0, [], Counter[int]()
     for file in folder.glob("*.safetensors"):
         header = read_header(file)
         for name, shape in header.shapes.items():
             count = header.count(name)
             total += count
-            linear = len(shape) == 2 and not re.search(whole, name)
-            shrinks += count if linear else 0
+            shrinks += count if _is_quantisable(name, shape) else 0
             names.append(name)
             widths.update(shape if len(shape) == 2 else shape[:1] if len(shape) > 2 else ())
     vae = "Autoencoder" in str(config.get("_class_name"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import diffusers.utils.logging
@@ -12,9 +13,12 @@ from duogen.hub import timings
 from duogen.hub.catalogue import Found, Part, Preset, list_missing, lora_file, own_defaults, preset_of
 from duogen.hub.memory_plan import Machine, Plan, replan_size
 from duogen.hub.memory_plan import plan as best_plan
+from duogen.hub.model_files import find_transformer
 from duogen.models import guardrail
-from duogen.models.pipeline import About, DuoGenPipeline, open_pair, pick_device
+from duogen.models.pipeline import About, DuoGenPipeline, open_pair, pick_devices
 from duogen.models.placement import choose_kernel, explain_unused_gpu_here
+from duogen.models.transformer_files import DENOISERS, read_transformer
+from duogen.models.transformer_weights import check_fits
 from duogen.models.weight_files import check_folder, describe_missing
 from duogen.options import ImageOptions, LoadOptions
 from duogen.painters.diffusers import DiffusersPair, check_paints, is_diffusers_pipeline, open_diffusers_pair, takes_sources
@@ -68,7 +72,8 @@ def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = No
     about, stock, known = asdict(About.load(found.folder)), is_diffusers_pipeline(found.folder), found.entry
     if stock:
         check_paints(found.folder)
-    check_whole(found)
+    check_whole(found, bool(requested.transformer))
+    requested = _find_own_transformer(found, requested)
     if not stock:
         about["most_sources"] = 0
     if not (found.folder / "duogen.json").exists():
@@ -80,7 +85,8 @@ def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = No
     about["frames"] = not stock
     if stock and not takes_sources(found.folder):
         about["most_sources"] = 0
-    parts, there = dict(found.parts()), machine or Machine.here(requested.device)
+    own = Path(requested.transformer) if requested.transformer else None
+    parts, there = dict(found.parts(own)), machine or Machine.here(requested.device)
     if preset:
         parts["lora"] = Part(preset.bytes // 2, 0, 1, 1)
     if guardrail.is_installed() and is_guarded(found):
@@ -98,11 +104,29 @@ def is_guarded(found: Found) -> bool:
     return (found.entry is not None and bool(found.entry.licence.guardrail)) or guardrail.names_guardrail(found.folder)
 
 
-def check_whole(found: Found) -> None:
-    """Raises ValueError, one sentence, when a file of a pair that is here is missing or cannot be opened."""
+def _find_own_transformer(found: Found, requested: LoadOptions) -> LoadOptions:
+    """A request with the path of the transformer's file that it names. Raises ValueError, one sentence: the pair cannot use it."""
+    if not requested.transformer:
+        return requested
+    file = find_transformer(requested.transformer)
+    about = read_transformer(file)
+    if (found.folder / "model_index.json").is_file():
+        check_fits(about, next((found.folder / name for name in DENOISERS if (found.folder / name).is_dir()), found.folder))
+    return replace(requested, transformer=str(file))
+
+
+def check_whole(found: Found, own_transformer: bool = False) -> None:
+    """Raises ValueError, one sentence, when a file of a pair that is here is missing or cannot be opened.
+
+    Args:
+        own_transformer: the user's file takes the place of the pair's transformer, whose weights may be missing.
+    """
     for folder, index in ((found.folder, "model_index.json"), (found.mllm, "config.json")):
         if folder is not None and (folder / index).is_file():
-            if missing := list_missing(folder):
+            missing = list_missing(folder)
+            if own_transformer:
+                missing = [name for name in missing if Path(name).parts[0] not in DENOISERS or Path(name).name == "config.json"]
+            if missing:
                 raise ValueError(describe_missing(folder, missing))
             check_folder(folder)
 
@@ -116,7 +140,7 @@ def _add_known(costs: Costs) -> Plan:
 
 def name_kernel(plan: Plan) -> Plan:
     """A plan for this machine with the kernel that runs here, and what to install for a GPU that PyTorch cannot use."""
-    device = pick_device(plan.load.device)
+    _, device = pick_devices(plan.load.device)
     unused = explain_unused_gpu_here(device) if plan.load.device == "auto" else ""
     return replace(plan, attention=choose_kernel(device, plan.load.attention), unused_gpu=unused)
 

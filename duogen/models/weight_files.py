@@ -20,10 +20,11 @@ EDGE = 64  # bytes that are read of either end of a file
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself: the shapes of its tensors by name, and the words that its maker left."""
+    """What a safetensors file says of itself: the shapes and types of its tensors by name, and the words that its maker left."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
+    types: dict[str, str]
 
     def count(self, name: str) -> int:
         """The numbers in a tensor."""
@@ -47,12 +48,13 @@ def read_header(file: Path) -> Header:
             raw: dict[str, Any] = json.loads(stream.read(length))
         metadata = {str(name): str(value) for name, value in raw.pop("__metadata__", {}).items()}
         shapes = {name: tuple(int(each) for each in about["shape"]) for name, about in raw.items()}
+        types = {name: str(about["dtype"]) for name, about in raw.items()}
         end = max((about["data_offsets"][1] for about in raw.values()), default=0)
     except Exception as error:  # whatever stands there instead of a header
         raise ValueError(broken) from error
     if 8 + length + end != size:
         raise ValueError(broken)
-    return Header(shapes, metadata)
+    return Header(shapes, metadata, types)
 
 
 def check_file(file: Path) -> None:

@@ -14,10 +14,20 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.kernels import Kernel
-from duogen.models.pipeline import About, bnb_options, explain_errors, image_processor, is_mllm, open_mllm, pick_device, shrink_view
-from duogen.models.placeholders import PictureRequest
+from duogen.models.picture_marks import PictureRequest
+from duogen.models.pipeline import (
+    About,
+    bnb_options,
+    explain_errors,
+    image_processor,
+    is_mllm,
+    open_resting_mllm,
+    pick_devices,
+    shrink_view,
+)
 from duogen.models.placement import (
     DeviceSwapper,
+    RemoteModel,
     compile_model,
     dtype_of,
     is_quantised,
@@ -30,6 +40,8 @@ from duogen.models.placement import (
     set_tiling,
 )  # fmt: skip
 from duogen.models.samplers import choose_scheduler
+from duogen.models.transformer_files import DENOISERS
+from duogen.models.transformer_weights import open_transformer
 from duogen.options import ImageOptions, LoadOptions, scale_size
 from duogen.painters.base import Frames, PaintRequest, PaintStep
 from duogen.painters.masks import check_mask, composite_inside, fit
@@ -40,7 +52,6 @@ FRAME_PIPELINES = ("DuoGenPipeline", "Cosmos2_5_PredictBasePipeline")  # opened 
 DEFAULTS = {"image_size": (1024, 1024), "steps": 28, "guidance": 4.0}  # where nobody says what a pipeline paints best with
 RELATIVES = {"QwenImageEdit": "QwenImagePipeline", "LongCatImageEdit": "LongCatImagePipeline"}  # what edits, and what begins
 LEAST_SOURCE = 64  # pixels of a source picture's shorter side
-DENOISERS = ("transformer", "unet")
 
 
 @dataclass
@@ -133,15 +144,14 @@ def open_diffusers_pair(
         ValueError: one sentence for the user.
     """
     check_paints(folder)
-    device = pick_device(load.device)
+    mllm_device, device = pick_devices(load.device)
     if mllm_folder is None and not is_mllm(folder / "text_encoder"):
         raise ValueError(f"The text encoder of {folder} cannot talk; name a Qwen2.5-VL or Qwen3-VL folder with --mllm DIR.")
     known = _about(folder, about or {}, load)
     with explain_errors(folder):
         resting = load.offload not in ("auto", "none")
         home = mllm_folder or folder / "text_encoder"
-        mllm = open_mllm(home, device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
-        release_device(mllm, resting)
+        mllm = open_resting_mllm(home, load, mllm_device, resting and mllm_device == device)
         words, eyes = _open_processor(folder, mllm_folder)
         pipe = _pipeline(folder, load, device, None if mllm_folder else mllm, (words, eyes))
         if lora is not None:
@@ -149,7 +159,7 @@ def open_diffusers_pair(
         if scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **scheduler})
         pair = DiffusersPair(mllm, words, shrink_view(eyes), pipe, known, DeviceSwapper(mllm, [], device), load)
-        place(pair, load, device)
+        place(pair, load, device, mllm_device)
     return pair
 
 
@@ -180,7 +190,7 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
     for name, value in index.items():
         library, cls = value if isinstance(value, list) and len(value) == 2 else ("", "")
         if name in DENOISERS and library == "diffusers":
-            given[name] = open_painter(folder / name, getattr(diffusers, cls), load.painter_precision, device)
+            given[name] = _open_denoiser(folder / name, getattr(diffusers, cls), load, device)
         elif name == "text_encoder" and shared is not None:
             given[name] = shared
         elif name.startswith("text_encoder") and library == "transformers":
@@ -196,10 +206,24 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
     return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
 
 
-def place(pair: DiffusersPair, load: LoadOptions, device: str) -> None:
-    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
-    pipe, resting = pair.pipe, load.offload not in ("auto", "none")
+def _open_denoiser(part: Path, kind: Any, load: LoadOptions, device: str) -> Any:
+    """The pipeline's own one, or that of the user's file."""
+    if load.transformer:
+        rests = load.offload not in ("auto", "none")
+        return open_transformer(Path(load.transformer), part, load.painter_precision, device, rests)
+    return open_painter(part, kind, load.painter_precision, device)
+
+
+def place(pair: DiffusersPair, load: LoadOptions, device: str, mllm_device: str = "") -> None:
+    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened.
+
+    Args:
+        device: where the pipeline computes. `mllm_device`: where the MLLM does, "" for the same.
+    """
+    pipe, resting, apart = pair.pipe, load.offload not in ("auto", "none"), mllm_device not in ("", device)
     denoiser = denoiser_of(pipe)
+    if apart and pipe.components.get("text_encoder") is pair.text_encoder:
+        pipe.text_encoder = RemoteModel(pair.text_encoder, device)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
@@ -214,6 +238,7 @@ def place(pair: DiffusersPair, load: LoadOptions, device: str) -> None:
     pair.attention = set_attention(denoiser, device, load.attention)
     compile_model(denoiser, load)
     pipe.set_progress_bar_config(disable=True)
+    pair.swapper = DeviceSwapper(pair.text_encoder, [], device, "cpu" if resting else None, mllm_device if apart else "")
     if not resting:
         return
     if load.offload == "group":
@@ -222,7 +247,6 @@ def place(pair: DiffusersPair, load: LoadOptions, device: str) -> None:
         pair.offload = offload_with_hooks(others, denoiser, device)
     else:
         pipe.enable_model_cpu_offload(device=device)
-    pair.swapper = DeviceSwapper(pair.text_encoder, [], device, "cpu")
 
 
 def denoiser_of(pipe: Any) -> Any:
@@ -230,25 +254,26 @@ def denoiser_of(pipe: Any) -> Any:
 
 
 def _cast_prompts(pipe: Any) -> None:
-    """What a text encoder in 16 bits says, for a painter in 32, as on a CPU: pipelines take for granted that both are alike."""
-    if denoiser_of(pipe).dtype != torch.float32:
+    """What a text encoder in 16 bits says, for a painter in 32, or the other way round: pipelines take for granted that both are alike."""
+    wanted, reader = denoiser_of(pipe).dtype, pipe.components.get("text_encoder")
+    if torch.float32 not in (wanted, getattr(reader, "dtype", wanted)):
         return
     for name in ("encode_prompt", "_encode_prompt"):
         if hasattr(pipe, name):
-            setattr(pipe, name, _cast_output(getattr(pipe, name)))
+            setattr(pipe, name, _cast_output(getattr(pipe, name), wanted))
 
 
-def _cast_output(encode: Callable[..., Any]) -> Callable[..., Any]:
-    """A prompt's encoder whose tensors are in 32 bits."""
+def _cast_output(encode: Callable[..., Any], wanted: torch.dtype) -> Callable[..., Any]:
+    """A prompt's encoder whose tensors are in the wanted number format."""
 
-    def wide(said: Any) -> Any:
-        return said.float() if isinstance(said, torch.Tensor) and said.is_floating_point() else said
+    def cast(said: Any) -> Any:
+        return said.to(wanted) if isinstance(said, torch.Tensor) and said.is_floating_point() else said
 
-    def encode_wide(*given: Any, **named: Any) -> Any:
+    def encode_cast(*given: Any, **named: Any) -> Any:
         said = encode(*given, **named)
-        return tuple(map(wide, said)) if isinstance(said, tuple | list) else wide(said)
+        return tuple(map(cast, said)) if isinstance(said, tuple | list) else cast(said)
 
-    return encode_wide
+    return encode_cast
 
 
 def _add_picture_marks(model: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""LoRA files in the page's drawer: brought, switched on with effect, refused in a sentence."""
+"""LoRA files in the page's drawer: brought, switched on with effect, refused in a sentence; and what ComfyUI has, in the Models tab."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from playwright.sync_api import expect
 from safetensors.torch import save_file
 
+from tests.models.test_transformer_files import other_weights, write_gguf
 from tests.support import public
 from tests.support.browser import SHOTS, Server, browser_only
+from tests.support.waiting import until
 from ui.parts.adapters import keep_lora
 
 
@@ -22,7 +25,7 @@ def lora(file: Path, width: int = 64, **metadata: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory) -> Server:
+def painter(tmp_path_factory) -> Iterator[Server]:
     """A server with a tiny diffusers pair."""
     home = tmp_path_factory.mktemp("home")
     folders = public.klein(home / "klein"), public.qwen3_mllm(home / "mllm")
@@ -52,6 +55,48 @@ def test_a_lora_is_brought_and_switched_on(painter: Server, tab, tmp_path: Path)
     page.click("#adapter-other input[type=checkbox]")
     page.wait_for_selector("#adapters-status:has-text('was made for sdxl_base_v1-0 and does not fit this one')")
     expect(page.locator("#adapters-status")).to_contain_text("All adapters are off now.")
+
+
+@browser_only
+def test_files_of_comfyui_are_listed_chosen_and_opened(painter: Server, tab, tmp_path: Path) -> None:
+    models = tmp_path / "ComfyUI" / "models"
+    for name in ("unet", "loras"):
+        (models / name).mkdir(parents=True)
+    write_gguf(other_weights(painter.home / "klein"), models / "unet" / "klein-Q8_0.gguf")
+    lora(models / "loras" / "ink-of-comfy.safetensors")
+    page = tab(painter.address)
+    page.wait_for_selector("#status:has-text('Ready')")
+    page.click("button[role=tab]:has-text('Models')")
+    page.click("#models-choice label:has-text('Another folder')")
+    for name, value in (("name", painter.home / "klein"), ("mllm", painter.home / "mllm")):
+        page.fill(f"#models-{name} textarea, #models-{name} input", str(value))
+        page.keyboard.press("Enter")
+    page.click("#models-own button.label-wrap")
+    page.fill("#models-own-folder textarea, #models-own-folder input", str(tmp_path / "nowhere"))
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=name the models folder of ComfyUI or Forge.")
+    page.fill("#models-own-folder textarea, #models-own-folder input", str(tmp_path / "ComfyUI"))
+    page.keyboard.press("Enter")
+    for file in ("klein-Q8_0.gguf · GGUF", "ink-of-comfy.safetensors"):
+        page.wait_for_selector(f"#models-own-files td:has-text('{file}')")
+    page.click("#models-transformer input")
+    page.click("[role=option]:has-text('klein-Q8_0.gguf')")
+    page.wait_for_selector("#models-plan:has-text('On this machine: Language model')")
+    before = painter.log.read_text().count("Ready: klein.")
+    page.click("#models-use")
+    until(lambda: painter.log.read_text().count("Ready: klein.") > before)
+    page.wait_for_selector("#models-status:has-text('Open now: klein.')")
+    page.locator("#models-own-files").scroll_into_view_if_needed()
+    page.screenshot(path=SHOTS / "models-comfyui.png", full_page=True)
+    page.click("button[role=tab]:has-text('Chat')")
+    page.click("#drawer")
+    page.click("#adapters button.label-wrap")
+    page.click("#adapters-look")
+    page.click("#adapter-ink-of-comfy input[type=checkbox]")
+    page.wait_for_selector("#adapters-status:has-text('On: ink-of-comfy (1)')")
+    page.screenshot(path=SHOTS / "lora-comfyui.png")
+    page.click("#adapter-ink-of-comfy input[type=checkbox]")
+    page.wait_for_selector("#adapters-status:has-text('No adapter is on.')")
 
 
 def test_a_lora_of_the_same_name_stays_beside_the_other(tmp_path: Path, monkeypatch) -> None:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from duogen.files import read_bytes, write_beside
 from duogen.finetune.jobs import finetune_home
+from duogen.hub.model_files import find_model_files
 from duogen.models.lora_files import SUFFIX, read_lora
 from duogen.paths import data_home
 from ui.parts.loading import Loading
@@ -93,9 +94,10 @@ def loras_home() -> Path:
 
 
 def list_adapters(loading: Loading) -> list[Path]:
-    """What fine-tuning made here, the LoRA files in their folder, and what the server was started with."""
+    """What fine-tuning made here, the LoRA files in their folder and in that of ComfyUI or Forge, and what the server was started with."""
     made = sorted(file.parent for file in finetune_home().glob("*/adapter.json"))
-    found = [*made, *sorted(loras_home().glob(f"*{SUFFIX}"))]
+    elsewhere = [each.path for each in find_model_files("LoRA")]
+    found = [*made, *sorted(loras_home().glob(f"*{SUFFIX}")), *elsewhere]
     return [*(each for each in loading.adapters if each not in found), *found]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gradio.components import Component
 
 from duogen.hub import download
 from duogen.hub.catalogue import REPOSITORY, Entry, entries, find_download, find_folders, find_lora, is_installed, list_missing, snapshot
+from duogen.hub.model_files import ModelFile, find_model_files, keep_models_folder, models_folder
 from duogen.options import LoadOptions
 from ui.parts import controls
 from ui.parts.i18n import translate
@@ -23,6 +25,8 @@ from ui.parts.shared import QUICK, Updates, session_of, show_warning, status_lin
 OTHER = "other"
 POLL_SECONDS = 1.0
 FILES_SHOWN = 40
+FOUND_SHOWN = 200
+OWN = "The pair's own"
 
 
 class Models:
@@ -32,6 +36,7 @@ class Models:
         """`timer` is the timer of the page that polls the loading of a pair."""
         self.loading, self.timer = loading, timer
         self.latest: dict[str, tuple[Any, ...]] = {}  # the last choice of a browser, by session
+        self.found: list[ModelFile] = []  # in the folder of ComfyUI or Forge, as it was last looked at
         with tab, gr.Row(elem_id="models"):
             self._lay_out()
         self._wire(tab)
@@ -62,12 +67,30 @@ class Models:
             self.status = gr.HTML(elem_id="models-status")
             self.files = gr.HTML(elem_id="models-files")
             with gr.Accordion("How it is opened", open=False, elem_id="models-load"):
-                self.load = controls.build(LoadOptions)
+                self.load = controls.build(LoadOptions, without=("transformer",))
+            with gr.Accordion("Files of ComfyUI and Forge", open=False, elem_id="models-own"):
+                self.load["transformer",] = self._lay_out_files()
+
+    def _lay_out_files(self) -> gr.Dropdown:
+        """What other programs have on this machine; returns the choice of a transformer among it."""
+        about = next(each.metadata["help"] for each in fields(LoadOptions) if each.name == "transformer")
+        with gr.Row():
+            self.folder = gr.Textbox(
+                label="Models folder", max_lines=1, scale=3, elem_id="models-own-folder",
+                info="The models folder of ComfyUI or Forge, named once for all later starts.",
+            )  # fmt: skip
+            self.look = gr.Button("Look for new ones", size="sm", min_width=100, elem_id="models-look")
+        transformer = gr.Dropdown(
+            [(OWN, "")], value="", label="Transformer", info=about, allow_custom_value=True, interactive=True, elem_id="models-transformer"
+        )
+        self.listed = gr.HTML(elem_id="models-own-files")
+        return transformer
 
     def _wire(self, tab: gr.Tab) -> None:
         inputs: set[Block] = {self.choice, self.name, self.mllm, *self.load.values()}
         buttons = [self.pull, self.pause, self.use, self.verify, self.remove, self.sure]
-        outputs = [self.choice, self.other, self.description, self.plan, self.status, self.files, self.poll, self.timer, *buttons]
+        shown = [self.choice, self.other, self.name, self.description, self.plan, self.status, self.files]
+        outputs = [*shown, self.poll, self.timer, *buttons]
         quick: dict[str, Any] = {"inputs": inputs, "outputs": outputs, **QUICK}
         chosen: list[Any] = [tab.select, self.choice.input, self.name.submit, self.mllm.submit, self.name.blur, self.mllm.blur]
         chosen += [each.input for each in self.load.values()]
@@ -77,6 +100,9 @@ class Models:
             button.click(catch_value_error(act, self.status), **quick)
         self.verify.click(self._verify, **quick)
         self.remove.click(self.ask_to_remove, **quick)
+        files: dict[str, Any] = {"outputs": [self.folder, self.load["transformer",], self.listed, self.choice, self.other], **QUICK}
+        gr.on([tab.select, self.look.click], self.list_files, **files)
+        gr.on([self.folder.submit, self.folder.blur], self.name_folder, inputs=[self.folder], **files)
 
     def _id(self, values: dict) -> str:
         """The chosen id of the catalogue, or the typed name."""
@@ -86,9 +112,31 @@ class Models:
         """Everything that decides what is shown: the pair and its load options."""
         return self._id(values), self._mllm(values), *(values[each] for each in self.load.values())
 
+    def list_files(self) -> Updates:
+        """Updates with what is in the folder of ComfyUI or Forge now."""
+        self.found = find_model_files()
+        own = [(each.title(), str(each.path)) for each in self.found if each.kind == "transformer"]
+        return {
+            self.folder: str(models_folder() or ""),
+            self.load["transformer",]: gr.update(choices=[(translate(OWN), ""), *own]),
+            self.listed: found_html(self.found) if models_folder() else "",
+            self.choice: gr.update(choices=list_choices(self.found)),
+        }
+
+    def name_folder(self, name: str) -> Updates:
+        """Keep the name of the folder, and list what is in it."""
+        if (name or "").strip() == str(models_folder() or ""):
+            return {self.listed: gr.skip()}
+        try:
+            keep_models_folder(name or "")
+        except ValueError as error:
+            show_warning(error)
+            return {self.listed: gr.skip()}
+        return self.list_files()
+
     def translate(self) -> Updates:
         """Updates for the texts that the browser cannot translate by itself."""
-        return {self.choice: gr.update(choices=list_choices())}  # a new Radio would be laid out, where the page is being built
+        return {self.choice: gr.update(choices=list_choices(self.found))}  # a new Radio would be laid out, where the page is being built
 
     def leave(self, request: gr.Request) -> None:
         """Forget a browser that has gone."""
@@ -109,11 +157,12 @@ class Models:
         return {self.status: gr.skip()} if late else updates
 
     def _render(self, values: dict) -> Updates:
-        id, other = self._id(values), values[self.choice] == OTHER
+        id, other = self._id(values), values[self.choice] not in entries()
         known = entries().get(id)
         shown = {
             self.other: gr.Column(visible=other),
-            self.choice: gr.Radio(list_choices()),
+            self.name: gr.Textbox(visible=values[self.choice] == OTHER),
+            self.choice: gr.Radio(list_choices(self.found)),
             self.description: card_html(known) if known else own_card_html(id),
             self.plan: status_line(self._plan_words(values)),
             self.sure: gr.Button(visible=False),
@@ -129,7 +178,7 @@ class Models:
         return [*found, (mllm, "")] if mllm and is_fetchable(mllm) else found
 
     def _mllm(self, values: dict) -> str:
-        return (values[self.mllm] or "").strip() if values[self.choice] == OTHER else ""
+        return (values[self.mllm] or "").strip() if values[self.choice] not in entries() else ""
 
     def render_progress(self, values: dict) -> Updates:
         """Updates with the progress of the download, and the buttons that can be used now."""
@@ -169,7 +218,8 @@ class Models:
         return status_line(" ".join(map(translate, filter(None, said))))
 
     def _read_load_options(self, values: dict) -> LoadOptions:
-        return controls.read(LoadOptions, self.load, values)
+        own = self.load["transformer",]
+        return controls.read(LoadOptions, self.load, values | {own: values[own] or ""})
 
     def _plan_words(self, values: dict) -> str:
         """How the pair would be opened here, and its costs."""
@@ -249,12 +299,13 @@ def catch_value_error(act: Callable[[dict], Updates], idle: Component) -> Callab
     return wrapper
 
 
-def list_choices() -> list[tuple[str, str]]:
-    """Titles with the state of each pair (bundled, here or its size), and ids."""
+def list_choices(found: Sequence[ModelFile] = ()) -> list[tuple[str, str]]:
+    """Titles with the state of each pair (bundled, here or its size), and ids; `found` may hold more pairs, whose ids are their folders."""
     listed = []
     for each in entries().values():
         state = translate("bundled" if not each.sources else "here" if is_installed(each) else f"{each.download_bytes / 1e9:.0f} GB")
         listed.append((f"{each.title} · {state}", each.id))
+    listed += [(each.title(), str(each.path)) for each in found if each.kind == "pair"]
     return [*listed, (translate("Another folder or repository ..."), OTHER)]
 
 
@@ -332,6 +383,16 @@ def own_card_html(id: str) -> str:
         return f"<h2>{translate_html('Another pair')}</h2><p>{translate_html(str(error))}</p>"
     safe = translate_html("Only safetensors are opened; code that comes with it is never run.")
     return f"<h2>{translate_html(id)}</h2><p>{translate_html(where)} {safe}</p>"
+
+
+def found_html(found: Sequence[ModelFile]) -> str:
+    """What was found in the folder of ComfyUI or Forge, and how it is used."""
+    if not found:
+        return f"<p>{translate_html('Nothing that can be opened is in this folder.')}</p>"
+    kinds = {"transformer": translate_html("Transformer"), "LoRA": "LoRA", "pair": translate_html("Pair")}
+    rows = [f"<tr><td>{html.escape(each.title())} · {kinds[each.kind]}</td></tr>" for each in found[:FOUND_SHOWN]]
+    how = translate_html("Transformers are chosen above, pairs in the list of pairs, LoRAs in the chat under Options, Adapters.")
+    return f"<p>{how}</p><div class='files'><table>{''.join(rows)}</table></div>"
 
 
 def files_html(now: download.Progress | None) -> str:
