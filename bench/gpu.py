@@ -6,18 +6,24 @@ earlier ones; then each pair under caps of 8, 12, 16 and 24 GB, opened as the me
 version, or why it does not load. Every row is written down as soon as it is there, as JSON and as a table beside it; the same command
 goes on after the last one. `--tiny` is the same run with toy models, on a CPU too: it shows in a minute that nothing is broken, and
 measures nothing.
+
+`--compare` paints the same pictures with each pair's painter in bf16 and in NF4, at equal seeds, prints how far they differ, and saves them
+side by side. Real weights are taken where the pair is on this machine; random ones only show that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
+import inspect
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +32,7 @@ from unittest import mock
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from accelerate import init_empty_weights
@@ -36,12 +43,14 @@ from duogen.conversation import Conversation, Image
 from duogen.engine import Engine, Memory
 from duogen.events import ImageStarted, ImageStep, Notice
 from duogen.files import write_beside
-from duogen.hub.catalogue import FILE, entries
+from duogen.hub.catalogue import FILE, entries, is_installed
 from duogen.hub.memory_plan import CUDA, GB, GPU_SIZES, Machine, Plan, plan
 from duogen.models.pipeline import About, DuoGenPipeline
 from duogen.models.pipeline import place as place_frames
+from duogen.models.placeholders import PictureRequest
 from duogen.models.placement import KEPT_WHOLE, DeviceSwapper, explain_no_xformers_here, free, sdpa_kind, set_attention
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, scale_size
+from duogen.painters.base import Frames, PaintRequest
 from duogen.painters.diffusers import DiffusersPair, WordsAndPictures
 from duogen.painters.diffusers import place as place_stock
 
@@ -80,7 +89,14 @@ _COSMOS = _DIT | {
     "encoder_hidden_states_channels": 64,
 }
 _WAN = {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
-BUILT = ("cosmos-predict2.5", "flux2-klein", "qwen-image-edit")  # families, as the ids of their pairs begin
+PIPELINES = {  # families, as the ids of their pairs begin
+    "flux1-kontext": "FluxKontextPipeline", "flux2-klein": "Flux2KleinPipeline", "longcat-image-edit": "LongCatImageEditPipeline",
+    "longcat-image": "LongCatImagePipeline", "qwen-image-edit": "QwenImageEditPlusPipeline", "qwen-image-2512": "QwenImagePipeline",
+    "z-image": "ZImagePipeline",
+}  # fmt: skip
+BUILT = ("cosmos-predict2.5", *PIPELINES)
+_FLUX = _DIT | {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 64, "pooled_projection_dim": 64}
+_VAE = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
 TOYS: dict[str, dict[str, Any]] = {  # what `--tiny` changes of the public configurations
     "qwen2.5-vl-7b": {
         "text_config": _TEXT | {"num_hidden_layers": 2, "rope_parameters": _ROPE}, "vision_config": _EYES | {"fullatt_block_indexes": [1]},
@@ -98,8 +114,21 @@ TOYS: dict[str, dict[str, Any]] = {  # what `--tiny` changes of the public confi
     "flux2-klein-9b": _DIT | {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 192, "axes_dims_rope": (4, 4, 4, 4)},
     "wan-vae": _WAN,
     "qwen-image-vae": _WAN,
-    "flux2-vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
+    "flux2-vae": _VAE,
+    "flux1-vae": _VAE,
+    "z-image-6b": {
+        "dim": 192, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 6, "n_kv_heads": 6, "cap_feat_dim": 64, "axes_dims": [8, 12, 12],
+    },
+    "longcat-image-6b": _FLUX | {"axes_dims_rope": [4, 6, 6]},
+    "flux1-kontext-12b": _FLUX | {"axes_dims_rope": [4, 6, 6]},
+    "t5-xxl": {"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 4, "vocab_size": 512},
+    "clip-l": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 512},
 }  # fmt: skip
+PROMPTS = (  # of the comparison: plain shapes, a photograph, writing
+    "a red house with a blue door under a yellow sun", "a photograph of a lighthouse on a rock in a storm at night",
+    "a poster that says OPEN in large letters above a bowl of oranges",
+)  # fmt: skip
+SEED = 7
 
 
 def tokenizer(texts: Sequence[str] = (), chat: str = PLAIN_CHAT) -> transformers.PreTrainedTokenizerFast:
@@ -145,13 +174,12 @@ class Workshop:
         config = merged(raw["config"] | changes, TOYS[name] if self.tiny else {})
         with init_empty_weights():
             model = kind(kind.config_class(**config)) if raw["library"] == "transformers" else kind(**config)
-        tied = raw["library"] == "transformers" and config.get("tie_word_embeddings")
         for path, module in list(model.named_modules()):
             self._fill(module)
             if precision == "nf4" and isinstance(module, torch.nn.Linear) and not set(path.split(".")) & WHOLE and "vae" not in name:
                 parent = model.get_submodule(path.rpartition(".")[0])
                 setattr(parent, path.rpartition(".")[2], self._as_nf4(module))
-        if tied:
+        if raw["library"] == "transformers":
             model.tie_weights()
         model.is_quantized = precision == "nf4"
         return model.eval().requires_grad_(False)
@@ -192,8 +220,13 @@ def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[in
     if not id.startswith(BUILT):
         raise ValueError(f"bench.gpu cannot build {id} yet; choose a pair of {', '.join(BUILT)}.")
     workshop = Workshop(device, device if load.offload == "none" else "cpu", scale == TINY)
-    talker = workshop.built(names.get("mllm") or names["text_encoder"], load.precision, **mark_ids(words))
-    painter, vae = workshop.built(names["transformer"], load.painter_precision), workshop.built(names["vae"], "bf16")
+    speaks = "mllm" if "mllm" in names else "text_encoder"
+    precisions = {"transformer": load.painter_precision, "vae": "bf16"}
+    parts = {
+        role: workshop.built(name, precisions.get(role, load.precision), **(mark_ids(words) if role == speaks else {}))
+        for role, name in names.items()
+    }  # fmt: skip
+    talker = parts.pop("mllm") if speaks == "mllm" else parts["text_encoder"]
     patch, most = talker.config.vision_config.patch_size, min(640, scale.side) ** 2
     eyes = transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, temporal_patch_size=2, min_pixels=4096, max_pixels=most)
     size = scale_size(size or tuple(about["image_size"]), scale.side) if scale == TINY else size or tuple(about["image_size"])
@@ -203,27 +236,48 @@ def opened(id: str, load: LoadOptions, device: str, scale: Scale, size: tuple[in
     )  # fmt: skip
     if "cosmos" in id:
         solver = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
-        pair = DuoGenPipeline(talker, words, painter, vae, solver, image_processor=eyes)
+        pair = DuoGenPipeline(talker, words, parts["transformer"], parts["vae"], solver, image_processor=eyes)
         pair.about = known
         place_frames(pair, load, device)
         return pair
-    if "mllm" in names:
-        solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-        reader = workshop.built(names["text_encoder"], load.precision)
-        pipe: Any = diffusers.Flux2KleinPipeline(solver, vae, reader, words, painter, is_distilled=True)
-    else:
-        pipe = qwen_edit(talker, painter, vae, words, eyes)
+    pipe = build_pipeline(id, parts, words, eyes)
     stock = DiffusersPair(talker, words, eyes, pipe, known, DeviceSwapper(talker, [], device), load)
     place_stock(stock, load, device)
     return stock
 
 
-def qwen_edit(talker: Any, painter: Any, vae: Any, words: Any, eyes: Any) -> Any:
-    """Its constructor checks the processor's class; what stands in for that is put there afterwards, as in `duogen.painters.diffusers`."""
-    solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    pipe = diffusers.QwenImageEditPlusPipeline(solver, vae, talker, words, None, painter)
-    pipe.register_modules(processor=WordsAndPictures(words, eyes))
-    return pipe
+def build_pipeline(id: str, parts: dict[str, Any], words: Any, eyes: Any) -> Any:
+    """diffusers' pipeline of a pair of the catalogue, by the beginning of its id.
+
+    Args:
+        parts: its models by name. `words`: a tokenizer. `eyes`: what prepares pictures for the MLLM.
+    """
+    kind = getattr(diffusers, next(name for family, name in PIPELINES.items() if id.startswith(family)))
+    takes = inspect.signature(kind.__init__).parameters
+    if "tokenizer_2" in takes:  # CLIP's reads no more
+        words = copy.deepcopy(words)
+        words.model_max_length = 77
+    given = parts | {name: words for name in takes if name.startswith("tokenizer")}
+    given |= {"is_distilled": True} if "is_distilled" in takes else {}
+    shift = {"shift": 3.0} if id.startswith("z-image") else {"use_dynamic_shifting": True}
+    # As in `duogen.painters.diffusers`: pipelines ask for this class, which wants torchvision.
+    reader = type("Qwen2VLProcessor", (WordsAndPictures, transformers.Qwen2VLProcessor), {})
+    given |= {name: reader(words, eyes) for name in takes if name.endswith("processor")}
+    return kind(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**shift), **given)
+
+
+@contextmanager
+def small_sources(side: int) -> Iterator[None]:
+    """Some pipelines scale their sources to a megapixel whatever they paint; here to the size of the pictures."""
+    from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit as longcat
+
+    plain, where = longcat.calculate_dimensions, "diffusers.pipelines"
+    with ExitStack() as stack:
+        for name in SOURCE_SIZES:
+            stack.enter_context(mock.patch(f"{where}.qwenimage.pipeline_qwenimage_edit_plus.{name}", side**2))
+        stack.enter_context(mock.patch(f"{where}.flux.pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS", [(side, side)]))
+        stack.enter_context(mock.patch.object(longcat, "calculate_dimensions", lambda area, ratio: plain(side**2, ratio)))
+        yield
 
 
 def measured(engine: Engine, device: str, scale: Scale, earlier: int) -> dict[str, Any]:
@@ -372,28 +426,83 @@ def run(ids: list[str], table: Table, device: str, scale: Scale) -> None:
             tried(table, id, chosen, device, scale, KERNELS)
 
 
+def paint(engine: Engine, words: str, steps: int) -> PILImage.Image:
+    """The picture of these words, without pictures before it."""
+    asked, options = PictureRequest(words), ImageOptions(steps, engine.about["guidance"])
+    condition, segment = engine._condition(asked)
+    negative = engine._negative(asked, options)
+    engine.pair.swapper.use_painter()
+    *_, last = engine.painter.paint(Frames.empty(), PaintRequest(condition, segment, options, SEED, negative=negative))
+    return last.picture or engine.painter.decode(last.latents)
+
+
+def paint_all(id: str, precision: str, device: str, scale: Scale) -> list[PILImage.Image]:
+    """The pictures of `PROMPTS` by a pair's painter in a precision; the MLLM is the same each time."""
+    wish = LoadOptions(device=device, precision="nf4", painter_precision=precision)
+    if scale != TINY and is_installed(entries()[id]):
+        engine = Engine.open(id, load=wish)
+        return [paint(engine, words, engine.about["steps"]) for words in PROMPTS]
+    torch.manual_seed(0)  # the same random weights
+    engine = Engine(opened(id, replace(wish, offload="none", tiling="off"), device, scale))
+    return [paint(engine, words, scale.steps) for words in PROMPTS]
+
+
+def compare(id: str, device: str, scale: Scale, folder: Path) -> list[tuple[float, float]]:
+    """Paint in bf16 and in NF4 at equal seeds, and save the pictures side by side; returns the MSE (of pixels in 0..1) and PSNR of each."""
+    whole = paint_all(id, "bf16", device, scale)
+    free()
+    small = paint_all(id, "nf4", device, scale)
+    free()
+    width, height = whole[0].size
+    sheet = PILImage.new("RGB", (2 * width, len(whole) * height))
+    found = []
+    for row, pictures in enumerate(zip(whole, small, strict=True)):
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (column * width, row * height))
+        one, other = (np.asarray(picture, dtype=np.float64) / 255 for picture in pictures)
+        error = float(((one - other) ** 2).mean())
+        found.append((error, -10 * math.log10(error) if error else math.inf))
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / f"nf4-{id}.png")
+    return found
+
+
+def run_comparison(ids: list[str], device: str, scale: Scale, folder: Path) -> None:
+    """Compare and print."""
+    print("| pair | weights | words | MSE | PSNR (dB) | pictures (bf16, NF4) |\n|---|---|---|---|---|---|")
+    for id in ids:
+        weights = "real" if scale != TINY and is_installed(entries()[id]) else "random"
+        for words, (error, ratio) in zip(PROMPTS, compare(id, device, scale, folder), strict=True):
+            print(f"| {id} | {weights} | {words} | {error:.2e} | {ratio:.1f} | {folder / f'nf4-{id}.png'} |", flush=True)
+    print('Where pictures of real weights are as good in NF4, put "nf4_compared": true into the pair\'s "about" in assets/catalogue.json.')
+
+
 def main(argv: list[str] | None = None) -> int:
     top = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
     top.add_argument("--pairs", default="cosmos-predict2.5-2b,flux2-klein-4b,qwen-image-edit-2511", metavar="ID,ID")
     where = "JSON file, the table is written beside it (default: bench/results/gpu-CARD.json)"
     top.add_argument("--out", type=Path, metavar="FILE", help=where)
     top.add_argument("--tiny", action="store_true", help="the same with toy models, on a CPU too: measures nothing, finds what is broken")
+    top.add_argument("--compare", action="store_true", help="paint in bf16 and in NF4 at equal seeds, and save the pictures side by side")
     given = top.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not given.tiny:
         print("bench.gpu: There is no CUDA device here; this measures GPUs. Try --tiny to see that it would run.", file=sys.stderr)
         return 2
+    ids = given.pairs.split(",")
     scale, card = TINY if given.tiny else Scale(), torch.cuda.get_device_name() if device == "cuda" else "CPU"
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
     about = {"device": card, **versions, **kernel_report(device)}
     about |= {"side": scale.side, "steps": scale.steps, "weights": "toys" if given.tiny else "random"}
     try:
+        if given.compare:
+            run_comparison(ids, device, scale, given.out.parent if given.out else RESULTS)
+            return 0
         table = Table(given.out or RESULTS / f"gpu-{'-'.join(card.split())}.json", about)
         with ExitStack() as stack:
             stack.enter_context(mock.patch("duogen.engine.PROMPT_TOKENS", scale.tokens))  # there a picture's words end
-            for name in SOURCE_SIZES if given.tiny else ():
-                stack.enter_context(mock.patch(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus.{name}", scale.side**2))
-            run(given.pairs.split(","), table, device, scale)
+            stack.enter_context(small_sources(scale.side) if given.tiny else nullcontext())
+            run(ids, table, device, scale)
     except ValueError as error:
         print(f"bench.gpu: {error}", file=sys.stderr)
         return 2

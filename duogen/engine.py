@@ -39,6 +39,7 @@ from tokenizers.decoders import DecodeStream
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.critic import PictureTry, look_again, open_critic
 from duogen.events import Done, Draft, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
+from duogen.grounding import Box, find_boxes
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
 from duogen.hub.memory_plan import Plan
@@ -55,7 +56,7 @@ from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
-from duogen.painters.masks import keep_places
+from duogen.painters.masks import fit, keep_places, keep_unchanged
 from duogen.provenance import Origin
 
 LOG = logging.getLogger(__name__)
@@ -365,6 +366,26 @@ class Engine:
         except Exception as error:  # as of `_answer`
             reply.begun = len(reply.parts)
             yield self._make_failure(conversation.at(path[-1].parent), reply, error)
+
+    def keep_unchanged(self, painted: PILImage.Image, before: PILImage.Image) -> PILImage.Image:
+        """`before` in its own size with what changed in `painted`, which was painted from it, as `masks.keep_unchanged`."""
+        size = self.pair.about.picture_size(0, before.size)
+        if painted.size == before.size != size:  # a copy gate has kept the places already
+            return painted
+        self.pair.swapper.use_painter()
+        seen = self.painter.decode(self.painter.encode(before, size))
+        return keep_unchanged(fit(painted, size), fit(seen, size), before)
+
+    def find_boxes(self, picture: PILImage.Image, words: str) -> list[Box]:
+        """The boxes around what `words` name in a picture, as the MLLM says; none where it names none.
+
+        Raises:
+            ValueError: the MLLM only answers short questions.
+        """
+        if self.pair.about.check_questions:
+            raise ValueError("The language model of this pair cannot point at things; tap the picture instead.")
+        self.pair.swapper.use_mllm()
+        return find_boxes(self.mllm, picture, words)
 
     def _prompt(self, path: list[Turn], begun: tuple[Piece, ...], options: Options) -> Prompt:
         """The latest turns, as many as can be read, the assistant's own as they were said, and an answer whose first parts are `begun`.

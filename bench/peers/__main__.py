@@ -2,7 +2,7 @@
 
 Each family is built once, small, of the real classes with random weights. The same conversation (four pictures in four steps each, words
 between them, then a second turn with one more) is then made by a script of diffusers and transformers alone and by DuoGen's engine, in
-turn: A B A B ... What is printed: medians and extremes of the seconds, tokens encoded, forwards of the DiT and the tokens in them, peak
+turn: A B A B ... What is printed: the seconds of each way's best round, tokens encoded, forwards of the DiT and the tokens in them, peak
 memory, and what the same calls cost where there is hardly any arithmetic. `equality` paints single pictures both ways and compares them.
 """
 
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     top.add_argument("what", nargs="?", default="time", choices=["time", "equality"])
     top.add_argument("--families", metavar="A,B", help=f"of {', '.join(FAMILIES)} (default: all)")
     top.add_argument("--threads", type=int, default=2, help="threads of torch on the CPU")
-    top.add_argument("--repeats", type=int, default=3, help="timed rounds, of which the median counts")
+    top.add_argument("--repeats", type=int, default=3, help="timed rounds, of which the best counts")
     top.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: bench/results/peers-CPU-THREADS.json)")
     top.add_argument("--tiny", action="store_true", help="as small as can be: shows that it runs, measures nothing")
     given = top.parse_args(argv)

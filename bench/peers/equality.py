@@ -15,10 +15,10 @@ import torch
 from diffusers.pipelines.cosmos.pipeline_cosmos2_5_predict import DEFAULT_NEGATIVE_PROMPT
 from PIL import Image as PILImage
 
+from bench.gpu import small_sources
 from bench.peers.families import FAMILIES, Peers, Size
-from bench.peers.measure import small_sources
 from bench.peers.naive import Wish
-from duogen.models.placeholders import PictureRequest
+from duogen.models.picture_marks import PictureRequest
 from duogen.models.sequence import Packed
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest
@@ -42,6 +42,8 @@ CASES = (
     Case("cosmos", 0, 1e-5), Case("cosmos", 1, 1e-5), Case("cosmos", 0, 1e-5, 7.0), Case("cosmos", 1, 1e-5, 7.0),
     Case("qwen-image-edit", 0), Case("qwen-image-edit", 1), Case("qwen-image-edit", 2), Case("qwen-image-edit", 1, guidance=4.0),
     Case("flux2-klein", 0), Case("flux2-klein", 1), Case("flux2-klein", 2),
+    Case("qwen-image", 0, guidance=4.0), Case("longcat-image", 0, guidance=4.5), Case("longcat-image-edit", 0),
+    Case("longcat-image-edit", 1, guidance=4.5), Case("flux1-kontext", 0, guidance=2.5), Case("flux1-kontext", 1, guidance=2.5),
     Case("z-image", 0), Case("z-image", 0, guidance=0.0), Case("z-image", 0, guidance=4.0),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ A further family is one function here and one line in `FAMILIES`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import transformers
 from PIL import Image as PILImage
 
-from bench.gpu import RAW, TOYS, mark_ids, merged, part_class, qwen_edit, tokenizer
+from bench.gpu import RAW, TOYS, build_pipeline, mark_ids, merged, part_class, tokenizer
 from bench.peers.naive import Wish, paint_frame, prepare_pictures, prepare_video, read_states
 from bench.peers.script import CHAT_ONLY, GUIDE, TEXTS, Exchange
 from duogen.engine import Engine
@@ -25,6 +26,8 @@ from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPair
 from duogen.painters.diffusers import place as place_stock
 
+# What begins where an editing pipeline has no picture.
+BEGINNERS = {"QwenImageEditPlusPipeline": diffusers.QwenImagePipeline, "LongCatImageEditPipeline": diffusers.LongCatImagePipeline}
 HEAD = 64  # channels of an attention head
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{% if message.content is string %}{{ message.content }}{% else %}"
@@ -170,8 +173,9 @@ def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...],
     )  # fmt: skip
     place_stock(pair, load, "cpu")
     words_only = pipe
-    if type(pipe).__name__.startswith("QwenImageEdit"):  # it cannot begin from nothing
-        words_only = diffusers.QwenImagePipeline(**{name: part for name, part in pipe.components.items() if name != "processor"})
+    if relative := BEGINNERS.get(type(pipe).__name__):  # it cannot begin from nothing
+        wanted = inspect.signature(relative.__init__).parameters
+        words_only = relative(**{name: part for name, part in pipe.components.items() if name in wanted})
         words_only.set_progress_bar_config(disable=True)
 
     def naive(wish: Wish) -> PILImage.Image:
@@ -184,18 +188,21 @@ def stock(size: Size, pipe: Any, mllm: Any, eyes: Any, readers: tuple[Any, ...],
 
 def call_pipeline(pipe: Any, wish: Wish, size: Size, most: int) -> PILImage.Image:
     """The pipeline's own call."""
-    sources = {"image": wish.pictures[::-1][:most]} if wish.pictures and most else {}
-    guidance: dict[str, Any] = {"guidance_scale": wish.guidance}
-    if type(pipe).__name__.startswith("QwenImage"):
-        guidance = {"true_cfg_scale": wish.guidance} | ({"negative_prompt": " "} if wish.guidance > 1 else {})
+    kind, takes = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
+    pictures = wish.pictures[::-1][:most]
+    given: dict[str, Any] = {"image": pictures if most > 1 else pictures[0]} if pictures else {}
+    if kind.startswith("QwenImage"):
+        given |= {"true_cfg_scale": wish.guidance} | ({"negative_prompt": " "} if wish.guidance > 1 else {})
+    else:
+        given |= {"guidance_scale": wish.guidance}
     width, height = size.picture
+    own = {"width": width, "height": height, "max_area": width * height, "enable_prompt_rewrite": False}
+    given |= {name: value for name, value in own.items() if name in takes}
     generator = torch.Generator().manual_seed(wish.seed)
-    return pipe(
-        prompt=wish.prompt, width=width, height=height, num_inference_steps=size.steps, generator=generator, **sources, **guidance
-    ).images[0]  # fmt: skip
+    return pipe(prompt=wish.prompt, num_inference_steps=size.steps, generator=generator, **given).images[0]
 
 
-def qwen_image_edit(size: Size) -> Peers:
+def qwen_image_edit(size: Size, id: str = "qwen-image-edit", most: int = 3) -> Peers:
     """Its text encoder is the MLLM."""
     torch.manual_seed(0)
     words = tokenizer(TEXTS, CHAT)
@@ -204,8 +211,48 @@ def qwen_image_edit(size: Size) -> Peers:
         "qwen-image-20b", num_layers=size.layers, num_attention_heads=size.width // HEAD, attention_head_dim=HEAD,
         joint_attention_dim=size.width, axes_dims_rope=(16, 24, 24),
     )  # fmt: skip
-    pipe = qwen_edit(mllm, dit, build_part("qwen-image-vae", **TOYS["qwen-image-vae"]), words, eyes)
-    return stock(size, pipe, mllm, eyes, (mllm,), 3)
+    parts = {"transformer": dit, "vae": build_part("qwen-image-vae", **TOYS["qwen-image-vae"]), "text_encoder": mllm}
+    return stock(size, build_pipeline(id, parts, words, eyes), mllm, eyes, (mllm,), most)
+
+
+def qwen_image(size: Size) -> Peers:
+    return qwen_image_edit(size, "qwen-image-2512", 0)
+
+
+def longcat_image(size: Size, id: str = "longcat-image", most: int = 0) -> Peers:
+    """Its text encoder is the MLLM; its pipelines do not say how far they are."""
+    torch.manual_seed(0)
+    words = tokenizer(TEXTS, CHAT)
+    mllm, eyes = build_mllm("qwen2.5-vl-7b", size, words)
+    twofold = max(1, size.layers // 3)
+    dit = build_part(
+        "longcat-image-6b", num_layers=twofold, num_single_layers=size.layers - twofold, num_attention_heads=size.width // HEAD,
+        attention_head_dim=HEAD, joint_attention_dim=size.width, pooled_projection_dim=size.width, axes_dims_rope=[16, 24, 24],
+    )  # fmt: skip
+    parts = {"transformer": dit, "vae": build_part("flux1-vae", **TOYS["flux1-vae"]), "text_encoder": mllm}
+    return stock(size, build_pipeline(id, parts, words, eyes), mllm, eyes, (mllm,), most)
+
+
+def longcat_image_edit(size: Size) -> Peers:
+    return longcat_image(size, "longcat-image-edit", 1)
+
+
+def flux1_kontext(size: Size) -> Peers:
+    """A Qwen3-VL talks; a CLIP and a T5 read the prompts, which it pads to 512 tokens. It takes one picture."""
+    torch.manual_seed(0)
+    words = tokenizer(TEXTS, CHAT)
+    mllm, eyes = build_mllm("qwen3-vl-4b", size, words)
+    width, heads, twofold = size.width, size.width // HEAD, max(1, size.layers // 3)
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": size.layers, "num_attention_heads": heads}
+    clip = build_part("clip-l", **sizes, vocab_size=len(words))
+    t5 = build_part("t5-xxl", d_model=width, d_kv=HEAD, d_ff=4 * width, num_layers=size.layers, num_heads=heads, vocab_size=len(words))
+    dit = build_part(
+        "flux1-kontext-12b", num_layers=twofold, num_single_layers=size.layers - twofold, num_attention_heads=heads,
+        attention_head_dim=HEAD, joint_attention_dim=width, pooled_projection_dim=width, axes_dims_rope=[16, 24, 24],
+    )  # fmt: skip
+    vae = build_part("flux1-vae", **TOYS["flux1-vae"])
+    pipe = build_pipeline("flux1-kontext", {"transformer": dit, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}, words, eyes)
+    return stock(size, pipe, mllm, eyes, (mllm, clip, t5), 1)
 
 
 def flux2_klein(size: Size) -> Peers:
@@ -220,27 +267,22 @@ def flux2_klein(size: Size) -> Peers:
         num_single_layers=size.layers - twofold, joint_attention_dim=3 * reader.config.hidden_size, axes_dims_rope=(16, 16, 16, 16),
     )  # fmt: skip
     vae = build_part("flux2-vae", **TOYS["flux2-vae"])
-    solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    pipe = diffusers.Flux2KleinPipeline(solver, vae, reader, words, dit, is_distilled=True)
+    pipe = build_pipeline("flux2-klein", {"transformer": dit, "vae": vae, "text_encoder": reader}, words, eyes)
     return stock(size, pipe, mllm, eyes, (mllm, reader), 4)
 
 
 def z_image(size: Size) -> Peers:
-    """Z-Image takes no pictures. It is not in the catalogue: its class's own defaults are its public configuration."""
+    """Z-Image takes no pictures."""
     torch.manual_seed(0)
     words = tokenizer(TEXTS, CHAT)
     mllm, eyes = build_mllm("qwen3-vl-4b", size, words)
     reader = build_part("qwen3-4b", **text_sizes(size.width, size.layers, len(words)))
     heads = size.width // HEAD
-    dit = diffusers.ZImageTransformer2DModel(
-        dim=size.width, n_layers=size.layers, n_heads=heads, n_kv_heads=heads, cap_feat_dim=size.width, axes_dims=[16, 24, 24],
-    )  # fmt: skip
-    channels = {"block_out_channels": (32, 32, 32, 32), "down_block_types": ("DownEncoderBlock2D",) * 4}
-    vae = diffusers.AutoencoderKL(latent_channels=16, up_block_types=("UpDecoderBlock2D",) * 4, shift_factor=0.1159, **channels)
-    for part in (dit, vae):
-        part.eval().requires_grad_(False)
-    pipe = diffusers.ZImagePipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae, reader, words, dit)
-    return stock(size, pipe, mllm, eyes, (mllm, reader), 0)
+    dit = build_part(
+        "z-image-6b", dim=size.width, n_layers=size.layers, n_heads=heads, n_kv_heads=heads, cap_feat_dim=size.width, axes_dims=[16, 24, 24]
+    )
+    parts = {"transformer": dit, "vae": build_part("flux1-vae", **TOYS["flux1-vae"]), "text_encoder": reader}
+    return stock(size, build_pipeline("z-image", parts, words, eyes), mllm, eyes, (mllm, reader), 0)
 
 
 def cosmos_causal(size: Size) -> Peers:
@@ -260,6 +302,10 @@ FAMILIES = {
     "block-causal-least": Family("The same, against the least work without memory", "its parts", cosmos_least),
     "cosmos": Family("Cosmos-Predict2.5, taught to paint the next frame", "Cosmos2_5_PredictBasePipeline", cosmos_plain),
     "qwen-image-edit": Family("Qwen-Image-Edit-Plus", "QwenImageEditPlusPipeline", qwen_image_edit),
+    "qwen-image": Family("Qwen-Image", "QwenImagePipeline", qwen_image),
+    "longcat-image": Family("LongCat-Image", "LongCatImagePipeline", longcat_image),
+    "longcat-image-edit": Family("LongCat-Image-Edit", "LongCatImageEditPipeline", longcat_image_edit),
+    "flux1-kontext": Family("FLUX.1 Kontext", "FluxKontextPipeline", flux1_kontext),
     "flux2-klein": Family("FLUX.2 klein", "Flux2KleinPipeline", flux2_klein),
     "z-image": Family("Z-Image", "ZImagePipeline", z_image),
     "words": Family("Words alone, two turns", "generate", cosmos_causal, 1.0, CHAT_ONLY),

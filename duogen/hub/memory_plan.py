@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from duogen.hub.catalogue import Part
 from duogen.hub.timings import say_seconds
 from duogen.kernels import Kernel
-from duogen.options import LoadOptions, scale_size
+from duogen.options import LoadOptions, scale_size, split_device
 
 GB = 2**30
 NOTHING = Part(0, 0)  # for what a pipeline has not
@@ -31,6 +32,10 @@ FLOPS_OF_A_CORE = 2.5e10  # of a CPU core in float32, measured for large product
 SIDES = (1024, 768, 512)
 CONVERSATION = 7  # pictures before the last one of a long conversation
 VISION = 640 * 640 / 14**2 * 1280 * 2.0 * 24  # bytes: a picture as the MLLM sees it, on its way through the vision tower
+UNCOMPARED = (
+    "Nobody has compared pictures of this painter in 4 bits with those of the whole one yet; if they look wrong, use another precision"
+    " (--painter-precision bf16)."
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Machine:
 
     Attributes:
         gpu: free bytes of the GPU, 0 without one. `host`: free bytes of host memory. `cores`: of the CPU.
+        mllm_gpu: free bytes of a device that the MLLM has for itself, 0 for the CPU; `None` where it shares the painter's.
         precision: the MLLM's best one on a CPU.
         unified: the GPU's memory is the host's, as of Apple's.
         quantises: bitsandbytes works on the GPU.
@@ -50,9 +56,20 @@ class Machine:
     precision: str = "bf16"
     unified: bool = False
     quantises: bool = True
+    mllm_gpu: float | None = None
 
     @staticmethod
     def here(device: str = "auto") -> Machine:
+        """This machine. Raises ValueError: more than two devices are named."""
+        mllm, painter = split_device(device)
+        there = Machine._with_device(painter)
+        if mllm == painter:
+            return there
+        own = Machine._with_device(mllm)
+        return replace(there, mllm_gpu=own.gpu, precision=own.precision, quantises=own.quantises and there.quantises)
+
+    @staticmethod
+    def _with_device(device: str) -> Machine:
         import psutil
         import torch
 
@@ -60,8 +77,9 @@ class Machine:
 
         host, cores = psutil.virtual_memory().available, os.cpu_count() or 1
         if device in ("auto", "cuda") or device.startswith("cuda:"):
-            if torch.cuda.is_available():
-                free, _ = torch.cuda.mem_get_info()
+            index = int(device[5:]) if device[5:].isdigit() else None
+            if torch.cuda.is_available() and (index or 0) < torch.cuda.device_count():
+                free, _ = torch.cuda.mem_get_info(index)
                 return Machine(free, host, cores)
         elif device.startswith("xpu") and torch.xpu.is_available():
             free, _ = torch.xpu.mem_get_info()
@@ -72,9 +90,10 @@ class Machine:
         return Machine(0, host, cores, best_precision())
 
     @staticmethod
-    def with_gpu(gigabytes: float, host: float, cores: int = 1) -> Machine:
-        """A machine with a GPU as it is sold; 0 for none."""
-        return Machine(max(0.0, gigabytes * GB - CUDA), host, cores)
+    def with_gpu(gigabytes: float, host: float, cores: int = 1, mllm_gigabytes: float | None = None) -> Machine:
+        """A machine with a GPU as it is sold, 0 for none, and one for the MLLM alone, `None` where it shares that GPU."""
+        own = None if mllm_gigabytes is None else max(0.0, mllm_gigabytes * GB - CUDA)
+        return Machine(max(0.0, gigabytes * GB - CUDA), host, cores, mllm_gpu=own)
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,8 @@ class Plan:
     Attributes:
         load: every choice made, nothing "auto" but the kernel.
         size: (width, height) of pictures.
-        gpu: peak bytes on the GPU; 0 on a CPU.
+        gpu: peak bytes on the GPU; 0 on a CPU. `mllm_gpu`: on a GPU that the MLLM has for itself, 0 where it computes on
+            the CPU beside a GPU; `None` where both share a device.
         host: peak bytes of host memory.
         fits: whether both are there. `why_not` is the sentence when they are not.
         seconds: for a picture, where that is known beforehand (on a CPU, or after the first pictures), else 0.
@@ -93,6 +113,7 @@ class Plan:
         moved: bytes that go to the GPU for each picture where the painter comes layer by layer, else 0.
         unused_gpu: what to install for a GPU that PyTorch cannot use, in a sentence; "" where there is none.
         faster: what would make it faster, in sentences.
+        uncompared: the painter is in 4 bits, and nobody has compared its pictures with those of the whole one.
     """
 
     load: LoadOptions
@@ -107,33 +128,45 @@ class Plan:
     attention: Kernel = Kernel("native")
     unused_gpu: str = ""
     moved: float = 0.0
+    mllm_gpu: float | None = None
+    uncompared: bool = False
 
     def how(self, guided: bool) -> str:
         """All that makes a step of a picture faster or slower on one machine, as a word for `duogen.hub.timings`."""
         load, where = self.load, "card" if self.gpu else "cpu"
         size = f"{self.size[0]}x{self.size[1]}"
-        return " ".join([where, load.painter_precision, load.offload, size, self.attention.name, load.compile, f"{1 + guided}"])
+        own = [Path(load.transformer).name] if load.transformer else []
+        return " ".join([where, *own, load.painter_precision, load.offload, size, self.attention.name, load.compile, f"{1 + guided}"])
 
     def sentences(self) -> list[str]:
         """What was chosen, what it costs and what would be faster."""
         if not self.fits:
             return [self.why_not, *([self.unused_gpu] if self.unused_gpu else [])]
         load, (width, height) = self.load, self.size
-        said = [f"Language model {load.precision}, painter {load.painter_precision}, {width} x {height} px."]
+        painter = load.painter_precision + (f" ({Path(load.transformer).name})" if load.transformer else "")
+        said = [f"Language model {load.precision}, painter {painter}, {width} x {height} px."]
         how = {"model": "The parts take turns on the GPU.", "group": "The painter comes layer by layer."}
         said += [how.get(load.offload, "") if self.gpu else ""]
         said += [f"That moves {_gb(self.moved)} to the GPU for each picture." if self.moved else ""]
         said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
-        if not self.gpu:
-            said += [f"It needs {_gb(self.host)} of memory."]
-        elif load.offload == "none":
-            said += [f"It needs {_gb(self.gpu)} on the GPU."]
-        else:
-            said += [f"It needs {_gb(self.gpu)} on the GPU and {_gb(self.host)} of host memory."]
+        said += [*self._needs(), UNCOMPARED if self.uncompared else ""]
         measured = ", as measured here" if self.measured else ""
         said += [f"A picture takes about {say_seconds(self.seconds)}{measured}." if self.seconds else ""]
         said += [self.kernel(), *self.faster, self.unused_gpu]
         return [each for each in said if each]
+
+    def _needs(self) -> list[str]:
+        """What it needs of each device."""
+        host = f"It needs {_gb(self.host)} of memory."
+        if self.mllm_gpu is not None:
+            said = [f"The language model needs {_gb(self.mllm_gpu)} on its GPU." if self.mllm_gpu else ""]
+            said += [f"The painter needs {_gb(self.gpu)} on its GPU." if self.gpu else ""]
+            return said if all(said) and self.load.offload == "none" else [*said, host]
+        if not self.gpu:
+            return [host]
+        if self.load.offload == "none":
+            return [f"It needs {_gb(self.gpu)} on the GPU."]
+        return [f"It needs {_gb(self.gpu)} on the GPU and {_gb(self.host)} of host memory."]
 
     def kernel(self) -> str:
         """Which attention kernel paints."""
@@ -180,12 +213,13 @@ def plan(
     tried = [_add_costs(parts, about, machine, each) for each in _candidates(about, machine, requested)]
     chosen = next((each for each in tried if each.fits), None)
     if chosen is None:
-        least = min(tried, key=lambda each: max(each.gpu - machine.gpu, 0) + max(each.host - machine.host + HOST_SPARE, 0))
+        least = min(tried, key=lambda each: _lack(each, machine))
         return replace(least, why_not=f"It does not fit: it would need {_explain_lack(least, machine)}.")
     faster = []
     if machine.gpu and (chosen.load.offload != "none" or chosen.load.tiling == "on"):
         whole = _add_costs(parts, about, machine, (replace(chosen.load, offload="none", tiling="off"), chosen.size))
-        faster.append(f"A GPU with {_gb(whole.gpu + CUDA)} would hold all of it at once.")
+        whose = "all of it" if machine.mllm_gpu is None else "the painter"
+        faster.append(f"A GPU with {_gb(whole.gpu + CUDA)} would hold {whose} at once.")
     if few_steps and about.get("steps", 0) > 8 and not requested.preset:
         faster.append(f"The preset for {few_steps} would be about {about['steps'] // 4} times faster.")
     elif not machine.gpu and chosen.seconds > 120:
@@ -206,51 +240,68 @@ def _candidates(about: dict[str, Any], machine: Machine, requested: LoadOptions)
     sizes = [scale_size(own, requested.picture_side or max(own))]
     if not requested.picture_side:
         sizes += [scale_size(own, side) for side in SIDES if side < max(own)]
-    has_gpu = machine.gpu > 0
+    has_gpu, own_gpu = machine.gpu > 0, machine.mllm_gpu is not None
+    offloads = ("none", "group") if own_gpu and paints_frames(about) else ("none", "model", "group")  # nobody to take turns with
     full = "bf16" if has_gpu else "fp32"
     precisions = [("bf16", full), ("nf4", full), ("nf4", "bf16"), ("nf4", "nf4")]
     if not machine.quantises:
         precisions = [("bf16", full)]
     if machine.precision == "mixed":
         precisions = [("mixed", full), *precisions]
+    if own_gpu:  # each is as good as its own device allows
+        mllms, painters = (dict.fromkeys(each) for each in zip(*precisions, strict=True))
+        precisions = [(mllm, painter) for painter in painters for mllm in mllms]
     for size in sizes:
-        for offload in ("none", "model", "group") if has_gpu else ("none",):
+        for offload in offloads if has_gpu else ("none",):
             for tiling in ("off", "on"):
                 for mllm_precision, painter in precisions:
                     if offload == "group" and painter in ("nf4", "int8") and "auto" in (requested.offload, requested.painter_precision):
                         continue  # quantised layers do not travel one by one
                     given = {"precision": mllm_precision, "painter_precision": painter, "offload": offload, "tiling": tiling}
                     kept = {name: getattr(requested, name) for name in given if getattr(requested, name) != "auto"}
+                    if kept.get("offload", "none") not in offloads:
+                        del kept["offload"]
                     yield replace(requested, **(given | kept), picture_side=max(size)), size
 
 
 def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, candidate: tuple[LoadOptions, tuple[int, int]]) -> Plan:
     load, size = candidate
-    mllm = parts.get("mllm") or parts.get("text_encoder") or NOTHING
+    name = "mllm" if "mllm" in parts else "text_encoder"
+    mllm = parts.get(name, NOTHING)
     held = {name: weights(part, _precision_of(name, load)) for name, part in parts.items()}
     held["transformer"] += held.pop("lora", 0.0)
     guardrail = held.pop("guardrail", 0.0)  # stays where it was opened
     talk, paint = mllm_work(mllm), painter_work(parts["transformer"], about, size)
     decode = vae_work(parts.get("vae", NOTHING), size, load.tiling == "on")
+    read, own = mllm.layers * 2 * mllm.cached * CONTEXT * 2.0 + state_memory(mllm, about), 0.0
+    largest, own_gpu = max(held.values()), machine.mllm_gpu is not None
+    if own_gpu:
+        own, talk, read = held.pop(name, 0.0) + talk + read, 0.0, 0.0
+        largest = largest if machine.mllm_gpu else max(held.values())
     total = sum(held.values())
-    # Keys and values stay on the GPU, whatever else leaves it.
-    memory = mllm.layers * 2 * mllm.cached * CONTEXT * 2.0 + frame_cache(parts["transformer"], about, size) + guardrail
-    if load.offload == "none":
-        peak = total + memory + max(talk, paint, decode)
+    # What was read stays on the GPU, whatever else leaves it.
+    memory = read + frame_cache(parts["transformer"], about, size) + guardrail
+    block = held["transformer"] / max(parts["transformer"].layers, 1)
+    painter = 3 * block if load.offload == "group" else held["transformer"]
+    others = [size for name, size in held.items() if name != "transformer"] or [0.0]
+    if load.offload == "none" or (own_gpu and paints_frames(about)):
+        peak = painter + sum(others) + memory + max(talk, paint, decode)
     else:
-        block = held["transformer"] / max(parts["transformer"].layers, 1)
-        painter = 3 * block if load.offload == "group" else held["transformer"]
-        others = [size for name, size in held.items() if name != "transformer"] or [0.0]
         peak = memory + max(max(others) + talk, painter + paint, held.get("vae", 0.0) + decode)
     if not machine.gpu:
         host, gpu = peak, 0.0
     else:
-        host, gpu = (total if load.offload != "none" else 0.3 * max(held.values())), peak
-    fits = gpu <= machine.gpu and host + HOST_SPARE + gpu * machine.unified <= machine.host
+        host, gpu = (total if load.offload != "none" else 0.3 * largest), peak
+    mllm_gpu = (own if machine.mllm_gpu else 0.0) if own_gpu else None
+    host += own - (mllm_gpu or 0.0)
     moved = held["transformer"] * about.get("steps", 8) * _passes(about) if load.offload == "group" and machine.gpu else 0.0
     seconds = 0.0 if machine.gpu else _cpu_seconds(parts["transformer"], about, size, machine.cores)
     kernel = load.attention if load.attention != "auto" or machine.gpu else "native"
-    return Plan(load, size, gpu, host, fits, seconds=seconds, attention=Kernel(kernel), moved=moved)
+    uncompared = load.painter_precision == "nf4" and not about.get("nf4_compared")
+    made = Plan(
+        load, size, gpu, host, False, seconds=seconds, attention=Kernel(kernel), moved=moved, mllm_gpu=mllm_gpu, uncompared=uncompared
+    )
+    return replace(made, fits=not _lack(made, machine))
 
 
 def _precision_of(name: str, load: LoadOptions) -> str:
@@ -277,8 +328,18 @@ def earlier_pictures(about: dict[str, Any]) -> int:
     """How many earlier pictures a long conversation has that the painter sees."""
     if not paints_frames(about):
         return about.get("most_sources", 0)
-    tuned = about.get("tuned", about.get("frame_attention") == "block_causal")
-    return CONVERSATION if tuned else 0  # an untuned one paints from words alone
+    return CONVERSATION if _is_tuned(about) else 0  # an untuned one paints from words alone
+
+
+def _is_tuned(about: dict[str, Any]) -> bool:
+    return about.get("tuned", about.get("frame_attention") == "block_causal")
+
+
+def state_memory(mllm: Part, about: dict[str, Any]) -> float:
+    """Hidden states of a whole conversation, in 32 bits, where a painter of frames reads them."""
+    if not paints_frames(about) or not _is_tuned(about):
+        return 0.0
+    return CONTEXT * (len(about.get("layers") or ()) or mllm.layers) * mllm.width * 4.0
 
 
 def frame_cache(part: Part, about: dict[str, Any], size: tuple[int, int]) -> float:
@@ -317,12 +378,24 @@ def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores
     return about.get("steps", 8) * branches * 2.0 * part.parameters * tokens / (FLOPS_OF_A_CORE * cores)
 
 
+def _lack(made: Plan, machine: Machine) -> float:
+    """Bytes that a machine has too few of for a plan."""
+    host = made.host + HOST_SPARE + made.gpu * machine.unified
+    has = ((made.gpu, machine.gpu), (made.mllm_gpu or 0.0, machine.mllm_gpu or 0.0), (host, machine.host))
+    return sum(max(needed - there, 0.0) for needed, there in has)
+
+
 def _explain_lack(least: Plan, machine: Machine) -> str:
     lacking = []
+    own, there = least.mllm_gpu or 0.0, machine.mllm_gpu or 0.0
+    if own > there:
+        lacking.append(f"{_gb(own)} on the language model's GPU, where {_gb(there)} are free")
     if least.gpu > machine.gpu:
-        lacking.append(f"{_gb(least.gpu)} on the GPU, where {_gb(machine.gpu)} are free")
-    if least.host + HOST_SPARE > machine.host:
-        lacking.append(f"{_gb(least.host + HOST_SPARE)} of free host memory, where {_gb(machine.host)} are (the machine would swap)")
+        whose = "GPU" if machine.mllm_gpu is None else "painter's GPU"
+        lacking.append(f"{_gb(least.gpu)} on the {whose}, where {_gb(machine.gpu)} are free")
+    host = least.host + HOST_SPARE + least.gpu * machine.unified
+    if host > machine.host:
+        lacking.append(f"{_gb(host)} of free host memory, where {_gb(machine.host)} are (the machine would swap)")
     return " and ".join(lacking)
 
 

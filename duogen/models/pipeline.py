@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,12 +32,14 @@ from duogen.models.placement import (
     set_tiling,
     stored_quantisation,
 )
+from duogen.models.transformer_weights import open_transformer
 from duogen.models.weight_files import check_file, check_folder
 from duogen.nn.frames import BlockForward, forward_block
-from duogen.options import LoadOptions, reshape_size, scale_size
+from duogen.options import LoadOptions, TextOptions, reshape_size, scale_size, split_device
 from duogen.precision import best_precision, token_dtype
 
 ABOUT = "duogen.json"
+UNTUNED_TOKENS = 2048  # of an answer of a public MLLM, which says more in a step than the bundled one
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,15 @@ class About:
         sees_previous: the DiT has channels for the latents of the frame before; block-causal pairs only.
         image_size: (width, height) of painted pictures.
         steps, guidance: what the pair paints best with.
+        max_tokens: the longest answer where nobody asks for another, in tokens.
         thinks: the MLLM can think before it answers.
         draws_drafts: the MLLM was taught to draw a picture of many parts in drafts.
         tuned: the MLLM was taught to write `bov` itself; else a system message tells it to write placeholders (`models.placeholders`).
         films: an untuned Cosmos-Predict2.5, which can go on from a picture as a video.
         most_sources: of pipelines that take source pictures, how many at once.
+        nf4_compared: pictures of the painter in 4 bits were compared with those of the whole one (`python -m bench.gpu --compare`).
+        check_questions: how the MLLM is asked whether a picture shows its words, where it answers short questions only: patterns to look
+            for in the words, whose group "answer" the answer must hold, each with its question, in which a match may be quoted.
         practised: the recipe in `assets/recipes` whose dialogues the pair learnt from, for what teaches it more.
     """
 
@@ -79,11 +86,14 @@ class About:
     image_size: tuple[int, int] = (1280, 704)
     steps: int = 36
     guidance: float = 7.0
+    max_tokens: int = TextOptions.max_tokens
     thinks: bool = True
     draws_drafts: bool = False
     tuned: bool = True
     films: bool = False
     most_sources: int = 3
+    nf4_compared: bool = False
+    check_questions: tuple[tuple[str, str], ...] = ()
     practised: str = ""
 
     def __post_init__(self) -> None:
@@ -97,6 +107,9 @@ class About:
             raise ValueError(f"prediction is {self.prediction!r}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size!r}")
+        for pattern, _ in self.check_questions:
+            if "answer" not in re.compile(pattern).groupindex:
+                raise ValueError(f"check_questions has a pattern without a group called answer, {pattern!r}")
 
     @property
     def any_size(self) -> bool:
@@ -131,13 +144,15 @@ class About:
         """
         file = folder / ABOUT
         if not file.exists():
-            return About(title=folder.name, tuned=False, films=True)
+            return About(title=folder.name, tuned=False, films=True, max_tokens=UNTUNED_TOKENS)
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
             known = {each.name for each in fields(About)}
             said: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known
             }
+            if not said.get("tuned", True):
+                said.setdefault("max_tokens", UNTUNED_TOKENS)
             return About(**said)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); get the pair again.") from error
@@ -198,7 +213,7 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
     """Open a pair folder.
 
     Args:
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "mps".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "mps"; two, as in "cuda:0,cuda:1", are the MLLM's and the painter's.
         precision: of the MLLM: "bf16", "fp32", "mixed" (float32, but single tokens in bf16; for CPUs), or quantised by bitsandbytes:
             "nf4", "int8"; "auto" is "mixed" on a CPU without bf16 instructions, else bf16. The DiT and the VAE are small and exact on a CPU
             (float32) and bf16 elsewhere.
@@ -210,16 +225,16 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
     if precision not in PRECISIONS:
         raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     load = load or LoadOptions(device=device, precision=precision)
-    device = pick_device(load.device)
+    mllm_device, device = pick_devices(load.device)
     if load.precision == "auto":
-        load = replace(load, precision=best_precision(device))
+        load = replace(load, precision=best_precision(mllm_device))
     check_parts(folder)
     about = About.load(folder)
     if load.picture_side:
         about = replace(about, image_size=scale_size(about.image_size, load.picture_side))
     with explain_errors(folder):
-        pair = _open(folder, load, device)
-        place(pair, load, device)
+        pair = _open(folder, load, mllm_device, device)
+        place(pair, load, device, mllm_device)
     pair.about = about
     pair.token_dtype = token_dtype(load.precision)
     if not about.tuned:
@@ -227,13 +242,15 @@ def open_pair(folder: Path, device: str = "auto", precision: str = "auto", load:
     return pair
 
 
-def _open(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
+def _open(folder: Path, load: LoadOptions, mllm_device: str, device: str) -> DuoGenPipeline:
     resting = load.offload not in ("auto", "none")
     dtype = dtype_of(load.painter_precision, device)
-    mllm = open_mllm(folder / "text_encoder", device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
-    release_device(mllm, resting)
+    mllm = open_resting_mllm(folder / "text_encoder", load, mllm_device, resting and mllm_device == device)
     given = _image_processor(folder)
-    if quantisation(load.painter_precision) or stored_quantisation(folder / "transformer"):
+    if load.transformer:
+        own = Path(load.transformer)
+        given["transformer"] = open_transformer(own, folder / "transformer", load.painter_precision, device, resting)
+    elif quantisation(load.painter_precision) or stored_quantisation(folder / "transformer"):
         given["transformer"] = open_painter(folder / "transformer", CosmosTransformer3DModel, load.painter_precision, device)
     pair = DuoGenPipeline.from_pretrained(
         folder, text_encoder=mllm, safety_checker=None, dtype=dtype, use_safetensors=True, local_files_only=True, **given
@@ -247,20 +264,34 @@ def _open(folder: Path, load: LoadOptions, device: str) -> DuoGenPipeline:
     return pair
 
 
-def place(pair: DuoGenPipeline, load: LoadOptions, device: str) -> None:
-    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened."""
+def open_resting_mllm(folder: Path, load: LoadOptions, device: str, resting: bool) -> Any:
+    """Open the MLLM on `device`, or where it is `resting` in host memory; what is quantised there passes through the device."""
+    mllm = open_mllm(folder, device if not resting or load.precision in ("nf4", "int8") else "cpu", load.precision)
+    return release_device(mllm, resting)
+
+
+def place(pair: DuoGenPipeline, load: LoadOptions, device: str, mllm_device: str = "") -> None:
+    """Offload, tiling, kernel and the rest of `load` for a pair whose parts are opened.
+
+    Args:
+        device: where the painter computes. `mllm_device`: where the MLLM does, "" for the same.
+    """
     set_tiling(pair.vae, load.tiling)
     pair.caching = load.caching
     pair.attention = set_attention(pair.transformer, device, load.attention)
     # Compiling takes long at the first picture of a size.
     pair.block_forward = torch.compile(forward_block) if load.compile == "on" else forward_block
-    painter, rest = [pair.transformer, pair.vae], None
+    painter, rest, apart = [pair.transformer, pair.vae], None, mllm_device not in ("", device)
     if load.offload == "group":
         offload_layers(pair.transformer, device, by_part=True)
         painter, rest = [pair.vae], "cpu"
     elif load.offload == "model":
         rest = "cpu"
-    pair.swapper = DeviceSwapper(pair.text_encoder, painter, device, rest)
+    if apart and rest:  # nobody to take turns with
+        rest = None
+        for part in painter:
+            part.to(device)
+    pair.swapper = DeviceSwapper(pair.text_encoder, painter, device, rest, mllm_device if apart else "")
 
 
 @contextmanager
@@ -404,8 +435,16 @@ def open_mllm(folder: Path, device: str, precision: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def pick_devices(device: str) -> tuple[str, str]:
+    """Where the MLLM computes, and where the painter does. Raises ValueError, one sentence, when a device is not there."""
+    mllm, painter = map(pick_device, split_device(device))
+    return mllm, painter
+
+
 def pick_device(device: str) -> str:
-    """Raises ValueError when the device is not there."""
+    """Raises ValueError, one sentence, when the device is not there, or two are named."""
+    if "," in device:
+        raise ValueError(f"Two devices are for answers only; name one of {device}.")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -414,6 +453,11 @@ def pick_device(device: str) -> str:
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("There is no Apple GPU here; use --device cpu.")
     try:
-        return str(torch.device(device))
+        found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"There is no device called {device!r}; use auto, cpu, cuda or mps.") from error
+    count = {"cuda": torch.cuda.device_count, "xpu": torch.xpu.device_count}.get(found.type, lambda: 1 + (found.index or 0))()
+    if (found.index or 0) >= count:
+        there = f"the last one is {found.type}:{count - 1}" if count else "use --device cpu"
+        raise ValueError(f"There is no {device} here; {there}.")
+    return str(found)

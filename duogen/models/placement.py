@@ -52,8 +52,9 @@ def quantisation(precision: str) -> Any:
 OPENERS = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"), "awq": ("gptqmodel", "gptqmodel"), "gptq": ("gptqmodel", "gptqmodel"),
     "compressed-tensors": ("compressed_tensors", "compressed-tensors"), "torchao": ("torchao", "torchao"),
-    "quanto": ("optimum.quanto", "optimum-quanto"), "nunchaku": ("nunchaku", "nunchaku"), "sdnq": ("sdnq", "sdnq"),
-    "auto-round": ("auto_round", "auto-round"), "hqq": ("hqq", "hqq"),
+    "quanto": ("optimum.quanto", "optimum-quanto"), "nunchaku_lite": ("kernels", "kernels"), "sdnq": ("sdnq", "sdnq"),
+    "auto-round": ("auto_round", "auto-round"), "hqq": ("hqq", "hqq"), "modelopt": ("modelopt", "nvidia-modelopt"),
+    "nunchaku": ("nunchaku", "https://github.com/nunchaku-tech/nunchaku"),  # the package of that name on PyPI is another one
 }  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def stored_quantisation(folder: Path) -> str:
         return ""
     method = str(about.get("quant_method") or "bitsandbytes").lower()
     module, package = OPENERS.get(method, ("", ""))
+    if module and not _is_installed(module) and package.startswith("https:"):
+        raise ValueError(f"The weights in {folder} are quantised with {method}, which needs its own program: {package}")
     if module and not _is_installed(module):
         raise ValueError(f"The weights in {folder} are quantised with {method}, which the package {package} opens: pip install {package}")
     return method
@@ -84,7 +87,7 @@ def _is_installed(module: str) -> bool:
 
 
 @contextmanager
-def _allow_cpu_quantisation() -> Iterator[None]:
+def allow_cpu_quantisation() -> Iterator[None]:
     """diffusers refuses to quantise without a GPU, though bitsandbytes does it: its check of the machine is left out meanwhile."""
     from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
@@ -110,10 +113,11 @@ def open_painter(folder: Path, kind: type[ModelMixin], precision: str, device: s
     whole: dict[str, Any] = {"dtype": dtype_of(precision, device), "use_safetensors": True, "local_files_only": True}
     if config is None and not stored:
         return kind.from_pretrained(folder, **whole)
-    whole |= {"device_map": {"": device}} | ({"quantization_config": config} if config else {})
+    on_device = {} if (stored, device) == ("torchao", "cpu") else {"device_map": {"": device}}  # diffusers takes that CPU for an offload
+    whole |= on_device | ({"quantization_config": config} if config else {})
     if device != "cpu":
         return kind.from_pretrained(folder, **whole)
-    with _allow_cpu_quantisation():
+    with allow_cpu_quantisation():
         return kind.from_pretrained(folder, **whole)
 
 
@@ -135,10 +139,12 @@ class DeviceSwapper:
     Args:
         mllm: the MLLM. `painter`: the modules that paint; empty where a pipeline's own hooks move them.
         work: where one computes; `rest`: where one waits.
+        mllm_device: a device that the MLLM has for itself and never leaves; "" where it computes on `work`.
     """
 
-    def __init__(self, mllm: Any, painter: list[Any], work: str, rest: str | None = None) -> None:
-        self.mllm, self.painter, self.work, self.rest = [mllm], painter, work, rest
+    def __init__(self, mllm: Any, painter: list[Any], work: str, rest: str | None = None, mllm_device: str = "") -> None:
+        self.mllm = [] if mllm_device else [mllm]
+        self.painter, self.work, self.rest, self.mllm_device = painter, work, rest, mllm_device
 
     def use_mllm(self) -> None:
         """The MLLM comes, the painter goes."""
@@ -159,6 +165,28 @@ class DeviceSwapper:
             torch.cuda.empty_cache()
 
 
+class RemoteModel:
+    """A model on another device than the pipeline that calls it.
+
+    It is no module, so diffusers neither moves it nor asks it where the pipeline computes.
+
+    Args:
+        device: the pipeline's, whose tensors come in and where those go that come out.
+    """
+
+    def __init__(self, model: Any, device: str) -> None:
+        self.model, self.device = model, torch.device(device)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        from accelerate.utils import send_to_device
+
+        there = self.model.device
+        return send_to_device(self.model(*send_to_device(given, there), **send_to_device(named, there)), self.device)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["model"], name)
+
+
 def swap_devices(pair: Any) -> bool:
     """Let a pair's parts take turns on the GPU from now on; False where they do already, or there is no GPU."""
     swapper = pair.swapper
@@ -167,7 +195,9 @@ def swap_devices(pair: Any) -> bool:
     pipe = getattr(pair, "pipe", None)
     if pipe is not None:
         pipe.enable_model_cpu_offload(device=swapper.work)
-    pair.swapper = DeviceSwapper(pair.text_encoder, swapper.painter, swapper.work, "cpu")
+    elif swapper.mllm_device:
+        return False
+    pair.swapper = DeviceSwapper(pair.text_encoder, swapper.painter, swapper.work, "cpu", swapper.mllm_device)
     pair.swapper.use_painter()
     return True
 

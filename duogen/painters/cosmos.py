@@ -233,8 +233,9 @@ class CosmosPainter:
         reader: Any = None  # the words have been read
         pipe = Cosmos2_5_PredictBasePipeline(reader, pair.tokenizer, pair.transformer, pair.vae, scheduler, _CheckedBefore())
         pipe.set_progress_bar_config(disable=True)
+        words, negative = (each if each is None else each.to(self.device) for each in (request.condition, request.negative))
         given = {
-            "prompt": None, "prompt_embeds": request.condition, "negative_prompt_embeds": request.negative, "width": size[0],
+            "prompt": None, "prompt_embeds": words, "negative_prompt_embeds": negative, "width": size[0],
             "height": size[1], "num_frames": FILM_FRAMES, "video": [fit(self.decode(before), size)], "num_latent_conditional_frames": 1,
             "num_inference_steps": options.steps, "guidance_scale": options.guidance if request.negative is not None else 1.0,
             "generator": torch.Generator().manual_seed(request.seed),

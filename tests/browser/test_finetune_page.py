@@ -229,7 +229,7 @@ def test_the_pair_leaves_the_gpu_for_a_training_and_comes_back(tmp_path: Path, m
     opened = []
 
     class Engine:
-        device = "cuda:0"
+        devices = ("cuda:1", "cuda:0")
 
     def start(loading: Loading) -> None:
         loading.engine = Engine()

@@ -49,7 +49,7 @@ def test_the_plain_layout_of_cosmos_opens_with_defaults(tmp_path):
     index["safety_checker"] = ["cosmos_guardrail", "CosmosSafetyChecker"]  # a package that is not here, and not needed
     (folder / "model_index.json").write_text(json.dumps(index))
     pair = open_pair(folder, "cpu", "fp32")
-    assert pair.about == About(title="Cosmos", tuned=False, films=True) and pair.about.frame_attention == "bidirectional"
+    assert pair.about == About(title="Cosmos", tuned=False, films=True, max_tokens=2048) and pair.about.frame_attention == "bidirectional"
     vision = pair.text_encoder.config.vision_config
     assert (pair.image_processor.patch_size, pair.image_processor.merge_size) == (vision.patch_size, vision.spatial_merge_size)
     assert type(pair.vae).__name__ == "AutoencoderKLWan" and type(pair.scheduler).__name__ == "UniPCMultistepScheduler"

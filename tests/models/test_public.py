@@ -20,14 +20,15 @@ from safetensors.torch import save_file
 
 from duogen.conversation import Conversation, Image, Text
 from duogen.engine import Engine
-from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta
+from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta, Thought
 from duogen.hub.catalogue import entries
 from duogen.hub.memory_plan import HOST_SPARE, Machine
 from duogen.models.mllm import Context
-from duogen.models.placeholders import PictureRequest
+from duogen.models.picture_marks import PictureRequest
+from duogen.models.pipeline import About
 from duogen.models.placement import DeviceSwapper, free, offload_with_hooks, swap_devices
 from duogen.models.sequence import Packed
-from duogen.options import ImageOptions, LoadOptions, Options, TextOptions
+from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, preset_values
 from tests.support import public
 from tests.support.tiny import END, script
 from tests.support.waiting import until
@@ -311,6 +312,31 @@ def test_qwen3_vl_reads_as_its_own_forward(klein) -> None:
     klein.mllm.prefill(context, packed)
     said = [index for index in range(len(plain)) if index not in klein.mllm.unsaid]
     assert torch.allclose(context.logits[said], plain[said].float(), atol=1e-4)
+
+
+def test_the_words_of_a_picture_do_not_count_and_a_cut_answer_keeps_its_words(klein, monkeypatch) -> None:
+    script(monkeypatch, klein.tokens, "ab", "<picture>", "a red house in a wide green field", "</picture>", "cd `efgh", END)
+    most = len(klein.tokens.text("ab")) + len(klein.tokens.text("cd `e"))
+    cut = list(klein.answer(Conversation().say("user", "Draw."), replace(options(), text=TextOptions(1.0, 1.0, most))))[-1]
+    assert (cut.stats.stopped, cut.stats.images) == ("max_tokens", 1) and cut.stats.text_tokens > most
+    assert [part.text for part in cut.conversation.path()[-1].parts if isinstance(part, Text)] == ["ab", "cd `e"]
+
+
+def test_an_answer_about_marks_is_an_answer_in_words(klein, monkeypatch) -> None:
+    script(monkeypatch, klein.tokens, "<think>hm</think>", "Use `<picture>`:\n```\n<picture>", END)
+    *events, done = klein.answer(Conversation().say("user", "How?"), options())
+    assert "".join(each.text for each in events if isinstance(each, Thought)) == "hm" and done.stats.images == 0
+    assert done.conversation.path()[-1].text() == "Use `<picture>`:\n```\n<picture>"
+    script(monkeypatch, klein.tokens, "a</picture>\n```\n", "<picture>", "a house", "</picture>", END)
+    more = list(klein.continue_answer(done.conversation, options()))[-1]
+    assert more.stats.images == 1 and more.conversation.path()[-1].text() == "Use `<picture>`:\n```\n<picture>a</picture>\n```\n"
+
+
+def test_a_public_pair_gives_longer_answers(klein, tmp_path) -> None:
+    assert klein.about["max_tokens"] == 2048 == About.load(tmp_path).max_tokens
+    assert [preset_values(name, klein.about)["text", "max_tokens"] for name in ("quick", "balanced", "fine")] == [1024, 2048, 4096]
+    (tmp_path / "duogen.json").write_text('{"tuned": true}')
+    assert About.load(tmp_path).max_tokens == 512
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from duogen.engine import Engine
 from duogen.events import Done, Failed, Notice
 from duogen.hub.catalogue import own_defaults
 from duogen.models import guardrail
+from duogen.models.picture_marks import PictureRequest
 from duogen.models.pipeline import About
-from duogen.models.placeholders import PictureRequest
 from duogen.options import ImageOptions, LoadOptions, preset_values, reshape_size
 from duogen.painters.base import PaintRequest
 from duogen.painters.diffusers import _pipeline, check_paints

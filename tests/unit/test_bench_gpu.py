@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import gpu
 from duogen.hub.catalogue import entries
@@ -71,9 +73,9 @@ def test_the_real_sizes_can_be_built(name, monkeypatch) -> None:
     monkeypatch.setattr(gpu.Workshop, "_fill", lambda self, module: filled.extend(module.parameters(recurse=False)))
     gpu.Workshop("cpu", "cpu", False).built(name, "bf16")
     raw = gpu.RAW["parts"][name]
-    tied = raw["config"].get("tie_word_embeddings", False)
+    tied = raw["config"].get("tie_word_embeddings", False) or name == "t5-xxl"
     again = raw["config"].get("text_config", raw["config"])
-    twice = again["vocab_size"] * again["hidden_size"] if tied else 0
+    twice = again["vocab_size"] * again.get("hidden_size", again.get("d_model")) if tied else 0
     assert sum(weight.numel() for weight in filled) in (raw["parameters"], raw["parameters"] + twice)
     assert all(weight.is_meta for weight in filled)
 
@@ -82,5 +84,28 @@ def test_its_pairs_are_those_of_the_catalogue() -> None:
     built = [pair for pair in gpu.RAW["pairs"] if pair["id"].startswith(gpu.BUILT)]
     assert {name for pair in built for name in pair["parts"].values()} == set(gpu.TOYS)
     assert {COSMOS, EDIT} <= {pair["id"] for pair in built} < set(entries())
-    with pytest.raises(ValueError, match="bench.gpu cannot build z-image yet"):
-        gpu.opened("z-image", gpu.LoadOptions(), "cpu", gpu.TINY)
+    with pytest.raises(ValueError, match="bench.gpu cannot build duogen-sketch yet"):
+        gpu.opened("duogen-sketch", gpu.LoadOptions(), "cpu", gpu.TINY)
+
+
+@pytest.mark.parametrize("id", ["z-image-turbo", "flux1-kontext-dev"])
+def test_a_painter_in_4_bits_is_compared_with_the_whole_one(id, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "PROMPTS", gpu.PROMPTS[:2])
+    made, plain = {}, gpu.paint_all
+
+    def paint_all(id, precision, device, scale):
+        made[precision] = plain(id, precision, device, scale)
+        return made[precision]
+
+    monkeypatch.setattr(gpu, "paint_all", paint_all)
+    assert gpu.main(["--tiny", "--compare", "--pairs", id, "--out", str(tmp_path / "gpu.json")]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {id}")]
+    with Image.open(tmp_path / f"nf4-{id}.png") as sheet:
+        assert sheet.size == (2 * made["bf16"][0].width, 2 * made["bf16"][0].height)
+    assert [row[2:4] for row in rows] == [[" random ", f" {words} "] for words in gpu.PROMPTS]
+    for row, one, other in zip(rows, made["bf16"], made["nf4"], strict=True):
+        error = ((np.asarray(one, dtype=float) / 255 - np.asarray(other, dtype=float) / 255) ** 2).mean()
+        assert error > 0 and float(row[4]) == pytest.approx(error, rel=0.01)
+        assert float(row[5]) == pytest.approx(10 * np.log10(1 / error), abs=0.06)
+    again = plain(id, "bf16", "cpu", gpu.TINY)
+    assert [each.tobytes() for each in again] == [each.tobytes() for each in made["bf16"]], "the same weights and seeds each time"

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.gpu import small_sources
 from bench.peers import __main__ as command
 from bench.peers import equality
 from bench.peers.families import FAMILIES, Size
-from bench.peers.measure import RUNS, count_work, run_duogen, run_naive, small_sources
+from bench.peers.measure import RUNS, count_work, run_duogen, run_naive
 from bench.peers.script import CHAT_ONLY, GUIDE, Exchange
 
 SMALL = Size(64, 2, 64, 2)

@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, save_conversation
 from duogen.finetune.config import PRESETS, STAGES, FineTuneConfig
 from duogen.finetune.jobs import ENDED, Job, finetune_home, list_jobs
+from duogen.options import split_device
 from duogen.paths import ROOT, data_home
 from ui.parts import controls
 from ui.parts.i18n import translate_choices
@@ -291,7 +292,7 @@ class Finetune:
             job.write_request(
                 {
                     "data": values[self.source], "pair": self.shared.loading.pair, "stage": values[self.what],
-                    "device": self.shared.loading.load_options().device, "recipe": recipe.as_json(),
+                    "device": split_device(self.shared.loading.load_options().device)[1], "recipe": recipe.as_json(),
                 }
             )  # fmt: skip
             job.start("finetune", "--out", str(job.folder), "--resume")
