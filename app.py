@@ -129,6 +129,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.parts.gpu_sharing import GPUSharing
     from ui.parts.i18n import browser_translations
     from ui.parts.loading import Loading
+    from ui.parts.login import LoginPage
     from ui.parts.root_path import set_page_base
     from ui.parts.theme import launch_style
 
@@ -137,6 +138,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     page = build_page(loading, users)
     if given.root_path:
         set_page_base(given.root_path)
+    middleware = [Middleware(ContentPolicy), *([Middleware(LoginPage, given.root_path)] if users else [])]
     try:
         page.blocks.launch(
             server_name=bracket_host(given.host),
@@ -148,7 +150,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             **launch_style(),
             auth=users.accepts if users else None,
             mcp_server=given.mcp,
-            app_kwargs={"routes": Api(loading, users).router().routes, "middleware": [Middleware(ContentPolicy)]},
+            app_kwargs={"routes": Api(loading, users).router().routes, "middleware": middleware},
         )
     except OSError as error:
         print(explain_refusal(given.host, given.port, error), file=sys.stderr)

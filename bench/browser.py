@@ -39,7 +39,8 @@ QUESTION = "How do I draw a red house with a blue door?"
 GOALS = {"open_seconds": 2.0, "first_word_to_engine": 1.15}
 LAST_WORDS = "[...document.querySelectorAll('#talk .bot')].at(-1)?.innerText ?? ''"
 FIRST_WORD = f"() => /[a-z]/i.test({LAST_WORDS}) ? performance.now() / 1000 : false"
-ANSWERED = f"() => {{ const found = /seed (\\d+)/.exec({LAST_WORDS}); return found ? [performance.now() / 1000, +found[1]] : false }}"
+LAST_FACTS = "[...document.querySelectorAll('#talk .bot .chat-actions .about')].at(-1)?.textContent ?? ''"
+ANSWERED = f"() => {{ const found = /seed (\\d+)/.exec({LAST_FACTS}); return found ? [performance.now() / 1000, +found[1]] : false }}"
 PICTURE_SECONDS, SCROLL_SECONDS = 2.0, 6.0
 WINDOW = {"width": 1100, "height": 820}
 SHOWN = """count => {

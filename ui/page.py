@@ -9,24 +9,25 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.components.chatbot import ExampleMessage
 
 from duogen.library.conversations import ConversationStore
+from duogen.library.export import FOLLOW_SCRIPT
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import PRESETS, Options
 from ui import STATIC
 from ui.chat.actions import ChatActions, make_packer
 from ui.chat.answers import Jobs
-from ui.chat.history import PAINTING, button
+from ui.chat.history import PAINTING
 from ui.chat.panel import Chat, ChatParts, View
+from ui.chat.welcome import WAITING, WELCOME_PICTURES, make_examples, welcome_html
 from ui.parts import controls
 from ui.parts.adapters import AdapterPanel
 from ui.parts.disk_space import DiskSpace
 from ui.parts.i18n import mark_translatable
 from ui.parts.loading import Loading
 from ui.parts.pictures import UPLOAD_TYPES, PictureFolder
-from ui.parts.shared import QUICK, Shared, Updates, status_line, translate_html
+from ui.parts.shared import QUICK, Shared, Updates, idle_line, status_line
 from ui.tabs.arena import Arena
 from ui.tabs.data import Data
 from ui.tabs.finetune import Finetune
@@ -35,7 +36,6 @@ from ui.tabs.models import Models
 from ui.tabs.studio import Studio
 
 KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
-WAITING = {"title": "DuoGen", "summary": "Ask how to draw something, and it explains in words and pictures."}
 TOGGLE_DRAWER = "() => { document.querySelector('#options .toggle-button').click() }"
 TOGGLE_SIDE = "() => { document.querySelector('#side .toggle-button').click() }"
 TOGGLE_DARK = "() => { localStorage.look = document.body.classList.toggle('dark') ? 'dark' : 'light' }"
@@ -43,8 +43,8 @@ REMEMBERED = """() => {
     if (localStorage.look) document.body.classList.toggle('dark', localStorage.look == 'dark')
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
-SHOW_ADDRESS = "id => { history.replaceState(null, '', id ? '?c=' + id : location.pathname) }"
-ACTIONS = STATIC / "actions.js"
+SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
+SCRIPTS = "\n".join(file.read_text(encoding="utf-8") for file in (FOLLOW_SCRIPT, STATIC / "drafts.js", STATIC / "actions.js"))
 
 
 class Page:
@@ -63,8 +63,8 @@ class Page:
         self.exports = folder / "exports"
         self.gallery = Gallery(folder.parent)
         self.disk_space = DiskSpace(self.gallery, store, (self.pictures, self.previews), folder.parent / "uploads")
-        served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, self.exports, PAINTING]
-        gr.set_static_paths(served)
+        served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, self.exports]
+        gr.set_static_paths([*served, PAINTING, WELCOME_PICTURES])
         self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
@@ -74,7 +74,7 @@ class Page:
     def _lay_out(self) -> None:
         self.view = gr.State(View())
         self.timer = gr.Timer(0.5)
-        with gr.Sidebar(label="Conversations", position="left", open=False, width=270, elem_id="side"):
+        with gr.Sidebar(label="Conversations", position="left", open=False, width=300, elem_id="side"):
             self.search = gr.Textbox(
                 placeholder="Search", label="Search the conversations", show_label=False, container=False, elem_id="search", max_lines=1
             )
@@ -98,14 +98,12 @@ class Page:
             self.adapter_panel = AdapterPanel(self.loading, self.blocks)
         self.place = gr.Textbox(visible="hidden", elem_id="place")
         self._lay_out_tabs(*tabs)
-        self.commands = gr.HTML(
-            "", visible="hidden", js_on_load=ACTIONS.read_text(encoding="utf-8"), server_functions=[make_packer(self.store, self.exports)]
-        )
+        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[make_packer(self.store, self.exports)])
 
     def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab, arena: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.disk_space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
-        parts = ChatParts(self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.again, self.box, self.place)
+        parts = ChatParts(self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.place)
         self.chat = Chat(parts, self.shared, self.store, self.jobs)
         self.actions = ChatActions(self.chat, self._open_in_studio)
         drawn = [self.tabs, *self.chat.outputs, *self.controls.values(), *self.studio.outputs]
@@ -119,6 +117,20 @@ class Page:
         self.arena = Arena(arena, self.shared, self.pictures)
 
     def _lay_out_chat(self) -> None:
+        """The box is the first for the keyboard, though it is shown last."""
+        self.box = gr.MultimodalTextbox(
+            elem_id="box",
+            show_label=False,
+            container=False,
+            placeholder="Ask, or bring a picture",
+            file_types=UPLOAD_TYPES,
+            file_count="multiple",
+            max_plain_text_length=100_000,
+            autofocus=True,
+            max_lines=8,
+        )
+        with gr.Row(elem_id="line"):
+            self.status = gr.HTML(status_line(self.loading.words, "busy"), elem_id="status", js_on_load=None)
         self.chatbot = gr.Chatbot(
             elem_id="talk",
             show_label=False,
@@ -133,32 +145,17 @@ class Page:
             feedback_options=None,
             group_consecutive_messages=False,
         )
-        with gr.Row(elem_id="line"):
-            self.status = gr.HTML(status_line(self.loading.words, "busy"), elem_id="status", js_on_load=None)
-            self.again = gr.Button("↻ Retry", size="sm", min_width=60, visible=False, elem_id="retry")
-        self.box = gr.MultimodalTextbox(
-            elem_id="box",
-            show_label=False,
-            container=False,
-            placeholder="Ask, or bring a picture",
-            file_types=UPLOAD_TYPES,
-            file_count="multiple",
-            max_plain_text_length=100_000,
-            autofocus=True,
-            max_lines=8,
-        )
 
     def _wire(self) -> None:
         inputs: set[Block] = {self.box, self.view, self.search, *self.controls.values()}
         chat = self.chat
         outputs = chat.outputs
         quick: dict[str, Any] = {**QUICK, "trigger_mode": "multiple"}
-        around = [self.box, self.again, self.list, self.status]
+        around = [self.box, self.list, self.status]
         shown: dict[str, Any] = {"fn": chat.follow, "inputs": {self.view, self.search}, "outputs": [self.chatbot, self.status], **quick}
         settled: dict[str, Any] = {"fn": chat.finish, "inputs": {self.view, self.search}, "outputs": around, **quick}
         self.box.submit(chat.submit, inputs, outputs, **quick).success(**shown).success(**settled)
         self.chatbot.example_select(chat.submit_example, inputs, outputs, **quick).success(**shown).success(**settled)
-        self.again.click(chat.retry_last, inputs, outputs, **quick).success(**shown).success(**settled)
         self.commands.click(self.actions.run, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown).success(
             **settled
         )
@@ -188,13 +185,9 @@ class Page:
         if loading.engine is None:
             return over | {self.status: status_line(loading.words, "bad")}
         about = loading.engine.about
-        examples: list[ExampleMessage] = [{"text": words} for words in about["examples"]]
         best = controls.pair_updates(self.controls, about)
-        return (
-            over
-            | best
-            | {self.status: status_line(loading.words), self.chatbot: gr.Chatbot(placeholder=welcome_html(about), examples=examples)}
-        )
+        welcome = gr.Chatbot(placeholder=welcome_html(about), examples=make_examples(about))
+        return over | best | {self.status: idle_line(loading.words), self.chatbot: welcome}
 
     def leave(self, request: gr.Request) -> None:
         """Forget a browser that has gone. Answers under way go on."""
@@ -225,10 +218,3 @@ class Page:
     def _apply_settings(self, about: PictureInfo) -> Updates:
         box = gr.MultimodalTextbox(value={"text": about.words, "files": []})
         return self.shared.restore_options(about) | {self.box: box, self.tabs: gr.Tabs(selected="chat")}
-
-
-def welcome_html(about: dict[str, Any]) -> str:
-    """What the pair is, and its limits with a button that hides them for good. On one line, as of `html_part`."""
-    hint = translate_html(about.get("limits", ""))
-    limits = f'<p class="limits">{hint} {button("known", "Do not show this again", words="Got it")}</p>' if hint else ""
-    return " ".join(f"<h2>{translate_html(about['title'])}</h2><p>{translate_html(about['summary'])}</p>{limits}".splitlines())

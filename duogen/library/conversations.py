@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +38,23 @@ STEP_SECONDS = 0.001
 TITLE_IN_DAMAGE = re.compile(rb'"title": ?("(?:[^"\\]|\\.)*")')
 GONE = "There is no such conversation here; it may have been deleted."
 ID = re.compile("[0-9a-f]{32}")  # checked before a name is joined to a path
+# What leads to the subject of a request, in the languages of the page.
+OPENINGS = (
+    re.compile(
+        r"(?:(?:please|hi|hello|hey|(?:can|could|would) you)[,!]? +)*"
+        r"(?:(?:how (?:do|can|should|would) (?:i|you|we)|how to|(?:show|teach|tell) me,? how (?:to|i can)|explain how to|show me|give me)\b"
+        r"(?: +(?:draw|paint|sketch|make)\b)?|(?:draw|paint|sketch)\b)"
+        r"(?: +(?:me|us)\b)?(?: +(?:a picture|pictures) of\b)?(?: +(?:an?|the|some)\b)?",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        r"(?:bitte,? +)?(?:wie (?:(?:male?|zeichne|mache?|baue) ich|(?:malt|zeichnet|macht|baut) man)"
+        r"|(?:zeige?|erklär[e']?) mir,? wie (?:man|ich)|zeige? mir|male?|zeichne)\b(?: mir\b)?(?: (?:eine?[nmrs]?|der|die|das|den)\b)?",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?:请问?|帮我|给我)*(?:(?:怎么|怎样|如何|教我(?:怎么)?)(?:画|做)?|画|做)(?:出)?(?:[一两三几][个只座朵棵辆条艘幅张间匹])?"),
+)
+CLOSINGS = re.compile(r"(?: (?:malt|male|zeichnet|zeichne|macht|baut))?[ .!?？！。…]*$", re.IGNORECASE)
 
 Note = dict[str, Any]
 Stamp = tuple[int, ...]
@@ -45,21 +62,31 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the list. `changed` is in seconds since 1970; `damaged` says that the conversation cannot be opened."""
+    """A line of the list. `changed` is in seconds since 1970; `damaged` says that the conversation cannot be opened; `picture` is the file
+    of its newest picture, of those that were painted if there are any."""
 
     id: str
     title: str
     pinned: bool
     changed: float
     damaged: bool = False
+    picture: Path | None = field(default=None, compare=False)
 
 
 def make_title(words: str) -> str:
-    """Make a title from the first words of a question."""
+    """Make a title from the subject of a question, else from its first words."""
     line = clean_title(words)
+    line = _find_subject(line) or line
     if len(line) <= TITLE_LETTERS:
         return line or "Pictures"
     return cut_text(line, TITLE_LETTERS) + " …"
+
+
+def _find_subject(line: str) -> str:
+    """What a request is about: "How do I draw a red house?" is about "Red house"; "" where nothing is left."""
+    led = max((found.end() for opening in OPENINGS if (found := opening.match(line))), default=0)
+    subject = CLOSINGS.sub("", line[led:]).strip()
+    return subject[:1].upper() + subject[1:] if led else ""
 
 
 class ConversationStore:
@@ -107,7 +134,8 @@ class ConversationStore:
         if known is None or known[0] != stamp:
             try:
                 payload = read_payload(folder)
-                entry = Entry(folder.name, clean_title(payload["title"]), self.read_about(folder.name)["pinned"], _time_of(folder, payload))
+                title, pinned = clean_title(payload["title"]), self.read_about(folder.name)["pinned"]
+                entry = Entry(folder.name, title, pinned, _time_of(folder, payload), picture=_find_newest_picture(folder, payload))
                 texts = [part["text"] for turn in payload["turns"] for part in turn["parts"] if part["type"] == "text"]
                 said = fold_text("\n".join([entry.title, *texts]))
             except ValueError:
@@ -315,6 +343,12 @@ def _time_of(folder: Path, payload: dict[str, Any]) -> float:
         return float(changed)
     file = folder / CONVERSATION
     return min((file if file.exists() else folder).stat().st_mtime, time.time())
+
+
+def _find_newest_picture(folder: Path, payload: dict[str, Any]) -> Path | None:
+    shown = [(turn["role"], part["file"]) for turn in payload["turns"] for part in turn["parts"] if part["type"] == "image"]
+    names = [name for role, name in shown if role == "assistant"] or [name for _, name in shown]
+    return folder / "images" / Path(names[-1]).name if names else None
 
 
 def _guess_title(folder: Path) -> str:

@@ -5,6 +5,8 @@ The templates are in `assets/export/`: a Jinja template with its style, and a Ty
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import re
 import zipfile
@@ -13,26 +15,34 @@ from pathlib import Path
 from duogen import paths
 from duogen.conversation import Conversation, Image
 from duogen.files import write_beside
-from duogen.library.guide import guess_language, guide_title, rest_of_question, sections, text_direction
+from duogen.library.guide import guess_language, guide_title, place_in_steps, rest_of_question, sections, text_direction
 from duogen.library.guide_pdf import as_pdf
 from duogen.library.guide_pictures import alt_text, data_url, encode_png
 from duogen.library.markdown import render_html
 
 ASSETS = paths.ASSETS / "export"
+FOLLOW_SCRIPT, FOLLOW_STYLE = ASSETS / "follow.js", ASSETS / "follow.css"  # of the page too
 
 
 def as_html(conversation: Conversation, answer: str | None = None) -> str:
-    """One HTML file with everything in it, no scripts. Raises ValueError as `sections` does."""
+    """One HTML file with everything in it, and one script, which shows its steps one by one. Raises ValueError as `sections` does."""
     import jinja2
 
     found = sections(conversation, answer)
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"markdown": render_html, "data": data_url, "alt": alt_text}
-    templates.filters |= {"language": guess_language, "direction": text_direction}
-    style = (ASSETS / "guide.css").read_text(encoding="utf-8")
+    templates.filters |= {"language": guess_language, "direction": text_direction, "steps": place_in_steps}
+    style, script = FOLLOW_STYLE.read_text(encoding="utf-8"), FOLLOW_SCRIPT.read_text(encoding="utf-8")
+    style = (ASSETS / "guide.css").read_text(encoding="utf-8") + style
     return templates.get_template("guide.html").render(
-        title=guide_title(found), asked=rest_of_question(found), language=guess_language(*found), sections=found, style=style
-    )
+        title=guide_title(found), asked=rest_of_question(found), language=guess_language(*found), sections=found,
+        style=style, script=script, hash=hash_script(script.encode()),
+    )  # fmt: skip
+
+
+def hash_script(code: bytes) -> str:
+    """A script as a Content-Security-Policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(code).digest()).decode()}'"
 
 
 def as_zip(conversation: Conversation, answer: str | None = None) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import regex
 
@@ -64,21 +66,31 @@ SHORTEST_SENTENCE = 12
 END_MARKS = " .!,;:…?？！。，；："
 
 
+P = TypeVar("P")
+
+
 @dataclass(frozen=True)
-class Block:
+class Block(Generic[P]):
     """A part of a page that stays together: words and the picture after them.
 
     Attributes:
         words: Markdown.
         number: the number of the step in the answer; `None` for words that are no step.
         label: the number as the answer writes it, such as "Schritt 2".
-        picture: the picture that follows the words.
+        picture: the picture that follows the words, or what stands for it while it is painted.
+        at: the place of the picture among the parts of the answer.
     """
 
     words: str
     number: int | None = None
     label: str = ""
-    picture: Image | None = None
+    picture: P | None = None
+    at: int | None = field(default=None, compare=False)
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a step, in an answer that explains in steps."""
+        return self.number is not None or (bool(self.words) and self.picture is not None)
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ class Section:
 
     question: str
     brought: tuple[Image, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block[Image], ...]
 
 
 def sections(conversation: Conversation, answer: str | None = None) -> list[Section]:
@@ -109,31 +121,51 @@ def sections(conversation: Conversation, answer: str | None = None) -> list[Sect
 
 
 def _section(asked: Turn | None, answered: Turn) -> Section:
-    said = "\n".join(clean_words(part.text) for part in answered.parts if isinstance(part, Text))
+    brought = tuple(asked.images()) if asked else ()
+    return Section(clean_words(asked.text()).strip() if asked else "", brought, tuple(cut_blocks(answered.parts)))
+
+
+def cut_blocks(parts: Sequence[Text | P]) -> list[Block[P]]:
+    """The parts of an answer as blocks: its words are cut at each picture and at each number that counts a step."""
+    said = "\n".join(clean_words(part.text) for part in parts if isinstance(part, Text))
     steps = next((pattern for pattern in STEPS if pattern.search(said)), STEPS[-1])
-    blocks: list[Block] = []
+    blocks: list[Block[P]] = []
     words = ""
-    for part in answered.parts:
+    for at, part in enumerate(parts):
         if isinstance(part, Text):
             words += clean_words(part.text)
             continue
-        blocks += _blocks(words, part, steps)
+        blocks += _blocks(words, part, at, steps)
         words = ""
-    blocks += _blocks(words, None, steps)
-    return Section(clean_words(asked.text()).strip() if asked else "", tuple(asked.images()) if asked else (), tuple(blocks))
+    return blocks + _blocks(words, None, None, steps)
 
 
-def _blocks(words: str, picture: Image | None, steps: re.Pattern[str]) -> list[Block]:
+def are_steps(blocks: Iterable[Block]) -> bool:
+    """Whether an answer explains in steps: it counts them, or leads to several pictures with words before each."""
+    found = list(blocks)
+    illustrated = sum(block.picture is not None and bool(block.words) for block in found)
+    counted = any(block.number is not None for block in found)
+    return illustrated > 1 or (counted and any(block.picture is not None for block in found))
+
+
+def place_in_steps(blocks: Sequence[Block]) -> list[int]:
+    """The step that each block belongs to, counted from 1: what is no step belongs to the one before it, or to 0; all 0 without steps."""
+    if not are_steps(blocks):
+        return [0] * len(blocks)
+    return list(accumulate(int(block.is_step) for block in blocks))
+
+
+def _blocks(words: str, picture: P | None, at: int | None, steps: re.Pattern[str]) -> list[Block[P]]:
     """The words before a picture as blocks: earlier steps are blocks of their own, and the last step has the picture."""
     found = list(steps.finditer(words))
     if found and ("```" in words or "~~~" in words):
         code = find_code_lines(words)
         found = [match for match in found if words.count("\n", 0, match.start()) not in code]
     if not found:
-        return [Block(words.strip(), picture=picture)] if words.strip() or picture else []
+        return [Block(words.strip(), picture=picture, at=at)] if words.strip() or picture else []
     cut = [match.start() for match in found] + [len(words)]
-    blocks = [_step(match, words[match.end() : end].strip()) for match, end in zip(found, cut[1:], strict=True)]
-    blocks[-1] = replace(blocks[-1], picture=picture)
+    blocks: list[Block[P]] = [_step(match, words[match.end() : end].strip()) for match, end in zip(found, cut[1:], strict=True)]
+    blocks[-1] = replace(blocks[-1], picture=picture, at=at)
     lead = words[: cut[0]].strip()
     return [Block(lead), *blocks] if lead else blocks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from duogen.library.conversations import ConversationStore
 from tests.support.browser import (
     SHOTS,
     Server,
+    act,
     browser_only,
     loaded_pictures,
     overflow_width,
@@ -166,7 +168,7 @@ def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
 def test_an_edited_question_makes_a_branch_and_the_old_one_stays(fast: Server, tab) -> None:
     page = open_answered(tab, fast)
     old = list_pictures(page)
-    page.click("#talk .user button.i-edit")
+    act(page, "edit", who="user")
     page.wait_for_function("document.querySelector('#box textarea').value != ''")
     assert page.input_value("#box textarea") == QUESTION
     send(page, "How do I draw a green boat?")
@@ -184,7 +186,7 @@ def test_an_edited_question_makes_a_branch_and_the_old_one_stays(fast: Server, t
 def test_a_corrected_answer_is_a_branch_to_learn_from(fast: Server, tab) -> None:
     page = open_answered(tab, fast)
     old = list_pictures(page)
-    page.click("#talk .bot button.i-edit")
+    act(page, "edit")
     page.wait_for_function("document.querySelector('#box textarea').value.includes('[3]')")
     words = page.input_value("#box textarea")
     send(page, words + "[9]")
@@ -192,7 +194,7 @@ def test_a_corrected_answer_is_a_branch_to_learn_from(fast: Server, tab) -> None
     send(page, words.replace("[2]", "").replace("All done!", "There it floats."))
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     assert "There it floats." in read_words(page) and list_pictures(page) == [old[0], old[2]]
-    page.click("#talk .bot button.i-teach")
+    act(page, "teach")
     page.wait_for_selector("text=It is an example now")
     page.click("#talk .bot button[title='The branch before']")
     page.wait_for_selector("#talk .bot .count:has-text('1/2')")
@@ -215,20 +217,20 @@ def test_words_of_an_answer_and_back() -> None:
 def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> None:
     page = open_answered(tab, fast)
     old = list_pictures(page)
-    page.locator("#talk .bot button.i-again").nth(1).click()
+    act(page, "again", 1)
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     page.wait_for_selector("#box .submit-button")
     new = list_pictures(page)
     assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
     assert "All done!" in read_words(page)
     page.screenshot(path=SHOTS / "painted-again.png")
-    page.locator("#talk .bot button.i-words").nth(0).click()
+    act(page, "words", 0)
     page.wait_for_function("document.querySelector('#box textarea').value.includes('hull')")
     send(page, "Step 1. Draw a long hull.")
     page.wait_for_selector("#talk .bot .count:has-text('3/3')")
     page.wait_for_selector("#box .submit-button")
     assert "long hull" in read_words(page) and list_pictures(page)[1:] == new[1:]
-    page.locator("#talk .bot button.i-use").nth(2).click()
+    act(page, "use", 2)
     page.wait_for_selector("#box .thumbnail-item")
 
 
@@ -236,7 +238,7 @@ def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> 
 def test_what_comes_after_a_picture_is_told_anew(fast: Server, tab) -> None:
     page = open_answered(tab, fast)
     old = list_pictures(page)
-    page.locator("#talk .bot button.i-on").nth(0).click()
+    act(page, "on", 0)
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     page.wait_for_selector("#box .submit-button")
     new = list_pictures(page)
@@ -250,6 +252,9 @@ def test_what_comes_after_a_picture_is_told_anew(fast: Server, tab) -> None:
 def test_conversations_are_found_named_deleted_and_brought_back(fast: Server, tab) -> None:
     page = open_answered(tab, fast, "How do I draw a submarine?")
     open_list(page)
+    expect(page.locator("#chats h2").first).to_have_text("Today")
+    expect(page.locator("#chats .open .title").first).to_have_text("Submarine")
+    page.wait_for_function("document.querySelector('#chats .open img').naturalWidth > 0")
     page.fill("#search input, #search textarea", "submarine")
     page.wait_for_function("document.querySelectorAll('#chats li').length == 1")
     page.click("#chats summary")
@@ -266,7 +271,7 @@ def test_conversations_are_found_named_deleted_and_brought_back(fast: Server, ta
     page.click("#status button:has-text('Undo')")
     page.wait_for_selector("#chats .open:has-text('Under the sea')")
     page.wait_for_selector("#talk .user:has-text('submarine')")
-    page.click("#talk .user button.i-drop")
+    act(page, "drop", who="user")
     page.wait_for_selector("#talk .example, #talk .placeholder")
     page.click("#status button:has-text('Undo')")
     page.wait_for_selector("#talk .user:has-text('submarine')")
@@ -276,10 +281,10 @@ def test_conversations_are_found_named_deleted_and_brought_back(fast: Server, ta
 def test_an_answer_leaves_as_pdf_and_a_conversation_comes_back_as_zip(fast: Server, tab, tmp_path: Path) -> None:
     page = open_answered(tab, fast, "How do I draw a raft?")
     with page.expect_download() as waiting:
-        page.click("#talk .bot button.i-pdf")
+        act(page, "pdf")
     waiting.value.save_as(tmp_path / "guide.pdf")
-    assert (tmp_path / "guide.pdf").read_bytes().startswith(b"%PDF") and waiting.value.suggested_filename == "How-do-I-draw-a-raft.pdf"
-    page.click("#talk .bot button.i-print")
+    assert (tmp_path / "guide.pdf").read_bytes().startswith(b"%PDF") and waiting.value.suggested_filename == "Raft.pdf"
+    act(page, "print")
     paper = page.frame_locator("#printed")
     paper.locator("figure.step >> nth=2").wait_for(state="attached")
     expect(paper.locator("h1")).to_contain_text("How do I draw a raft?")
@@ -323,6 +328,29 @@ def test_a_damaged_conversation_can_be_saved_and_deleted(fast: Server, tab, tmp_
 
 
 @browser_only
+def test_drafts_are_folded_and_played_in_the_place_of_their_picture(fast: Server, tab) -> None:
+    colours = {"Step 1. Paint it red.\n": "red", "Step 2. Paint it green.\n": "green"}
+    drafts = tuple(Picture(PILImage.new("RGB", (64, 64), colour), 1, 0.1, words) for words, colour in colours.items())
+    drawn = Picture(drafts[1].picture, 1, 0.2, "A green one.", drafts=drafts)
+    store = ConversationStore(fast.home / "conversations")
+    said = store.save(Conversation(title="Drawn").say("user", "x").say("assistant", "A green one.", drawn))
+    page = open_answered(tab, fast)
+    open_list(page)
+    page.click("#chats li:has-text('Drawn') button.open")
+    picture = page.locator("#talk figure.card img.picture")
+    expect(page.locator("#talk .drafts summary")).to_have_text("2 drafts")
+    shown = picture.get_attribute("src")
+    page.click("#talk .drafts summary")
+    tiles = [page.locator("#talk .drafts img").nth(at).get_attribute("src") for at in range(2)]
+    for tile in tiles:
+        page.wait_for_function("src => document.querySelector('#talk img.picture').src.endsWith(src)", arg=tile.removeprefix("/"))
+    page.wait_for_function("!document.querySelector('#talk .drafts').classList.contains('playing')")
+    assert picture.get_attribute("src").endswith(shown.removeprefix("/")) and "Paint it red." in page.inner_text("#talk .drafts")
+    page.screenshot(path=SHOTS / "drafts.png")
+    store.delete(said.id)
+
+
+@browser_only
 def test_the_chat_on_a_phone_and_in_the_dark(fast: Server, tab) -> None:
     page = open_answered(tab, fast, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
     assert overflow_width(page) <= 0
@@ -333,8 +361,9 @@ def test_the_chat_on_a_phone_and_in_the_dark(fast: Server, tab) -> None:
     paper = pypdfium2.PdfDocument(page.pdf(format="A5", prefer_css_page_size=False))  # small, for more than one page
     words = [" ".join(each.get_textpage().get_text_range().split()) for each in paper]
     pictures = [sum(part.type == pypdfium2.raw.FPDF_PAGEOBJ_IMAGE for part in each.get_objects()) for each in paper]
-    assert len(words) > 1 and sum(pictures) == 3 and [each.count("Step") for each in words] == pictures, "a step is not with its picture"
-    assert words[0].startswith(QUESTION) and words[-1].endswith("All done!")
+    steps = [len(re.findall(r"\b[1-3] ", each)) for each in words]
+    assert sum(pictures) == 3 and steps == pictures, "a step is not with its picture"
+    assert words[0].startswith(QUESTION) and words[-1].endswith("All done!") and len(words) == 2
     assert not any(control in " ".join(words) for control in ("Retry", "Options", "Ready", "Studio", "seed"))
     shades = paper[0].render(scale=2).to_pil().convert("L").crop((0, 0, 800, 160)).getextrema()
     assert shades[0] < 60 and shades[1] == 255, "not dark on white"

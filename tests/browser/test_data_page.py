@@ -24,17 +24,25 @@ def test_pages_become_a_set_that_a_person_overrules(tiny: Server, tab: Callable,
     page.click("#data-make")
     page.wait_for_selector("#data-status:has-text('2 dialogues from 6 pages.')")
     expect(page.locator("#data-funnel")).to_contain_text("wrong language")
-    page.wait_for_selector("#data-page h3:has-text('Apple strudel')")
+    page.wait_for_selector("#data-page h2:has-text('Apple strudel')")
     page.wait_for_function("[...document.querySelectorAll('#data-page img')].every(each => each.complete && each.naturalWidth > 0)")
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 860})
+        settle(page)
+        page.screenshot(path=SHOTS / f"data-set-{width}.png")
+        table, reader = (page.locator(each).bounding_box() for each in ("#data-funnel table", "#data-look"))
+        beside, above = table["x"] + table["width"] <= reader["x"], table["y"] + table["height"] <= reader["y"]
+        assert (beside or above) and overflow_width(page) <= 0, "the table lies under the reader"
+    assert page.evaluate("getComputedStyle(document.querySelector('#data-funnel table')).borderTopWidth") == "0px"
     page.screenshot(path=SHOTS / "data.png")
     page.click("#data-next")
-    page.wait_for_selector("#data-page h3:has-text('Lemon tart')")
+    page.wait_for_selector("#data-page h2:has-text('Lemon tart')")
     page.click("#data-overrule")
     page.wait_for_selector("#data-status:has-text('1 dialogue from 6 pages.')")
     page.click("#data-which label:has-text('Dropped')")
     page.wait_for_selector("#data-page .why")
     for number in range(2, 6):
-        if page.locator("#data-page h3:has-text('My strudel')").count():
+        if page.locator("#data-page h2:has-text('My strudel')").count():
             break
         page.click("#data-next")
         page.wait_for_selector(f"#data-page small:has-text('{number} / 5')")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.test_chat import open_list
-from tests.support.browser import SHOTS, browser_only, overflow_width, settle
+from tests.support.browser import SHOTS, act, browser_only, overflow_width, settle
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js")  # axe-core, as npm has it, in a package that pip can fetch
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -45,7 +45,7 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
     page.click("#talk .example")
     page.wait_for_selector("text=All done!")
     page.wait_for_selector("#box .submit-button")
-    page.locator("#talk .bot button.i-again").nth(1).click()
+    act(page, "again", 1)
     page.wait_for_selector("#talk .versions")
     page.wait_for_selector("#box .submit-button")
     found["chat"] = faults(page)
@@ -63,7 +63,7 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
     page.click("#tabs button[role=tab] >> nth=1")
     found["studio, empty"] = faults(page)
     page.click("#tabs button[role=tab] >> nth=0")
-    page.locator("#talk .bot button.i-studio").nth(1).click()
+    act(page, "studio", 1)
     page.wait_for_selector("#studio-editor canvas")
     page.locator("#studio-canvas button").first.click()
     page.locator("#studio-others button").first.click()
@@ -81,6 +81,58 @@ def test_axe_finds_nothing_wrong(fast, tab: Callable, look: str) -> None:
         page.screenshot(path=SHOTS / f"{'models' if number == 3 else 'data'}-{look.replace(', ', '-')}.png")
     wrong = {fault: where for where, each in found.items() for fault in each}
     assert not wrong, "\n".join(f"{where}: {fault}" for fault, where in wrong.items())
+
+
+LOOKS_OF_TABS = [(390, "dark"), (1280, "light"), (1440, "light"), (1440, "dark")]
+
+
+def open_tab(page, name: str) -> None:
+    """Open a tab by its id; on a phone the last ones are behind a menu."""
+    if page.locator(f"#{name}-button").count():
+        page.click(f"#{name}-button")
+        return
+    page.click("#tabs > .tab-wrapper .overflow-menu > button")
+    page.click(f"#tabs > .tab-wrapper .overflow-dropdown button:text-is('{name.removeprefix('tab-').capitalize()}')")
+
+
+@browser_only
+@pytest.mark.parametrize(("width", "theme"), LOOKS_OF_TABS)
+def test_every_tab_uses_the_width_and_fits_it(fast, tab: Callable, width: int, theme: str) -> None:
+    page = tab(fast.address, viewport={"width": width, "height": 900}, color_scheme=theme)
+    page.click("#talk .example")
+    page.wait_for_selector("text=All done!")
+    for name in ("chat", "tab-studio", "tab-library", "tab-models", "tab-data", "tab-fine-tune", "tab-arena"):
+        open_tab(page, name)
+        page.wait_for_selector(f"#{name}", state="visible")
+        settle(page)
+        assert overflow_width(page) <= 0, name
+        across = page.evaluate("name => document.getElementById(name).getBoundingClientRect().width", name)
+        assert across >= width - 48, f"{name} leaves {width - across} pixels"
+        page.screenshot(path=SHOTS / f"{name.removeprefix('tab-')}-{width}-{theme}.png")
+
+
+LONG_PRESS = """at => at.dispatchEvent(new PointerEvent('pointerdown', {pointerType: 'touch', bubbles: true}))"""
+
+
+@browser_only
+def test_a_phone_shows_what_can_be_done_where_it_is_asked_for(fast, tab: Callable) -> None:
+    page = tab(fast.address, viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True)
+    page.tap("#talk .example")
+    page.wait_for_selector("text=All done!")
+    page.wait_for_selector("#box .submit-button")
+    bar = page.locator("#talk .step .bar").nth(1)
+    expect(bar).to_have_css("opacity", "0")
+    page.locator("#talk .step .card").nth(1).evaluate(LONG_PRESS)
+    expect(bar).to_have_css("opacity", "1")
+    expect(page.locator("#talk .step .bar").nth(0)).to_have_css("opacity", "0")
+    page.tap("#talk .step .said >> nth=0")
+    expect(bar).to_have_css("opacity", "0")
+    expect(page.locator("#talk .bot .chat-actions .bar")).to_have_css("opacity", "1")
+    page.tap("#new")
+    page.wait_for_selector("#talk .example")
+    settle(page)
+    tops = [page.locator(each).bounding_box()["y"] for each in ("#brand", "#tabs [role=tablist] >> nth=0", "#talk .placeholder h2")]
+    assert 0 <= tops[0] < tops[1] < tops[2], "New chat scrolls the heading out of sight"
 
 
 FOCUS = """() => {
@@ -104,6 +156,19 @@ def tab_to(page, selector: str, key: str = "Tab", most: int = 90) -> None:
 
 
 @browser_only
+def test_a_link_skips_to_the_box_and_a_tab_shows_its_focus(fast, tab: Callable) -> None:
+    page = tab(fast.address)
+    page.wait_for_selector("#talk .example")
+    page.locator("#tab-library-button").focus()
+    page.keyboard.press("Enter")
+    inside = "() => parseFloat(getComputedStyle(document.activeElement).outlineOffset) < 0"
+    assert page.evaluate(inside), "a ring outside of a tab is clipped"
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#box textarea"), "the skip link leads to the box from every tab").to_be_focused()
+
+
+@browser_only
 def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:
     page = tab(fast.address)
     page.wait_for_selector("#talk .example")
@@ -112,7 +177,13 @@ def test_the_keyboard_alone_is_enough(fast, tab: Callable) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("text=All done!")
     page.wait_for_selector("#box .submit-button")
-    tab_to(page, "#talk .bot button.i-again", "Shift+Tab")
+    tab_to(page, "#talk .bot button.i-copy")  # the newest first, then what is older
+    for number in (3, 2, 1):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('.step').querySelector('b').innerText") == str(number)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.matches('#talk .step button.i-again') && document.activeElement.value.endsWith(' 3')")
     page.keyboard.press("Enter")
     page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     page.wait_for_selector("#box .submit-button")

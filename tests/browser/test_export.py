@@ -100,7 +100,7 @@ def test_html_holds_everything_and_runs_nothing():
     conversation = guide().say("user", "Go on").say("assistant", '<script>alert(1)</script> ![x](http://x.y/z.png) <img src="http://x.y">')
     page = as_html(conversation)
     assert page.count("data:image/png;base64,") == 4 and 'alt="A red one"' in page and "<em>house</em>" in page
-    assert "<script" not in page and 'src="http' not in page and "<b>a house</b>" not in page
+    assert page.count("<script") == 1 and "alert(1)</script" not in page and 'src="http' not in page and "<b>a house</b>" not in page
     assert "break-inside: avoid" in page
 
 

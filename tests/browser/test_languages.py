@@ -15,9 +15,11 @@ from playwright.sync_api import expect
 from duogen.data_engine.state import STEPS
 from duogen.options import LoadOptions, Options
 from tests.browser.test_chat import open_answered, open_list
-from tests.support.browser import SHOTS, browser_only, overflow_width, settle
+from tests.support.browser import SHOTS, act, browser_only, overflow_width, settle
 from tests.support.sources import ROOT, nodes
+from ui.chat.welcome import FILMS, GUIDES, PAINTERS, SOURCES, WAITING
 from ui.parts.i18n import TABLES, translate_into
+from ui.parts.login import WORDS
 
 SAYING = {"Refusal", "translate", "status_line", "translate_html", "_mark", "button"}  # calls whose words a person reads
 SHOWING = {"label", "placeholder", "info", "words", "title"}
@@ -82,12 +84,34 @@ def find_written() -> Iterator[str]:
     yield from catalogue_texts()
     for file in (ROOT / "assets" / "recipes").glob("*.json"):
         yield from (words for words in json.loads(file.read_text(encoding="utf-8")).get("about", {}).values() if isinstance(words, str))
+    yield from pair_texts()
 
 
 def catalogue_texts() -> set[str]:
     """What the cards of the catalogue say; names of pairs and licences are the same everywhere."""
     pairs = json.loads((ROOT / "assets" / "catalogue.json").read_text(encoding="utf-8"))["pairs"]
     return {words for pair in pairs for words in (pair["summary"], pair["paints"], pair["licence"]["conditions"]) if words}
+
+
+def pair_texts() -> set[str]:
+    """What the pairs of this repository say of themselves, and what a recipe would give its pair to say. Requests stay as they are."""
+    files = [*ROOT.glob("weights/*/duogen.json"), *ROOT.glob("assets/recipes/*.json")]
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return {about[name] for each in read for about in (each, each.get("about", {})) for name in ("summary", "limits") if about.get(name)}
+
+
+def script_texts() -> set[str]:
+    """What the scripts of the page say: the words of `say`, and those that are said by a table."""
+    script = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "ui").rglob("*.js")))
+    titles = "".join(re.findall(r"const TITLES = {(.*?)}", script))
+    return {*re.findall(r"\bsay\('([^']+)'\)", script), *re.findall(r": '([^']+)'", titles), *re.findall(r", '([A-Z][^']+)'\]", script)}
+
+
+@pytest.mark.parametrize("language", TABLES)
+def test_pairs_scripts_first_page_and_login_are_in_every_file(language: str) -> None:
+    assert len(pair_texts()) >= 2 and len(script_texts()) >= 9, "the walk does not see what they say"
+    shown = pair_texts() | script_texts() | {*WORDS.values(), WAITING["summary"], FILMS, SOURCES, *GUIDES, *PAINTERS}
+    assert shown - set(TABLES[language]) == set()
 
 
 @pytest.mark.parametrize("language", TABLES)
@@ -128,7 +152,7 @@ ENGLISH = re.compile(
 def english_on(page) -> list[str]:
     """Words in English that a person sees or a screen reader says, in lines; what was said in the conversation left out."""
     seen = page.evaluate("""() => {
-        const out = [], skip = '#talk .prose p, #talk .example, #talk h2, #chats .open, #library-grid, #studio-strip, '
+        const out = [], skip = '#talk .message-wrap .prose p, #talk .example, #talk h2, #chats .open, #library-grid, #studio-strip, '
             + '#library-settings dd, [lang=en], em, style';
         const walk = document.createTreeWalker(document.querySelector('.gradio-container'), NodeFilter.SHOW_TEXT);
         while (walk.nextNode()) {
@@ -177,7 +201,7 @@ def test_a_browser_is_spoken_to_in_its_language(fast, tab, locale: str, ask: str
     assert english_on(page) == []
     page.click("#side .toggle-button")
     settle(page)
-    page.locator("#talk .bot button.i-studio").nth(1).click()
+    act(page, "studio", 1)
     page.wait_for_selector("#studio-editor canvas")
     page.locator("#studio-canvas button").first.click()
     page.locator("#studio-others button").first.click()

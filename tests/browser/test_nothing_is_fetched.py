@@ -21,7 +21,7 @@ from duogen.library.conversations import ConversationStore
 from tests.support.browser import browser_only, settle
 from ui.chat.history import picture_part, text_part, thoughts_part
 from ui.chat.safe_html import DEEPEST, MOST_BRACKETS, MOST_LETTERS, render_words
-from ui.page import welcome_html
+from ui.chat.welcome import welcome_html
 from ui.parts.content_policy import write_policy
 
 # Texts for which a parser that is not CommonMark's takes words for code, or code for words; HERE is an address that must not be asked.

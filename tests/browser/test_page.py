@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -21,12 +22,14 @@ import app
 from duogen.conversation import Conversation, Image, Text
 from duogen.events import Done, Event, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.library.conversations import ConversationStore
+from duogen.library.pictures import PictureQuery
 from duogen.options import Options
-from tests.support.browser import SHOTS, Server, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
+from tests.support.browser import ROOT, SHOTS, Server, act, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
 from tests.support.waiting import patience, until
-from ui.chat.answers import Job, Task, WaitingQuestion, answer_task
+from ui.chat.answers import Job, Task, WaitingQuestion, answer_task, repaint_work
 from ui.chat.history import Answer, messages, text_part
 from ui.chat.panel import View
+from ui.chat.welcome import FILMS, SOURCES, make_examples
 from ui.page import Page
 from ui.parts import controls
 from ui.parts.i18n import translate_into
@@ -34,6 +37,7 @@ from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 
 GUIDE = "How do I draw a red house with a blue door?"
+BUNDLED = ROOT / "weights" / "duogen-sketch"
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +85,13 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
     wait_until_answered(page)
     assert loaded_pictures(page, 2) >= 2
     assert all(words.strip() for words in page.eval_on_selector_all("#talk .bot img.picture", "imgs => imgs.map(img => img.alt)"))
-    expect(page.locator("#talk .bot small").first).to_contain_text("seed")
+    expect(page.locator("#talk .bot .about").first).to_contain_text("seed")
     page.screenshot(path=SHOTS / "guide-light.png")
-    before = page.inner_text("#talk .bot small")
-    page.click("#retry")
+    before = page.text_content("#talk .bot .chat-actions .about")
+    act(page, "retry")
     page.wait_for_selector("#box .stop-button")
     wait_until_answered(page)
-    expect(page.locator("#talk .bot small").first).not_to_have_text(before, use_inner_text=True)
+    expect(page.locator("#talk .bot .chat-actions .about").first).not_to_have_text(before)
     expect(page.locator("#talk .user button.i-edit")).to_have_count(1)
     page.click("#look")
     settle(page)
@@ -95,7 +99,6 @@ def test_words_then_pictures_come_and_can_be_had_anew(server: Server, tab) -> No
     page.click("#new")
     page.wait_for_selector("#talk .example")
     expect(page.locator("#talk .bot")).to_have_count(0)
-    expect(page.locator("#retry")).not_to_be_visible()
 
 
 @browser_only
@@ -284,9 +287,10 @@ def test_thoughts_are_folded_and_stay_with_their_answer(tmp_path: Path) -> None:
         yield Done(said.say("assistant", "Step 1."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
 
     page, job, kept = run_answer(script, tmp_path)
-    folded, words, _ = page.chat.messages(kept)[-1]["content"]
-    assert "<details" in folded["text"] and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded["text"]
-    assert words["text"] == "<p>Step 1.</p>" and kept.path()[-1].text() == "Step 1."
+    (shown,) = page.chat.messages(kept)[-1]["content"]
+    folded, words, _ = shown["text"].split("\n\n")
+    assert folded.startswith('<details class="thoughts"') and "First the &lt;b&gt;walls&lt;/b&gt;, then the roof." in folded
+    assert words == "<p>Step 1.</p>" and kept.path()[-1].text() == "Step 1."
 
 
 def start_answer(folder: Path) -> tuple[Page, Job, SimpleNamespace, threading.Event]:
@@ -379,6 +383,27 @@ def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> 
     assert seen == ["Text", "Image"]
 
 
+def test_tries_that_were_not_chosen_are_versions_of_their_picture(tmp_path: Path) -> None:
+    """As after Paint again, and of Paint again itself."""
+    red, blue, green, grey = (Image(PILImage.new("RGB", (8, 8), name), seed) for seed, name in enumerate(("red", "blue", "green", "grey")))
+
+    def script(said: Conversation) -> Iterator[Event]:
+        kept = said.say("assistant", "Step 1.", blue, "Done.")
+        version = kept.path()[-1].with_image(1, red)
+        yield Done(kept.with_turn(version).at(kept.head), Stats(1, 1, 1, 1, 0.1, 2.0, "end"), (version,))
+
+    page, job, said = run_answer(script, tmp_path)
+    turn = said.path()[-1]
+    assert [said.turns[id].images()[0].seed for id in said.branches(turn.id)] == [0, 1] and turn.images()[0].seed == 1
+    assert job.kept == 1 and page.gallery.find(PictureQuery())[1] == 2
+    shown = str(messages(said, {}, PictureFolder(tmp_path / "a", 9))[-1]["content"])
+    assert shown.count('class="act tile') == 2 and 'tile chosen" value="branch ' + turn.id in shown
+    engine = SimpleNamespace(stream_image=lambda *given, **more: iter([ImageDone(0, grey, (green,))]))
+    (done,) = (each for each in repaint_work(said, turn, 1, Options(), (9,))(engine, threading.Event()) if isinstance(each, Done))
+    assert [each.images()[0].seed for each in (*done.versions, done.conversation.path()[-1])] == [2, 3]
+    assert {each.id for each in done.versions} < set(done.conversation.branches(turn.id)) and done.versions[0].parts[2] == turn.parts[2]
+
+
 def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None:
     page = page_with(fail, tmp_path)
     page.loading.finished.clear()
@@ -398,17 +423,58 @@ def test_an_answer_in_the_making(tmp_path: Path) -> None:
     for event in (TextDelta("Step 1. "), TextDelta("A <b>red</b> dot."), ImageStarted(0, 1, 2), ImageStep(0, 1, 2, red)):
         answer.take(event)
     assert "step 1 of 2" in answer.status and answer.finished_parts() == (Text("Step 1. A <b>red</b> dot."),)
-    card = answer.message()["content"][1]["text"]
+    (card,) = (part["text"] for part in answer.message()["content"])
     assert str(previews.folder.name) in card and "s left" in card and "<span>Step 1. A &lt;b&gt;red&lt;/b&gt; dot.</span>" in card
     answer.take(ImageDone(0, Image(red, 1, 0.5)))
-    words, picture = answer.message()["content"]
-    assert words["text"] == "<p>Step 1. A &#60;b&#62;red&#60;/b&#62; dot.</p>"
-    assert 'alt="Step 1. A &lt;b&gt;red&lt;/b&gt; dot."' in picture["text"]
+    (card,) = (part["text"] for part in answer.message()["content"])
+    assert '>1</b><div class="said">\n\n<p>A &#60;b&#62;red&#60;/b&#62; dot.</p>\n\n</div><figure' in card
+    assert 'alt="Step 1. A &lt;b&gt;red&lt;/b&gt; dot."' in card
     assert len(list(pictures.folder.iterdir())) == 1
 
 
 def test_words_stay_words() -> None:
     assert text_part("a <script> `<b>` ![x](y)")["text"] == "<p>a &#60;script&#62; <code>&#60;b&#62;</code> &#33;&#91;x&#93;(y)</p>"
+
+
+def shown_parts(tmp_path: Path, *parts) -> str:
+    said = Conversation().say("user", "hello").say("assistant", *parts)
+    return messages(said, {}, PictureFolder(tmp_path, 9))[-1]["content"][0]["text"]
+
+
+def test_a_step_is_a_card_by_its_place_and_not_by_its_words(tmp_path: Path) -> None:
+    red, blue = (PILImage.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    cards = shown_parts(tmp_path, "Aluksi runko.", red, "Sitten masto.", blue, "Valmis.")
+    assert cards.count('<div class="step">') == 2 and '<b class="number"' not in cards and "<p>Valmis.</p>" in cards
+    assert [place for place in ("again", "words") if re.search(rf'value="{place} \w+ 3"', cards)] == ["again", "words"]
+    counted = shown_parts(tmp_path, "First:\n1. Cut.\n2. Fry.", red)
+    assert re.findall(r'<b class="number" title="\d">(\d)</b>', counted) == ["1", "2"] and counted.count("<figure") == 1
+    assert 'class="step"' not in shown_parts(tmp_path, "Here is a red house.", red), "a free answer flows"
+    assert "<ol>" in shown_parts(tmp_path, "1. Cut.\n2. Fry."), "and a list is a list"
+
+
+def test_facts_are_a_detail_and_what_was_cut_is_said(tmp_path: Path) -> None:
+    said = Conversation().say("user", "hello").say("assistant", "Step 1.")
+    note = {"line": "3 pictures · 2.0 s · seed 7 · cut at the longest answer that Options allow"}
+    (shown,) = messages(said, {said.head: note}, PictureFolder(tmp_path, 9))[-1]["content"]
+    assert '<p class="about">3 pictures · 2.0 s · seed 7</p>' in shown["text"]
+    assert "<small>cut at the longest answer that Options allow</small>" in shown["text"] and ">Go on</button>" in shown["text"]
+
+
+def test_a_question_without_an_answer_offers_one(tmp_path: Path) -> None:
+    asked, folder = Conversation().say("user", "hello"), PictureFolder(tmp_path, 9)
+    offered = [">Answer it</button>" in str(messages(asked, {}, folder, idle)) for idle in (False, True)]
+    assert offered == [False, True] and ">Answer it<" not in str(messages(asked.say("assistant", "Yes."), {}, folder, True))
+
+
+def test_the_first_page_has_requests_of_the_pairs_kind() -> None:
+    about = json.loads((BUNDLED / "duogen.json").read_text(encoding="utf-8"))
+    own = make_examples(about)
+    assert [each["text"] for each in own] == about["examples"] and len(own) == 4
+    assert all(PILImage.open(each["icon"]).size == (256, 256) for each in own), "python -m bench.welcome paints them"
+    kinds = [{"most_sources": 0}, {"most_sources": 3}, {"most_sources": 0, "films": True}]
+    others = [make_examples({"examples": ()} | kind) for kind in kinds]
+    assert all(len(each) == 4 and "icon" not in example for each in others for example in each)
+    assert [(SOURCES in str(each), FILMS in str(each)) for each in others] == [(False, False), (True, False), (False, True)]
 
 
 def test_history_holds_files_not_pictures(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from PIL import Image as PILImage
 
 from duogen.events import TextDelta
 from duogen.library.conversation_zip import LARGEST_ZIP
-from tests.support.browser import ROOT, Server, stand_in
+from tests.browser.test_everyone import faults
+from tests.support.browser import ROOT, SHOTS, Server, browser_only, overflow_width, stand_in
 from tests.support.waiting import patience
 from ui.api.auth import add_user
 from ui.api.endpoint import Endpoint
@@ -247,6 +248,23 @@ def test_uploads_are_bounded_and_stay_in_their_folder(server):
     status, page = upload(server, "page.html", b"<script>alert(1)</script>")
     with urllib.request.urlopen(f"{server.address}gradio_api/file={page}") as answer:
         assert answer.headers["Content-Disposition"].startswith("attachment"), "a page that somebody uploaded would run"
+
+
+@browser_only
+def test_a_user_signs_in_on_a_page_of_ours(guarded: Server, browser) -> None:
+    page = browser.new_context(locale="de-DE", viewport={"width": 390, "height": 844}).new_page()
+    page.set_default_timeout(1000 * patience())
+    page.goto(guarded.address)
+    page.fill("input[name=username]", "anna")
+    page.fill("input[name=password]", "wrong horse")
+    page.click("button:has-text('Anmelden')")
+    page.wait_for_selector("#wrong:has-text('Name oder Passwort ist falsch')")
+    assert faults(page) == [] and overflow_width(page) <= 0
+    page.screenshot(path=SHOTS / "login.png")
+    page.fill("input[name=password]", "correct horse")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#talk .example")
+    page.context.close()
 
 
 def test_a_guarded_server_gives_strangers_nothing(guarded):

@@ -14,7 +14,7 @@ from duogen.library.pictures import Gallery, PictureQuery
 from duogen.picture_input import open_picture
 from tests.browser.test_chat import QUESTION, list_pictures, read_words
 from tests.browser.test_studio import brush
-from tests.support.browser import SHOTS, Server, browser_only, overflow_width, send, settle, stand_in
+from tests.support.browser import SHOTS, Server, act, browser_only, overflow_width, send, settle, stand_in
 
 LOOKS = {"wide": {}, "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True}}
 COLOURS = ("dark", "light")
@@ -53,7 +53,7 @@ def ask_for_a_guide(day: Day) -> None:
 
 def repaint_the_second_picture(day: Day) -> list[str]:
     old = list_pictures(day.page)
-    day.page.locator("#talk .bot button.i-again").nth(1).click()
+    act(day.page, "again", 1)
     day.page.wait_for_selector("#talk .bot .count:has-text('2/2')")
     day.answered()
     new = list_pictures(day.page)
@@ -65,7 +65,7 @@ def repaint_the_second_picture(day: Day) -> list[str]:
 
 def edit_and_come_back(day: Day, pictures: list[str]) -> None:
     page = day.page
-    page.click("#talk .user button.i-edit")
+    act(page, "edit", who="user")
     page.wait_for_function("document.querySelector('#box textarea').value != ''")
     send(page, "How do I draw a green boat?")
     page.wait_for_selector("#talk .user .count:has-text('2/2')")
@@ -79,7 +79,7 @@ def edit_and_come_back(day: Day, pictures: list[str]) -> None:
 
 def change_with_a_mask(day: Day, home: Path) -> None:
     page = day.page
-    page.locator("#talk .bot button.i-studio").nth(2).click()
+    act(page, "studio", 2)
     brush(page, (0.4, 0.5), (0.6, 0.55))
     page.fill("#studio-words textarea", "a pirate flag")
     day.shoot("mask")
@@ -107,7 +107,7 @@ def find_it_in_the_library(day: Day) -> None:
 
 def leave_with_a_pdf(day: Day, file: Path) -> None:
     with day.page.expect_download() as waiting:
-        day.page.click("#talk .bot button.i-pdf")
+        act(day.page, "pdf")
     waiting.value.save_as(file)
     pages = list(pypdfium2.PdfDocument(file))
     words = " ".join(" ".join(each.get_textpage().get_text_range().split()) for each in pages)
@@ -127,7 +127,7 @@ def cut_the_power(day: Day, server: Server) -> None:
 def find_everything(day: Day, home: Path, pictures: list[str]) -> None:
     page = day.page
     page.click("#open-side")
-    page.click(f"#chats .open:has-text('{QUESTION}')")
+    page.click("#chats .open:has-text('Boat')")
     page.wait_for_selector("text=broken off")
     if day.page.locator("#side.open .toggle-button").count():
         page.click("#side .toggle-button")

@@ -119,8 +119,20 @@ def send(page, words: str) -> None:
     page.keyboard.press("Enter")
 
 
+def act(page, command: str, nth: int = 0, who: str = "bot") -> None:
+    """Press a small button of the chat, by its command; where it is behind "More", that is opened first."""
+    button = page.locator(f"#talk .{who} button.act[value^='{command} ']").nth(nth)
+    menu = button.locator("xpath=ancestor::details")
+    if menu.count():
+        menu.locator("summary").focus()  # which shows it where there is no mouse
+        page.keyboard.press("Enter")
+    else:
+        button.focus()
+    button.click()
+
+
 def wait_until_answered(page) -> None:
-    page.wait_for_selector("#talk .bot small")
+    page.wait_for_selector("#talk .bot .chat-actions")
     page.wait_for_selector("#box .submit-button")
 
 

@@ -64,6 +64,9 @@ class StandIn:
         why = "user" if stop.is_set() else "end"
         yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
 
+    def keep_unchanged(self, painted: PILImage.Image, before: PILImage.Image) -> PILImage.Image:
+        return painted.resize(before.size)
+
     def stream_image(self, conversation, options, stop: threading.Event, drafts: tuple[str, ...] = ()) -> Iterator:
         yield from self._paint(len(conversation.path()[-1].images()), options.seed, [], stop)
 

@@ -134,7 +134,7 @@ class ChatActions:
     def _edit(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         if turn.role == "user":
-            box = {"text": turn.text(), "files": [self.chat.pictures.keep(image.picture) for image in turn.images()]}
+            box = {"text": turn.text(), "files": [self.chat.pictures.keep(image.picture, origin=image.origin) for image in turn.images()]}
             said = "Sending it makes a branch; the old one stays."
         else:
             box = {"text": write_words(turn), "files": []}
@@ -195,25 +195,27 @@ class ChatActions:
     def _open_in_studio(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         image = turn.image_at(int(at))
-        about = PictureInfo(image.alt, conversation=conversation.id, turn=id)
+        about = PictureInfo(image.alt, conversation=conversation.id, turn=id, origin=image.origin or "")
         return self.to_studio(self.chat.shared.gallery.add(image.picture, about).id)
 
 
 def make_packer(store: ConversationStore, exports: Path) -> Callable[[str], dict]:
-    """Returns the function that makes the files to download. A zip of a conversation, which may be large, goes into `exports`."""
+    """Returns the function that makes the files to download, and the words to copy. A zip, which may be large, goes into `exports`."""
     writers = {"pdf": (".pdf", as_pdf), "html": (".html", encode_html), "markdown": (".zip", as_zip)}
     exports.mkdir(parents=True, exist_ok=True)
 
     def pack(command: str) -> dict:
-        """The name of a file, and its data or its address, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"."""
+        """The name of a file, and its data or its address, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"; the words for "copy"."""
         kind, id, *answer = str(command).split(" ")
         try:
+            if kind == "copy":
+                return {"words": store.open(id).turns[answer[0]].text()}
             ending, write = writers.get(kind, (".zip", None))
             name = make_file_name(store.entry(id).title) + ending
             if write is None:
                 return {"name": name, "address": address(write_export(store, id, exports, name))}
             return {"name": name, "data": base64.b64encode(write(store.open(id), *answer)).decode()}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, LookupError) as error:
             return {"error": str(error)}
 
     return pack

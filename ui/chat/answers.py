@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 import traceback
@@ -211,7 +212,7 @@ class Jobs:
         if isinstance(event, Done):
             turn = event.conversation.path()[-1]
             if turn.parts:
-                self._keep(job, turn, stats_line(event.stats, job.options().seed, job.answer.notices))
+                self._keep(job, turn, stats_line(event.stats, job.options().seed, job.answer.notices), event.versions)
             job.answer = self._new_answer(job.task)
             job.status = "Stopped." if event.stats.stopped == "user" else self.loading.words
         elif isinstance(event, Failed):
@@ -237,15 +238,18 @@ class Jobs:
         self.store.change(task.chat, lambda now: now.with_turn(turn))
         job.saved_at = time.monotonic()
 
-    def _keep(self, job: Job, turn: Turn, line: str) -> None:
-        self._remember(job, turn.id, line)
-        kept = self.store.change(job.task.chat, lambda now: _drop_turn(now, job.partial).with_turn(turn))
+    def _keep(self, job: Job, turn: Turn, line: str, versions: tuple[Turn, ...] = ()) -> None:
+        """Save an answer. `versions` are the same answer with another picture, and become branches beside it."""
+        turns = (*versions, turn)
+        for each in turns:
+            self._remember(job, each.id, line)
+        kept = self.store.change(job.task.chat, lambda now: functools.reduce(Conversation.with_turn, turns, _drop_turn(now, job.partial)))
         job.kept += 1
         asked = kept.turns[turn.parent].text() if turn.parent in kept.turns else ""
         options, model = job.options(), self.loading.about["title"]
-        for image in turn.images():
+        for image in {id(image): image for each in turns for image in each.images()}.values():
             about = PictureInfo(asked, image.alt, True, options.seed, model, asdict(options), job.task.chat, turn.id)
-            self.gallery.add(image.picture, about)
+            self.gallery.add(image.picture, replace(about, origin=image.origin or ""))
 
     def _remember(self, job: Job, turn: str, line: str) -> None:
         options = job.options()
@@ -278,19 +282,20 @@ def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Optio
     """
     before = Turn("assistant", turn.parts[:at], parent=turn.parent)
     old = conversation.turns.get(turn.id)
-    drafts = turn.image_at(at).drafts if old and old.parts[:at] == turn.parts[:at] else ()  # other words want other drafts
+    same = old is not None and old.parts[:at] == turn.parts[:at]  # other words want other drafts
+    drafts = tuple(each.alt for each in turn.image_at(at).drafts) if same else ()
 
     def work(engine: Engine, stop: threading.Event) -> Events:
         for seed in seeds:
-            began, image = time.monotonic(), None
+            began, image, others = time.monotonic(), None, ()
             for event in engine.stream_image(conversation.with_turn(before), replace(options, seed=seed), stop, drafts=drafts):
                 yield event
                 if isinstance(event, ImageDone):
-                    image = event.image
+                    image, others = event.image, event.others
             if image is None:
                 return
-            new = Turn("assistant", (*turn.parts[:at], image, *turn.parts[at + 1 :]), parent=turn.parent)
+            *versions, new = (turn.with_image(at, each) for each in (*others, image))
             stats = Stats(0, 0, 0, 1, 0.0, time.monotonic() - began, "end")
-            yield Done(conversation.with_turn(new), stats)
+            yield Done(functools.reduce(Conversation.with_turn, (*versions, new), conversation), stats, tuple(versions))
 
     return work

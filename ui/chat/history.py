@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.events import AnswerBuilder, Event, ImageDone, ImageStarted, ImageStep, Notice, PendingPicture, Stats, TextDelta
 from duogen.hub.timings import say_seconds
+from duogen.library.guide import Block, are_steps, cut_blocks, place_in_steps
 from ui import STATIC
 from ui.chat.safe_html import render_words
 from ui.parts.i18n import translate
@@ -32,9 +33,9 @@ ENDED = {
 }
 BROKEN_OFF = "broken off"
 UNFINISHED = (BROKEN_OFF, *(words for each in ENDED.values() for words in each))
-PICTURE_ACTIONS = [
-    ("again", "Paint this picture again"),
-    ("words", "Change its words and paint again"),
+FACT = re.compile(r"\d+ pictures?|[\d.]+ s|seed \w+")
+PICTURE_BAR = [("again", "Paint this picture again"), ("words", "Change its words and paint again")]
+PICTURE_MENU = [
     ("vary", "Paint four different ones"),
     ("on", "Tell anew what comes after this picture"),
     ("use", "Use this picture in a question"),
@@ -96,35 +97,113 @@ def last_sentences(words: str) -> str:
     return " ".join(re.sub(r"[*_`#]", "", words).split())[-240:]
 
 
+def more_menu(items: Iterable[str], about: str = "") -> str:
+    """The menu behind "More": buttons with words, and below them a line of what is to know."""
+    name = html.escape(translate("More"))
+    line = f'<p class="about">{html.escape(about)}</p>' if about else ""
+    entries = "".join(f"<span>{item}</span>" for item in items)
+    summary = f'<summary title="{name}"><span class="sr">{name}</span></summary>'
+    return f'<details class="more">{summary}<div class="menu">{entries}{line}</div></details>'
+
+
 def stats_line(stats: Stats, seed: int | None, notices: Iterable[str] = ()) -> str:
     """The small line under an answer. `notices` are what the user was told while it was made."""
     answer_picture = {0: [], 1: ["1 picture"]}.get(stats.images, [f"{stats.images} pictures"])
     return " · ".join([*answer_picture, f"{stats.seconds:.1f} s", f"seed {seed}", *notices, *ENDED.get(stats.stopped, [])])
 
 
-def messages(conversation: Conversation, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
-    """The current branch; `notes` are what `ConversationStore.read_about` holds, by turn."""
-    return [{"role": turn.role, "content": _content(conversation, turn, notes.get(turn.id, {}), pictures)} for turn in conversation.path()]
+def messages(conversation: Conversation, notes: dict[str, dict], pictures: PictureFolder, idle: bool = False) -> list[Message]:
+    """The current branch.
 
-
-def _content(conversation: Conversation, turn: Turn, about: dict, pictures: PictureFolder) -> list[Message]:
-    parts, words, number = [], "", 0
-    for at, part in enumerate(turn.parts):
-        if isinstance(part, Text):
-            words = part.text
-            parts.append(text_part(words))
-        elif turn.role == "user":
-            number += 1
-            parts.append(question_picture(part, number, pictures))
+    Args:
+        notes: what `ConversationStore.read_about` holds, by turn.
+        idle: whether no answer is being made: then a question without one offers to be answered.
+    """
+    path = conversation.path()
+    shown = []
+    for turn in path:
+        if turn.role == "user":
+            content = _question_content(conversation, turn, pictures, idle and turn is path[-1])
         else:
-            parts.append(answer_picture(conversation, turn, at, alt_words(part, words), pictures))
+            content = _answer_content(conversation, turn, notes.get(turn.id, {}), pictures)
+        shown.append({"role": turn.role, "content": content})
+    return shown
+
+
+def _question_content(conversation: Conversation, turn: Turn, pictures: PictureFolder, unanswered: bool) -> list[Message]:
+    parts, number = [], 0
+    for part in turn.parts:
+        if isinstance(part, Image):
+            number += 1
+        parts.append(text_part(part.text) if isinstance(part, Text) else question_picture(part, number, pictures))
+    bar = [button("copy", "Copy the words", conversation.id, turn.id), button("edit", "Edit, as a branch", turn.id)]
+    menu = [menu_entry("retry", "Answer again with a new seed", turn.id)]
+    menu.append(menu_entry("drop", "Delete, with all that came after it", turn.id))
+    again = button("retry", "Answer this question", turn.id, words="Answer it") if unanswered else ""
+    return [join_parts(parts), html_part(f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu)}{again}</div>')]
+
+
+def _answer_content(conversation: Conversation, turn: Turn, about: dict, pictures: PictureFolder) -> list[Message]:
+    blocks = cut_blocks(turn.parts)
+    parts = block_parts(blocks, turn.text(), lambda block: _answer_picture(conversation, turn, block, pictures))
     said = str(about.get("line", ""))
-    noted = " · ".join(map(translate, said.split(" · ")))
-    line = f"<small>{html.escape(noted)}</small>" if turn.role == "assistant" else ""
+    facts, told = [], []
+    for each in filter(None, said.split(" · ")):
+        (facts if FACT.fullmatch(each) else told).append(translate(each))
+    bar = [button("copy", "Copy the words", conversation.id, turn.id), button("retry", "Answer again with a new seed", turn.id)]
+    bar.append(button("edit", "Correct the words, as a branch", turn.id))
+    menu = [
+        menu_entry("pdf", "Save this answer as PDF", conversation.id, turn.id),
+        menu_entry("print", "Print this answer", conversation.id, turn.id),
+        menu_entry("teach", "Use as training example", turn.id),
+        menu_entry("drop", "Delete, with all that came after it", turn.id),
+    ]
+    line = f"<small>{html.escape(' · '.join(told))}</small>" if told else ""
     if said.endswith(UNFINISHED) and parts:
         line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
-    shown = [part for part in [thoughts_part(str(about.get("thoughts", ""))), *parts] if part.get("text") != ""]
-    return [*shown, html_part(f'<div class="chat-actions">{_turn_actions(conversation, turn)}{line}</div>')]
+    can_follow = max(place_in_steps(blocks), default=0) > 1
+    follow = button("follow", "Show it step by step over the whole window", conversation.id, turn.id, words="Follow") if can_follow else ""
+    actions = f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu, " · ".join(facts))}{line}{follow}</div>'
+    return [join_parts([thoughts_part(str(about.get("thoughts", ""))), *parts, html_part(actions)])]
+
+
+def menu_entry(command: str, name: str, *arguments: object) -> str:
+    """An action of a menu: its name is its words."""
+    return button(command, name, *arguments, words=name)
+
+
+def _bar(bar: list[str], menu: list[str], about: str = "") -> str:
+    return f'<span class="bar">{"".join(bar)}{more_menu(menu, about)}</span>'
+
+
+def join_parts(parts: list[Message]) -> Message:
+    """Parts as one, so that the chat shows them as one message."""
+    return {"type": "text", "text": "\n\n".join(part["text"] for part in parts if part["text"])}
+
+
+def block_parts(blocks: list[Block], whole: str, picture: Callable[[Block], Message]) -> list[Message]:
+    """The parts of an answer: steps as cards, words and pictures outside of steps one below the other.
+
+    Args:
+        whole: all words, for an answer without any picture.
+        picture: the picture of a block that has one.
+    """
+    if all(block.picture is None for block in blocks):
+        return [text_part(whole)]
+    steps, shown = are_steps(blocks), []
+    for block in blocks:
+        parts = ([text_part(block.words)] if block.words else []) + ([picture(block)] if block.picture is not None else [])
+        shown += [_step_part(block, parts)] if steps and block.is_step else parts
+    return shown
+
+
+def _step_part(block: Block, parts: list[Message]) -> Message:
+    """A step as a card: its number, its words and beside them its picture."""
+    label = html.escape(block.label)
+    number = f'<b class="number" title="{label}">{block.number}</b>' if block.number is not None else ""
+    words, pictures = parts[: bool(block.words)], parts[bool(block.words) :]
+    shown = f'<div class="step">{number}<div class="said">\n\n' + "".join(part["text"] for part in words) + "\n\n</div>"
+    return {"type": "text", "text": shown + "".join(part["text"] for part in pictures) + "</div>"}
 
 
 def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFolder) -> Message:
@@ -139,18 +218,36 @@ def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFold
 def question_picture(image: Image, number: int, pictures: PictureFolder) -> Message:
     """A picture of a question, with its number."""
     alt, mark = image.alt or translate(f"Your picture {number}"), f'<span class="number">{number}</span>'
-    return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt, pictures.keep(image.picture), mark, "brought")
+    return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt, pictures.keep(image.picture, origin=image.origin), mark, "brought")
 
 
-def answer_picture(conversation: Conversation, turn: Turn, at: int, alt: str, pictures: PictureFolder) -> Message:
+def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image], pictures: PictureFolder) -> Message:
     """A picture of an answer with its buttons and its other versions."""
-    picture = turn.image_at(at).picture
-    full = pictures.keep(picture)
+    at, image = block.at or 0, turn.image_at(block.at or 0)
+    full = pictures.keep(image.picture, origin=image.origin)
     name = html.escape(translate("Download"))
     save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
-    actions = "".join(button(command, name, turn.id, at) for command, name in PICTURE_ACTIONS)
-    below = f'<div class="chat-actions">{actions}{save}</div>{_versions(conversation, turn, at, pictures)}'
-    return picture_part(pictures.keep(picture, SHOWN_PIXELS), alt, full, below)
+    bar = [*(button(command, name, turn.id, at) for command, name in PICTURE_BAR), save]
+    below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in PICTURE_MENU])
+    below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
+    return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)
+
+
+def _drafts(image: Image, pictures: PictureFolder) -> str:
+    """The drafts of a picture, folded; `drafts.js` plays them where they are unfolded."""
+    if not image.drafts:
+        return ""
+    shown = []
+    for draft in image.drafts:
+        words, file = html.escape(last_sentences(draft.alt)), address(pictures.keep(draft.picture, SHOWN_PIXELS))
+        shown.append(f'<figure><img src="{file}" alt=""><figcaption>{words}</figcaption></figure>')
+    name = html.escape(translate(f"{len(shown)} drafts"))
+    return f'<details class="drafts"><summary>{name}</summary><div class="strip">{"".join(shown)}</div></details>'
+
+
+def block_words(block: Block) -> str:
+    """The words of a block with the number of its step, as the answer said them."""
+    return f"{block.label}. {block.words}" if block.number is not None else block.words
 
 
 def _versions(conversation: Conversation, turn: Turn, at: int, pictures: PictureFolder) -> str:
@@ -186,24 +283,15 @@ def _same_picture(one: Piece, other: Piece) -> bool:
     return isinstance(one, Image) and isinstance(other, Image) and one.picture is other.picture
 
 
-def _turn_actions(conversation: Conversation, turn: Turn) -> str:
+def _arrows(conversation: Conversation, turn: Turn) -> str:
+    """The way to the branches beside a turn, "" if there are none."""
     beside = conversation.branches(turn.id)
-    arrows, at = "", beside.index(turn.id)
-    if len(beside) > 1:
-        back, on = beside[at - 1], beside[(at + 1) % len(beside)]
-        count = f'<span class="count">{at + 1}/{len(beside)}</span>'
-        arrows = button("branch", "The branch before", back, words="‹") + count + button("branch", "The next branch", on, words="›")
-    actions = [button("copy", "Copy the words", turn.id)]
-    if turn.role == "user":
-        actions.append(button("edit", "Edit, as a branch", turn.id))
-    if turn.role == "assistant":
-        actions.append(button("edit", "Correct the words, as a branch", turn.id))
-        actions.append(button("pdf", "Save this answer as PDF", conversation.id, turn.id))
-        actions.append(button("print", "Print this answer", conversation.id, turn.id))
-        actions.append(button("teach", "Use as training example", turn.id))
-    actions.append(button("retry", "Answer again with a new seed", turn.id))
-    actions.append(button("drop", "Delete, with all that came after it", turn.id))
-    return arrows + "".join(actions)
+    if len(beside) < 2:
+        return ""
+    at = beside.index(turn.id)
+    back, on = beside[at - 1], beside[(at + 1) % len(beside)]
+    count = f'<span class="count">{at + 1}/{len(beside)}</span>'
+    return button("branch", "The branch before", back, words="‹") + count + button("branch", "The next branch", on, words="›")
 
 
 class Answer(AnswerBuilder):
@@ -241,20 +329,19 @@ class Answer(AnswerBuilder):
         return tuple(self.parts)
 
     def message(self) -> Message:
-        shown, words = [], ""
-        for part in [*self.all_parts(), *self.rest]:
-            if isinstance(part, Text):
-                words = part.text
-                shown.append(text_part(words))
-            elif isinstance(part, PendingPicture):
-                shown.append(self._pending_picture(part, last_sentences(words.strip().rpartition("\n")[2])))
-            else:
-                shown.append(picture_part(self.pictures.keep(part.picture, SHOWN_PIXELS), alt_words(part, words)))
-        shown = [part for part in [thoughts_part(self.thoughts), *shown] if part.get("text") != ""]
+        parts = [*self.all_parts(), *self.rest]
+        whole = "".join(part.text for part in parts if isinstance(part, Text))
+        shown = [thoughts_part(self.thoughts), *block_parts(cut_blocks(parts), whole, self._picture)]
+        shown = [part for part in shown if part["text"]]
         return {"role": "assistant", "content": shown or [{"type": "text", "text": "…"}]}
 
-    def _pending_picture(self, pending: PendingPicture, words: str) -> Message:
-        """A picture while it is painted: its preview, its words and the time left."""
+    def _picture(self, block: Block[Image | PendingPicture]) -> Message:
+        """A picture that is painted, or while it is painted its preview, its words and the time left."""
+        pending = block.picture
+        if isinstance(pending, Image):
+            return picture_part(self.pictures.keep(pending.picture, SHOWN_PIXELS), alt_words(pending, block_words(block)))
+        assert pending is not None
+        words = last_sentences(block_words(block).strip().rpartition("\n")[2])
         name = html.escape(translate("Steps painted"))
         bar = f'<progress value="{pending.step}" max="{pending.steps}" title="{name}" aria-label="{name}"></progress>'
         bar = bar if pending.steps else ""  # nobody knows how many drafts there will be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from duogen.conversation import Conversation, Image, Text, Turn
-from duogen.library.conversations import ConversationStore, make_title
+from duogen.library.conversations import ConversationStore, Entry, make_title
+from duogen.picture_input import open_picture
 from duogen.text_decoding import clean_message
 from ui.chat.answers import Job, Jobs, Task, WaitingQuestion, answer_task, repaint_work
 from ui.chat.correct import apply_correction
@@ -27,6 +29,7 @@ from ui.parts.shared import (
     Updates,
     check_uploads,
     draw_seed,
+    idle_line,
     session_of,
     show_warning,
     status_line,
@@ -35,6 +38,8 @@ from ui.parts.shared import (
 
 POLL_SECONDS = 0.02  # between two checks for changes
 REDRAW_SECONDS = 0.25  # between two updates: each takes time from the models, in the server and, on one machine, in the browser
+
+NEW_THUMBNAILS = 24  # that are made while the list is drawn
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,6 @@ class ChatParts(NamedTuple):
     list: gr.HTML
     chatbot: gr.Chatbot
     status: gr.HTML
-    again: gr.Button
     box: gr.MultimodalTextbox
     place: gr.Textbox
 
@@ -98,8 +102,8 @@ class Chat:
     """
 
     def __init__(self, parts: ChatParts, shared: Shared, store: ConversationStore, jobs: Jobs) -> None:
-        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.again, self.box, self.place = parts
-        self.outputs = [self.view, self.list, self.chatbot, self.status, self.again, self.box, self.place]
+        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.place = parts
+        self.outputs = [self.view, self.list, self.chatbot, self.status, self.box, self.place]
         self.shared, self.store, self.jobs = shared, store, jobs
         self.loading, self.pictures = shared.loading, jobs.pictures
         self.places: dict[str, str | None] = {}
@@ -171,9 +175,9 @@ class Chat:
                     job, before, seen, bare = later, self._messages_before(later), -1, True
                     continue
                 self.finished.add(session)
-                said = status_line(job.status, "bad" if job.bad else "")
+                said = self.status_html(job.status, "bad" if job.bad else "")
                 with contextlib.suppress(ValueError):  # deleted in another window, as `finish` will say
-                    yield {self.chatbot: self.messages(self.store.open(chat)), self.status: said}
+                    yield {self.chatbot: self.messages(self.store.open(chat), idle=True), self.status: said}
                 return
             first = bare and bool(job.answer.all_parts())  # show the first word at once
             if seen != job.changed and (first or time.monotonic() - drawn > REDRAW_SECONDS):
@@ -189,25 +193,31 @@ class Chat:
             return {self.status: gr.skip()}
         self.finished.discard(session)
         shown = self.render(values, values[self.view], None)
-        return {each: shown[each] for each in (self.box, self.again, self.list)}
+        return {each: shown[each] for each in (self.box, self.list)}
 
     def render(self, values: dict, view: View, words: str | None, mood: str = "", act: str = "") -> Updates:
         """Updates of the whole window for a view. The status line says `words`; `None` keeps it."""
         conversation = self.store.open(view.id) if view.id else Conversation()
         job = self.jobs.find(view.id)
-        chatbot = self.messages(conversation) if job is None else [*self._messages_before(job), *job.messages()]
+        chatbot = self.messages(conversation, idle=True) if job is None else [*self._messages_before(job), *job.messages()]
         return {
             self.view: view,
             self.chatbot: chatbot,
-            self.status: gr.skip() if words is None else status_line(words, mood, act),
+            self.status: gr.skip() if words is None else self.status_html(words, mood, act),
             self.box: gr.MultimodalTextbox(submit_btn=job is None, stop_btn=job is not None),
-            self.again: gr.Button(visible=conversation.head is not None and job is None),
             self.list: self.render_list(values, view),
             self.place: view.id or "",
         }
 
-    def messages(self, conversation: Conversation) -> list[Message]:
-        return messages(conversation, self.store.read_about(conversation.id)["notes"], self.pictures) if conversation.head else []
+    def status_html(self, words: str, mood: str = "", act: str = "") -> str:
+        """The status line. What the open pair says of itself is a detail."""
+        idle = not (mood or act) and words == self.loading.words and self.loading.engine is not None
+        return idle_line(words) if idle else status_line(words, mood, act)
+
+    def messages(self, conversation: Conversation, idle: bool = False) -> list[Message]:
+        if not conversation.head:
+            return []
+        return messages(conversation, self.store.read_about(conversation.id)["notes"], self.pictures, idle)
 
     def _messages_before(self, job: Job) -> list[Message]:
         """The messages above a running answer."""
@@ -215,7 +225,23 @@ class Chat:
 
     def render_list(self, values: dict, view: View) -> str:
         words = values.get(self.search) or ""
-        return chat_list(self.store.list_entries(words), view.id, view.renaming, self.jobs.running_chats(), bool(words.strip()))
+        entries, running = self.store.list_entries(words), self.jobs.running_chats()
+        return chat_list(entries, view.id, view.renaming, running, bool(words.strip()), self._make_thumbnails(entries))
+
+    def _make_thumbnails(self, entries: list[Entry]) -> Callable[[Entry], Path | None]:
+        """Small pictures of conversations; of those that are not there yet a few are made now."""
+        thumbnails, left = self.shared.gallery.thumbnails, itertools.repeat(None, NEW_THUMBNAILS)
+
+        def find(entry: Entry) -> Path | None:
+            if entry.picture is None:
+                return None
+            file = thumbnails.find(entry.picture.stem)
+            if file is None and next(left, self) is None:
+                with contextlib.suppress(ValueError):
+                    file = thumbnails.make(entry.picture.stem, open_picture(entry.picture, letterbox=True))
+            return file
+
+        return find
 
     def search_list(self, values: dict) -> Updates:
         return {self.list: self.render_list(values, values[self.view])}
@@ -269,15 +295,6 @@ class Chat:
             if Path(self.pictures.keep(image.picture)).name == file.name:
                 return image
         return self.shared.add_upload(file)
-
-    @catch_refusal
-    def retry_last(self, values: dict, request: gr.Request) -> Updates:
-        """Answer the last question with a new seed. The old answer stays as a branch."""
-        self.check_free(values)
-        turns = self.store.open(values[self.view].id).path() if values[self.view].id else []
-        if not turns:
-            raise Refusal("There is nothing to answer again yet.")
-        return self.retry(values, request, turns[-1].id)
 
     def retry(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, turn = self.find_turn(values, id)

@@ -106,14 +106,19 @@ def title_of(path: Path) -> str:
 
 
 def keep_lora(brought: Path) -> Path:
-    """Copy a LoRA file into its folder; one of the same name and other contents stays beside it. Raises ValueError: it is no LoRA."""
+    """Copy a LoRA file into its folder, as `keep_weights`. Raises ValueError: it is no LoRA."""
     read_lora(brought)
-    data = read_bytes(brought, LARGEST_LORA)
-    name = re.sub(r"[^\w.-]+", "-", brought.stem).strip("-.") or "lora"
-    loras_home().mkdir(parents=True, exist_ok=True)
-    file = loras_home() / f"{name}{SUFFIX}"
+    return keep_weights(brought, loras_home(), LARGEST_LORA)
+
+
+def keep_weights(brought: Path, folder: Path, largest: int) -> Path:
+    """Copy a weight file into a folder; one of the same name and other contents stays beside it. Raises ValueError: it is too large."""
+    data = read_bytes(brought, largest)
+    name = re.sub(r"[^\w.-]+", "-", brought.stem).strip("-.") or "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}{brought.suffix.lower()}"
     if file.exists() and file.read_bytes() != data:
-        file = loras_home() / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}{SUFFIX}"
+        file = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}{file.suffix}"
     if not file.exists():
         write_beside(file, data)
     return file

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from duogen.library.export import hash_script
 
 POLICY = {
     "default-src": "'self'",
@@ -68,5 +68,5 @@ class ContentPolicy:
 
 def write_policy(page: bytes) -> str:
     """The header of a page, whose own scripts it lets run by their hashes."""
-    hashes = "".join(f" 'sha256-{base64.b64encode(hashlib.sha256(code).digest()).decode()}'" for code in SCRIPT.findall(page))
+    hashes = "".join(f" {hash_script(code)}" for code in SCRIPT.findall(page))
     return "; ".join(f"{name} {value}{hashes if name == 'script-src' else ''}" for name, value in POLICY.items())

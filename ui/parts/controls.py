@@ -19,12 +19,14 @@ Control = gr.Checkbox | gr.Dropdown | gr.Slider | gr.Textbox
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def build(options: type[DataclassInstance], at: Path = ()) -> dict[Path, Control]:
-    """Lay out a control for every field, nested dataclasses as groups. Keys are paths of field names."""
+def build(options: type[DataclassInstance], at: Path = (), without: tuple[str, ...] = ()) -> dict[Path, Control]:
+    """Lay out a control for every field but those in `without`, nested dataclasses as groups. Keys are paths of field names."""
     hints = get_type_hints(options)
     controls: dict[Path, Control] = {}
     for each in fields(options):
         path, kind = (*at, each.name), hints[each.name]
+        if each.name in without:
+            continue
         if is_dataclass(kind):
             with gr.Group():
                 gr.Markdown(f"## {each.metadata.get('label') or _label(each.name)}", elem_classes="group-title")
@@ -70,7 +72,8 @@ def _label(name: str) -> str:
 
 def _control(each: Field, kind: Any) -> Control:
     about = each.metadata
-    look: dict[str, Any] = {"label": _label(each.name), "info": about.get("help"), "value": each.default, "interactive": True}
+    label = about.get("label") or _label(each.name)
+    look: dict[str, Any] = {"label": label, "info": about.get("help"), "value": each.default, "interactive": True}
     if kind is bool:
         return gr.Checkbox(**look)
     if about.get("values"):

@@ -37,7 +37,11 @@ def mark_translatable(blocks: gr.Blocks) -> None:
 def browser_language() -> str:
     """The language of the browser whose event is being handled, "en" without one; chosen as Gradio does it in the browser."""
     headers = getattr(LocalContext.request.get(None), "headers", None) or {}
-    wanted = headers.get("accept-language", "")
+    return choose_language(headers.get("accept-language", ""))
+
+
+def choose_language(wanted: str) -> str:
+    """The language of the page for a header `Accept-Language`."""
     first = re.split("[-,;]", wanted.strip().lower())[0]
     return first if first in TABLES else "en"
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duogen import silence_libraries
 from duogen.hub.catalogue import bundled_id
 from duogen.options import LoadOptions
 from ui.parts.queue import FairQueue
@@ -111,7 +110,6 @@ class Loading:
 
     def _open(self) -> None:
         try:
-            silence_libraries()
             if "duogen.engine" not in sys.modules:
                 self._report(IMPORTING)
             # Imported here: torch and what comes with it would keep the page waiting.
@@ -161,7 +159,7 @@ class Loading:
             self.set_adapters(adapters)
             return self.engine
         self.unload(words)
-        load = replace(self.load_options(), preset="")  # the few-step LoRA is of the pair that was open
+        load = replace(self.load_options(), preset="", transformer="")  # they are of the pair that was open
         return Engine.open(pair, mllm=mllm or None, load=load, adapters=_adapter_specs(adapters))
 
     def _reopen(self) -> None:

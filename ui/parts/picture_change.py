@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as PILImage
+from PIL import ImageFilter
 
 from duogen.conversation import Conversation
 from duogen.library.pictures import Entry
@@ -13,6 +15,9 @@ from duogen.options import Options
 
 MAX_SIDE = 4096
 MARKED_ALPHA = 16
+BRUSH = (139, 92, 246, 140)  # the colour of what is marked
+CANVAS_COLOUR = (208, 208, 214)  # of what a picture before did not have
+MOST_ALIKE = 0.3  # share of equal pixels from which one picture counts as the middle of another
 SOURCE, REFERENCE = "source", "reference"
 PLACES = {
     "top left": (0, 0), "top": (0.5, 0), "top right": (1, 0), "left": (0, 0.5), "middle": (0.5, 0.5), "right": (1, 0.5),
@@ -22,12 +27,17 @@ PLACES = {
 
 @dataclass(frozen=True)
 class PictureChange:
-    """A requested change: a conversation whose last turn asks for a change of `entry`."""
+    """A requested change: a conversation whose last turn asks for a change of `entry`.
+
+    Attributes:
+        before: the picture of which the result keeps the size and what did not change; `None` where a mask or a chosen size rules.
+    """
 
     entry: Entry
     words: str
     asked: Conversation
     options: Options
+    before: PILImage.Image | None = None
 
 
 def brush_mask(layers: list[PILImage.Image], size: tuple[int, int]) -> PILImage.Image | None:
@@ -39,6 +49,54 @@ def brush_mask(layers: list[PILImage.Image], size: tuple[int, int]) -> PILImage.
             alpha = alpha.resize(size, PILImage.Resampling.BOX)
         mask.paste(255, mask=alpha.point(lambda value: 255 if value >= MARKED_ALPHA else 0))
     return mask if mask.getbbox() else None
+
+
+def paint_layer(mask: PILImage.Image) -> PILImage.Image:
+    """A mask as the layer that the brush would have left."""
+    layer = PILImage.new("RGBA", mask.size)
+    layer.paste(BRUSH, mask=mask)
+    return layer
+
+
+def box_mask(size: tuple[int, int], boxes: Sequence[tuple[int, int, int, int]]) -> PILImage.Image:
+    """A mask of `size`, white inside the boxes."""
+    mask = PILImage.new("L", size)
+    for box in boxes:
+        mask.paste(255, box)
+    return mask
+
+
+def find_region(picture: PILImage.Image, point: tuple[int, int], tolerance: int) -> PILImage.Image:
+    """The region around a point, as a mask: all places of its colour that hang together.
+
+    Args:
+        tolerance: by how much each colour channel may differ from that of the point, of 255.
+    """
+    from scipy import ndimage  # of use only where somebody taps
+
+    pixels = np.asarray(picture).astype(np.int16)
+    alike = (np.abs(pixels - pixels[point[1], point[0]]) <= tolerance).all(-1)
+    labels, _ = ndimage.label(alike)
+    region = PILImage.fromarray((labels == labels[point[1], point[0]]).astype(np.uint8) * 255)
+    return region.filter(ImageFilter.MaxFilter(3))  # with its soft edge
+
+
+def lay_on_canvas(before: PILImage.Image, after: PILImage.Image) -> PILImage.Image | None:
+    """`before` where it lies in `after`, a larger canvas that was painted around it; `None` where it is not in there."""
+    if before.width > after.width or before.height > after.height:
+        return None
+    gaps = after.width - before.width, after.height - before.height
+    old, alike = np.asarray(before), {}
+    for shares in PLACES.values():
+        left, top = (round(share * gap) for share, gap in zip(shares, gaps, strict=True))
+        inner = np.asarray(after.crop((left, top, left + before.width, top + before.height)))
+        alike[left, top] = float((inner == old).all(-1).mean())
+    place = max(alike, key=alike.__getitem__)
+    if alike[place] < MOST_ALIKE:
+        return None
+    canvas = PILImage.new("RGB", after.size, CANVAS_COLOUR)
+    canvas.paste(before, place)
+    return canvas
 
 
 def scale_size(size: tuple[int, int], width: float, height: float) -> tuple[int, int]:

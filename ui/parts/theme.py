@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from duogen.library.export import FOLLOW_STYLE
 from ui import STATIC
 
 FONT = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
@@ -51,10 +52,10 @@ def theme() -> gr.themes.Base:
 
 
 def launch_style() -> dict[str, Any]:
-    """Theme arguments of `launch`. The print style is in the head of the page, because Gradio scopes `css_paths` to its own container."""
-    printed = (STATIC / "print.css").read_text(encoding="utf-8")
+    """Theme arguments of `launch`. The other styles are in the head of the page, because Gradio scopes `css_paths` to its own container."""
+    printed, follow = (STATIC / "print.css").read_text(encoding="utf-8"), FOLLOW_STYLE.read_text(encoding="utf-8")
     return {
         "theme": theme(),
         "css_paths": [STATIC / "style.css", STATIC / "tabs.css"],
-        "head": f'<style media="print">{printed}</style>',
+        "head": f'<style media="print">{printed}</style><style>{follow}</style>',
     }

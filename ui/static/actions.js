@@ -10,9 +10,6 @@ const copyText = (text) => {
   area.remove();
 };
 
-const wordsOf = (row) => [...row.querySelectorAll('.message-content .prose')]
-  .filter(part => !part.querySelector('.chat-actions, .card')).map(part => part.innerText.trim()).join('\n\n');
-
 const download = async (command) => {
   const file = await server.pack(command);
   if (file.error) return sendCommand('say ' + file.error);
@@ -34,8 +31,17 @@ const printGuide = async (command) => {
   document.body.append(frame);
 };
 
+// The guide of an answer is its exported web page. The address names it by its conversation and its turn.
+findGuide = async key => {
+  const file = await server.pack('html ' + key.replace('/', ' '));
+  if (file.error) return sendCommand('say ' + file.error);
+  const words = new TextDecoder().decode(Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0)));
+  return new DOMParser().parseFromString(words, 'text/html').querySelector('section[data-steps]');
+};
+openFromAddress();
+
 document.addEventListener('click', async event => {
-  for (const menu of document.querySelectorAll('#chats details[open]')) {
+  for (const menu of document.querySelectorAll('details.more[open]')) {
     if (!menu.contains(event.target) || event.target.closest('button')) menu.open = false;
   }
   const act = event.target.closest('button.act');
@@ -47,11 +53,15 @@ document.addEventListener('click', async event => {
     return;
   }
   if (command === 'copy') {
-    await copyText(wordsOf(act.closest('.message-row')));
+    const said = await server.pack(act.value);
+    if (said.error) return sendCommand('say ' + said.error);
+    await copyText(said.words);
     act.classList.add('done');
     setTimeout(() => act.classList.remove('done'), 1200);
   } else if (['zip', 'pdf', 'html', 'markdown'].includes(command)) {
     download(act.value);
+  } else if (command === 'follow') {
+    openGuide(act.value.split(' ').slice(1).join('/'));
   } else if (command === 'print') {
     printGuide(act.value);
   } else {
@@ -63,7 +73,7 @@ document.addEventListener('click', async event => {
 // A name is typed in the list itself: Enter keeps it, Escape does not.
 document.addEventListener('keydown', event => {
   if (event.key === 'Escape') {
-    const menu = event.target.closest?.('#chats details[open]');
+    const menu = event.target.closest?.('details.more[open]');
     if (menu) { menu.open = false; menu.querySelector('summary').focus(); }
   }
   if (!event.target.matches?.('#chats input')) return;
@@ -116,9 +126,82 @@ const tidy = () => {
     picture.alt = '';
   }
   for (const large of document.querySelectorAll('.image-container > button:not([aria-label])')) large.setAttribute('aria-label', say('A picture'));
+  for (const day of document.querySelectorAll('#chats time')) {
+    day.textContent = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: 'medium' }).format(new Date(day.dateTime + 'T12:00'));
+  }
+  for (const picture of document.querySelectorAll('#talk .example img')) picture.alt = ''; // the words beside it say what it is
+  setTabStops();
   const name = document.querySelector('#chats input:not(.seen)');
   if (name) { name.classList.add('seen'); name.focus(); name.select(); }
 };
+// The keyboard in the chat: Tab goes from the newest card or message to older ones, arrows go through what one holds.
+const CONTROLS = 'a[href], button, summary';
+const GROUPS = '.card, .chat-actions';
+const groups = () => [...document.querySelectorAll(`#talk .message-wrap :is(${GROUPS}, ${CONTROLS})`)]
+  .filter(each => each.matches(GROUPS) || !each.closest(GROUPS)).reverse();
+const controls = stop => (stop.matches(CONTROLS) ? [stop] : [...stop.querySelectorAll(CONTROLS)]).filter(each => each.checkVisibility());
+const stops = () => groups().filter(each => controls(each).length);
+const stopOf = at => at.closest(GROUPS) ?? at;
+
+const setTabStops = () => {
+  const at = document.activeElement, newest = groups().find(each => controls(each).length);
+  const current = at.matches(`#talk .message-wrap :is(${CONTROLS})`) ? at : newest && controls(newest)[0];
+  for (const each of document.querySelectorAll(`#talk .message-wrap :is(${CONTROLS}):not([tabindex="-1"])`)) if (each !== current) each.tabIndex = -1;
+  if (current && current.tabIndex) current.tabIndex = 0;
+};
+const moveTo = (event, at) => {
+  if (!at) return;
+  event.preventDefault();
+  at.focus();
+  setTabStops();
+};
+document.addEventListener('keydown', event => {
+  const at = event.target;
+  if (!at.matches?.(`#talk .message-wrap :is(${CONTROLS})`) || event.ctrlKey || event.altKey || event.metaKey) return;
+  const all = stops(), stop = stopOf(at), within = controls(stop), place = within.indexOf(at);
+  const older = all[all.indexOf(stop) + 1], newer = all[all.indexOf(stop) - 1];
+  if (event.key === 'Tab') moveTo(event, (event.shiftKey ? newer : older) && controls(event.shiftKey ? newer : older)[0]);
+  if (event.key === 'ArrowRight' || (event.key === 'ArrowDown' && at.closest('details[open]'))) moveTo(event, within[place + 1]);
+  else if (event.key === 'ArrowLeft' || (event.key === 'ArrowUp' && at.closest('details[open]'))) moveTo(event, within[place - 1]);
+  else if (event.key === 'ArrowUp') moveTo(event, older && controls(older)[0]);
+  else if (event.key === 'ArrowDown') moveTo(event, newer && controls(newer)[0]);
+});
+document.addEventListener('focusout', event => { if (event.target.closest?.('#talk')) setTimeout(setTabStops); });
+
+const skip = Object.assign(document.createElement('a'), { className: 'skip', href: '#box', textContent: say('Skip to the message box') });
+skip.addEventListener('click', event => {
+  event.preventDefault();
+  document.getElementById('chat-button')?.click();
+  const focusBox = (tries = 60) => {
+    const box = document.querySelector('#box textarea');
+    if (box?.checkVisibility()) box.focus();
+    else if (tries) requestAnimationFrame(() => focusBox(tries - 1)); // its tab is being shown
+  };
+  focusBox();
+});
+document.body.prepend(skip);
+
+// On a touch screen a long press, or a tap on the words, shows what can be done.
+const want = at => {
+  for (const each of document.querySelectorAll('#talk .wanted')) each.classList.remove('wanted');
+  at?.classList.add('wanted');
+};
+let press, pressed = false;
+document.addEventListener('pointerdown', event => {
+  pressed = false;
+  const at = event.pointerType === 'touch' && event.target.closest('#talk .card, #talk .message-row');
+  if (at) press = setTimeout(() => { pressed = true; want(at); }, 450);
+});
+for (const name of ['pointerup', 'pointercancel', 'pointermove']) {
+  document.addEventListener(name, event => { if (name !== 'pointermove' || Math.hypot(event.movementX, event.movementY) > 3) clearTimeout(press); });
+}
+document.addEventListener('contextmenu', event => { if (pressed) event.preventDefault(); });
+document.addEventListener('click', event => {
+  if (pressed && event.target.closest('#talk .card > a')) event.preventDefault();
+  if (event.pointerType !== 'touch' || event.target.closest('#talk .bar, #talk a, #talk button')) return;
+  want(event.target.closest('#talk .message-row'));
+}, true);
+
 let due = false;
 new MutationObserver(() => {
   if (due) return;
