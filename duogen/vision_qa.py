@@ -51,7 +51,7 @@ class MLLMVisionQA:
     ) -> str:
         """As of `VisionQA`; the answer breaks off where `stop` is set."""
         tokens, context = self.mllm.tokens, Context()
-        opened = [_shrink(open_picture(each) if isinstance(each, Path) else each) for each in pictures]
+        opened = [shrink(open_picture(each) if isinstance(each, Path) else each) for each in pictures]
         packed = tokens.pack(Conversation().say("user", *opened, question).path())
         packed.add(tokens.opening("assistant"), False)
         self.mllm.prefill(context, packed)
@@ -69,7 +69,8 @@ class MLLMVisionQA:
         return tokens.tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
-def _shrink(picture: PILImage.Image) -> PILImage.Image:
+def shrink(picture: PILImage.Image) -> PILImage.Image:
+    """A picture as an MLLM is asked about it: at most `MOST_SIDE` pixels a side."""
     if max(picture.size) <= MOST_SIDE:
         return picture
     picture = picture.copy()

@@ -1,4 +1,4 @@
-"""The models folder of ComfyUI or Forge: which transformers, LoRAs and pairs are in it. It is named once and kept in the settings."""
+"""The models folder of ComfyUI or Forge: which transformers, LoRAs, pairs and upscalers it holds. It is named once, in the settings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ VARIABLE = "DUOGEN_MODELS"  # goes before what is kept
 TRANSFORMERS = ("diffusion_models", "unet", "checkpoints", "stable-diffusion")  # folders of ComfyUI and Forge, in lower case
 LORAS = ("loras", "lora", "lycoris")
 PAIRS = ("diffusers",)
+UPSCALERS = ("upscale_models", "esrgan", "realesrgan")
+PICKLE = ".pth"  # as most upscalers come
 INDEX = "model_index.json"
 
 
@@ -27,7 +29,7 @@ class ModelFile:
 
     Attributes:
         path: a file, or the folder of a pipeline.
-        kind: "transformer", "LoRA" or "pair".
+        kind: "transformer", "LoRA", "pair" or "upscaler".
         form: "GGUF", "fp8", or "" for whole weights; of a pair, how its transformer is quantised.
     """
 
@@ -70,21 +72,21 @@ def keep_models_folder(name: str) -> Path | None:
 
 
 def _list_known(folder: Path) -> dict[str, Path]:
-    """Its folders that hold transformers, LoRAs or pairs, by their names in lower case; none where it cannot be read."""
+    """Its folders that hold transformers, LoRAs, pairs or upscalers, by their names in lower case; none where it cannot be read."""
     try:
         there = {each.name.lower(): each for each in folder.iterdir() if each.is_dir()}
     except OSError:
         return {}
-    return {name: each for name, each in there.items() if name in (*TRANSFORMERS, *LORAS, *PAIRS)}
+    return {name: each for name, each in there.items() if name in (*TRANSFORMERS, *LORAS, *PAIRS, *UPSCALERS)}
 
 
 def find_model_files(kind: str = "") -> list[ModelFile]:
-    """What is in the folder that was named, by name; `kind` is one of "transformer", "LoRA" and "pair", or "" for all."""
+    """What is in the folder that was named, by name; `kind` is one of "transformer", "LoRA", "pair" and "upscaler", or "" for all."""
     folder = models_folder()
     if folder is None or not folder.is_dir():
         return []
-    places = {"transformer": TRANSFORMERS, "LoRA": LORAS, "pair": (*PAIRS, *TRANSFORMERS)}
-    searches = {"transformer": _find_transformers, "LoRA": _find_loras, "pair": _find_pairs}
+    places = {"transformer": TRANSFORMERS, "LoRA": LORAS, "pair": (*PAIRS, *TRANSFORMERS), "upscaler": UPSCALERS}
+    searches = {"transformer": _find_transformers, "LoRA": _find_loras, "pair": _find_pairs, "upscaler": _find_upscalers}
     known, found = _list_known(folder), []
     for each in [kind] if kind else places:
         found += [file for name in places[each] if name in known for file in searches[each](known[name].resolve())]
@@ -121,6 +123,11 @@ def _find_pairs(folder: Path) -> Iterator[ModelFile]:
         denoiser = next((read_record(index.parent / name / "config.json") for name in ("transformer", "unet")), {})
         method = str((denoiser.get("quantization_config") or {}).get("quant_method", ""))
         yield ModelFile(index.parent, "pair", method, sum(file.stat().st_size for file in _list_files(index.parent, SAFETENSORS)))
+
+
+def _find_upscalers(folder: Path) -> Iterator[ModelFile]:
+    for file in _list_files(folder, SAFETENSORS, PICKLE):
+        yield ModelFile(file, "upscaler", "", file.stat().st_size)
 
 
 def _list_files(folder: Path, *suffixes: str) -> list[Path]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import Image as PILImage
+from PIL import ImageChops, ImageFilter
+
+if TYPE_CHECKING:
+    import torch
+
+CHANGED = 16  # of 255: from which difference of a colour on a place counts as changed
+MOSTLY_CHANGED = 0.7  # share of changed places above which nothing is kept
+EDGE = 256  # a picture has a soft edge of a pixel for so many pixels of its longer side
 
 
 def check_mask(picture: PILImage.Image, mask: PILImage.Image) -> None:
@@ -33,6 +42,27 @@ def keep_places(painted: PILImage.Image, before: PILImage.Image, stays: torch.Te
     left, top, width, height = inner_box(before.size, painted.size)
     mask = changed.resize(painted.size, PILImage.Resampling.NEAREST).crop((left, top, left + width, top + height))
     return composite_inside(painted, before, mask.resize(before.size, PILImage.Resampling.NEAREST))
+
+
+def keep_unchanged(painted: PILImage.Image, seen: PILImage.Image, before: PILImage.Image) -> PILImage.Image:
+    """`before` in its own size, with what was painted at the places whose colour changed, with a soft edge; elsewhere no pixel changes.
+
+    Args:
+        painted: in the painter's size.
+        seen: `before` as the painter saw it, in the size of `painted`.
+    """
+    edge = max(1, round(max(painted.size) / EDGE))
+    blurred = ImageChops.difference(painted, seen).filter(ImageFilter.GaussianBlur(edge))  # single pixels are a codec's noise
+    channels = blurred.split()
+    distance = ImageChops.lighter(ImageChops.lighter(channels[0], channels[1]), channels[2])
+    left, top, width, height = inner_box(before.size, painted.size)
+    inner = (left, top, left + width, top + height)
+    changed = distance.point(lambda value: 255 if value >= CHANGED else 0).crop(inner)
+    whole = painted.crop(inner).resize(before.size, PILImage.Resampling.LANCZOS)
+    if np.asarray(changed).mean() > 255 * MOSTLY_CHANGED:
+        return whole
+    grown = changed.filter(ImageFilter.MaxFilter(4 * edge + 1)).filter(ImageFilter.GaussianBlur(edge))
+    return PILImage.composite(whole, before, grown.resize(before.size, PILImage.Resampling.BILINEAR))
 
 
 def inner_box(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -173,7 +173,7 @@ class Arena:
                 shown += self._pending_html(part)
             else:
                 file = self.pictures.keep(part.picture, SHOWN_PIXELS)
-                full = self.pictures.keep(part.picture)
+                full = self.pictures.keep(part.picture, origin=part.origin)
                 image = f'<img src="{address(file)}" alt="{html.escape(alt_words(part, words))}">'
                 shown += f'<a href="{address(full)}" target="_blank" rel="noopener">{image}</a>'
         return shown or "<p>…</p>"

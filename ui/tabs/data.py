@@ -253,7 +253,7 @@ class Data:
         source = row.about.get("source", {})
         head = (
             f"<small>{at + 1:,} / {count:,} · {html.escape(source.get('file', row.file))}</small>"
-            f"<h3>{html.escape(row.title or row.file)}</h3>"
+            f"<h2>{html.escape(row.title or row.file)}</h2>"
         )
         reason = f"<b>{translate_html(row.step)}</b>: <span lang='en'>{html.escape(row.reason)}</span>"
         why = f"<p class='why'>{translate_html('Dropped at')} {reason}</p>" if row.step else ""

@@ -17,11 +17,13 @@ from gradio.components import Component
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry, PictureQuery
 from duogen.provenance import Origin
+from duogen.text_decoding import cut_text
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.pictures import UPLOAD_TYPES
 from ui.parts.shared import QUICK, Shared, Updates, catch_refusals, status_line
 
 PER_PAGE = 60
+TITLE_LETTERS = 400
 SORT_NAMES = {"new": "Newest first", "old": "Oldest first", "large": "Largest first"}
 HINT = "Choose a picture to see how it was made."
 FREEABLE = "Copies that can be made again and deleted items can be freed."
@@ -319,7 +321,7 @@ def size_words(count: int) -> str:
 def picture_title(entry: Entry) -> str:
     """The words under a picture in the grid, also for screen readers."""
     words = " ".join((entry.about.caption or entry.about.words).split())
-    return ("★ " if entry.about.favourite else "") + (words[:80] or translate("Brought in"))
+    return ("★ " if entry.about.favourite else "") + (cut_text(words, TITLE_LETTERS) or translate("Brought in"))
 
 
 ORIGINS: dict[str, str] = {

@@ -389,9 +389,12 @@ def found_html(found: Sequence[ModelFile]) -> str:
     """What was found in the folder of ComfyUI or Forge, and how it is used."""
     if not found:
         return f"<p>{translate_html('Nothing that can be opened is in this folder.')}</p>"
-    kinds = {"transformer": translate_html("Transformer"), "LoRA": "LoRA", "pair": translate_html("Pair")}
+    names = {"transformer": "Transformer", "LoRA": "LoRA", "pair": "Pair", "upscaler": "Upscaler"}
+    kinds = {kind: translate_html(name) for kind, name in names.items()}
     rows = [f"<tr><td>{html.escape(each.title())} · {kinds[each.kind]}</td></tr>" for each in found[:FOUND_SHOWN]]
-    how = translate_html("Transformers are chosen above, pairs in the list of pairs, LoRAs in the chat under Options, Adapters.")
+    how = translate_html(
+        "Transformers are chosen above, pairs in the list of pairs, LoRAs in the chat under Options, Adapters, upscalers in the Studio."
+    )
     return f"<p>{how}</p><div class='files'><table>{''.join(rows)}</table></div>"
 
 

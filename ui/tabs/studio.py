@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 from gradio.blocks import Block
+from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image
-from duogen.events import AnswerBuilder, Event, ImageStarted, ImageStep, TextDelta
+from duogen.events import AnswerBuilder, Event, ImageStarted, ImageStep, Notice, TextDelta
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry
 from duogen.options import Options
@@ -26,16 +28,27 @@ from duogen.picture_input import open_picture
 from duogen.text_decoding import clean_message
 from ui import STATIC
 from ui.parts.i18n import translate, translate_choices
-from ui.parts.picture_change import PLACES, REFERENCE, SOURCE, PictureChange, brush_mask, change_request, extend_canvas, scale_size
+from ui.parts.picture_change import (
+    PLACES,
+    REFERENCE,
+    SOURCE,
+    PictureChange,
+    brush_mask,
+    change_request,
+    extend_canvas,
+    lay_on_canvas,
+    scale_size,
+)
 from ui.parts.pictures import PictureBox
 from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, session_of, status_line
+from ui.tabs.studio_tools import TOOLS, RegionPicker, Reshaper, frame_html, version_caption
 
 MOST_CANVAS = 300
 OTHERS = 4
 BATCH = 4
 REDRAW_SECONDS = 0.2
-MARK, COMPARE, CHOOSE = "mark", "compare", "choose"
-VIEWS = {MARK: "Mark", COMPARE: "Before / after", CHOOSE: "Choose"}
+MARK, PICK, COMPARE, CHOOSE = "mark", "pick", "compare", "choose"
+VIEWS = {MARK: "Mark", PICK: "Tap", COMPARE: "Before / after", CHOOSE: "Choose"}
 KINDS = {SOURCE: "source: keep its pixels", REFERENCE: "reference: keep its looks"}
 PLACE_NAMES = {place: place.capitalize() for place in PLACES}
 CANVAS = STATIC / "canvas.js"
@@ -79,8 +92,15 @@ class Studio:
             height=420,
             elem_id="studio-editor",
         )
+        self.picker = RegionPicker(self.shared)
         self.slider = gr.ImageSlider(
-            label="Before and after", type="filepath", interactive=False, visible=False, height=420, elem_id="studio-slider"
+            label="Before and after",
+            show_label=False,
+            type="filepath",
+            interactive=False,
+            visible=False,
+            height=420,
+            elem_id="studio-slider",
         )
         self.choices = gr.Gallery(
             label="Choose one",
@@ -94,10 +114,13 @@ class Studio:
             elem_id="studio-choices",
         )
         self.preview = gr.HTML(visible=False, elem_id="studio-preview")
+        self._lay_out_versions()
+
+    def _lay_out_versions(self) -> None:
         self.strip = gr.Gallery(
             label="Versions",
             show_label=False,
-            height=112,
+            height=176,
             columns=12,
             fit_columns=False,
             allow_preview=False,
@@ -105,6 +128,7 @@ class Studio:
             buttons=[],
             elem_id="studio-strip",
         )
+        self.version = gr.HTML(elem_id="studio-version")
         with gr.Row(elem_classes="buttons"):
             self.undo = gr.Button("↶ Undo", size="sm", min_width=80)
             self.redo = gr.Button("↷ Redo", size="sm", min_width=80)
@@ -122,6 +146,7 @@ class Studio:
             self.change = gr.Button("Change", variant="primary", min_width=90, elem_id="studio-change")
             self.four = gr.Button("Four versions", min_width=110, elem_id="studio-four")
             self.stop = gr.Button("Stop", variant="stop", min_width=70, visible=False, elem_id="studio-stop")
+        self.reshaper = Reshaper(self.shared)
         with gr.Accordion("Canvas size", open=False, elem_id="studio-canvas"):
             self.canvas = gr.HTML(elem_id="studio-frame", js_on_load=CANVAS.read_text(encoding="utf-8"))
             self.width = gr.Slider(
@@ -154,8 +179,9 @@ class Studio:
         self.outputs = [
             self.open, self.current, self.listed, self.offered, self.upload, self.bench, self.view, self.editor, self.slider, self.choices,
             self.preview, self.strip, self.undo, self.redo, self.status, self.change, self.four, self.stop, self.width, self.height,
-            self.canvas,
+            self.canvas, self.picker.view, self.picker.picture, self.version,
         ]  # fmt: skip
+        self.views = [self.editor, self.slider, self.choices, self.picker.view]
         size = [self.width, self.height, self.anchor]
         others = [each for pair in self.others for each in pair]
         inputs: set[Block] = {self.current, self.view, self.editor, self.words, *size, *others, *self.shared.drawer.values()}
@@ -164,7 +190,9 @@ class Studio:
         gr.on([self.change.click, self.words.submit], self.make_one, inputs, self.outputs, **QUICK)
         self.four.click(self.make_four, inputs, self.outputs, **QUICK)
         self.stop.click(self.stop_painting, None, None, queue=False, **QUICK)
-        self.view.input(self.set_view, [self.view], [self.editor, self.slider, self.choices], **QUICK)
+        self.view.input(self.set_view, [self.view], self.views, **QUICK)
+        self.picker.wire(self.current, self.editor, self.status, [*self.views, self.view, self.status], self.show_marks)
+        self.reshaper.wire(self.current, self.editor, self.status, self.outputs, self.show)
         self.strip.select(self.pick, [self.listed], self.outputs, **QUICK)
         self.choices.select(self.pick, [self.offered], self.outputs, **QUICK)
         self.undo.click(self.show_parent, [self.current], self.outputs, **QUICK)
@@ -179,6 +207,7 @@ class Studio:
             self.view: gr.update(choices=translate_choices(VIEWS)),
             self.anchor: gr.update(choices=translate_choices(PLACE_NAMES)),
             self.status: status_line(READY),
+            **self.reshaper.list_again(),
         }
 
     def resume(self, open: str, shown: str) -> Updates:
@@ -213,7 +242,7 @@ class Studio:
         entry, family = gallery.entry(id), gallery.versions(id)
         names = {each.id: str(number) for number, each in enumerate(family, 1)}
         pictures = [(str(gallery.thumbnail(each)), version_caption(each, names)) for each in family]
-        before = str(next((each.file for each in family if each.id == entry.about.parent), entry.file))
+        about = html.escape(version_caption(entry, names))
         return {
             self.open: id,
             self.current: id,
@@ -221,9 +250,11 @@ class Studio:
             self.bench: gr.Row(visible=True),
             self.upload: gr.Image(visible=False),
             self.strip: gr.Gallery(value=pictures, selected_index=list(names).index(id)),
+            self.version: f"<p>{about}</p>",
+            **self.set_view(view),
             self.editor: gr.ImageEditor(value={"background": str(entry.file), "layers": [], "composite": None}, visible=view == MARK),
-            self.slider: gr.ImageSlider(value=(before, str(entry.file)), visible=view == COMPARE),
-            self.choices: gr.Gallery(visible=view == CHOOSE),
+            self.slider: gr.ImageSlider(value=(self._find_before(entry, family), str(entry.file)), visible=view == COMPARE),
+            self.picker.picture: str(entry.file),
             self.view: view,
             self.undo: gr.Button(interactive=entry.about.parent in names),
             self.redo: gr.Button(interactive=any(each.about.parent == id for each in family)),
@@ -233,9 +264,25 @@ class Studio:
             self.status: status_line(READY),
         }
 
+    def _find_before(self, entry: Entry, family: list[Entry]) -> str:
+        """The file of the version that this one was made from; laid where it is in this one, if that grew around it."""
+        parent = next((each for each in family if each.id == entry.about.parent), entry)
+        if (parent.width, parent.height) != (entry.width, entry.height) and entry.about.words not in TOOLS:
+            laid = lay_on_canvas(open_picture(parent.file), open_picture(entry.file))
+            if laid is not None:
+                return self.shared.previews.keep(laid)
+        return str(parent.file)
+
+    def show_marks(self, entry: Entry, layer: PILImage.Image) -> Iterator[Updates]:
+        """Show a picture in the editor with a layer over it."""
+        value: Any = {"background": str(entry.file), "layers": [layer], "composite": None}
+        size = entry.width, entry.height  # the editor lays layers on the middle of a canvas of its own size
+        yield self.set_view(MARK) | {self.view: MARK, self.editor: gr.ImageEditor(value=value, canvas_size=size, visible=True)}
+
     def set_view(self, view: str) -> Updates:
         return {
             self.editor: gr.ImageEditor(visible=view == MARK),
+            self.picker.view: gr.Column(visible=view == PICK),
             self.slider: gr.ImageSlider(visible=view == COMPARE),
             self.choices: gr.Gallery(visible=view == CHOOSE),
         }
@@ -337,7 +384,8 @@ class Studio:
         brought = [Image(open_picture(self.shared.gallery.entry(self._import_file(file)).file)) for file, _ in others]
         options = self.shared.options(values)
         asked = Conversation().say("user", Image(picture, mask=mask), *brought, change_request(words, [kind for _, kind in others]))
-        return PictureChange(entry, words, asked, replace(options, image=replace(options.image, max_images=1)))
+        before = picture if mask is None and not options.image.side and options.image.shape is None else None
+        return PictureChange(entry, words, asked, replace(options, image=replace(options.image, max_images=1)), before)
 
     def _paint_one(self, work: PictureChange, answer: AnswerBuilder, stop: threading.Event) -> Iterator[Updates]:
         """Follow one answer up to its first picture; the rest is not needed."""
@@ -362,6 +410,8 @@ class Studio:
         match event:
             case TextDelta():
                 return {self.status: status_line(answer.text().strip() or "Thinking ...", "busy")}
+            case Notice(words):
+                return {self.status: status_line(words, "busy")}
             case ImageStarted(_, _, steps):
                 return {self.status: status_line(f"Painting, step 0 of {steps} ...", "busy", share=0.0)}
             case ImageStep(_, step, steps, preview):
@@ -376,7 +426,9 @@ class Studio:
         return {self.status: gr.skip()}
 
     def _save(self, work: PictureChange, image: Image, options: Options) -> str:
-        before = work.entry
+        before, engine, picture = work.entry, self.shared.loading.engine, image.picture
+        if work.before and engine:
+            picture = engine.keep_unchanged(picture, work.before)
         about = PictureInfo(
             work.words,
             seed=options.seed,
@@ -386,8 +438,9 @@ class Studio:
             turn=before.about.turn,
             parent=before.id,
             root=before.about.root or before.id,
+            origin=image.origin or "",
         )
-        return self.shared.gallery.add(image.picture, about).id
+        return self.shared.gallery.add(picture, about).id
 
     def _render_offer(self, made: list[str]) -> Updates:
         entries = [self.shared.gallery.entry(id) for id in made]
@@ -422,27 +475,3 @@ class Studio:
             self.stop: gr.Button(visible=busy),
             self.preview: gr.HTML(visible=False),
         }
-
-
-def version_caption(entry: Entry, names: dict[str, str]) -> str:
-    """The number, origin and words of a version."""
-    came = names.get(entry.about.parent)
-    origin = f"{names[entry.id]} ← {came}" if came else names[entry.id]
-    words = " ".join(entry.about.words.split())
-    return f"{origin} {words[:40]}".strip()
-
-
-def frame_html(entry: Entry, size: tuple[int, int], place: str) -> str:
-    """A small view of the picture on its new canvas, with grips to pull, which `canvas.js` moves."""
-    shares = [old / max(new, old) for old, new in zip((entry.width, entry.height), size, strict=True)]
-    across, down = PLACES[place]
-    left, top = (100 * at * (1 - share) for at, share in zip((across, down), shares, strict=True))
-    file = html.escape(quote(str(entry.file), safe="/:"))
-    lies = f"left:{left:.2f}%;top:{top:.2f}%;width:{100 * shares[0]:.2f}%"
-    picture = f'<img src="gradio_api/file={file}" alt="" draggable="false" style="{lies}">'
-    grips = "".join(f'<span class="grip" data-side="{side}"></span>' for side in ("n", "e", "s", "w", "ne", "se", "sw", "nw"))
-    known = {"width": entry.width, "height": entry.height, "wide": 100 / shares[0], "high": 100 / shares[1], "across": across, "down": down}
-    data = " ".join(f'data-{name}="{value:g}"' for name, value in known.items())
-    name, pixels = html.escape(translate("The new canvas")), html.escape(translate(f"{size[0]} × {size[1]} pixels"))
-    box = f'<div class="frame" {data} style="aspect-ratio:{size[0]}/{size[1]}" role="img" aria-label="{name}">{picture}{grips}</div>'
-    return f"{box}<small>{pixels}</small>"
