@@ -17,7 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from duogen.conversation import Image
+from duogen.conversation import Image, Text
 from duogen.engine import Engine
 from duogen.hub.assemble import trained_folder
 from duogen.models.mllm import append_patch_positions
@@ -362,6 +362,16 @@ def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
         assert data.fewer[0, index].nonzero().flatten().tolist() == list(range(max(1, packed.last_segment(slot.bov))))
     latents = stage.encode(data.pixels)
     assert latents.shape == (1, 2, 8, 8, 8) and latents.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_task_another_begins_anew_after_the_picture_of_an_earlier_request(seed):
+    settings = CurriculumSettings(core_kinds=("house", "tree"), core_share=1.0)
+    earlier, first, later, answer, *_ = sample_dialogue(random.Random(seed), {"another": 1.0}, 4, settings)
+    assert [turn.role for turn in (earlier, first, later, answer)] == ["user", "assistant"] * 2
+    assert len(first.images()) == 1 and not later.images() and len(answer.images()) > 1
+    words = answer.parts[0]
+    assert isinstance(words, Text) and "Step 1. " in words.text, "an answer that is drawn part by part, from nothing"
 
 
 def test_training_visits_noise_as_sampling_does():
