@@ -9,6 +9,7 @@ import io
 import json
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
 import openai
@@ -113,7 +114,8 @@ def test_an_answer_that_was_cut_says_so():
     async def collect() -> list[str]:
         return [line async for line in Completion("tiny", []).stream(events(), False)]
 
-    last = json.loads(asyncio.run(collect())[-2].removeprefix("data: "))
+    with ThreadPoolExecutor(1) as pool:  # the browser of other tests has an event loop in this thread
+        last = json.loads(pool.submit(asyncio.run, collect()).result()[-2].removeprefix("data: "))
     assert last["choices"][0]["finish_reason"] == "length" and last["notices"] == whole["notices"]
 
 

@@ -146,7 +146,7 @@ def test_the_tab_speaks_the_language_of_the_browser(fast, tab, locale: str, name
 def settings(kind: type) -> set[str]:
     """Names and helps of a recipe's fields, as the tab shows them."""
     helps = {each.metadata.get("help") for each in fields(kind)} | {each.name.replace("_", " ").capitalize() for each in fields(kind)}
-    helps |= {f"## {each.metadata['label']}" for each in fields(kind) if "label" in each.metadata}
+    helps |= {f"## {each.metadata['label']}" for each in fields(kind) if each.metadata.get("label")}
     return helps - {None, "Mllm", "Dit"}
 
 
