@@ -773,9 +773,8 @@ class Engine:
         if picture is not plain:
             latents = self.painter.encode(picture, size)
         seconds = time.monotonic() - begun
-        image = Image(
-            picture, request.seed, seconds, alt=asked.prompt if asked else _last_line(reply), origin=self._find_origin(asked, masked)
-        )
+        alt, origin = asked.prompt if asked else _last_line(reply), self._find_origin(options, condition, masked)
+        image = Image(picture, request.seed, seconds, alt, origin=origin)
         if self.costs:
             self.costs.note(seconds, options)
         return PictureTry(image, latents, condition, segment, asked)
@@ -869,14 +868,11 @@ class Engine:
 
         return self.mllm.read_prompt(DEFAULT_NEGATIVE_PROMPT)[0]
 
-    def _find_origin(self, asked: PictureRequest | None, masked: Image | None) -> Origin:
+    def _find_origin(self, options: ImageOptions, condition: Any, masked: Image | None) -> Origin:
         """The origin of the next picture: a change of a brought one where it goes on from one, else painted whole."""
-        before = [slot.image for slot in self.memory.slots]
-        sources = before[-1:]
-        if asked:
-            named = [before[number - 1] for number in asked.sources if 0 < number <= len(before)]
-            sources = (named or before[::-1])[: self.pair.about.most_sources]
-        changed = masked is not None or any(image.origin is not Origin.PAINTED for image in sources)
+        takes = self.painter.takes_pictures(options)
+        sources = self.painter.find_sources(self.memory.frames, condition) if takes else []
+        changed = masked is not None or any(self.memory.slots[at].image.origin is not Origin.PAINTED for at in sources)
         return Origin.CHANGED if changed else Origin.PAINTED
 
     def _fill_prompt(self, asked: PictureRequest, reply: Reply) -> PictureRequest:

@@ -119,6 +119,9 @@ class Painter(Protocol):
     def takes_pictures(self, options: ImageOptions) -> bool:
         """Whether it sees the pictures before the one that it paints."""
 
+    def find_sources(self, frames: Frames, condition: Any) -> list[int]:
+        """The places of the earlier pictures that the next one goes on from, the main one first, where it takes pictures at all."""
+
     def source_shape(self, frames: Frames, condition: Any) -> tuple[int, int] | None:
         """(width, height) of the picture that the next one goes on from; `None` where it goes on from none."""
 

@@ -101,6 +101,10 @@ class CosmosPainter:
         """Whether it was taught to paint the next frame, or is to film."""
         return self.follows or self._films(options)
 
+    def find_sources(self, frames: Frames, condition: torch.Tensor) -> list[int]:
+        """The picture before."""
+        return [len(frames.past) - 1] if frames.past else []
+
     def source_shape(self, frames: Frames, condition: torch.Tensor) -> tuple[int, int] | None:
         """(width, height) of the picture before, like which the next one is shaped."""
         if not frames.past:

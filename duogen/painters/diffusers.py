@@ -336,6 +336,11 @@ class DiffusersPainter:
         """Whether the pipeline takes source pictures."""
         return "image" in self.accepted and self.about.most_sources > 0
 
+    def find_sources(self, frames: Frames, condition: PictureRequest) -> list[int]:
+        """Those that were named, then the latest, as many as the pipeline takes."""
+        named = [each - 1 for each in condition.sources if 0 < each <= len(frames.past)]
+        return [*named, *(each for each in reversed(range(len(frames.past))) if each not in named)][: self.about.most_sources]
+
     def source_shape(self, frames: Frames, condition: PictureRequest) -> tuple[int, int] | None:
         """(width, height) of the first of its source pictures."""
         sources = self.sources(frames, condition)
@@ -358,11 +363,9 @@ class DiffusersPainter:
         frames.past.append(latents)
 
     def sources(self, frames: Frames, asked: PictureRequest, masked: PILImage.Image | None = None) -> list[PILImage.Image]:
-        """Pictures the pipeline starts from: the marked one, those that were named, then the latest, as many as it takes."""
-        numbers = [each - 1 for each in asked.sources if 0 < each <= len(frames.past)]
-        numbers += [each for each in reversed(range(len(frames.past))) if each not in numbers]
-        pictures = [frames.past[each] for each in numbers]
-        return ([masked] if masked else [])[:1] + pictures[: self.about.most_sources - bool(masked)]
+        """Pictures the pipeline starts from: the marked one, then as `find_sources`, as many as it takes."""
+        pictures = [frames.past[each] for each in self.find_sources(frames, asked)]
+        return ([masked] if masked else []) + pictures[: self.about.most_sources - bool(masked)]
 
     def paint(self, frames: Frames, request: PaintRequest) -> Iterator[PaintStep]:
         """Paint a picture from its words and the pictures so far.

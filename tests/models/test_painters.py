@@ -40,7 +40,8 @@ def parameters_in(node: ast.FunctionDef) -> Parameters:
 
 
 def test_there_is_something_to_keep() -> None:
-    named = {"encode", "decode", "prepare_inpaint", "composite", "remember", "fill_cache", "paint", "takes_pictures", "source_shape"}
+    named = {"encode", "decode", "prepare_inpaint", "composite", "remember", "fill_cache", "paint", "takes_pictures"}
+    named |= {"source_shape", "find_sources"}
     assert named == set(METHODS)
     assert parameters_of(Painter.prepare_inpaint) == [("picture", False), ("mask", False), ("size", True)]
 

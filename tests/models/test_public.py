@@ -29,6 +29,7 @@ from duogen.models.pipeline import About
 from duogen.models.placement import DeviceSwapper, free, offload_with_hooks, swap_devices
 from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, preset_values
+from duogen.provenance import Origin
 from tests.support import public
 from tests.support.tiny import END, script
 from tests.support.waiting import until
@@ -112,6 +113,7 @@ def test_a_whole_reply(name, precision, offload, monkeypatch) -> None:
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Step 1. Step 2."
     for image in turn.images():
         assert max(image.picture.size) == SIDE and np.asarray(image.picture).std() > 0
+        assert image.origin is (Origin.PAINTED if blind else Origin.CHANGED)
     script(monkeypatch, engine.tokens, "Well.", END)
     again = list(engine.answer(events[-1].conversation.say("user", "And now?"), options()))[-1]
     assert again.stats.encoded_tokens < again.stats.prompt_tokens / 4, "the second turn reads what is new only"

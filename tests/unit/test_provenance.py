@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import pypdfium2
 import pytest
@@ -15,10 +16,12 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
 from duogen.conversation import Conversation, Image, load_conversation, save_conversation
+from duogen.events import ImageDone
 from duogen.library.export import as_html, as_pdf, as_zip
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.provenance import PNG_CHUNK, Origin, encode_picture, find_origin, write_packet
+from ui.chat.history import Answer, messages
 from ui.parts.pictures import PictureFolder
 
 TERM = b"http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -89,7 +92,15 @@ def test_the_library_keeps_it_through_download_and_import(tmp_path: Path) -> Non
     assert other.import_file(foreign)[0].about.origin == Origin.PAINTED, "another program painted it"
 
 
-def test_what_a_browser_saves_from_the_chat_carries_it(tmp_path: Path) -> None:
-    folder = PictureFolder(tmp_path, 9)
-    assert find_origin(Path(folder.keep(plain(1), origin=Origin.PAINTED))) is Origin.PAINTED
-    assert find_origin(Path(folder.keep(plain(2)))) is None
+@pytest.mark.parametrize("origin", [*Origin, None])
+def test_what_a_browser_saves_from_the_chat_carries_it(origin: Origin | None, tmp_path: Path) -> None:
+    """Also where the picture was shown before, and in its whole size since it is small."""
+    folder, talked = PictureFolder(tmp_path, 99), talk(origin)
+    painted = talked.path()[-1].images()[0]
+    folder.keep(painted.picture)
+    making = Answer(folder, folder)
+    making.take(ImageDone(0, painted))
+    shown = " ".join(part["text"] for message in messages(talked, {}, folder) for part in message["content"])
+    links = re.findall(r'(?:href|src)="gradio_api/file=([^"]+)"', shown)
+    marks = [find_origin(Path(unquote(link))) for link in links]
+    assert len(links) == 5 and marks == [None, None, origin, origin, origin], "two of what was brought; three of what was painted"

@@ -86,7 +86,7 @@ class Endpoint:
         return [{"text": part.text} if isinstance(part, Text) else self._render_picture(part) for part in parts]
 
     def _render_picture(self, image: Image) -> Part:
-        file = gr.FileData(path=self.pictures.keep(image.picture, origin=image.origin), mime_type="image/png").model_dump()
+        file = gr.FileData(path=self.pictures.keep_image(image), mime_type="image/png").model_dump()
         return {"image": file, "alt": image.alt, "seed": image.seed}
 
 

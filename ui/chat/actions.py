@@ -134,7 +134,7 @@ class ChatActions:
     def _edit(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         if turn.role == "user":
-            box = {"text": turn.text(), "files": [self.chat.pictures.keep(image.picture, origin=image.origin) for image in turn.images()]}
+            box = {"text": turn.text(), "files": [self.chat.pictures.keep_image(image) for image in turn.images()]}
             said = "Sending it makes a branch; the old one stays."
         else:
             box = {"text": write_words(turn), "files": []}
@@ -180,7 +180,7 @@ class ChatActions:
     def _use(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         given = values[self.chat.box] or EMPTY_BOX
-        files = [*given.get("files", []), self.chat.pictures.keep(turn.image_at(int(at)).picture)]
+        files = [*given.get("files", []), self.chat.pictures.keep_image(turn.image_at(int(at)))]
         if len(files) > UPLOADS:
             raise Refusal(f"Bring at most {UPLOADS} pictures with a message.")
         box = {self.chat.box: self.chat.free_box({"text": given.get("text") or "", "files": files})}

@@ -248,8 +248,9 @@ class Jobs:
         asked = kept.turns[turn.parent].text() if turn.parent in kept.turns else ""
         options, model = job.options(), self.loading.about["title"]
         for image in {id(image): image for each in turns for image in each.images()}.values():
-            about = PictureInfo(asked, image.alt, True, options.seed, model, asdict(options), job.task.chat, turn.id)
-            self.gallery.add(image.picture, replace(about, origin=image.origin or ""))
+            known = asdict(options)
+            about = PictureInfo(asked, image.alt, True, options.seed, model, known, job.task.chat, turn.id, origin=image.origin or "")
+            self.gallery.add(image.picture, about)
 
     def _remember(self, job: Job, turn: str, line: str) -> None:
         options = job.options()

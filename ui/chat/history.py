@@ -218,19 +218,19 @@ def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFold
 def question_picture(image: Image, number: int, pictures: PictureFolder) -> Message:
     """A picture of a question, with its number."""
     alt, mark = image.alt or translate(f"Your picture {number}"), f'<span class="number">{number}</span>'
-    return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt, pictures.keep(image.picture, origin=image.origin), mark, "brought")
+    return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt, pictures.keep_image(image), mark, "brought")
 
 
 def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image], pictures: PictureFolder) -> Message:
     """A picture of an answer with its buttons and its other versions."""
     at, image = block.at or 0, turn.image_at(block.at or 0)
-    full = pictures.keep(image.picture, origin=image.origin)
+    full = pictures.keep_image(image)
     name = html.escape(translate("Download"))
     save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
     bar = [*(button(command, name, turn.id, at) for command, name in PICTURE_BAR), save]
     below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in PICTURE_MENU])
     below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
-    return picture_part(pictures.keep(image.picture, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)
+    return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)
 
 
 def _drafts(image: Image, pictures: PictureFolder) -> str:
@@ -239,7 +239,7 @@ def _drafts(image: Image, pictures: PictureFolder) -> str:
         return ""
     shown = []
     for draft in image.drafts:
-        words, file = html.escape(last_sentences(draft.alt)), address(pictures.keep(draft.picture, SHOWN_PIXELS))
+        words, file = html.escape(last_sentences(draft.alt)), address(pictures.keep_image(draft, SHOWN_PIXELS))
         shown.append(f'<figure><img src="{file}" alt=""><figcaption>{words}</figcaption></figure>')
     name = html.escape(translate(f"{len(shown)} drafts"))
     return f'<details class="drafts"><summary>{name}</summary><div class="strip">{"".join(shown)}</div></details>'
@@ -259,7 +259,7 @@ def _versions(conversation: Conversation, turn: Turn, at: int, pictures: Picture
     shown = []
     for number, other in enumerate(same, 1):
         name = html.escape(translate(f"Version {number}"))
-        tile = f'<img src="{address(pictures.keep(other.image_at(at).picture, STRIP_PIXELS))}" alt="{name}">'
+        tile = f'<img src="{address(pictures.keep_image(other.image_at(at), STRIP_PIXELS))}" alt="{name}">'
         chosen = " chosen" if other.id == turn.id else ""
         shown.append(f'<button type="button" class="act tile{chosen}" value="branch {other.id}" title="{name}">{tile}</button>')
     return f'<div class="versions">{"".join(shown)}</div>'
@@ -322,7 +322,7 @@ class Answer(AnswerBuilder):
             case Notice(words):
                 self.status = words
             case ImageDone(_, image):
-                self.pictures.keep(image.picture, SHOWN_PIXELS)
+                self.pictures.keep_image(image, SHOWN_PIXELS)
 
     def finished_parts(self) -> tuple[Piece, ...]:
         """The complete parts, which stay if the answer ends now."""
@@ -339,7 +339,7 @@ class Answer(AnswerBuilder):
         """A picture that is painted, or while it is painted its preview, its words and the time left."""
         pending = block.picture
         if isinstance(pending, Image):
-            return picture_part(self.pictures.keep(pending.picture, SHOWN_PIXELS), alt_words(pending, block_words(block)))
+            return picture_part(self.pictures.keep_image(pending, SHOWN_PIXELS), alt_words(pending, block_words(block)))
         assert pending is not None
         words = last_sentences(block_words(block).strip().rpartition("\n")[2])
         name = html.escape(translate("Steps painted"))

@@ -292,7 +292,7 @@ class Chat:
     def _open_upload(self, file: Path, old: Turn | None) -> Image:
         """A picture from the box. Pictures of an edited question stay as they are."""
         for image in old.images() if old else []:
-            if Path(self.pictures.keep(image.picture)).name == file.name:
+            if Path(self.pictures.keep_image(image)).name == file.name:
                 return image
         return self.shared.add_upload(file)
 

@@ -117,8 +117,9 @@ class ArenaRounds:
         for side in made.sides.values():  # only now, because the library names the pair
             turn, options = side.finished()
             for image in turn.images():
-                about = PictureInfo(made.request().text(), image.alt, True, made.seed, side.contestant.title, asdict(options))
-                self.gallery.add(image.picture, replace(about, origin=image.origin or ""))
+                words, title, known = made.request().text(), side.contestant.title, asdict(options)
+                about = PictureInfo(words, image.alt, True, made.seed, title, known, origin=image.origin or "")
+                self.gallery.add(image.picture, about)
 
     def _run(self, made: Round) -> None:
         failure = ""

@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image as PILImage
 
+from duogen.conversation import Image
 from duogen.files import write_beside
 from duogen.provenance import Origin, encode_picture
 
@@ -49,12 +50,16 @@ class PictureFolder:
         found = sorted((file.stat().st_mtime, file, file.stat().st_size) for file in folder.glob("*.png"))
         self._files = {file: size for _, file, size in found}
         self.bytes = sum(self._files.values())
-        self._known: dict[tuple[int, int], Path] = {}  # by picture object while it lives: hashing costs more than showing
+        self._known: dict[tuple[int, int, Origin | None], Path] = {}  # by picture object while it lives: hashing costs more than showing
         self._lock = threading.Lock()
+
+    def keep_image(self, image: Image, most: int = 0) -> str:
+        """As `keep`, with the image's origin, which every file must carry that a browser can save."""
+        return self.keep(image.picture, most, image.origin)
 
     def keep(self, picture: PILImage.Image, most: int = 0, origin: Origin | None = None) -> str:
         """The path of a file that holds `picture` and its origin, made smaller to `most` pixels a side if that is not 0."""
-        key = (id(picture), most)
+        key = (id(picture), most, origin)
         with self._lock:
             file = self._known.get(key)
             if file is None:
@@ -73,8 +78,8 @@ class PictureFolder:
         if most and max(picture.size) > most:
             picture = picture.copy()
             picture.thumbnail((most, most))
-        size = f"{picture.width}x{picture.height}".encode()
-        file = self.folder / (hashlib.sha256(size + picture.tobytes()).hexdigest()[:32] + ".png")
+        named = f"{picture.width}x{picture.height}{origin or ''}".encode()
+        file = self.folder / (hashlib.sha256(named + picture.tobytes()).hexdigest()[:32] + ".png")
         if not file.exists():
             write_beside(file, encode_picture(picture, "PNG", origin, compress_level=1))
         return file

@@ -133,7 +133,7 @@ class Arena:
     def _render(self, found: Round) -> Updates:
         """Updates for the whole round."""
         running = found.phase == "running"
-        pictures = [f'<img src="{address(self.pictures.keep(image.picture, SHOWN_PIXELS))}" alt="">' for image in found.request().images()]
+        pictures = [f'<img src="{address(self.pictures.keep_image(image, SHOWN_PIXELS))}" alt="">' for image in found.request().images()]
         return self._render_answers(found) | {
             self.round: found.id,
             self.timer: gr.Timer(active=running),
@@ -172,8 +172,8 @@ class Arena:
             elif isinstance(part, PendingPicture):
                 shown += self._pending_html(part)
             else:
-                file = self.pictures.keep(part.picture, SHOWN_PIXELS)
-                full = self.pictures.keep(part.picture, origin=part.origin)
+                file = self.pictures.keep_image(part, SHOWN_PIXELS)
+                full = self.pictures.keep_image(part)
                 image = f'<img src="{address(file)}" alt="{html.escape(alt_words(part, words))}">'
                 shown += f'<a href="{address(full)}" target="_blank" rel="noopener">{image}</a>'
         return shown or "<p>…</p>"
