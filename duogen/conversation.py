@@ -225,7 +225,9 @@ def load_conversation(folder: Path, lazily: bool = False) -> Conversation:
     load_mask = partial(_find_mask if lazily else _load_mask, folder / "images", {})
     turns = {}
     for entry in payload["turns"]:
-        parts = tuple(_load_piece(part, load_picture, load_mask) for part in entry["parts"])
+        parts = tuple(
+            Text(part["text"]) if part["type"] == "text" else _load_image(part, load_picture, load_mask) for part in entry["parts"]
+        )
         turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"])
     return Conversation(turns, payload["head"], payload["id"], payload["title"])
 
@@ -280,13 +282,13 @@ def _check_types(payload: dict[str, Any]) -> None:
     for turn in payload["turns"]:
         _expect(turn["id"], str, "the id of a turn")
         for part in turn["parts"]:
-            _check_piece(part)
+            if part["type"] == "text":
+                part["text"] = clean_text(_expect(part["text"], str, "a text"))
+            else:
+                _check_image(part)
 
 
-def _check_piece(part: dict[str, Any]) -> None:
-    if part["type"] == "text":
-        part["text"] = clean_text(_expect(part["text"], str, "a text"))
-        return
+def _check_image(part: dict[str, Any]) -> None:
     _expect(part["file"], str, "the name of a picture")
     _expect(part.get("mask", ""), str, "the name of a mask")
     _expect(part["seed"], int | None, "a seed")
@@ -295,7 +297,7 @@ def _check_piece(part: dict[str, Any]) -> None:
     if part.get("origin") not in (None, *Origin):
         raise _OtherType("the origin of a picture is none of those that DuoGen writes")
     for draft in _expect(part.get("drafts", []), list, "the drafts of a picture"):
-        _check_piece(draft)
+        _check_image(draft)
 
 
 def _expect(value: Any, kind: Any, name: str) -> Any:
@@ -316,15 +318,17 @@ def _check_tree(turns: list[dict[str, Any]], head: str | None) -> None:
 
 
 def _save_piece(part: Piece, images: Path) -> dict:
-    if isinstance(part, Text):
-        return {"type": "text", "text": clean_text(part.text)}
+    return {"type": "text", "text": clean_text(part.text)} if isinstance(part, Text) else _save_image(part, images)
+
+
+def _save_image(part: Image, images: Path) -> dict:
     if isinstance(part.source, StoredPicture) and part.source.file.parent == images:
         file = part.source.file.name  # it is there already, damaged or not
     else:
         file = _save_picture(part.picture, images, part.origin)
     entry = {"type": "image", "file": file, "seed": part.seed, "seconds": part.seconds, "alt": clean_text(part.alt)}
     if part.drafts:
-        entry["drafts"] = [_save_piece(each, images) for each in part.drafts]
+        entry["drafts"] = [_save_image(each, images) for each in part.drafts]
     if part.origin:
         entry["origin"] = part.origin
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
@@ -338,13 +342,11 @@ def _save_picture(picture: PILImage.Image, images: Path, origin: Origin | None =
     return name
 
 
-def _load_piece(
+def _load_image(
     entry: dict, load_picture: Callable[[str], PILImage.Image | StoredPicture], load_mask: Callable[[str], PILImage.Image | None]
-) -> Piece:
-    if entry["type"] == "text":
-        return Text(entry["text"])
+) -> Image:
     mask = load_mask(entry["mask"]) if "mask" in entry else None
-    drafts = tuple(piece for each in entry.get("drafts", ()) if isinstance(piece := _load_piece(each, load_picture, load_mask), Image))
+    drafts = tuple(_load_image(each, load_picture, load_mask) for each in entry.get("drafts", ()))
     older = Origin.PAINTED if entry["seed"] is not None else None  # written before origins were
     origin = Origin(entry["origin"]) if entry.get("origin") else older
     image = Image(load_picture(entry["file"]), entry["seed"], entry["seconds"], entry["alt"], mask, drafts, origin)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PILImage
 
+from duogen.models.transformer_files import SAFETENSORS
 from duogen.models.weight_files import check_file, read_header
 
 if TYPE_CHECKING:  # whoever only wants to know what there is need not import it
@@ -18,7 +19,6 @@ if TYPE_CHECKING:  # whoever only wants to know what there is need not import it
 PACKAGE = "spandrel"
 LANCZOS_SCALE = 2
 TILE, OVERLAP = 384, 32  # pixels of what an upscaler is given at once
-SAFETENSORS = ".safetensors"
 
 
 def is_installed() -> bool:

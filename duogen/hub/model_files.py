@@ -10,7 +10,7 @@ from pathlib import Path
 
 from duogen.files import read_record, write_beside
 from duogen.models.lora_files import read_lora
-from duogen.models.transformer_files import GGUF, SAFETENSORS, TEXT_ENCODERS, read_architecture, read_transformer
+from duogen.models.transformer_files import DENOISERS, GGUF, SAFETENSORS, TEXT_ENCODERS, read_architecture, read_transformer
 from duogen.paths import data_home
 
 SETTINGS, FIELD = "settings.json", "models_folder"
@@ -120,7 +120,8 @@ def _find_loras(folder: Path) -> Iterator[ModelFile]:
 
 def _find_pairs(folder: Path) -> Iterator[ModelFile]:
     for index in folder.rglob(INDEX):
-        denoiser = next((read_record(index.parent / name / "config.json") for name in ("transformer", "unet")), {})
+        configs = (read_record(index.parent / name / "config.json") for name in DENOISERS)
+        denoiser = next(filter(None, configs), {})
         method = str((denoiser.get("quantization_config") or {}).get("quant_method", ""))
         yield ModelFile(index.parent, "pair", method, sum(file.stat().st_size for file in _list_files(index.parent, SAFETENSORS)))
 

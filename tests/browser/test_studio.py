@@ -254,7 +254,7 @@ def test_upscalers_of_the_models_folder_enlarge(studio: Studio, values: dict, tm
     assert [each.path.name for each in find_model_files("upscaler")] == ["other.pth", "wrong.pth"]
     with monkeypatch.context() as without:
         without.setattr("duogen.upscale.PACKAGE", "no_such_package")
-        assert [value for _, value in list_upscalers()] == [LANCZOS] and "spandrel" in upscalers_html()
+        assert [value for _, value in list_upscalers()] == [LANCZOS] and "spandrel" in upscalers_html(list_upscalers())
         with pytest.raises(ValueError, match="pip install"):
             open_upscaler(folder / "other.pth")
     compact = pytest.importorskip("spandrel.architectures.Compact.__arch.SRVGG", reason="upscalers need spandrel")

@@ -16,7 +16,6 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation, Image
 from duogen.events import Event, Events, Failed, ImageDone, ImageStep, Notice
 from duogen.options import Options
-from duogen.provenance import Origin
 from duogen.text_decoding import clean_message
 from ui.api.chat import OPTIONS, RANGES, clamp_options, unread_fields
 from ui.api.pictures import FORMATS, decode_address, encode_base64, find_address, mark_transparent, read_picture
@@ -62,11 +61,11 @@ class Output:
             raise RequestError("output_compression must be from 0 to 100.", param="output_compression")
         return cls(FORMATS[name].lower(), max(1, quality), asked.get("response_format") == "url")
 
-    def encode(self, picture: PILImage.Image, origin: Origin | None = None) -> str:
-        return encode_base64(picture, self.format.upper(), self.quality, origin)
+    def encode(self, image: Image) -> str:
+        return encode_base64(image, self.format.upper(), self.quality)
 
     def entry(self, image: Image) -> dict[str, str]:
-        data = self.encode(image.picture, image.origin)
+        data = self.encode(image)
         return {"url": f"data:image/{self.format};base64,{data}"} if self.as_url else {"b64_json": data}
 
 
@@ -233,7 +232,7 @@ class Painted:
                 async for event in follow(index):
                     self.take(event)
                     if isinstance(event, ImageStep) and event.preview and partial < self.asked.partial:
-                        yield await asyncio.to_thread(self._line, "partial_image", event.preview, {"partial_image_index": partial})
+                        yield await asyncio.to_thread(self._line, "partial_image", Image(event.preview), {"partial_image_index": partial})
                         partial += 1
                     if isinstance(event, ImageDone):
                         notices = {"notices": list(dict.fromkeys(self.notices))} if self.notices else {}
@@ -241,8 +240,7 @@ class Painted:
         except RequestError as wrong:
             yield error_line(wrong)
 
-    def _line(self, name: str, picture: PILImage.Image | Image, more: dict[str, Any]) -> str:
+    def _line(self, name: str, image: Image, more: dict[str, Any]) -> str:
         kind = f"{self.asked.kind}.{name}"
-        plain, origin = (picture.picture, picture.origin) if isinstance(picture, Image) else (picture, None)
-        data = {"type": kind, "b64_json": self.asked.output.encode(plain, origin), "created_at": self.begun, "quality": "auto"}
-        return sse_line({**data, **self._form(plain), **more}, kind)
+        data = {"type": kind, "b64_json": self.asked.output.encode(image), "created_at": self.begun, "quality": "auto"}
+        return sse_line({**data, **self._form(image.picture), **more}, kind)

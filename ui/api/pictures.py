@@ -14,7 +14,7 @@ from PIL import ImageOps
 
 from duogen.conversation import Image
 from duogen.picture_input import open_picture
-from duogen.provenance import Origin, encode_picture, find_origin
+from duogen.provenance import encode_picture, find_origin
 from ui.api.requests import RequestError
 
 PICTURE_SIDE = 1536  # a photo from a phone takes 150 MB of memory, and no pair sees more
@@ -126,11 +126,11 @@ def _find_transparent(brought: bytes, size: tuple[int, int]) -> PILImage.Image |
     return mask if mask.getbbox() else None
 
 
-def encode_base64(picture: PILImage.Image, kind: str = "PNG", quality: int = 100, origin: Origin | None = None) -> str:
+def encode_base64(image: Image, kind: str = "PNG", quality: int = 100) -> str:
     """A picture as base64. `quality`, from 1 to 100, is of JPEG and WebP."""
     settings = {} if kind == "PNG" else {"quality": quality}
-    return base64.b64encode(encode_picture(picture, kind, origin, **settings)).decode()
+    return base64.b64encode(encode_picture(image.picture, kind, image.origin, **settings)).decode()
 
 
 def data_url(image: Image) -> str:
-    return "data:image/png;base64," + encode_base64(image.picture, origin=image.origin)
+    return "data:image/png;base64," + encode_base64(image)

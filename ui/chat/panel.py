@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -230,13 +229,13 @@ class Chat:
 
     def _make_thumbnails(self, entries: list[Entry]) -> Callable[[Entry], Path | None]:
         """Small pictures of conversations; of those that are not there yet a few are made now."""
-        thumbnails, left = self.shared.gallery.thumbnails, itertools.repeat(None, NEW_THUMBNAILS)
+        thumbnails, places = self.shared.gallery.thumbnails, iter(range(NEW_THUMBNAILS))
 
         def find(entry: Entry) -> Path | None:
             if entry.picture is None:
                 return None
             file = thumbnails.find(entry.picture.stem)
-            if file is None and next(left, self) is None:
+            if file is None and next(places, None) is not None:
                 with contextlib.suppress(ValueError):
                     file = thumbnails.make(entry.picture.stem, open_picture(entry.picture, letterbox=True))
             return file

@@ -26,17 +26,18 @@ const printGuide = async (command) => {
   document.getElementById('printed')?.remove();
   const frame = Object.assign(document.createElement('iframe'), { id: 'printed', title: file.name });
   frame.sandbox = 'allow-same-origin allow-modals'; // no scripts, whatever an answer says
-  frame.srcdoc = new TextDecoder().decode(Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0)));
+  frame.srcdoc = decodePage(file.data);
   frame.onload = () => frame.contentWindow.print();
   document.body.append(frame);
 };
+
+const decodePage = data => new TextDecoder().decode(Uint8Array.from(atob(data), letter => letter.charCodeAt(0)));
 
 // The guide of an answer is its exported web page. The address names it by its conversation and its turn.
 findGuide = async key => {
   const file = await server.pack('html ' + key.replace('/', ' '));
   if (file.error) return sendCommand('say ' + file.error);
-  const words = new TextDecoder().decode(Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0)));
-  return new DOMParser().parseFromString(words, 'text/html').querySelector('section[data-steps]');
+  return new DOMParser().parseFromString(decodePage(file.data), 'text/html').querySelector('section[data-steps]');
 };
 openFromAddress();
 

@@ -207,7 +207,6 @@ class Studio:
             self.view: gr.update(choices=translate_choices(VIEWS)),
             self.anchor: gr.update(choices=translate_choices(PLACE_NAMES)),
             self.status: status_line(READY),
-            **self.reshaper.list_again(),
         }
 
     def resume(self, open: str, shown: str) -> Updates:

@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 
 from duogen.hub.model_files import PICKLE, find_model_files
 from duogen.library.pictures import Entry
+from duogen.models.transformer_files import SAFETENSORS
 from duogen.paths import data_home
 from duogen.picture_input import open_picture
 from duogen.provenance import Origin
@@ -28,10 +29,10 @@ from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, sta
 
 CROPPED, TURNED, ENLARGED = "Cropped", "Turned", "Enlarged"
 TOOLS = (CROPPED, TURNED, ENLARGED)  # the words of versions that these tools made
-LANCZOS = "lanczos"
+LANCZOS, LANCZOS_TITLE = "lanczos", "Lanczos, twice as large"
 LARGEST_UPSCALER = 2 << 30  # bytes
 TOLERANCE = 24
-UPSCALER_TYPES = [".safetensors", PICKLE]
+UPSCALER_TYPES = [SAFETENSORS, PICKLE]
 ShowMarks = Callable[[Entry, PILImage.Image], Iterator[Updates]]
 MARKED = "Marked. Paint more or erase, then say what belongs there."
 
@@ -114,9 +115,10 @@ class Reshaper:
                 self.left = gr.Button("↺ Turn left", size="sm", min_width=100)
                 self.right = gr.Button("↻ Turn right", size="sm", min_width=100, elem_id="studio-right")
             with gr.Row(elem_classes="pick"):
-                self.by = gr.Dropdown(list_upscalers(), value=LANCZOS, label="Enlarge by", min_width=160, elem_id="studio-by")
+                own = (translate(LANCZOS_TITLE), LANCZOS)  # the others are looked for when the drawer is opened
+                self.by = gr.Dropdown([own], value=LANCZOS, label="Enlarge by", min_width=160, elem_id="studio-by")
                 self.enlarge = gr.Button("Enlarge", min_width=90, scale=0, elem_id="studio-enlarge")
-            self.about = gr.HTML(upscalers_html(), elem_id="studio-upscalers")
+            self.about = gr.HTML(elem_id="studio-upscalers")
             self.bring = gr.UploadButton("Bring an upscaler", file_types=UPSCALER_TYPES, size="sm", elem_id="studio-bring")
 
     def wire(self, current: gr.State, editor: gr.ImageEditor, status: gr.HTML, outputs: list, show: Callable[[str], Updates]) -> None:
@@ -131,7 +133,8 @@ class Reshaper:
 
     def list_again(self) -> Updates:
         """The upscalers that are there now."""
-        return {self.by: gr.update(choices=list_upscalers()), self.about: upscalers_html()}
+        found = list_upscalers()
+        return {self.by: gr.update(choices=found), self.about: upscalers_html(found)}
 
     def crop_marked(self, shown: str, drawn: dict | None) -> Iterator[Updates]:
         """Crop to the box around what is marked."""
@@ -167,8 +170,10 @@ class Reshaper:
         """Keep a changed picture as a version; `painted` says that a model made its pixels."""
         entry = self.shared.gallery.entry(shown)
         about, picture = entry.about, change(open_picture(entry.file))
-        made = replace(about, words=words, caption=about.caption or about.words, made=time.time(), favourite=False)
-        made = replace(made, parent=entry.id, root=about.root or entry.id)
+        made = replace(
+            about, words=words, caption=about.caption or about.words, made=time.time(), favourite=False, parent=entry.id,
+            root=about.root or entry.id,
+        )  # fmt: skip
         if painted:
             made = replace(made, origin=about.origin or Origin.CHANGED, painted=True)
         yield self.show(self.shared.gallery.add(picture, made).id)
@@ -179,8 +184,9 @@ class Reshaper:
             open_upscaler(Path(brought))
             file = keep_weights(Path(brought), upscalers_home(), LARGEST_UPSCALER)
         except ValueError as error:
-            return gr.skip(), upscalers_html(), status_line(str(error).replace(brought, Path(brought).name), "bad")
-        return gr.update(choices=list_upscalers(), value=str(file)), upscalers_html(), status_line(f"{file.name} is here now.")
+            return gr.skip(), upscalers_html(list_upscalers()), status_line(str(error).replace(brought, Path(brought).name), "bad")
+        found = list_upscalers()
+        return gr.update(choices=found, value=str(file)), upscalers_html(found), status_line(f"{file.name} is here now.")
 
 
 def crop_to_marks(picture: PILImage.Image, layers: list[PILImage.Image]) -> PILImage.Image:
@@ -207,15 +213,15 @@ def list_upscalers() -> list[tuple[str, str]]:
     """Names and files of the upscalers that can be opened, after Lanczos, which is always there."""
     own = [file for file in sorted(upscalers_home().glob("*")) if file.suffix in UPSCALER_TYPES]
     found = [*own, *(each.path for each in find_model_files("upscaler"))] if is_installed() else []
-    return [(translate("Lanczos, twice as large"), LANCZOS), *((file.name, str(file)) for file in found)]
+    return [(translate(LANCZOS_TITLE), LANCZOS), *((file.name, str(file)) for file in found)]
 
 
-def upscalers_html() -> str:
+def upscalers_html(found: list[tuple[str, str]]) -> str:
     """Why pictures are enlarged by Lanczos only, and what to do; "" where there is an upscaler."""
     words = "There is no upscaler here, so Lanczos enlarges; bring the weights of one for finer detail."
     if not is_installed():
         words = "Lanczos enlarges; for trained upscalers, install the package spandrel."
-    return f"<small>{translate_html(words)}</small>" if len(list_upscalers()) == 1 else ""
+    return f"<small>{translate_html(words)}</small>" if len(found) == 1 else ""
 
 
 def version_caption(entry: Entry, names: dict[str, str]) -> str:
