@@ -62,11 +62,11 @@ def recipe() -> Conversation:
 
 
 @pytest.fixture
-def exported(browser, tmp_path: Path):
+def open_export(browser, tmp_path: Path):
     """Opens a conversation as an exported web page from a file."""
     contexts, errors = [], []
 
-    def opened(conversation: Conversation, hash: str = "", **look):
+    def open_file(conversation: Conversation, hash: str = "", **look):
         (tmp_path / "guide.html").write_text(as_html(conversation), encoding="utf-8")
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 820}, **look}))
         page = contexts[-1].new_page()
@@ -76,7 +76,7 @@ def exported(browser, tmp_path: Path):
         page.goto((tmp_path / "guide.html").as_uri() + hash)
         return page
 
-    yield opened
+    yield open_file
     for context in contexts:
         context.close()
     assert not errors
@@ -105,8 +105,8 @@ def test_the_only_script_of_an_export_is_the_one_that_its_policy_names() -> None
 
 
 @browser_only
-def test_times_in_the_words_are_found(exported) -> None:
-    page = exported(recipe())
+def test_times_in_the_words_are_found(open_export) -> None:
+    page = open_export(recipe())
     found = page.evaluate(
         "texts => texts.map(text => findTimes(text).map(({ at, end, seconds }) => [text.slice(at, end), seconds]))",
         [text for text, _ in TIMES],
@@ -117,8 +117,8 @@ def test_times_in_the_words_are_found(exported) -> None:
 
 
 @browser_only
-def test_an_exported_guide_is_followed_without_a_server(exported) -> None:
-    page = exported(recipe())
+def test_an_exported_guide_is_followed_without_a_server(open_export) -> None:
+    page = open_export(recipe())
     page.click(".follow-start")
     assert progress(page) == "Before you start" and page.locator(".follow li input").count() == 3
     page.check(".follow li input >> nth=1")
@@ -141,8 +141,8 @@ def test_an_exported_guide_is_followed_without_a_server(exported) -> None:
 
 
 @browser_only
-def test_a_timer_counts_down_rings_and_outlives_a_reload(exported) -> None:
-    page = exported(recipe(), "#follow/1/3")
+def test_a_timer_counts_down_rings_and_outlives_a_reload(open_export) -> None:
+    page = open_export(recipe(), "#follow/1/3")
     page.clock.install(time=NOON)
     page.reload()
     page.clock.pause_at(NOON + timedelta(hours=1))
@@ -163,10 +163,10 @@ def test_a_timer_counts_down_rings_and_outlives_a_reload(exported) -> None:
 
 
 @browser_only
-def test_a_guide_reads_aloud_and_is_swiped_in_its_direction(exported) -> None:
+def test_a_guide_reads_aloud_and_is_swiped_in_its_direction(open_export) -> None:
     words = ["الخطوة 1. ارسم مربعاً.\n", "الخطوة 2. ارسم دائرة.\n"]
     parts = [part for each in words for part in (each, PILImage.new("RGB", (8, 8)))]
-    page = exported(Conversation().say("user", "كيف أرسم بيتاً؟").say("assistant", *parts), has_touch=True)
+    page = open_export(Conversation().say("user", "كيف أرسم بيتاً؟").say("assistant", *parts), has_touch=True)
     page.evaluate("""() => {
         window.spoken = [];
         speechSynthesis.speak = said => window.spoken.push([said.lang, said.text]);
@@ -205,8 +205,8 @@ def test_an_answer_is_followed_in_the_page(fast, tab) -> None:
 
 @browser_only
 @pytest.mark.parametrize(("width", "theme"), LOOKS)
-def test_following_fits_every_screen(exported, width: int, theme: str) -> None:
-    page = exported(recipe(), "#follow/1/3", viewport={"width": width, "height": 844 if width < 600 else 800}, color_scheme=theme)
+def test_following_fits_every_screen(open_export, width: int, theme: str) -> None:
+    page = open_export(recipe(), "#follow/1/3", viewport={"width": width, "height": 844 if width < 600 else 800}, color_scheme=theme)
     page.click(".follow-timer")
     assert faults(page, ".follow") == [] and overflow_width(page) <= 0
     settle(page)

@@ -78,7 +78,7 @@ def sketch(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["qwen_edit", "cosmos"])
-def untuned(request, tmp_path_factory):
+def public_pair(request, tmp_path_factory):
     folder = getattr(public, request.param)(tmp_path_factory.mktemp(request.param))
     load = LoadOptions(device="cpu", precision="fp32", painter_precision="fp32", picture_side=64)
     with pytest.MonkeyPatch.context() as patch:
@@ -163,9 +163,9 @@ def test_both_models_go_on_from_the_picture_that_stays(sketch, monkeypatch, new)
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_an_untuned_mllm_words_the_correction(untuned, monkeypatch, new) -> None:
+def test_an_untuned_mllm_words_the_correction(public_pair, monkeypatch, new) -> None:
     """The context then holds the words that the kept picture was painted from, as the conversation does."""
-    looked, plain = Engine(untuned), Engine(untuned)
+    looked, plain = Engine(public_pair), Engine(public_pair)
     critic = criticise(monkeypatch, Scripted(1, "a house, its roof is red", new))
     events = answer(looked, monkeypatch, options(1))
     seeds = [event.seed for event in events if isinstance(event, ImageStarted)]
@@ -211,9 +211,9 @@ def test_a_try_that_comes_to_nothing_leaves_the_picture_before(sketch, monkeypat
     assert (Notice("It does not fit.") in events) == (how == "failed")
 
 
-def test_the_critic_reads_beside_the_conversation(untuned, monkeypatch) -> None:
+def test_the_critic_reads_beside_the_conversation(public_pair, monkeypatch) -> None:
     """With a real MLLM, whose verdict is scripted: what the conversation's context holds stays as it was."""
-    engine, picture = Engine(untuned), PILImage.new("RGB", (64, 64), "red")
+    engine, picture = Engine(public_pair), PILImage.new("RGB", (64, 64), "red")
     context = engine.memory.context
     engine.mllm.prefill(context, engine.tokens.pack(Conversation().say("user", "Hello.").path()))
     before = [each.clone() for layer in context.cache.layers for each in (layer.keys, layer.values)]

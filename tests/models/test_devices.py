@@ -69,7 +69,7 @@ def test_the_double_refuses_what_torch_refuses(act) -> None:
         assert works("cuda:0", "cuda:1") == works("meta", "cpu") == (act in FINE)
 
 
-def answered(folder: Path, device: str, said: tuple, monkeypatch, **load: str) -> tuple[Engine, list[np.ndarray]]:
+def answer_on(folder: Path, device: str, said: tuple, monkeypatch, **load: str) -> tuple[Engine, list[np.ndarray]]:
     whole = LoadOptions(device=device, precision="fp32", painter_precision="fp32", attention="native", picture_side=SIDE, **load)
     engine = Engine.open(folder, load=whole)
     script(monkeypatch, engine.tokens, *said, END)
@@ -82,7 +82,7 @@ def answered(folder: Path, device: str, said: tuple, monkeypatch, **load: str) -
 def test_a_pair_on_two_gpus_paints_what_it_paints_on_one(name, offload, tmp_path, monkeypatch) -> None:
     write, said = PAIRS[name]
     folder = write(tmp_path / name)
-    _, wanted = answered(folder, "cpu", said, monkeypatch)
+    _, wanted = answer_on(folder, "cpu", said, monkeypatch)
     gpus, work = TwoGPUs(), PipelineRun._work
 
     def work_there(self: PipelineRun) -> None:  # modes are of one thread
@@ -91,7 +91,7 @@ def test_a_pair_on_two_gpus_paints_what_it_paints_on_one(name, offload, tmp_path
 
     monkeypatch.setattr(PipelineRun, "_work", work_there)
     with gpus:
-        engine, made = answered(folder, "cuda:0,cuda:1", said, monkeypatch, offload=offload)
+        engine, made = answer_on(folder, "cuda:0,cuda:1", said, monkeypatch, offload=offload)
         assert (str(engine.mllm.model.device), engine.device, engine.devices) == ("cuda:0", "cuda:1", ["cuda:0", "cuda:1"])
     planned = engine.plan.line() if engine.plan else ""
     assert "The language model needs" in planned and "The painter needs" in planned

@@ -42,7 +42,7 @@ def ask(words: str = "Draw a red house.") -> Conversation:
     return Conversation().say("user", words)
 
 
-def said(drafts: tuple[Image, ...]) -> tuple[str, ...]:
+def words_of(drafts: tuple[Image, ...]) -> tuple[str, ...]:
     return tuple(each.alt for each in drafts)
 
 
@@ -61,7 +61,7 @@ def test_the_last_draft_is_the_picture_and_the_words_come_before_it(engine, monk
     assert [draft.number for draft in drafts] == [1, 2] and drafts[0].image.picture.tobytes() != drafts[1].image.picture.tobytes()
     words, image = events[-1].conversation.path()[-1].parts
     assert isinstance(words, Text) and words.text == WORDS and isinstance(image, Image)
-    assert image.picture.tobytes() == drafts[1].image.picture.tobytes() and said(image.drafts) == STEPS and image.alt == WORDS
+    assert image.picture.tobytes() == drafts[1].image.picture.tobytes() and words_of(image.drafts) == STEPS and image.alt == WORDS
     assert [each.picture for each in image.drafts] == [each.image.picture for each in drafts]
     assert events[-1].stats.images == 1 and events[-1].stats.stopped == "end"
 
@@ -96,8 +96,8 @@ def test_a_picture_is_painted_again_by_the_words_of_its_drafts(engine, monkeypat
     *_, done = engine.answer(ask(), options())
     words, image = done.conversation.path()[-1].parts
     begun = ask().say("assistant", words)
-    *_, again = engine.stream_image(begun, options(seed=seed), drafts=said(image.drafts))
-    assert isinstance(again, ImageDone) and said(again.image.drafts) == STEPS and again.image.alt == WORDS
+    *_, again = engine.stream_image(begun, options(seed=seed), drafts=words_of(image.drafts))
+    assert isinstance(again, ImageDone) and words_of(again.image.drafts) == STEPS and again.image.alt == WORDS
     assert (again.image.picture.tobytes() == image.picture.tobytes()) == (seed == 1)
 
 

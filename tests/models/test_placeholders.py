@@ -85,7 +85,7 @@ CASES: dict[str, list[Piece]] = {
 }  # fmt: skip
 
 
-def joined(pieces: list[Piece]) -> list[Piece]:
+def join_words(pieces: list[Piece]) -> list[Piece]:
     out: list[Piece] = []
     for piece in pieces:
         last = out[-1] if out else None
@@ -98,11 +98,11 @@ def joined(pieces: list[Piece]) -> list[Piece]:
     return out
 
 
-def parsed(text: str, cuts: list[int] | None = None) -> list[Piece]:
+def parse(text: str, cuts: list[int] | None = None) -> list[Piece]:
     parser, pieces = Placeholders(), []
     for start, end in zip([0, *(cuts or [])], [*(cuts or []), len(text)], strict=True):
         pieces += parser.feed(text[start:end])
-    return joined(pieces + parser.close())
+    return join_words(pieces + parser.close())
 
 
 def words_of(pieces: list[Piece]) -> list[str]:
@@ -114,7 +114,7 @@ def words_of(pieces: list[Piece]) -> list[str]:
 @pytest.mark.parametrize("text", CASES)
 def test_requests_are_found_however_the_text_is_cut(text: str) -> None:
     for cuts in ([], list(range(1, len(text))), *[[at] for at in range(1, len(text))]):
-        assert parsed(text, cuts) == CASES[text], cuts
+        assert parse(text, cuts) == CASES[text], cuts
 
 
 MARKS = [
@@ -134,10 +134,10 @@ def number_words(bits: list[str]) -> str:
 @given(SOUP, st.randoms(use_true_random=False))
 def test_no_word_is_lost_or_said_twice_whatever_is_broken(bits: list[str], rng: random.Random) -> None:
     text = number_words(bits)
-    whole = parsed(text)
+    whole = parse(text)
     said = words_of(whole)
     assert said == re.findall(r"w\d+", text)
-    assert whole == parsed(text, list(range(1, len(text)))) == parsed(text, sorted(rng.sample(range(len(text) + 1), min(3, len(text)))))
+    assert whole == parse(text, list(range(1, len(text)))) == parse(text, sorted(rng.sample(range(len(text) + 1), min(3, len(text)))))
 
 
 PLAIN = st.sampled_from(["w ", "a", " ", "\n", "\n\n", "1 < 2", "<b>", "* a", "_x_y", "é🏠", "[ ]", "{}", "&lt;"])
@@ -149,7 +149,7 @@ CODE = st.sampled_from(["`<picture>` ", "`` ` <img alt='a'> `` ", "\n```html\n<p
 @given(st.lists(PLAIN | CODE | ASKED, max_size=12))
 def test_what_comes_in_goes_out(pieces: list[Piece]) -> None:
     text = "".join(mark_picture(each.prompt) if isinstance(each, PictureRequest) else str(each) for each in pieces)
-    assert parsed(text) == joined(pieces)
+    assert parse(text) == join_words(pieces)
 
 
 LINES = st.sampled_from(["`", "``", "\n```\n", "\n~~~\n", "\n~~~~ a\n", "\n", "\n\n", "a ", "\n- ", "\n# ", "<picture>w</picture> "])
@@ -163,7 +163,7 @@ def test_code_is_what_commonmark_calls_code(bits: list[str]) -> None:
     assume(not re.search(r"[^`\n]`{3}", text))  # a fence that begins inside a line is none; models mean one
     tokens = [inner for token in MarkdownIt("commonmark").parse(text) for inner in [token, *(token.children or [])]]
     code = "".join(token.info + token.content for token in tokens if token.type in ("fence", "code_inline"))
-    asked = [piece.prompt for piece in parsed(text) if isinstance(piece, PictureRequest)]
+    asked = [piece.prompt for piece in parse(text) if isinstance(piece, PictureRequest)]
     assert asked == [word for word in re.findall(r"w\d+", text) if not re.search(rf"{word}\b", code)]
 
 
@@ -174,7 +174,7 @@ def test_no_markup_is_ever_shown() -> None:
     for _ in range(3000):
         text = "".join(rng.choice(bits) for _ in range(rng.randrange(1, 12)))
         cuts = sorted(rng.sample(range(len(text) + 1), min(3, len(text))))
-        whole, cut = parsed(text, []), parsed(text, cuts)
+        whole, cut = parse(text, []), parse(text, cuts)
         assert whole == cut, text
         shown = "".join(piece for piece in whole if isinstance(piece, str))
         assert not re.search(r"<\s*/?\s*(picture|image)(?![a-z])|<\s*/\s*img(?![a-z])", shown, re.I), (text, shown)
@@ -192,7 +192,7 @@ ENDLESS = [
 def test_every_character_is_read_a_bounded_number_of_times(text: str, monkeypatch) -> None:
     reads, advance = [0], Placeholders._advance
     monkeypatch.setattr(Placeholders, "_advance", lambda self: (reads.__setitem__(0, reads[0] + 1), advance(self))[1])
-    pieces = parsed(text)
+    pieces = parse(text)
     assert reads[0] < 150 * len(text), "it goes back too often"
     assert all(len(piece.prompt) <= LONGEST_PROMPT for piece in pieces if isinstance(piece, PictureRequest))
 
@@ -204,14 +204,15 @@ def test_words_come_at_once_and_an_endless_prompt_ends() -> None:
     assert parser.feed("` c<picture>") == ["`b` c"] and parser.is_open()
     asked, rest = parser.feed("x" * (LONGEST_PROMPT + 5))
     assert len(asked.prompt) == LONGEST_PROMPT and rest == "xxxxx" and not parser.is_open()
-    assert joined(Placeholders().feed(mark_picture("a boat"))) == [PictureRequest("a boat")]
+    assert join_words(Placeholders().feed(mark_picture("a boat"))) == [PictureRequest("a boat")]
 
 
 def test_an_answer_that_goes_on_in_code_is_still_in_code() -> None:
     parser = Placeholders()
     parser.feed("See:\n```html\n<picture>a")
     assert parser.fence == "```"
-    assert joined(Placeholders(parser.fence).feed("</picture>\n```\n<picture>b</picture>")) == ["</picture>\n```\n", PictureRequest("b")]
+    pieces = Placeholders(parser.fence).feed("</picture>\n```\n<picture>b</picture>")
+    assert join_words(pieces) == ["</picture>\n```\n", PictureRequest("b")]
     parser.feed("\n```\n")
     assert parser.fence == ""
 

@@ -68,7 +68,7 @@ def pair_of(folder: Path, state: Weights, home: Path) -> Path:
     return home
 
 
-def opened(folders: dict[str, Path], name: str, folder: Path | None = None, **load) -> Engine:
+def open_engine(folders: dict[str, Path], name: str, folder: Path | None = None, **load) -> Engine:
     mllm = folders["mllm"] if name in ("klein", "z-image") else None
     options = LoadOptions(device="cpu", precision="fp32", picture_side=SIDE, **{"painter_precision": "fp32"} | load)
     return Engine.open(folder or folders[name], mllm=mllm, load=options)
@@ -77,7 +77,7 @@ def opened(folders: dict[str, Path], name: str, folder: Path | None = None, **lo
 @pytest.fixture(scope="module")
 def engines(folders) -> Callable[[str], Engine]:
     """The pairs with their own transformers, each opened once."""
-    return cache(lambda name: opened(folders, name))
+    return cache(lambda name: open_engine(folders, name))
 
 
 def paint(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
@@ -191,7 +191,7 @@ def write_gguf(state: Weights, file: Path, kind: gguf.GGMLQuantizationType = Q8_
     return same
 
 
-def suffixed(is_gguf: bool) -> str:
+def choose_suffix(is_gguf: bool) -> str:
     return f"other.{'gguf' if is_gguf else 'safetensors'}"
 
 
@@ -207,7 +207,7 @@ FORMS: list[tuple[str, Callable[[Weights, Path], Weights], str]] = [
 
 @pytest.mark.parametrize(("name", "write", "form"), FORMS)
 def test_a_file_paints_what_its_weights_paint_from_a_folder(name, write, form, folders, engines, tmp_path, monkeypatch):
-    file, engine, part = tmp_path / suffixed(form == "GGUF"), engines(name), folders[name] / "transformer"
+    file, engine, part = tmp_path / choose_suffix(form == "GGUF"), engines(name), folders[name] / "transformer"
     pipe = engine.pair.pipe
     own = pipe.transformer
     same = pair_of(folders[name], write(other_weights(folders[name]), file), tmp_path / "pair") / "transformer"
@@ -226,12 +226,12 @@ def test_a_file_paints_what_its_weights_paint_from_a_folder(name, write, form, f
 
 @pytest.mark.parametrize(("name", "write"), (("klein", write_gguf), ("cosmos", write_fp8), ("cosmos", write_gguf)))
 def test_a_pair_opens_with_a_file_and_without_weights_of_its_own(name, write, folders, tmp_path, monkeypatch):
-    file = tmp_path / suffixed(write is write_gguf)
+    file = tmp_path / choose_suffix(write is write_gguf)
     same = pair_of(folders[name], write(other_weights(folders[name]), file), tmp_path / "pair")
-    wanted = paint(opened(folders, name, same), monkeypatch)
+    wanted = paint(open_engine(folders, name, same), monkeypatch)
     for weight in (same / "transformer").glob("*.safetensors"):
         weight.unlink()  # whoever has the file needs no other weights
-    engine = opened(folders, name, same, transformer=str(file))
+    engine = open_engine(folders, name, same, transformer=str(file))
     assert engine.costs is not None
     assert np.abs(paint(engine, monkeypatch) - wanted).max() <= 1
     assert engine.costs.parts["transformer"].bytes == read_transformer(file).bytes > 0
@@ -279,7 +279,7 @@ def test_weights_that_are_whole_take_the_painters_precision(folders, tmp_path):
 
 @pytest.mark.parametrize("write", (write_fp8, write_gguf))
 def test_a_lora_goes_on_top_of_quantised_weights(write, folders, engines, tmp_path, monkeypatch):
-    file, engine = tmp_path / suffixed(write is write_gguf), engines("klein")
+    file, engine = tmp_path / choose_suffix(write is write_gguf), engines("klein")
     same = pair_of(folders["klein"], write(other_weights(folders["klein"]), file), tmp_path / "pair") / "transformer"
     generator, layer = torch.Generator().manual_seed(0), "lora_unet_double_blocks_0_img_attn_qkv"
     down, up = torch.randn(4, 64, generator=generator), torch.randn(192, 4, generator=generator)
@@ -307,7 +307,7 @@ def cut(write: Callable[[Weights, Path], Weights], by: int) -> Callable[[Weights
     return write_cut
 
 
-def saved(**state: torch.Tensor) -> Callable[[Weights, Path], None]:
+def store(**state: torch.Tensor) -> Callable[[Weights, Path], None]:
     return lambda _, file: save_file({name.replace("__", "."): weight for name, weight in state.items()}, file)
 
 
@@ -323,16 +323,16 @@ REFUSED: list[tuple[str, Callable[[Weights, Path], object], str]] = [
     ("words.gguf", lambda _, file: file.write_text("words"), "is cut short or damaged; get it again"),
     ("pointer.gguf", lambda _, file: file.write_bytes(POINTER), "git-lfs left a pointer in its place"),
     ("pointer.safetensors", lambda _, file: file.write_bytes(POINTER), "git-lfs left a pointer in its place"),
-    ("empty.safetensors", saved(), "holds no weights; get the transformer again"),
+    ("empty.safetensors", store(), "holds no weights; get the transformer again"),
     ("old.ckpt", lambda _, file: file.write_bytes(b"x"), "is a pickle, which can run code"),
     ("words.txt", lambda _, file: file.write_bytes(b"x"), "is no transformer; choose a .safetensors or .gguf file"),
-    ("t5.safetensors", saved(encoder__block__0__layer__0__SelfAttention__q__weight=torch.ones(4, 4)), "is a text encoder, not a transf"),
-    ("qwen.safetensors", saved(model__embed_tokens__weight=torch.ones(4, 4)), "is a text encoder, not a transformer; choose"),
+    ("t5.safetensors", store(encoder__block__0__layer__0__SelfAttention__q__weight=torch.ones(4, 4)), "is a text encoder, not a transf"),
+    ("qwen.safetensors", store(model__embed_tokens__weight=torch.ones(4, 4)), "is a text encoder, not a transformer; choose"),
     ("qwen.gguf", lambda state, file: write_gguf(state, file, architecture="qwen2vl"), "is a text encoder, not a transformer; choose"),
-    ("vae.safetensors", saved(decoder__conv_in__weight=torch.ones(4, 4)), "is an autoencoder, not a transformer; choose"),
-    ("lora.safetensors", saved(diffusion_model__a__lora_A__weight=torch.ones(4, 4)), "is a LoRA, not a transformer; choose"),
-    ("svdq.safetensors", saved(transformer_blocks__0__qkv_proj__qweight=NIBBLES), "are quantised by Nunchaku, which cannot be read here"),
-    ("nvfp4.safetensors", saved(layers__0__weight=NIBBLES), "are quantised by nvfp4 or int8, which cannot be read here"),
+    ("vae.safetensors", store(decoder__conv_in__weight=torch.ones(4, 4)), "is an autoencoder, not a transformer; choose"),
+    ("lora.safetensors", store(diffusion_model__a__lora_A__weight=torch.ones(4, 4)), "is a LoRA, not a transformer; choose"),
+    ("svdq.safetensors", store(transformer_blocks__0__qkv_proj__qweight=NIBBLES), "are quantised by Nunchaku, which cannot be read here"),
+    ("nvfp4.safetensors", store(layers__0__weight=NIBBLES), "are quantised by nvfp4 or int8, which cannot be read here"),
     ("deeper.safetensors", lambda state, file: save_file(state | {"transformer_blocks.1.attn.to_q.weight": torch.ones(64, 64)}, file),
      "does not fit the Flux2Transformer2DModel of this pair; open the pair that it belongs to"),
     ("lacking.safetensors", without(NORM), "does not fit the Flux2Transformer2DModel"),
@@ -442,7 +442,7 @@ def test_a_folder_of_models_is_named_once_and_searched(comfy, monkeypatch, capsy
 
 def test_a_transformer_is_opened_by_its_name(comfy, folders, monkeypatch):
     keep_models_folder(str(comfy))
-    by_name = opened(folders, "klein", transformer="klein-fp8")
+    by_name = open_engine(folders, "klein", transformer="klein-fp8")
     assert by_name.plan is not None and by_name.plan.load.transformer == str(comfy / "diffusion_models" / "klein-fp8.safetensors")
     assert "klein-fp8.safetensors" in by_name.plan.how(False)
 
