@@ -74,6 +74,7 @@ class StandIn:
         from duogen.conversation import Image
         from duogen.events import ImageDone, ImageStarted, ImageStep
         from duogen.paths import data_home
+        from duogen.provenance import Origin
 
         picture = boat(index + 1, random.Random(seed))
         if masked:
@@ -86,7 +87,7 @@ class StandIn:
             if stop.is_set():
                 return
             yield ImageStep(index, step, STEPS, picture.resize((8, 8)) if step % 2 == 0 else None)
-        parts.append(Image(picture, seed, self.seconds, f"Step {index + 1}"))
+        parts.append(Image(picture, seed, self.seconds, f"Step {index + 1}", origin=Origin.CHANGED if masked else Origin.PAINTED))
         yield ImageDone(index, parts[-1])
 
 
