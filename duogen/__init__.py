@@ -33,6 +33,10 @@ def __getattr__(name: str) -> Any:
         from duogen.nn.vae import PatchVAE
 
         return PatchVAE
+    if name == "SceneHead":
+        from duogen.nn.scene_head import SceneHead
+
+        return SceneHead
     if name == "ModelMixin":  # diffusers asks a component's library for the base class whose loading methods it may call
         from diffusers import ModelMixin
 

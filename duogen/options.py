@@ -53,6 +53,7 @@ class TextOptions(RangeChecked):
         512, "The longest answer, in tokens; the words that a picture is painted from do not count.", 1, MOST_TOKENS, 1
     )  # fmt: skip
     think: bool = option(False, "Think before the answer; the thoughts can be unfolded.")
+    system_prompt: str = choice("", "What a language model that follows such words should keep to in every answer.")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class ImageOptions(RangeChecked):
         0, "How often a picture that does not show its words is painted again, as the language model sees it; 0 never looks.",
         0, 4, 1, label="Look again",
     )  # fmt: skip
+    style_words: str = choice("", "Words that every picture is painted in, such as: ink and watercolour, soft light.")
     preview_every: int = option(2, "Show the picture in the making after every so many steps; 0 never.", 0, 100, 1)
 
     @property
@@ -223,6 +225,13 @@ def reshape_size(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, in
     return max(step, round(width / step) * step), max(step, round(height / step) * step)
 
 
+def picture_size(own: tuple[int, int], side: int, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) of a picture in a shape, `None` for that of `own`; its longer side has `side` pixels, 0 for the area of `own`."""
+    if side in (0, max(own)):
+        return reshape_size(own, shape) if shape else own
+    return scale_size(shape or own, side)
+
+
 GROUPS = {"text": TextOptions, "image": ImageOptions}  # the fields of `Options` that are groups
 
 # By field, as the path of names from `Options`; what a preset does not name takes the pair's own default.
@@ -247,6 +256,16 @@ def _own_value(each: Field, about: Mapping[str, Any]) -> Any:
     value = about.get(each.name, each.default)
     alike = all(isinstance(value, kind) == isinstance(each.default, kind) for kind in (str, bool))
     return value if alike else each.default
+
+
+def fit_defaults(options: Options, about: Mapping[str, Any]) -> Options:
+    """Options that were chosen before the pair was known: what is still as at the start becomes what the pair does best with."""
+    fitted = {}
+    for kind, group in GROUPS.items():
+        chosen = getattr(options, kind)
+        values = {each.name: _own_value(each, about) for each in fields(group) if getattr(chosen, each.name) == each.default}
+        fitted[kind] = replace(chosen, **values)
+    return replace(options, **fitted)
 
 
 def preset_options(name: str, about: Mapping[str, Any], seed: int | None = None) -> Options:

@@ -1,8 +1,9 @@
 """Play whole conversations of the picture world with a pair and measure words, pictures and seconds.
 
 Splits: "train"; "held-out" (known things in combinations that training never showed); "held-out-kinds" (things that training never
-showed: the words are those of the reference and only the painter is tested); "child" and "marker" (uploads of held-out combinations in
-these drawing styles, which the user asks about or wants changed).
+showed: the words are those of the reference and only the painter is tested); "second-request" (held-out combinations, after a guide or a
+picture of something else in the same conversation; the answer to the second request counts); "child" and "marker" (uploads of held-out
+combinations in these drawing styles, which the user asks about or wants changed).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from duogen.sketchbook.world import HELD_OUT_KINDS, has_held_out, random_scene
 SHARES = {"guide": 0.35, "picture": 0.15, "edit": 0.15, "question": 0.2, "talk": 0.1, "ten-edits": 0.05}
 STYLE_SHARES = {"edit": 0.5, "question": 0.5}
 PAINTER_SHARES = {"guide": 0.6, "picture": 0.2, "edit": 0.2}
-SPLITS = ("held-out", "train", "held-out-kinds", *STYLES)
+SECOND = "second-request"
+SECOND_SHARES = {"guide": 0.5, "picture": 0.5}
+SPLITS = ("held-out", "train", "held-out-kinds", SECOND, *STYLES)
 TEN = 10
 Log = Callable[[str], None]
 
@@ -98,7 +101,7 @@ def evaluate(
     image = default_image_options(engine, painting)
     player = Player(engine, Options(image=image), forced)
     played: list[PlayedConversation] = []
-    shares = STYLE_SHARES if split in STYLES else PAINTER_SHARES if forced else SHARES
+    shares = STYLE_SHARES if split in STYLES else {"held-out-kinds": PAINTER_SHARES, SECOND: SECOND_SHARES}.get(split, SHARES)
     for number, task in enumerate(allot_tasks(n, shares)):
         played.append(play_conversation(player, task, random.Random(f"{seed}/{number}"), split, kinds))
         right = sum(score.right for score in played[-1].scores)
@@ -143,11 +146,15 @@ def play_conversation(player: Player, task: str, rng: random.Random, split: str,
         dialogue = sample(task, rng, held, names if held or only else None)
         while played.renderer and not dialogue.lines[0].scenes():  # one that begins with an upload
             dialogue = sample(task, rng, held, names if held or only else None)
+        if split == SECOND:
+            earlier = sample(rng.choice(list(SECOND_SHARES)), rng, held, names)
+            dialogue = Dialogue(task, (*earlier.lines[:2], *dialogue.lines[:2]))
         for index in range(0, len(dialogue.lines) - 1, 2):
             asked, line = _plan_turn(played, dialogue, index, rng, pool)
             if not _play_turn(player, played, asked, line, rng):
                 break
-    played.scores = [replace(score, task=task) for score in played.scores]
+    scores = played.scores[1:] if split == SECOND else played.scores
+    played.scores = [replace(score, task=task) for score in scores]
     return played
 
 

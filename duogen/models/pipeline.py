@@ -16,6 +16,7 @@ from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3D
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError
 
+import duogen.nn.scene_head
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.files import write_beside
 from duogen.kernels import Kernel
@@ -35,7 +36,7 @@ from duogen.models.placement import (
 from duogen.models.transformer_weights import open_transformer
 from duogen.models.weight_files import check_file, check_folder
 from duogen.nn.frames import BlockForward, forward_block
-from duogen.options import LoadOptions, TextOptions, reshape_size, scale_size, split_device
+from duogen.options import LoadOptions, TextOptions, picture_size, scale_size, split_device
 from duogen.precision import best_precision, token_dtype
 
 ABOUT = "duogen.json"
@@ -125,15 +126,12 @@ class About:
         Raises:
             ValueError: the pair paints its own size only.
         """
-        own_side = side in (0, max(self.image_size))
         if not self.any_size:
-            if not own_side:
+            if side not in (0, max(self.image_size)):
                 width, height = self.image_size
                 raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the side of pictures to 0.")
             return self.image_size
-        if own_side:
-            return reshape_size(self.image_size, shape) if shape else self.image_size
-        return scale_size(shape or self.image_size, side)
+        return picture_size(self.image_size, side, shape)
 
     @staticmethod
     def load(folder: Path) -> About:
@@ -173,10 +171,11 @@ class DuoGenPipeline(DiffusionPipeline):
         transformer: the DiT, a `CosmosTransformer3DModel`; its `crossattn_proj` is the connector.
         vae: encodes and decodes frames.
         scheduler: a diffusers flow-matching scheduler.
+        scene_head: a `SceneHead`, `None` where every picture goes on from the one before.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["image_processor", "safety_checker"]
+    _optional_components = ["image_processor", "safety_checker", "scene_head"]
 
     def __init__(
         self,
@@ -188,11 +187,12 @@ class DuoGenPipeline(DiffusionPipeline):
         *,
         image_processor: Any = None,
         safety_checker: Any = None,
+        scene_head: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(
             text_encoder=text_encoder, tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, vae=vae,
-            scheduler=scheduler, safety_checker=safety_checker,
+            scheduler=scheduler, safety_checker=safety_checker, scene_head=scene_head,
         )  # fmt: skip
         self.about = About()
         self.attention, self.caching = Kernel("native"), "off"

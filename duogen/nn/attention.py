@@ -133,6 +133,12 @@ class FrameCache:
         stands after them: `forward_frames` writes them there, so that what is final is copied once for a picture and not at every step."""
         return [(_append_space(key, branches, tokens), _append_space(value, branches, tokens)) for key, value in self.blocks]
 
+    def since(self, frame: int) -> FrameCache:
+        """The frames from index `frame` on, sharing memory."""
+        begin = self.ends[frame - 1] if frame else 0
+        blocks = [(key[:, :, begin:], value[:, :, begin:]) for key, value in self.blocks] if frame < self.frames else []
+        return FrameCache(blocks, [end - begin for end in self.ends[frame:]])
+
     def keep(self, frames: int) -> None:
         """Forget all but the first `frames` frames."""
         self.ends = self.ends[:frames]

@@ -26,6 +26,14 @@ class WordRange:
     segment: int
 
 
+@dataclass(frozen=True)
+class SceneStart:
+    """Where a scene begins: with the picture of index `frame`, whose words begin with index `word`."""
+
+    frame: int = 0
+    word: int = 0
+
+
 @dataclass
 class Frames:
     """The pictures of a conversation as the painter knows them.
@@ -35,20 +43,29 @@ class Frames:
         cache: keys and values of the first of them.
         word_ranges: of the others, whose keys and values are computed when a picture comes after them; the last picture needs none.
         words: keys and values of the words.
+        scenes: where the scene of each of them begins, by a painter that sees no scene but the last.
+        first_word: the words before it, but the very first, are not read.
     """
 
     past: list[Any] = field(default_factory=list)
     cache: FrameCache = field(default_factory=FrameCache)
     word_ranges: list[WordRange] = field(default_factory=list)
     words: WordCache = field(default_factory=WordCache)
+    scenes: list[SceneStart] = field(default_factory=list)
+    first_word: int = 0
 
     @staticmethod
     def empty() -> Frames:
         return Frames()
 
+    def since(self, start: SceneStart) -> Frames:
+        """The pictures of the scene that begins at `start`, whose caches are full. They share memory with these."""
+        past, cache = self.past[start.frame :], self.cache.since(start.frame)
+        return Frames(past, cache, words=self.words, scenes=self.scenes[start.frame :], first_word=start.word)
+
     def keep(self, count: int, words: int) -> None:
         """Forget all but the first `count` pictures and the first `words` words."""
-        del self.past[count:]
+        del self.past[count:], self.scenes[count:]
         del self.word_ranges[max(0, count - self.cache.frames) :]
         self.cache.keep(count)
         self.words.keep(words)

@@ -24,7 +24,7 @@ from duogen.nn.frames import FirstBlockCache, embed_frames, forward_frames, proj
 from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
-from duogen.painters.base import Frames, PaintRequest, PaintStep, WordRange
+from duogen.painters.base import Frames, PaintRequest, PaintStep, SceneStart, WordRange
 from duogen.painters.masks import check_mask, composite_inside, fit, inner_box
 from duogen.painters.pipeline_run import PipelineRun
 
@@ -102,12 +102,12 @@ class CosmosPainter:
         return self.follows or self._films(options)
 
     def find_sources(self, frames: Frames, condition: torch.Tensor) -> list[int]:
-        """The picture before."""
-        return [len(frames.past) - 1] if frames.past else []
+        """The picture before, unless a new scene begins."""
+        return [len(frames.past) - 1] if frames.past and not self._begins_scene(condition) else []
 
     def source_shape(self, frames: Frames, condition: torch.Tensor) -> tuple[int, int] | None:
-        """(width, height) of the picture before, like which the next one is shaped."""
-        if not frames.past:
+        """(width, height) of the picture before, like which the next one of its scene is shaped."""
+        if not self.find_sources(frames, condition):
             return None
         height, width = frames.past[-1].shape[-2:]
         ratio = self.pair.vae.spatial_compression_ratio
@@ -160,6 +160,7 @@ class CosmosPainter:
             ValueError: the conversation has more pictures than the model has positions for.
         """
         self._check_room(frames)
+        frames.scenes.append(self._find_start(frames, condition, segment))
         frames.past.append(latents)
         if self.causal:
             self._condition(frames, condition)  # now, since the states are not kept
@@ -170,11 +171,11 @@ class CosmosPainter:
         """Compute the keys and values that are still due, before a picture comes after them."""
         while frames.word_ranges:
             brief, index = frames.word_ranges[0], frames.cache.frames
-            latents = frames.past[index]
-            packed = self._embed(frames.past[:index], latents, True)
+            latents, start = frames.past[index], frames.scenes[index]
+            packed = self._embed(frames.past[start.frame : index], latents, True)
             timesteps = torch.zeros(1, 1, device=latents.device)
-            words, cached = frames.words.first(brief.words), frames.cache.preallocate(1, packed.lengths[0])
-            reads = self._mask_words(brief.words, brief.segment)
+            words, cached = frames.words.first(brief.words), frames.cache.since(start.frame).preallocate(1, packed.lengths[0])
+            reads = self._mask_words(brief.words, brief.segment, first=start.word)
             _, fresh = forward_frames(self.model, packed, timesteps, words, reads, preallocated_kv=cached)
             frames.cache.append(fresh)
             del frames.word_ranges[0]
@@ -203,6 +204,7 @@ class CosmosPainter:
             frames = Frames.empty()  # it never learnt what a frame a step later is
         self._check_room(frames)
         self.fill_cache(frames)
+        frames = frames.since(self._find_start(frames, request.condition, request.segment, inpaint is not None))
         height, width = self.size(size)
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.
@@ -254,6 +256,17 @@ class CosmosPainter:
         finally:
             run.stop()
 
+    def _begins_scene(self, condition: torch.Tensor) -> bool:
+        """Whether the picture after these words shows a new scene, as the MLLM's last state says."""
+        head = self.pair.scene_head
+        return head is not None and bool((head(condition[0, -1]) > 0).item())
+
+    def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
+        """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""
+        if not frames.past:
+            return SceneStart()
+        return frames.scenes[-1] if goes_on or not self._begins_scene(condition) else SceneStart(len(frames.past), segment)
+
     def _check_room(self, frames: Frames) -> None:
         most = self.most_frames
         if len(frames.past) >= most:
@@ -262,7 +275,7 @@ class CosmosPainter:
     def _step_inputs(self, frames: Frames, request: PaintRequest, size: tuple[int, int], branches: int) -> StepInputs:
         condition, words = self._branch_conditions(frames, request, branches), request.condition.shape[1]
         cache = FirstBlockCache(CACHE_THRESHOLD) if wants_block_cache(request.options.steps, self.pair.caching) else None
-        reads = None if request.negative is not None else self._mask_words(words, request.segment, branches)
+        reads = None if request.negative is not None else self._mask_words(words, request.segment, branches, frames.first_word)
         return StepInputs(condition, reads, *self._before(frames, size, branches), cache)
 
     def _branches(self, frames: Frames, options: ImageOptions) -> int:
@@ -306,14 +319,16 @@ class CosmosPainter:
         states = torch.cat([request.condition, *[request.negative] * (branches - 1)])
         return project_condition(self.model, states.to(self.device, self.model.dtype))
 
-    def _mask_words(self, words: int, segment: int, branches: int = 1) -> torch.Tensor | None:
+    def _mask_words(self, words: int, segment: int, branches: int = 1, first: int = 0) -> torch.Tensor | None:
         """[branches, 1, 1, S], which words are read; `None` for all, and all alike.
 
-        All branches but the first read nothing of the last text segment (its first word is kept: attention needs one).
+        All branches but the first read nothing of the last text segment. None reads what stands before the word of index `first`. The very
+        first word is always kept: attention needs one.
         """
-        if branches == 1 and not self.about.fresh_bias:
+        if branches == 1 and not self.about.fresh_bias and first <= 1:
             return None
         reads = torch.ones(branches, 1, 1, words, dtype=torch.bool, device=self.device)
+        reads[..., 1:first] = False
         fresh = torch.zeros_like(reads)
         fresh[0, ..., max(segment, 1) :] = True
         reads[1:, ..., max(segment, 1) :] = False

@@ -1,6 +1,7 @@
 """`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage.
 
-`fit-last-layer`, after the vision stage, fits the tower's last layer in closed form. `states` computes the MLLM's states of the fixed
+`fit-last-layer`, after the vision stage, fits the tower's last layer in closed form. `fit-scene-head`, after the `mllm` stage, fits what
+tells a picture that begins a new scene from one that goes on. `states` computes the MLLM's states of the fixed
 dialogues of the `dit` stage; several processes may do that at the same time, and `dit` does it itself where it was not done. `export`
 writes the trained pair into `weights/`. `all` does everything from the beginning. `settings` prints what a recipe can set.
 """
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 # torch and the models take seconds to import: the functions import them, so that --help and wrong input answer at once.
 
-COMMANDS = (*STAGES, "fit-last-layer", "states", "export", "all", "settings")
+COMMANDS = (*STAGES, "fit-last-layer", "fit-scene-head", "states", "export", "all", "settings")
 FITTED_PICTURES = 3200  # that `fit-last-layer` fits to
+FITTED_CONVERSATIONS = 1000  # that `fit-scene-head` fits to, less a tenth that it is tested with
 ALIASES = {"refit": "fit-last-layer"}
 
 
@@ -51,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if options.stage == "fit-last-layer":
             print(f"The last layer explains {fit_vision_layer(options.recipe, runs):.0%} of the variance of what is in the pictures.")
+            return 0
+        if options.stage == "fit-scene-head":
+            print(f"The scene head tells {fit_scenes(options.recipe, runs):.1%} of the pictures right that it was not fitted to.")
             return 0
         if options.stage == "states":
             build_dit_stage(Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
@@ -82,6 +87,8 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
             return False
         if options.stage == "all" and stage == "vision":
             fit_vision_layer(options.recipe, runs)
+        if options.stage == "all" and stage == "mllm":
+            fit_scenes(options.recipe, runs)
     return True
 
 
@@ -190,6 +197,21 @@ def fit_vision_layer(file: Path, runs: Path) -> float:
     explained = stage.fit_last_layer(FITTED_PICTURES, seed=21)
     save_state(runs / "vision", build_state(step, collect_parameters(stage.modules), {}, []))
     return explained
+
+
+def fit_scenes(file: Path, runs: Path) -> float:
+    """Fit the scene head to the MLLM after stage 1; returns the share of new pictures that it tells right."""
+    from duogen.nn.scene_head import SCENE_HEAD
+    from duogen.train.scene_head import fit_scene_head
+    from duogen.train.trainer import Recipe
+
+    recipe = Recipe.load(file, "dit")
+    settings = DiTSettings.from_json(recipe.settings)
+    mllm, tokens = open_base_mllm()
+    mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
+    head, right = fit_scene_head(mllm, tokens, list(settings.layers), FITTED_CONVERSATIONS, seed=5)
+    head.save_pretrained(runs / SCENE_HEAD)
+    return right
 
 
 def open_base_mllm() -> tuple[Qwen2_5_VLForConditionalGeneration, Tokens]:

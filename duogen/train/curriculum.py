@@ -134,15 +134,6 @@ def _sample_drafts(rng: random.Random, frames: int, settings: CurriculumSettings
     return _draw_in_styles(dialogue, rng, settings)
 
 
-def _sample_another(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
-    """A guide, or a picture in drafts, that begins anew after the last picture of another request."""
-    earlier = sample(rng.choice(("guide", "picture")), rng, kinds=choose_core_kinds(rng, settings))
-    dialogue = draft_dialogue(sample(rng.choice(("guide", "picture")), rng, kinds=choose_core_kinds(rng, settings)))
-    scene = next(line for line in earlier.lines if line.role == "assistant" and line.scenes()).scenes()[-1]
-    before = (earlier.lines[0], Line("assistant", (picture_sentence(scene), scene)))
-    return draw_turns(Dialogue(dialogue.task, (*before, *dialogue.lines)))
-
-
 def draft_dialogue(dialogue: Dialogue) -> Dialogue:
     """Replace each of the assistant's pictures of many parts, and its sentence, by the drafts that lead to it and their sentences."""
     lines = []
@@ -182,5 +173,4 @@ PAINTER_TASKS = {
     "first_step": _sample_first_step,
     "thing_steps": _sample_thing_steps,
     "drafts": _sample_drafts,
-    "another": _sample_another,
 }

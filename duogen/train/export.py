@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from duogen.hub.assemble import base_model, processor
 from duogen.models.pipeline import ABOUT, About
 from duogen.models.sequence import Tokens
+from duogen.nn.scene_head import SCENE_HEAD, SceneHead
 from duogen.nn.vae import PatchVAE
 from duogen.train.dit import new_transformer
 from duogen.train.mllm import load_adapted_mllm
@@ -58,8 +59,10 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
         fold_connector(transformer, Projection.load(projection))
     transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=dit.shift).save_pretrained(beside / "scheduler")
-    (beside / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+    index = MODEL_INDEX | ({SCENE_HEAD: ["duogen", "SceneHead"]} if _export_scene_head(dit.grow_from, runs, beside) else {})
+    (beside / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     (beside / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
+    _forget_places(beside)
     if (out / "README.md").exists():
         shutil.copy(out / "README.md", beside / "README.md")
     shutil.rmtree(out, ignore_errors=True)
@@ -82,6 +85,22 @@ def _export_mllm(recipe_file: Path, source: str, runs: Path, out: Path) -> int:
     vision = {name: value.to(torch.bfloat16).contiguous() for name, value in mllm.model.visual.state_dict().items()}
     save_file(vision, folder / "vision.safetensors", metadata={"format": "pt"})
     return seen
+
+
+def _export_scene_head(source: str, runs: Path, out: Path) -> bool:
+    """Write the scene head of the run, or of the pair that the run grew from; returns whether there is one."""
+    found = [folder / SCENE_HEAD for folder in (runs, Path(source)) if (folder / SCENE_HEAD).is_dir()]
+    if found:
+        SceneHead.from_pretrained(found[0], torch_dtype=torch.bfloat16).save_pretrained(out / SCENE_HEAD)
+    return bool(found)
+
+
+def _forget_places(folder: Path) -> None:
+    """Leave out where on this machine each part came from, which diffusers writes into configurations."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _about(recipe_file: Path, dit: DiTSettings) -> dict[str, Any]:

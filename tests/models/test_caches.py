@@ -19,6 +19,7 @@ from duogen.nn.attention import frame_mask, word_scores
 from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
 from duogen.options import ImageOptions, Options, TextOptions
 from duogen.painters.base import Frames, PaintRequest
+from duogen.train.scene_head import regress
 from tests.support import oracle
 from tests.support.tiny import BOV, END, SIDE, script, tiny_pair
 
@@ -177,6 +178,39 @@ def test_a_picture_after_others_is_the_plain_one(engine, count, guidance, pictur
             assert 0 < stays.float().mean() < 1
     picture = np.asarray(engine.painter.decode(painted.latents)).astype(np.float32)
     assert np.abs(picture - oracle.decode(engine.pair, plain)).max() <= 0.5 + 255 * CLOSE
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("begins", [1, 3])
+def test_a_new_scene_is_painted_as_if_nothing_stood_before_it(tmp_path, begins, guidance):
+    """Three pictures and a fourth, of which number `begins` opens a scene: what stands before it is neither seen nor read."""
+    whole = open_pair(tiny_pair(tmp_path / "whole", frame_attention="block_causal", gate=True), "cpu", "fp32")
+    whole.about = replace(whole.about, image_size=(SIDE, SIDE), copy_below=COPY_BELOW)
+    tokens, packed = Engine(whole).tokens, Packed()
+    for index in range(4):
+        packed.add(tokens.text(f"Step {index}. red "), True)
+        tokens.add_image(packed, Conversation().say("user", noise_picture(index)).path()[0].images()[0], True)
+    bovs = [slot.bov for slot in packed.slots]
+    states, _ = oracle.read(whole, tokens, packed.between(0, bovs[-1]))
+    whole.scene_head = regress(states[0, [bov - 1 for bov in bovs]], torch.tensor([float(index == begins) for index in range(4)]))
+    whole.register_modules(scene_head=whole.scene_head)
+    whole.save_pretrained(tmp_path / "saved")
+    painter, frames = Engine(open_pair(tmp_path / "saved", "cpu", "fp32")).painter, Frames.empty()
+    starts = [packed.last_segment(bov) for bov in bovs]
+    for slot, start in zip(packed.slots[:3], starts, strict=False):
+        painter.remember(frames, painter.encode(slot.image.picture), states[:, : slot.bov], start)
+    *_, painted = painter.paint(frames, PaintRequest(states, starts[3], options(0, guidance).image, 7))
+    less = starts[begins] - 1  # words that nobody reads; the very first stays
+    earlier = [
+        oracle.Earlier(oracle.encode(whole, slot.image.picture), slot.bov - less, start - less)
+        for slot, start in zip(packed.slots[begins:3], starts[begins:], strict=False)
+    ]
+    read = torch.cat([states[:, :1], states[:, starts[begins] :]], 1)
+    plain = oracle.paint(whole, earlier, read, starts[3] - less, options(0, guidance), 7)
+    assert (painted.latents - plain).abs().max() < CLOSE
+    assert painter.find_sources(frames, states) == ([] if begins == 3 else [2])
+    frames.keep(2, bovs[1])
+    assert len(frames.scenes) == len(frames.past) == 2
 
 
 def test_the_guidance_and_the_words_matter(engine):

@@ -17,7 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from duogen.conversation import Image, Text
+from duogen.conversation import Image
 from duogen.engine import Engine
 from duogen.hub.assemble import trained_folder
 from duogen.models.mllm import append_patch_positions
@@ -25,8 +25,10 @@ from duogen.models.pipeline import About, open_pair
 from duogen.models.sequence import Tokens
 from duogen.models.thinking import DRAFTING
 from duogen.nn.flow import even_sigmas
+from duogen.nn.scene_head import SCENE_HEAD, SceneHead
 from duogen.nn.vae import PatchVAE
 from duogen.sketchbook.draw import draw
+from duogen.sketchbook.tasks import draw_turns
 from duogen.train import __main__ as commands
 from duogen.train import vision
 from duogen.train.__main__ import open_base_mllm
@@ -35,6 +37,7 @@ from duogen.train.dit import DiTStage, collate, new_transformer
 from duogen.train.export import export
 from duogen.train.mllm import MLLMStage
 from duogen.train.padding import pad_conversations
+from duogen.train.scene_head import label_scenes, read_scene_states, sample_conversation
 from duogen.train.settings import CurriculumSettings
 from duogen.train.trainer import Recipe, autocast, build_state, collect_parameters, load_weights, save_state, train
 from duogen.train.vae import any_scene
@@ -99,6 +102,28 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, optimizer, k
     whole, parts = (torch.load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
     assert whole["step"] == 6 and equal(whole, parts)
     assert not equal(whole["weights"], halves["weights"]) and not equal(whole["weights"], whole["ema"])
+
+
+class Ends:
+    """Ends a run before its batch number `last`, from 0."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+
+    def on_step(self, step: int, figures: dict[str, float]) -> str:
+        return ""
+
+    def is_ending(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_pause_between_two_batches_makes_the_step_again(tmp_path):
+    wish = recipe(accumulate=3)
+    train(Toy(), wish, tmp_path / "whole", log=quiet)
+    assert train(Toy(), wish, tmp_path / "parts", log=quiet, callback=Ends(5)) == 1  # within the second step
+    train(Toy(), wish, tmp_path / "parts", log=quiet)
+    assert equal(*(torch.load(tmp_path / name / "state.pt") for name in ("whole", "parts")))
 
 
 def test_what_learns_no_longer_stays_in_the_state(tmp_path):
@@ -320,6 +345,12 @@ def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_co
     about = {"title": "Toy", "copy_below": -1.5, "steps": 4}
     (tmp_path / "toy.json").write_text(json.dumps(stages | {"about": about}))
     assert export(tmp_path / "toy.json", runs, out) == {"mllm": 0, "vae": 7, "dit": 7}
+    assert not (out / SCENE_HEAD).exists() and SCENE_HEAD not in json.loads((out / "model_index.json").read_text())
+    SceneHead(576).save_pretrained(old / SCENE_HEAD)
+    export(tmp_path / "toy.json", runs, out)
+    assert SceneHead.from_pretrained(out / SCENE_HEAD).config.channels == 576
+    assert not any(str(tmp_path) in file.read_text() for file in out.rglob("*.json"))
+    assert json.loads((out / "model_index.json").read_text())[SCENE_HEAD] == ["duogen", "SceneHead"]
     assert (out / "text_encoder" / "adapter_config.json").read_text() == "{}" and (out / "README.md").read_text() == "The card."
     written = About.load(out)
     assert (written.copy_below, written.practised, written.steps) == (-1.5, "toy", 4)
@@ -364,16 +395,6 @@ def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
     assert latents.shape == (1, 2, 8, 8, 8) and latents.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_task_another_begins_anew_after_the_picture_of_an_earlier_request(seed):
-    settings = CurriculumSettings(core_kinds=("house", "tree"), core_share=1.0)
-    earlier, first, later, answer, *_ = sample_dialogue(random.Random(seed), {"another": 1.0}, 4, settings)
-    assert [turn.role for turn in (earlier, first, later, answer)] == ["user", "assistant"] * 2
-    assert len(first.images()) == 1 and not later.images() and len(answer.images()) > 1
-    words = answer.parts[0]
-    assert isinstance(words, Text) and "Step 1. " in words.text, "an answer that is drawn part by part, from nothing"
-
-
 def test_training_visits_noise_as_sampling_does():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=4.0)
     scheduler.set_timesteps(sigmas=[1 - step / 10 for step in range(10)])
@@ -397,6 +418,44 @@ def test_a_blind_painter_reads_the_words_alone(tokens):
         pictures = sum(earlier.end - earlier.bov for earlier in packed.slots[:index])
         assert int(data.words[0, index].sum()) == slot.bov - pictures
     assert [type(image) for image in turns[1].images()[:1]] == [Image]
+
+
+def test_a_scene_begins_where_nothing_of_the_picture_before_is_left():
+    """The labels come from the kinds of the answers; what the scenes hold says the same."""
+    begun, kept = 0, 0
+    for seed in range(60):
+        dialogue = sample_conversation(random.Random(seed))
+        scenes, labels = dialogue.scenes(), label_scenes(dialogue)
+        for before, scene, begins in zip(scenes, scenes[1:], labels[1:], strict=False):
+            parts = [{part for thing in each.things for part in thing.parts} for each in (before, scene)]
+            begun, kept = begun + begins, kept + (not begins)
+            assert begins or parts[0] & parts[1] or before.background == scene.background
+        assert labels == [] or labels[0]
+    assert begun > 40 and kept > 100
+
+
+def test_the_scene_head_is_fitted_to_the_states_that_serving_reads(tmp_path, monkeypatch, capsys, pair, tokens):
+    file, settings = tmp_path / "small.json", SETTINGS | {"layers": [1, 2]}
+    file.write_text(json.dumps({"dit": {"steps": 1, "learning_rate": 0.001, "settings": settings}}))
+    monkeypatch.setattr(commands, "FITTED_CONVERSATIONS", 30)
+    monkeypatch.setattr(commands, "open_base_mllm", lambda: (pair.text_encoder, tokens))
+    monkeypatch.setattr(commands, "load_trained_mllm", lambda mllm, *given: mllm)
+    assert commands.main(["fit-scene-head", "--recipe", str(file), "--runs", str(tmp_path), "--threads", "1"]) == 0
+    assert "% of the pictures right" in capsys.readouterr().out
+    head = SceneHead.from_pretrained(tmp_path / "small" / SCENE_HEAD)
+    rng = random.Random(5)  # these are conversations that it was fitted to
+    right, count = 0, 0
+    for _ in range(10):
+        dialogue = sample_conversation(rng)
+        states = read_scene_states(pair.text_encoder, tokens, [1, 2], dialogue)
+        right += int(((head(states) > 0) == torch.tensor(label_scenes(dialogue), dtype=torch.bool)).sum())
+        count += len(states)
+    assert right / count > 0.9
+    engine, packed = Engine(pair), tokens.pack(draw_turns(dialogue))
+    engine.mllm.layers = [1, 2]
+    engine.mllm.prefill(engine.memory.context, packed)
+    served = torch.stack([engine.memory.context.condition(slot.bov)[0, -1] for slot in packed.slots])
+    assert len(served) and (served - states).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("command", ["fit-last-layer", "refit"])

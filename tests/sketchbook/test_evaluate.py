@@ -332,6 +332,19 @@ def test_a_pair_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures["scores"]["draws_when_it_should"]["value"] == 0.0 and len(figures["failures"]) == 6
 
 
+def test_only_the_answer_to_the_second_of_two_requests_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(engine: Perfect, conversation: Conversation, asked: TurnCase, options: object) -> tuple[Conversation, Stats]:
+        if len(conversation.path()) == 1:  # the first answer shows nothing
+            return conversation.say("assistant", "No."), Stats(9, 9, 9, 0, 0.1, 2.0, "end")
+        return perfect_answer(engine, conversation, asked, options)
+
+    monkeypatch.setattr(sketchbook, "answer_freely", answer)
+    figures = sketchbook.evaluate(Perfect(), "second-request", 8, 0, log=lambda line: None)
+    assert set(figures["tasks"]) == {"guide", "picture"} and len(figures["turns"]) == 16
+    assert figures["scores"]["draws_when_it_should"]["value"] == figures["scores"]["it_co"]["value"] == 1.0
+    assert figures["scores"]["draws_when_it_should"]["n"] == 8
+
+
 def test_the_command_line_knows_every_split() -> None:
     """It names them itself, so that --help imports nothing heavy."""
     for split in sketchbook.SPLITS:

@@ -1,0 +1,104 @@
+"""The scene head: fitted by logistic regression to the MLLM's states before the pictures of the sketchbook's dialogues.
+
+S words, D channels of the states, N pictures.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+
+from duogen.models.sequence import Tokens, positions
+from duogen.nn.scene_head import SceneHead
+from duogen.sketchbook.drafts import draft_line
+from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.tasks import Dialogue, Line, draw_turns, sample
+from duogen.train.states import read_states, truncate_layers
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+SHARES = {"guide": 0.35, "picture": 0.35, "edit": 0.2, "question": 0.1}
+REQUESTS = (1, 2, 2, 2, 3)  # dialogues that follow one another in one conversation
+DRAFTED = 0.4  # of the pictures that can be drawn in drafts
+TESTED = 0.1  # of the conversations, which the head is not fitted to
+PENALTY = 1e-4
+
+
+def sample_conversation(rng: random.Random) -> Dialogue:
+    """Sample dialogues of several tasks, one after the other in one conversation, some pictures drawn in drafts."""
+    lines: list[Line] = []
+    for _ in range(rng.choice(REQUESTS)):
+        dialogue = sample(rng.choices(list(SHARES), list(SHARES.values()))[0], rng)
+        lines += [drafted if (drafted := draft_line(line)) and rng.random() < DRAFTED else line for line in dialogue.lines]
+    return Dialogue("scenes", tuple(lines))
+
+
+def label_scenes(dialogue: Dialogue) -> list[bool]:
+    """For every picture of a dialogue, whether a new scene begins with it: an upload, or the first picture of a guide or a picture."""
+    return [
+        line.role == "user" or (index == 0 and line.kind in ("guide", "picture"))
+        for line in dialogue.lines
+        for index, _ in enumerate(part for part in line.parts if isinstance(part, Scene))
+    ]
+
+
+@torch.no_grad()
+def read_scene_states(
+    mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], dialogue: Dialogue
+) -> torch.Tensor:  # fmt: skip
+    """The state before each picture's BOV, [N, D]."""
+    packed, sizes = tokens.pack(draw_turns(dialogue)), cast(Any, mllm.config.text_config)
+    if not packed.slots:
+        return torch.zeros(0, sizes.hidden_size * len(layers))
+    read = packed.between(0, packed.slots[-1].bov)
+    ids, shown = torch.tensor([read.ids]), [slot.image for slot in read.slots]
+    vision = tokens.pixels(shown) if shown else None
+    states = read_states(mllm, layers, ids, positions(read)[0][:, None], torch.ones_like(ids, dtype=torch.bool), vision)
+    return states[0, [slot.bov - 1 for slot in packed.slots]]
+
+
+def fit_scene_head(
+    mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], conversations: int, seed: int
+) -> tuple[SceneHead, float]:
+    """Fit a head to sampled conversations.
+
+    Returns:
+        The head, and the share of pictures that it tells right in the last tenth of the conversations, which it was not fitted to.
+    """
+    rng, mllm = random.Random(seed), truncate_layers(mllm, max(layers)).eval()
+    states, labels, ends = [], [], [0]
+    for _ in range(conversations):
+        dialogue = sample_conversation(rng)
+        states.append(read_scene_states(mllm, tokens, layers, dialogue))
+        labels += label_scenes(dialogue)
+        ends.append(len(labels))
+    seen, known = torch.cat(states), torch.tensor(labels)
+    fitted = ends[len(ends) - 1 - max(1, round(TESTED * conversations))]
+    head = regress(seen[:fitted], known[:fitted].float())
+    return head, float(((head(seen[fitted:]) > 0) == known[fitted:]).float().mean())
+
+
+def regress(states: torch.Tensor, labels: torch.Tensor) -> SceneHead:
+    """Logistic regression of `labels` [N] (0 or 1) on states [N, D], with a penalty on large weights of normalised states."""
+    mean, spread = states.mean(0), states.std(0) + 1e-3
+    normalised = (states - mean) / spread
+    head = SceneHead(states.shape[1])
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = F.binary_cross_entropy_with_logits(head(normalised), labels) + PENALTY * head.linear.weight.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        head.linear.weight.div_(spread)
+        head.linear.bias.sub_(head.linear.weight @ mean)
+    return head.requires_grad_(False)
