@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import regex
 
-from duogen.conversation import Conversation, Image, Text, Turn
+from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.library.markdown import find_code_lines
 from duogen.text_decoding import clean_text, cut_text
 
@@ -118,6 +118,27 @@ def sections(conversation: Conversation, answer: str | None = None) -> list[Sect
     if not pairs:
         raise ValueError("There is no answer to export yet; ask for something first.")
     return [_section(asked, answered) for asked, answered in pairs]
+
+
+def show_drafts(conversation: Conversation) -> Conversation:
+    """The same conversation, in which the drafts of a picture are steps before the words that announce it.
+
+    The last draft is the picture itself, so it stands there once.
+    """
+    turns = {id: replace(turn, parts=tuple(_list_drafts(turn.parts))) for id, turn in conversation.turns.items()}
+    return Conversation(turns, conversation.head, conversation.id, conversation.title)
+
+
+def _list_drafts(parts: Sequence[Piece]) -> list[Piece]:
+    shown: list[Piece] = []
+    for part in parts:
+        if isinstance(part, Image) and part.drafts:
+            words = [shown.pop()] if shown and isinstance(shown[-1], Text) else []
+            for draft in part.drafts[:-1]:
+                shown += [Text(f"{draft.alt.strip()}\n\n"), draft]
+            shown += words
+        shown.append(part)
+    return shown
 
 
 def _section(asked: Turn | None, answered: Turn) -> Section:

@@ -207,6 +207,21 @@ def test_no_note_where_every_letter_has_its_font():
     assert "No font" not in text_of(as_pdf(say("Schön, 好, \u05d0, α, ☐, →, naïve \u200b\ufeffend", "Wie?")))
 
 
+def test_drafts_are_left_out_unless_they_are_requested(tmp_path):
+    drafts = tuple(
+        Image(PILImage.new("RGB", (8, 8), colour), 1, alt=f"Step {at}. {colour}\n") for at, colour in enumerate(("red", "blue"), 1)
+    )
+    conversation = Conversation().say("user", "Draw it.").say("assistant", "All of it.", Image(drafts[1].picture, 1, drafts=drafts))
+    save_conversation(conversation, tmp_path / "talk")
+    for name, flags in {"plain": [], "drafts": ["--drafts"]}.items():
+        assert cli.main(["export", str(tmp_path / "talk"), "--to", str(tmp_path / f"{name}.zip"), *flags]) == 0
+    with zipfile.ZipFile(tmp_path / "plain.zip") as plain, zipfile.ZipFile(tmp_path / "drafts.zip") as whole:
+        assert len(plain.namelist()) == 2 and "Step" not in plain.read("guide.md").decode()
+        words = whole.read("guide.md").decode()
+        assert [words.count(part) for part in ("**Step 1.** red", "Step 2", "![")] == [1, 0, 2]
+        assert words.index("red") < words.index("pictures/01.png") < words.index("All of it.") < words.index("pictures/02.png")
+
+
 @pytest.mark.parametrize("words", ["half \ud83d", "\x00\x1b\x85 control", "\ufeffmark \uffff", "# \udc00", "[x](http://\ud800)"])
 def test_no_word_stops_an_export(words: str):
     conversation = Conversation().say("user", words).say("assistant", words, Image(PICTURE, alt=words), f"Step 1. {words}")
