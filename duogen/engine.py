@@ -62,6 +62,7 @@ from duogen.provenance import Origin
 LOG = logging.getLogger(__name__)
 SMALLEST_SIDE = 256  # smaller pictures are of no use
 BLIND = "This painter cannot see pictures; the language model sees yours and describes it to the painter in words."
+NO_SYSTEM_PROMPT = "The language model of this pair was never taught to follow a system prompt, so yours is left out."
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
 MOST_TOKENS = 32_768  # that an MLLM reads, whatever its configuration allows: time and memory grow with them
 SHORTEST_ANSWER = 32  # tokens that must remain for an answer
@@ -300,6 +301,8 @@ class Engine:
                 prompt = self._prompt(path, begun, options)
                 if prompt.notice:
                     yield Notice(prompt.notice)
+                if self.tuned and options.text.system_prompt.strip():
+                    yield Notice(NO_SYSTEM_PROMPT)
                 if path[-1].images() and not self.tuned and not self.painter.takes_pictures(options.image):
                     yield Notice(BLIND)
                 encoded, reply.opening = self._read_prompt(prompt.packed), prompt.answer
@@ -395,16 +398,18 @@ class Engine:
         """
         first, last = Packed(), Packed()
         system = SYSTEM if self.painter.takes_pictures(options.image) else BLIND_SYSTEM
+        style = options.image.style_words.strip() if self.tuned else ""  # an untuned pair's painter reads them with every picture's words
         if not self.tuned:
+            system = f"{system}\n\n{options.text.system_prompt}".strip()
             first.add([*self.tokens.opening("system"), *self.tokens.text(system), *self.tokens.closing()], False)
         for turn in path[-1:]:
-            last.extend(self._pack_turn(turn))
+            last.extend(self._pack_turn(turn, style))
         last.add(self.tokens.opening("assistant"), False)
         opening = len(last.ids)
         self.tokens.add_parts(last, begun, True)
         self._check_length(len(first.ids) + len(last.ids), len(last.slots))
         tokens, pictures = self._room(options, len(first.ids))
-        turns = [*map(self._pack_turn, path[:-1]), last]
+        turns = [*(self._pack_turn(turn, style) for turn in path[:-1]), last]
         asks = [*(turn.role == "user" for turn in path[:-1]), True]
         start = find_start(list(zip(turns, asks, strict=True)), tokens, pictures)
         packed = first
@@ -412,11 +417,13 @@ class Engine:
             packed.extend(turn)
         return Prompt(packed, len(packed.ids) - len(last.ids) + opening, self._describe_cut(turns, start, tokens))
 
-    def _pack_turn(self, turn: Turn) -> Packed:
+    def _pack_turn(self, turn: Turn, style: str) -> Packed:
+        """A turn as it is read, a question with the style words behind it."""
         said = self.memory.said.get(turn.id)
         if said is None:
             said = Packed()
-            self.tokens.add_turn(said, turn)
+            wants_style = style and turn.role == "user" and turn.text()
+            self.tokens.add_turn(said, replace(turn, parts=(*turn.parts, Text(f" {style}"))) if wants_style else turn)
         return said
 
     def _check_length(self, tokens: int, pictures: int) -> None:
@@ -746,9 +753,10 @@ class Engine:
         """Paint one picture, which neither model remembers yet; returns `None` when the user stopped it."""
         memory, options, index = self.memory, reply.options.image, reply.images()
         masked = reply.masked if index == 0 else None  # what comes next is a new picture
+        read = asked and add_style(asked, options.style_words.strip())
         if self.guard:
-            self.guard.read(asked.prompt if asked else _last_line(reply) or reply.question)
-        condition, segment = self._condition(asked)
+            self.guard.read(read.prompt if read else _last_line(reply) or reply.question)
+        condition, segment = self._condition(read)
         negative = self._negative(asked, options)
         self.pair.swapper.use_painter()
         self.painter.fill_cache(memory.frames)  # of the pictures before: not part of what this one takes
@@ -924,6 +932,13 @@ def describe_failure(error: Exception) -> str:
         return f"The disk is full ({kind}); make room, and try again."
     said = (error.strerror if isinstance(error, OSError) else "") or (lines[0] if lines else "")
     return f"The pair failed ({kind}{f': {said}' if said else ''}); try again, or open the pair anew."
+
+
+def add_style(asked: PictureRequest, style: str) -> PictureRequest:
+    """A request with the style words behind its own, unless it names them itself."""
+    if not style or style.lower() in asked.prompt.lower():
+        return asked
+    return replace(asked, prompt=f"{asked.prompt.rstrip(' .')}. {style}")
 
 
 def _last_line(reply: Reply) -> str:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,8 +26,11 @@ from duogen.cli import finetune as train_command
 from duogen.cli import pairs
 from duogen.conversation import Conversation, Text
 from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
+from duogen.hub.catalogue import bundled_id
 from duogen.hub.timings import say_seconds
-from duogen.options import ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+from duogen.library.presets import PresetStore, find_options
+from duogen.options import PRESETS, ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
+from duogen.paths import data_home
 from duogen.picture_input import open_picture
 from duogen.provenance import encode_picture
 from duogen.text_decoding import clean_message
@@ -70,7 +73,7 @@ def parser() -> Parser:
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
-    splits = ("held-out", "train", "held-out-kinds", "child", "marker")
+    splits = ("held-out", "train", "held-out-kinds", "second-request", "child", "marker")
     shown = "what training never saw, what it did, or drawings by another hand, to be changed or asked about"
     sketchbook.add_argument("--split", choices=splits, default="held-out", help=shown)
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
@@ -90,6 +93,7 @@ def parser() -> Parser:
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    exporting.add_argument("--drafts", action="store_true", help="with the drafts of each picture, as steps before it")
     train_command.add_commands(commands)
     pairs.add_commands(commands)
     return top
@@ -110,6 +114,9 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
 
 def _add_options(command: argparse.ArgumentParser) -> None:
     """One flag for each field of the option dataclasses; what is not given is absent from the result."""
+    shipped = ", ".join(PRESETS)
+    about = f"a preset of options: {shipped}, or one that you saved in the page for this pair; flags go before it"
+    command.add_argument("--options", metavar="NAME", help=about)
     command.add_argument("--seed", type=int, metavar="N", help="the same number gives the same answer (default: a new one every time)")
     for kind in (TextOptions, ImageOptions):
         hints = get_type_hints(kind)
@@ -122,6 +129,9 @@ def _add_options(command: argparse.ArgumentParser) -> None:
                 continue
             default = "the pair's own" if each.name in PAIR_CHOOSES else each.default
             possible = f"One of {', '.join(about['values'])}" if about.get("values") else f"From {about['low']} to {about['high']}"
+            if hints[each.name] is str and not about.get("values"):
+                command.add_argument(f"--{each.name.replace('_', '-')}", default=argparse.SUPPRESS, metavar="WORDS", help=about["help"])
+                continue
             command.add_argument(
                 f"--{each.name.replace('_', '-')}",
                 type=hints[each.name],
@@ -145,8 +155,12 @@ def options_of(given: argparse.Namespace, about: dict[str, Any] | None = None) -
     def own(kind: type[TextOptions] | type[ImageOptions]) -> dict[str, Any]:
         return {each.name: about[each.name] for each in fields(kind) if about and each.name in about and each.name in PAIR_CHOOSES}
 
-    image: dict[str, Any] = {**own(ImageOptions), **chosen(ImageOptions), "preview_every": 0}
-    return Options(given.seed, TextOptions(**own(TextOptions) | chosen(TextOptions)), ImageOptions(**image))
+    if given.options is None:
+        base = Options(None, TextOptions(**own(TextOptions)), ImageOptions(**own(ImageOptions)))
+    else:
+        base = find_options(given.options, str(given.pair or bundled_id()), about or {}, PresetStore(data_home() / "presets"))
+    image = replace(base.image, **chosen(ImageOptions) | {"preview_every": 0})
+    return Options(given.seed, replace(base.text, **chosen(TextOptions)), image)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -286,8 +300,10 @@ def export(given: argparse.Namespace) -> int:
     """`python -m duogen export`."""
     from duogen.conversation import load_conversation
     from duogen.library.export import export as write_guide
+    from duogen.library.guide import show_drafts
 
-    write_guide(load_conversation(given.folder, lazily=True), given.to)
+    conversation = load_conversation(given.folder, lazily=True)
+    write_guide(show_drafts(conversation) if given.drafts else conversation, given.to)
     print(given.to)
     return 0
 

@@ -63,8 +63,13 @@ class Costs:
         return replan_size(self.plan, self.parts, about, self.machine, size)
 
 
-def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = None) -> tuple[Costs, Preset | None]:
+def plan_pair(
+    found: Found, requested: LoadOptions, machine: Machine | None = None, closing: Plan | None = None
+) -> tuple[Costs, Preset | None]:
     """How a pair will be opened on a machine, by default this one, and the chosen few-step LoRA.
+
+    Args:
+        closing: how the pair is opened that is closed first, so that its memory is free.
 
     Raises:
         ValueError: the pair has no such preset, or this machine no such device or kernel.
@@ -87,6 +92,7 @@ def plan_pair(found: Found, requested: LoadOptions, machine: Machine | None = No
         about["most_sources"] = 0
     own = Path(requested.transformer) if requested.transformer else None
     parts, there = dict(found.parts(own)), machine or Machine.here(requested.device)
+    there = there.with_room(closing) if closing else there
     if preset:
         parts["lora"] = Part(preset.bytes // 2, 0, 1, 1)
     if guardrail.is_installed() and is_guarded(found):

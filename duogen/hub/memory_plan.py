@@ -96,6 +96,12 @@ class Machine:
         return Machine(max(0.0, gigabytes * GB - CUDA), host, cores, mllm_gpu=own)
 
 
+    def with_room(self, plan: Plan) -> Machine:
+        """The same machine after what is open on it, as planned, is closed."""
+        own = None if self.mllm_gpu is None else self.mllm_gpu + (plan.mllm_gpu or 0.0)
+        return replace(self, gpu=self.gpu + plan.gpu if self.gpu else 0.0, host=self.host + plan.host, mllm_gpu=own)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a pair is opened and what that costs.
@@ -150,10 +156,16 @@ class Plan:
         said += [f"That moves {_gb(self.moved)} to the GPU for each picture." if self.moved else ""]
         said += ["The autoencoder works in tiles." if load.tiling == "on" else ""]
         said += [*self._needs(), UNCOMPARED if self.uncompared else ""]
-        measured = ", as measured here" if self.measured else ""
-        said += [f"A picture takes about {say_seconds(self.seconds)}{measured}." if self.seconds else ""]
-        said += [self.kernel(), *self.faster, self.unused_gpu]
+        said += [self._pace(), self.kernel(), *self.faster, self.unused_gpu]
         return [each for each in said if each]
+
+    def costs(self) -> list[str]:
+        """Memory, and the seconds of a picture where they are known; or why it does not fit."""
+        return [each for each in (*self._needs(), self._pace()) if each] if self.fits else [self.why_not]
+
+    def _pace(self) -> str:
+        measured = ", as measured here" if self.measured else ""
+        return f"A picture takes about {say_seconds(self.seconds)}{measured}." if self.seconds else ""
 
     def _needs(self) -> list[str]:
         """What it needs of each device."""

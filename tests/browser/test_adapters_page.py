@@ -1,4 +1,4 @@
-"""LoRA files in the page's drawer: brought, switched on with effect, refused in a sentence; and what ComfyUI has, in the Models tab."""
+"""LoRA files in the page's head: brought, switched on with effect, refused in a sentence; and what ComfyUI has, in the Models tab."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def test_a_lora_is_brought_and_switched_on(painter: Server, tab, tmp_path: Path)
     other = lora(tmp_path / "other.safetensors", 96, ss_base_model_version="sdxl_base_v1-0")
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     page = tab(painter.address)
-    page.click("#drawer")
-    page.click("#adapters button.label-wrap")
+    page.click("#pair button.label-wrap")
     for file, name in ((style, "Ann-ink"), (other, "other")):
         page.set_input_files("#adapters input[type=file]", file)
         page.wait_for_selector(f"#adapters-status:has-text('{name} is here now')")
@@ -89,8 +88,7 @@ def test_files_of_comfyui_are_listed_chosen_and_opened(painter: Server, tab, tmp
     page.locator("#models-own-files").scroll_into_view_if_needed()
     page.screenshot(path=SHOTS / "models-comfyui.png", full_page=True)
     page.click("button[role=tab]:has-text('Chat')")
-    page.click("#drawer")
-    page.click("#adapters button.label-wrap")
+    page.click("#pair button.label-wrap")
     page.click("#adapters-look")
     page.click("#adapter-ink-of-comfy input[type=checkbox]")
     page.wait_for_selector("#adapters-status:has-text('On: ink-of-comfy (1)')")

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_type_hints
@@ -26,7 +26,7 @@ from duogen.library.pictures import PictureQuery
 from duogen.options import Options
 from tests.support.browser import ROOT, SHOTS, Server, act, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
 from tests.support.waiting import patience, until
-from ui.chat.answers import Job, Task, WaitingQuestion, answer_task, repaint_work
+from ui.chat.answers import Job, Task, answer_task, repaint_work
 from ui.chat.history import Answer, messages, text_part
 from ui.chat.panel import View
 from ui.chat.welcome import FILMS, SOURCES, make_examples
@@ -342,32 +342,6 @@ def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> 
     assert "hello" in str(first[page.chatbot]) and last[page.chatbot] == []
 
 
-def test_what_waits_is_asked_even_after_a_failure_and_without_a_browser(tmp_path: Path) -> None:
-    gate = threading.Event()
-
-    def script(said: Conversation) -> Iterator[Event]:
-        gate.wait(patience())
-        if said.path()[-1].text() == "hello":
-            yield from fail(said)
-            return
-        yield Done(said.say("assistant", "A boat."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
-
-    page = page_with(script, tmp_path)
-    asked = page.store.save(Conversation().say("user", "hello"))
-    job = page.jobs.start(answer_task(asked, Options(seed=7)))
-    question = WaitingQuestion("And a <b>boat?", (), (Image(PILImage.new("RGB", (8, 8), "red")),), Options(seed=8))
-    assert page.jobs.enqueue_question(job, question) and not page.jobs.enqueue_question(job, question)
-    assert page.store.read_about(asked.id)["unasked"] == {"text": "And a <b>boat?", "files": []}
-    *_, shown = job.messages()
-    assert "And a &#60;b&#62;boat?" in str(shown) and 'value="recall"' in str(shown)
-    gate.set()
-    until(lambda: job.done and not page.jobs.running_chats())
-    path = page.store.open(asked.id).path()
-    assert [turn.text() for turn in path] == ["hello", "And a <b>boat?", "A boat."] and len(path[1].images()) == 1
-    assert page.store.read_about(asked.id)["notes"][path[-1].id]["seed"] == 8 and not page.jobs.enqueue_question(job, question)
-    assert page.store.read_about(asked.id)["unasked"] is None
-
-
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:
     seen = []
 
@@ -412,9 +386,9 @@ def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None
     updates = page.update_loading()
     assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
     assert updates[page.controls["image", "side"]]["visible"] and not updates[page.controls["text", "think"]]["visible"]
-    quick = page.set_preset("quick")
+    quick = page.presets.set_shipped("quick")
     assert quick[page.controls["image", "steps"]]["value"] == 4 and page.controls["seed",] not in quick
-    assert page.set_preset("balanced")[page.controls["image", "steps"]]["value"] == 5
+    assert page.presets.set_shipped("balanced")[page.controls["image", "steps"]]["value"] == 5
 
 
 def test_an_answer_in_the_making(tmp_path: Path) -> None:
@@ -464,6 +438,44 @@ def test_a_question_without_an_answer_offers_one(tmp_path: Path) -> None:
     asked, folder = Conversation().say("user", "hello"), PictureFolder(tmp_path, 9)
     offered = [">Answer it</button>" in str(messages(asked, {}, folder, idle)) for idle in (False, True)]
     assert offered == [False, True] and ">Answer it<" not in str(messages(asked.say("assistant", "Yes."), {}, folder, True))
+
+
+def test_what_is_asked_while_the_pair_loads_gets_its_best_settings(tmp_path: Path) -> None:
+    given = []
+
+    def script(said: Conversation) -> Iterator[Event]:
+        yield Done(said.say("assistant", "A boat."), Stats(1, 1, 1, 0, 0.1, 2.0, "end"))
+
+    page = page_with(script, tmp_path)
+    engine, page.loading.engine = page.loading.engine, None
+    page.loading.finished.clear()
+    assert "You can ask already." in page.update_loading()[page.status]
+    asked = page.store.save(Conversation().say("user", "hello"))
+    options = replace(Options(seed=7), image=replace(Options().image, guidance=2.5))
+    job = page.jobs.start(answer_task(asked, options))
+    answer, engine.about = engine.answer, engine.about | {"steps": 35, "guidance": 7.0}
+    engine.answer = lambda said, options, stop: given.append(options) or answer(said, options, stop)
+    page.loading.engine = engine
+    page.loading.finished.set()
+    until(lambda: job.done)
+    assert [(each.seed, each.image.steps, each.image.guidance) for each in given] == [(7, 35, 2.5)]
+    assert page.store.open(asked.id).path()[-1].text() == "A boat."
+
+
+def test_pictures_painted_again_are_versions_and_no_branches(tmp_path: Path) -> None:
+    pictures = [PILImage.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green", "grey")]
+    house, other_house, tree, other_tree = (Image(each) for each in pictures)
+    asked = Conversation().say("user", "hello")
+    said = asked
+    for parts in ((house, tree), (other_house, tree), (other_house, other_tree)):  # first the one, then the other
+        said = said.at(asked.head).say("assistant", "A.", parts[0], "B.", parts[1])
+    shown = str(messages(said, {}, PictureFolder(tmp_path, 9)))
+    assert shown.count('class="versions"') == 2 and shown.count("tile chosen") == 2 and shown.count("act tile") == 4
+    assert 'class="count"' not in shown
+    other = said.at(asked.head).say("assistant", "C.", house, "D.", tree)
+    shown = str(messages(other, {}, PictureFolder(tmp_path, 9)))
+    assert '<span class="count">2/2</span>' in shown and 'class="versions"' not in shown
+    assert f'value="branch {said.head}"' in shown, "back to what was painted last"
 
 
 def test_the_first_page_has_requests_of_the_pairs_kind() -> None:

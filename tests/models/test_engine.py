@@ -11,8 +11,8 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Text, Turn
-from duogen.engine import Engine
-from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, TextDelta, Thought
+from duogen.engine import NO_SYSTEM_PROMPT, Engine
+from duogen.events import Done, Failed, ImageDone, ImageStarted, ImageStep, Notice, TextDelta, Thought
 from duogen.models.pipeline import open_pair
 from duogen.models.sequence import Packed
 from duogen.options import ImageOptions, Options, TextOptions
@@ -485,3 +485,18 @@ def test_what_the_copy_gate_keeps_stays_to_the_pixel(tmp_path, monkeypatch):
         columns = [same[:, start : start + cell] for start in range(0, 2 * SIDE, cell)]
         assert any(rows.all() for part in columns for rows in np.array_split(part, 8)), "no whole place stayed"
         before = after
+
+
+def test_style_words_stand_behind_every_question_and_cost_no_second_reading(engine, monkeypatch) -> None:
+    """A tuned pair reads them as if the user had written them, in earlier questions too; a system prompt it was never taught to follow."""
+    styled = replace(options(style_words=" ink "), text=TextOptions(1.0, 1.0, system_prompt="Be short."))
+    script(monkeypatch, engine.tokens, "ab", END)
+    notice, *_, done = engine.answer(Conversation().say("user", "Draw."), styled)
+    assert notice == Notice(NO_SYSTEM_PROMPT)
+    read = engine.tokens.text("Draw.") + engine.tokens.text(" ink")
+    assert engine.tokens.tokenizer.decode(read) in engine.tokens.tokenizer.decode(engine.memory.context.packed.ids)
+    script(monkeypatch, engine.tokens, "cd", END)
+    *_, again = engine.answer(done.conversation.say("user", "More."), styled)
+    new = engine.tokens.opening("user") + engine.tokens.text("More.") + engine.tokens.text(" ink")
+    new += engine.tokens.closing() + engine.tokens.opening("assistant")
+    assert again.stats.encoded_tokens - len(new) in (0, 1, 2), "what was read before is not read again"

@@ -341,6 +341,24 @@ def test_a_public_pair_gives_longer_answers(klein, tmp_path) -> None:
     assert About.load(tmp_path).max_tokens == 512
 
 
+def test_the_system_prompt_is_followed_and_every_picture_has_the_style_words(klein, monkeypatch) -> None:
+    """The MLLM reads the one, the painter the others; the words of the pictures stay those of the MLLM."""
+    painted, paint = [], klein.painter.paint
+
+    def watch(frames, request):
+        painted.append(request.condition.prompt)
+        return paint(frames, request)
+
+    monkeypatch.setattr(klein.painter, "paint", watch)
+    script(monkeypatch, klein.tokens, "<picture>a red house.</picture>", "<picture>a door in Ink</picture>", END)
+    wanted = replace(options(style_words=" ink "), text=TextOptions(1.0, 1.0, system_prompt="Speak of <picture> as a pirate."))
+    *events, done = klein.answer(Conversation().say("user", "Draw."), wanted)
+    assert painted == ["a red house. ink", "a door in Ink"]
+    assert [image.alt for image in done.conversation.path()[-1].images()] == ["a red house.", "a door in Ink"]
+    read = klein.tokens.tokenizer.decode(klein.memory.context.packed.ids)
+    assert "Speak of <picture> as a pirate." in read.split("Draw.")[0] and not any(isinstance(event, Notice) for event in events)
+
+
 @pytest.mark.slow
 def test_a_real_language_model_as_the_brain(klein) -> None:
     """SmolLM2 as it comes, which knows nothing of pictures: whatever it says, the answer is words and pictures without markup."""

@@ -1,4 +1,4 @@
-"""The adapters of the pair, and other tools' LoRA files: switched on and off in the drawer, for all users of this server."""
+"""The adapters of the pair, and other tools' LoRA files: switched on and off in the head, for all users of this server."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ HINT = "Turn adapters on or off here, several at once; this applies to everyone 
 
 
 class AdapterPanel:
-    """The part of the drawer that lists all adapters, each with a switch and a weight."""
+    """A list of all adapters, each with a switch and a weight."""
 
-    def __init__(self, loading: Loading, blocks: gr.Blocks) -> None:
+    def __init__(self, loading: Loading, blocks: gr.Blocks, panel: gr.Accordion) -> None:
+        """`panel` is what it is laid out in: it is listed anew when that opens."""
         self.loading = loading
-        with gr.Accordion("Adapters", open=False, elem_id="adapters") as drawer:
+        with gr.Column(elem_id="adapters"):
+            gr.Markdown("## Adapters", elem_classes="group-title")
             self.status = gr.HTML(status_line(HINT), elem_id="adapters-status")
             with gr.Row():
                 self.look = gr.Button("Look for new ones", size="sm", min_width=100, elem_id="adapters-look")
                 self.bring = gr.UploadButton("Add a LoRA file", file_types=[SUFFIX], size="sm", min_width=100, elem_id="adapters-bring")
             # Rows are rebuilt only when the list changes: a click on a row that is being replaced would be lost.
             known = gr.State(None)
-            gr.on([blocks.load, drawer.expand, self.look.click], self.list_weights, None, [known], **QUICK)
+            gr.on([blocks.load, panel.expand, self.look.click], self.list_weights, None, [known], **QUICK)
             self.bring.upload(self.add_file, [self.bring], [self.status, known], **QUICK)
 
             @gr.render(inputs=[known], triggers=[known.change], queue=False)

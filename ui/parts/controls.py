@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import gradio as gr
 from gradio.components import Component
 
-from duogen.options import preset_values
+from duogen.options import GROUPS, ImageOptions, Options, picture_size, preset_values
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Path = tuple[str, ...]
-Control = gr.Checkbox | gr.Dropdown | gr.Slider | gr.Textbox
+Control = gr.Checkbox | gr.Dropdown | gr.Radio | gr.Slider | gr.Textbox
+ASPECT: Path = ("image", "aspect")
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -30,7 +31,7 @@ def build(options: type[DataclassInstance], at: Path = (), without: tuple[str, .
         if is_dataclass(kind):
             with gr.Group():
                 gr.Markdown(f"## {each.metadata.get('label') or _label(each.name)}", elem_classes="group-title")
-                controls |= build(kind, path)
+                controls |= build(kind, path, without)
         else:
             controls[path] = _control(each, kind)
     return controls
@@ -57,13 +58,45 @@ def preset_updates(name: str, controls: dict[Path, Control], about: dict[str, An
     return {controls[path]: gr.update(value=value) for path, value in preset_values(name, about).items()}
 
 
+def options_updates(options: Options, controls: dict[Path, Control]) -> dict[Component, Any]:
+    """Updates that set the controls to options. The seed stays."""
+    return {controls[group, name]: value for group in GROUPS for name, value in asdict(getattr(options, group)).items()}
+
+
 def pair_updates(controls: dict[Path, Control], about: dict[str, Any]) -> dict[Component, Any]:
-    """Updates that set the controls to the best settings of the open pair and hide those that it does not use."""
+    """Updates that set the controls to the best settings of the open pair, and empty and hide those that it does not use."""
     best = {control: gr.update(value=about[path[-1]]) for path, control in controls.items() if path[-1] in about}
-    any_size = not about.get("sees_previous", False)
-    known = {("text", "think"): about.get("thinks", True), ("image", "world"): about.get("films", False)}
-    known |= {("image", "side"): any_size, ("image", "aspect"): any_size}
-    return best | {controls[path]: gr.update(visible=shown) for path, shown in known.items() if path in controls}
+    any_size = paints_any_size(about)
+    used: dict[Path, bool] = {("text", "think"): about.get("thinks", True), ("text", "system_prompt"): not about.get("tuned", True)}
+    used |= {("image", "world"): about.get("films", False), ("image", "side"): any_size, ASPECT: any_size}
+    look = {controls[path]: _show(controls[path], shown) for path, shown in used.items() if path in controls}
+    return {**best, **look}
+
+
+def _show(control: Control, shown: bool) -> Any:
+    return gr.update(visible=True) if shown else gr.update(visible=False, value=control.value)
+
+
+def paints_any_size(about: dict[str, Any]) -> bool:
+    return not about.get("sees_previous", False)
+
+
+def lay_out_shapes() -> gr.Radio:
+    """The shapes of pictures as buttons: the control of `ImageOptions.aspect`."""
+    about = next(each.metadata for each in fields(ImageOptions) if each.name == ASPECT[-1])
+    names = [(name.capitalize(), name) for name in about["values"]]
+    return gr.Radio(
+        names, value=about["values"][0], label="Picture shape", info=about["help"], container=False, interactive=True, visible=False,
+        elem_id="shapes",
+    )  # fmt: skip
+
+
+def say_size(about: dict[str, Any], side: float, aspect: str) -> str:
+    """The size of the next picture in words, "" where the pair paints one size only or none is known."""
+    if "image_size" not in about or not paints_any_size(about):
+        return ""
+    width, height = picture_size(tuple(about["image_size"]), int(side), ImageOptions(aspect=aspect).shape)
+    return f"{width} x {height} px, or shaped as your picture" if aspect == "auto" else f"{width} x {height} px"
 
 
 def _label(name: str) -> str:

@@ -37,6 +37,7 @@ class Loading:
         queue: the queue of all requests that use the engine.
         pending_switches: the number of switches to other pairs that are not over.
         adapters: the weights of the adapters that are on, by folder.
+        opened: the titles of all pairs that were open since the start, by `pair_id` and MLLM.
         engine: set when `finished` is set, unless `error` says in one sentence why not.
     """
 
@@ -53,6 +54,7 @@ class Loading:
     load: LoadOptions | None = None
     pending_switches: int = 0
     log: Callable[[str], None] = lambda words: None
+    opened: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def is_busy(self) -> bool:
@@ -68,6 +70,10 @@ class Loading:
     def load_options(self) -> LoadOptions:
         """The options with which the pair is opened."""
         return self.load or LoadOptions(device=self.device, precision=self.precision)
+
+    def load_for_others(self) -> LoadOptions:
+        """The options with which another pair is opened: a few-step LoRA and a transformer are of the open one."""
+        return replace(self.load_options(), preset="", transformer="")
 
     def switch(self, pair: str | None, mllm: str | None, load: LoadOptions) -> None:
         """Open another pair when the earlier answers are done. The old pair is unloaded first, because both might not fit.
@@ -117,6 +123,7 @@ class Loading:
 
             self.error = ""
             self.engine = Engine.open(self.pair, progress=self._report, mllm=self.mllm, load=self.load_options())
+            self.opened[self.pair_id(), self.mllm or ""] = self.engine.about["title"]
             self.set_adapters()
         except ValueError as error:
             self.error = str(error)
@@ -159,8 +166,7 @@ class Loading:
             self.set_adapters(adapters)
             return self.engine
         self.unload(words)
-        load = replace(self.load_options(), preset="", transformer="")  # they are of the pair that was open
-        return Engine.open(pair, mllm=mllm or None, load=load, adapters=_adapter_specs(adapters))
+        return Engine.open(pair, mllm=mllm or None, load=self.load_for_others(), adapters=_adapter_specs(adapters))
 
     def _reopen(self) -> None:
         """After `unload`: open the pair again in this thread."""

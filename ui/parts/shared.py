@@ -79,6 +79,10 @@ class Shared:
         picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         return Image(picture, origin=origin)
 
+    def keep_upload(self, file: Path) -> Path:
+        """Add a picture that came with a message to the library; returns its file there. Raises ValueError: it cannot be read."""
+        return self.gallery.add(open_picture(file), PictureInfo(painted=False, origin=find_origin(file) or "")).file
+
     def restore_options(self, about: PictureInfo) -> Updates:
         """Updates that set the drawer to the settings of a picture, as far as they are known."""
         updates = {}
@@ -87,9 +91,17 @@ class Shared:
             for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
             low, high = getattr(control, "minimum", None), getattr(control, "maximum", None)
-            if isinstance(value, int | float) and (low is None or low <= value <= high):
+            fits = low is None or low <= value <= high if isinstance(value, int | float) else isinstance(value, str)
+            if fits and isinstance(value, str) == isinstance(control.value, str):
                 updates[control] = value
         return updates | {self.drawer["seed",]: "" if about.seed is None else str(about.seed)}
+
+
+def open_upload(file: Path) -> Image:
+    """Open a picture of a message that `keep_upload` has kept. Raises ValueError: it cannot be read as a picture."""
+    picture = open_picture(file)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return Image(picture, origin=find_origin(file))
 
 
 def check_uploads(files: list[str]) -> None:

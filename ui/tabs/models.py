@@ -393,7 +393,7 @@ def found_html(found: Sequence[ModelFile]) -> str:
     kinds = {kind: translate_html(name) for kind, name in names.items()}
     rows = [f"<tr><td>{html.escape(each.title())} · {kinds[each.kind]}</td></tr>" for each in found[:FOUND_SHOWN]]
     how = translate_html(
-        "Transformers are chosen above, pairs in the list of pairs, LoRAs in the chat under Options, Adapters, upscalers in the Studio."
+        "Transformers are chosen above, pairs in the list of pairs, LoRAs in the head under the pair's name, upscalers in the Studio."
     )
     return f"<p>{how}</p><div class='files'><table>{''.join(rows)}</table></div>"
 

@@ -1,0 +1,123 @@
+"""The open pair in the head of the page: which others can be opened and what each costs, and the adapters."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import gradio as gr
+from gradio.events import Dependency
+
+from duogen.hub.catalogue import Found, bundled_id, entries, find, is_installed
+from ui.parts.adapters import AdapterPanel
+from ui.parts.i18n import translate
+from ui.parts.loading import Loading
+from ui.parts.shared import QUICK, Updates, status_line
+
+if TYPE_CHECKING:
+    from duogen.hub.memory_plan import Plan
+
+OPENS = "The pair opens as soon as the earlier answers are done."
+HINT = "Choose a pair to open it, for everyone who uses this page; the tab Models has more."
+
+
+class PairChoice(NamedTuple):
+    """A pair that is here. `costs` are sentences; `possible` is false where it cannot be opened, or is open now."""
+
+    pair: str
+    mllm: str
+    title: str
+    costs: tuple[str, ...]
+    possible: bool
+    is_open: bool
+
+
+class PairSwitch:
+    """A button with the name of the open pair, and what it unfolds."""
+
+    def __init__(self, loading: Loading, blocks: gr.Blocks, timer: gr.Timer) -> None:
+        """`timer` is the timer of the page that polls the loading of a pair."""
+        self.loading, self.timer = loading, timer
+        with gr.Accordion(self.name(), open=False, elem_id="pair") as self.panel:
+            self.status = gr.HTML(status_line(HINT), elem_id="pair-status")
+            listed = gr.State(None)
+
+            @gr.render(inputs=[listed], triggers=[listed.change], queue=False)
+            def buttons(choices: list[PairChoice] | None) -> None:
+                for each in choices or ():
+                    self._lay_out_choice(PairChoice(*each))
+
+            self.adapters = AdapterPanel(loading, blocks, self.panel)
+        self.panel.expand(self.list_choices, None, [listed, self.status, self.panel], **QUICK)
+        blocks.load(lambda: {self.panel: gr.Accordion(label=self.name())}, None, [self.panel], **QUICK)
+        self.listed = listed
+
+    def wire(self, ticked: Dependency) -> None:
+        """`ticked` is the page's look at the loading: only after it, because it stops the timer when that is over."""
+        ticked.success(self.follow, [self.listed], [self.panel, self.status, self.listed], **QUICK)
+
+    def _lay_out_choice(self, choice: PairChoice) -> None:
+        costs = translate("Open now.") if choice.is_open else ""
+        words = " ".join(filter(None, [costs, *map(translate, choice.costs)]))
+        button = gr.Button(
+            f"{choice.title}\n{words}", size="sm", interactive=choice.possible, elem_classes=["pair", *(["open"] if choice.is_open else [])]
+        )
+        open_it = functools.partial(self.open_pair, choice.pair, choice.mllm)
+        button.click(open_it, None, [self.status, self.timer, self.listed], **QUICK)
+
+    def translate(self) -> Updates:
+        """What the browser cannot put into its language by itself."""
+        return {self.status: status_line(HINT)} | self.adapters.translate()
+
+    def name(self) -> str:
+        """The title of the open pair, or what is the matter with it."""
+        if self.loading.engine is not None:
+            return self.loading.engine.about["title"]
+        return translate("Loading ..." if self.loading.is_busy else "No pair")
+
+    def list_choices(self) -> Updates:
+        """Updates with the pairs that are here."""
+        busy = self.loading.is_busy
+        error = self.loading.error
+        said = status_line(self.loading.words, "busy") if busy else status_line(error or HINT, "bad" if error else "")
+        shown = {self.status: said, self.panel: gr.Accordion(label=self.name())}
+        return shown if busy else shown | {self.listed: list_pairs(self.loading)}
+
+    def follow(self, listed: list[PairChoice] | None) -> Updates:
+        """Updates while a pair is opened, and when that is over. `listed` is `None` where nobody has looked yet."""
+        if listed is not None or self.loading.is_busy:
+            return self.list_choices()
+        return {self.panel: gr.Accordion(label=self.name())}
+
+    def open_pair(self, pair: str, mllm: str) -> Updates:
+        """Open another pair instead of the open one. Conversations stay."""
+        self.loading.switch(None if pair == bundled_id() else pair, mllm or None, self.loading.load_for_others())
+        return {self.status: status_line(OPENS, "busy"), self.timer: gr.Timer(active=True), self.listed: []}  # none while it is opened
+
+
+def list_pairs(loading: Loading) -> list[PairChoice]:
+    """The pairs that can be opened without a download, each with its costs, the catalogue's first."""
+    pairs = {(each.id, ""): each.title for each in entries().values() if is_installed(each)} | loading.opened
+    mine = None
+    if loading.engine is not None:
+        mine = loading.pair_id(), loading.mllm or ""
+        pairs[mine] = loading.about["title"]
+    return [_describe(loading, *key, title, key == mine) for key, title in pairs.items()]
+
+
+def _describe(loading: Loading, pair: str, mllm: str, title: str, is_open: bool) -> PairChoice:
+    from duogen.hub.load import plan_pair  # imports torch
+
+    plan: Plan | None = getattr(loading.engine, "plan", None)
+    try:
+        load = loading.load_options() if is_open else loading.load_for_others()
+        chosen = plan_pair(_find(pair, mllm), load, closing=plan)[0].plan
+    except ValueError as error:
+        return PairChoice(pair, mllm, title, (str(error),), False, is_open)
+    return PairChoice(pair, mllm, title, tuple(chosen.costs()), chosen.fits and not is_open, is_open)
+
+
+def _find(pair: str, mllm: str) -> Found:
+    """Where a pair is. The bundled one is not assembled for its costs alone: the catalogue knows them."""
+    return Found(Path("."), None, entries()[pair]) if pair == bundled_id() else find(pair, mllm or None)
