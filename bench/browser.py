@@ -124,7 +124,7 @@ def scrolling(browser: Any, address: str, chat: str) -> dict[str, float]:
     page.keyboard.press("Enter")
     page.wait_for_selector("#talk .pending")
     found |= frames("streaming", page.evaluate(SCROLL, SCROLL_SECONDS))
-    if page.locator("#box .submit-button").count():
+    if page.locator("#box .submit-button").is_visible():
         raise ValueError("The answer was over before the scrolling was; scroll for less long.")
     context.close()
     return found

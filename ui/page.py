@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from duogen.library.conversations import ConversationStore
 from duogen.library.export import FOLLOW_SCRIPT
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
-from duogen.options import PRESETS, Options
+from duogen.options import Options
 from ui import STATIC
 from ui.chat.actions import ChatActions, make_packer
 from ui.chat.answers import Jobs
@@ -22,11 +23,12 @@ from ui.chat.history import PAINTING
 from ui.chat.panel import Chat, ChatParts, View
 from ui.chat.welcome import WAITING, WELCOME_PICTURES, make_examples, welcome_html
 from ui.parts import controls
-from ui.parts.adapters import AdapterPanel
 from ui.parts.disk_space import DiskSpace
-from ui.parts.i18n import mark_translatable
+from ui.parts.i18n import TABLES, mark_translatable
 from ui.parts.loading import Loading
+from ui.parts.pair_switch import PairSwitch
 from ui.parts.pictures import UPLOAD_TYPES, PictureFolder
+from ui.parts.presets import PresetPanel
 from ui.parts.shared import QUICK, Shared, Updates, idle_line, status_line
 from ui.tabs.arena import Arena
 from ui.tabs.data import Data
@@ -44,7 +46,11 @@ REMEMBERED = """() => {
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
-SCRIPTS = "\n".join(file.read_text(encoding="utf-8") for file in (FOLLOW_SCRIPT, STATIC / "drafts.js", STATIC / "actions.js"))
+OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("drafts", "actions", "waiting_list", "head", "connection")]
+ASK_NOW = "You can ask already."
+LOST = "Connection to the server was lost. Attempting reconnection..."  # as Gradio says it
+WORDS = f"const LOST = {json.dumps({'en': LOST} | {language: table[LOST] for language, table in TABLES.items()})};\n"
+SCRIPTS = WORDS + "\n".join(file.read_text(encoding="utf-8") for file in (FOLLOW_SCRIPT, *OWN_SCRIPTS))
 
 
 class Page:
@@ -83,6 +89,7 @@ class Page:
         with gr.Row(elem_id="head"):
             self.side = gr.Button("☰", size="sm", min_width=36, elem_id="open-side")
             gr.HTML('<h1><span class="mark" aria-hidden="true"></span>DuoGen</h1>', elem_id="brand")
+            self.pair_switch = PairSwitch(self.loading, self.blocks, self.timer)
             self.new = gr.Button("New chat", size="sm", min_width=60, elem_id="new")
             self.drawer = gr.Button("Options", size="sm", min_width=60, elem_id="drawer")
             self.theme_button = gr.Button("◐", size="sm", min_width=36, elem_id="look")
@@ -91,19 +98,19 @@ class Page:
                 self._lay_out_chat()
             names = ("Studio", "Library", "Models", "Data", "Fine-tune", "Arena")
             tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in names]
-        with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options"):
-            with gr.Row(elem_id="presets"):
-                self.presets = {name: gr.Button(name.capitalize(), size="sm", min_width=60) for name in PRESETS}
-            self.controls = controls.build(Options)
-            self.adapter_panel = AdapterPanel(self.loading, self.blocks)
+        with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options") as self.options:
+            self.presets = PresetPanel(self.loading)
+            self.controls = controls.build(Options, without=(controls.ASPECT[-1],))
+        self.controls[controls.ASPECT] = self.shapes
         self.place = gr.Textbox(visible="hidden", elem_id="place")
         self._lay_out_tabs(*tabs)
-        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[make_packer(self.store, self.exports)])
+        packer = make_packer(self.store, self.exports, self.pictures)
+        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[packer])
 
     def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab, arena: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.disk_space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
-        parts = ChatParts(self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.place)
+        parts = ChatParts(self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.waiting, self.place)
         self.chat = Chat(parts, self.shared, self.store, self.jobs)
         self.actions = ChatActions(self.chat, self._open_in_studio)
         drawn = [self.tabs, *self.chat.outputs, *self.controls.values(), *self.studio.outputs]
@@ -129,8 +136,11 @@ class Page:
             autofocus=True,
             max_lines=8,
         )
+        self.waiting = gr.HTML("", elem_id="waiting-list", js_on_load=None)
         with gr.Row(elem_id="line"):
-            self.status = gr.HTML(status_line(self.loading.words, "busy"), elem_id="status", js_on_load=None)
+            self.shapes = controls.lay_out_shapes()
+            self.size = gr.HTML("", elem_id="size")
+            self.status = gr.HTML(status_line(f"{self.loading.words} {ASK_NOW}", "busy"), elem_id="status", js_on_load=None)
         self.chatbot = gr.Chatbot(
             elem_id="talk",
             show_label=False,
@@ -152,7 +162,8 @@ class Page:
         outputs = chat.outputs
         quick: dict[str, Any] = {**QUICK, "trigger_mode": "multiple"}
         around = [self.box, self.list, self.status]
-        shown: dict[str, Any] = {"fn": chat.follow, "inputs": {self.view, self.search}, "outputs": [self.chatbot, self.status], **quick}
+        drawn = [self.chatbot, self.status, self.waiting]
+        shown: dict[str, Any] = {"fn": chat.follow, "inputs": {self.view, self.search}, "outputs": drawn, **quick}
         settled: dict[str, Any] = {"fn": chat.finish, "inputs": {self.view, self.search}, "outputs": around, **quick}
         self.box.submit(chat.submit, inputs, outputs, **quick).success(**shown).success(**settled)
         self.chatbot.example_select(chat.submit_example, inputs, outputs, **quick).success(**shown).success(**settled)
@@ -164,9 +175,12 @@ class Page:
         self.bring.upload(chat.import_zip, {self.bring, self.search}, outputs, **quick)
         self.search.change(chat.search_list, {self.view, self.search}, [self.list], **quick)
         self.box.stop(chat.stop, self.view, None, queue=False, **quick)
-        self.timer.tick(self.update_loading, None, [self.status, self.chatbot, self.timer, *self.controls.values()], **quick)
-        for name, preset in self.presets.items():
-            preset.click(functools.partial(self.set_preset, name), None, list(self.controls.values()), queue=False, **quick)
+        ticked = self.timer.tick(self.update_loading, None, [self.status, self.chatbot, self.timer, *self.controls.values()], **quick)
+        self.pair_switch.wire(ticked)
+        self.presets.wire(self.shared, [self.options.expand, ticked.success])
+        sized = [self.controls["image", "side"], self.shapes]
+        for event in (ticked.success, *(each.change for each in sized)):
+            event(self.say_size, sized, [self.size], **QUICK)
         self.blocks.load(chat.open_page, {self.search}, outputs, **quick).success(**shown).success(**settled)
         self.blocks.load(None, None, None, js=REMEMBERED)
         self.blocks.load(self.translate, None, list(self.translate()), queue=False, **quick)
@@ -180,7 +194,7 @@ class Page:
         """Show the loading status. After loading, show the pair's welcome, its examples and its best settings."""
         loading = self.loading
         if loading.is_busy:
-            return {self.status: status_line(loading.words, "busy")}
+            return {self.status: status_line(f"{loading.words} {ASK_NOW}", "busy")}
         over = {self.timer: gr.Timer(active=False)}
         if loading.engine is None:
             return over | {self.status: status_line(loading.words, "bad")}
@@ -197,11 +211,11 @@ class Page:
     def translate(self) -> Updates:
         """Updates for the texts that the browser cannot translate by itself."""
         welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome_html(WAITING))
-        parts = (self.studio, self.library, self.models, self.data, self.finetune, self.arena, self.adapter_panel)
+        parts = (self.studio, self.library, self.models, self.data, self.finetune, self.arena, self.pair_switch, self.presets)
         return {self.chatbot: welcomed} | functools.reduce(dict.__or__, [each.translate() for each in parts])
 
-    def set_preset(self, name: str) -> Updates:
-        return controls.preset_updates(name, self.controls, self.loading.about)
+    def say_size(self, side: float, aspect: str) -> str:
+        return status_line(words) if (words := controls.say_size(self.loading.about, side, aspect)) else ""
 
     def _open_in_studio(self, id: str) -> Updates:
         return self.studio.show(id) | {self.tabs: gr.Tabs(selected="studio")}

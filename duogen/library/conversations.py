@@ -1,7 +1,7 @@
 """Conversations on disk, one folder each, below `DUOGEN_HOME/conversations`; saved after every change and searched by words.
 
 Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, a note for each answer (the line under it, its
-seed and options), and the question that is not asked yet. Deleted conversations stay in `.deleted` for a month. One server holds the home
+seed and options), and the questions that are not asked yet. Deleted conversations stay in `.deleted` for a month. One server holds the home
 (`duogen.paths.lock_home`); commands beside it may read and change conversations, since each change reads what is on the disk first.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -37,6 +38,7 @@ ABANDONED_SECONDS = 24 * 3600  # an import of this age has no process any more
 STEP_SECONDS = 0.001
 TITLE_IN_DAMAGE = re.compile(rb'"title": ?("(?:[^"\\]|\\.)*")')
 GONE = "There is no such conversation here; it may have been deleted."
+NUMBERED = re.compile(r" \(\d+\)$")
 ID = re.compile("[0-9a-f]{32}")  # checked before a name is joined to a path
 # What leads to the subject of a request, in the languages of the page.
 OPENINGS = (
@@ -212,15 +214,16 @@ class ConversationStore:
             return self._write(changed, summary[0].changed if quiet and summary else self._next_time())
 
     def read_about(self, id: str) -> dict[str, Any]:
-        """Read `pinned`; `notes`: by turn, `line` (the line under the answer), `seed` and `options`; `unasked`: `text` and `files` of the
-        question that waits for the end of an answer, or `None`."""
+        """Read `pinned`; `notes`: by turn, `line` (the line under the answer), `seed`, `options` and `rejected` (whether it only
+        holds a picture that the look again did not choose); `waiting`: the
+        questions that wait for the end of an answer, as `save_waiting` takes them."""
         try:
             found = read_record(self._folder_of(id) / ABOUT)
         except ValueError:
             found = {}
-        notes, unasked = found.get("notes"), found.get("unasked")
+        notes, waiting = found.get("notes"), found.get("waiting", [found.get("unasked")])  # older servers kept one
         checked = {turn: _check_note(note) for turn, note in notes.items() if isinstance(note, dict)} if isinstance(notes, dict) else {}
-        return {"pinned": found.get("pinned") is True, "notes": checked, "unasked": _check_unasked(unasked)}
+        return {"pinned": found.get("pinned") is True, "notes": checked, "waiting": _check_waiting(waiting)}
 
     def save_note(self, id: str, turn: str, note: Note) -> None:
         """Save a note about an answer."""
@@ -228,12 +231,10 @@ class ConversationStore:
             about = self.read_about(id)
             self._write_about(id, about | {"notes": about["notes"] | {turn: note}})
 
-    def save_unasked(self, id: str, unasked: dict[str, Any] | None) -> None:
-        """Save the question to ask later, as `read_about` returns it; `None` removes it."""
+    def save_waiting(self, id: str, waiting: list[dict[str, Any]]) -> None:
+        """Save the questions to ask later: `id`, `words`, `files`, `options`, and `early` if no pair was open yet."""
         with self._changing():
-            about = self.read_about(id)
-            if unasked != about["unasked"]:
-                self._write_about(id, about | {"unasked": unasked})
+            self._write_about(id, self.read_about(id) | {"waiting": waiting})
 
     def pin(self, id: str, pinned: bool) -> None:
         with self._changing():
@@ -248,6 +249,27 @@ class ConversationStore:
         if not name:
             raise ValueError("A conversation needs a name; type one.")
         self.change(id, lambda conversation: replace(conversation, title=name), quiet=True)
+
+    def copy_until(self, id: str, turn: str) -> Conversation:
+        """Save what was said up to a turn, and the turn, as a new conversation. The old one does not change.
+
+        Raises:
+            ValueError: the old one is gone.
+            KeyError: it has no such turn.
+        """
+        with self._changing():
+            old = self.open(id).at(turn)
+            turns = {each.id: each for each in old.path()}
+            new = self.save(Conversation(turns, turn, title=self._number_title(old.title)))
+            notes = self.read_about(id)["notes"]
+            self._write_about(new.id, self.read_about(new.id) | {"notes": {each: notes[each] for each in turns if each in notes}})
+            del self._open[new.id]  # its pictures are read from its own folder from now on
+            return self.open(new.id)
+
+    def _number_title(self, title: str) -> str:
+        """The title with the first number from 2 on that no other conversation has, such as "Boat (2)"."""
+        taken, bare = {entry.title for entry, _ in self._summarise_all()}, NUMBERED.sub("", title)
+        return next(name for number in itertools.count(2) if (name := f"{bare} ({number})".strip()) not in taken)
 
     def delete(self, id: str) -> None:
         """Move a conversation, damaged or not, to the deleted ones, from where `restore` brings it back."""
@@ -318,7 +340,7 @@ class ConversationStore:
                 save_conversation(replace(conversation, title=title), coming, self._next_time())
                 coming.rename(self.folder / coming.name)
                 if (self.folder / coming.name / ABOUT).exists():
-                    self._write_about(coming.name, self.read_about(coming.name) | {"pinned": False, "unasked": None})
+                    self._write_about(coming.name, self.read_about(coming.name) | {"pinned": False, "waiting": []})
         return self.open(conversation.id)
 
     def _folder_of(self, id: str) -> Path:
@@ -361,7 +383,7 @@ def _guess_title(folder: Path) -> str:
 
 def _check_note(note: dict[Any, Any]) -> Note:
     """A note with the fields that `save_note` writes; those of another type are left out."""
-    kinds: dict[str, Any] = {"line": str, "thoughts": str, "seed": int, "options": dict}
+    kinds: dict[str, Any] = {"line": str, "thoughts": str, "seed": int, "options": dict, "rejected": bool}
     return {
         name: clean_text(note[name]) if isinstance(note[name], str) else note[name]
         for name, kind in kinds.items()
@@ -369,11 +391,15 @@ def _check_note(note: dict[Any, Any]) -> Note:
     }
 
 
-def _check_unasked(waits: Any) -> dict[str, Any] | None:
-    """The waiting question without files that are gone; `None` where there is none."""
-    if not isinstance(waits, dict) or not isinstance(waits.get("text"), str) or not isinstance(waits.get("files"), list):
-        return None
-    return {
-        "text": clean_text(waits["text"]),
-        "files": [file for file in waits["files"] if isinstance(file, str) and os.path.isfile(file)],
-    }
+def _check_waiting(waiting: Any) -> list[dict[str, Any]]:
+    """The waiting questions, without files that are gone and without what is no question."""
+    found = [each for each in waiting if isinstance(each, dict)] if isinstance(waiting, list) else []
+    checked = []
+    for place, each in enumerate(found):
+        words, files, options, id = each.get("words", each.get("text")), each.get("files"), each.get("options"), each.get("id")
+        if isinstance(words, str) and isinstance(files, list):
+            here = [file for file in files if isinstance(file, str) and os.path.isfile(file)]
+            about = {"options": options if isinstance(options, dict) else {}, "early": each.get("early") is True}
+            known = id if isinstance(id, str) and ID.fullmatch(id) else f"{place:032x}"
+            checked.append({"id": known, "words": clean_text(words), "files": here, **about})
+    return checked

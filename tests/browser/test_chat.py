@@ -72,7 +72,7 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
     page.wait_for_selector("#talk .pending progress")
     page.screenshot(path=SHOTS / "pending.png")
     send(page, "And a ship?")
-    page.wait_for_selector("#talk .user button[value=recall]")
+    page.wait_for_selector("#waiting-list li")
     chat = page.url.partition("?c=")[2]
     server.end()
     again = stand_in(tmp_path)
@@ -86,12 +86,12 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
         back.wait_for_selector("text=All done!")
         back.wait_for_selector("#box .submit-button")
         assert loaded_pictures(back, 3) == 3 and list_pictures(back)[:2] == old
-        assert back.input_value("#box textarea") == "And a ship?", "what waited is back in the box"
-        back.click("#box .submit-button")
+        expect(back.locator("#waiting-list .words")).to_have_text("And a ship?")
+        back.click("#waiting-list:has-text('The list waits') button:has-text('Go on with the list')")
         back.wait_for_selector("#talk .user:has-text('And a ship?')")
         back.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
         back.wait_for_selector("#box .submit-button")
-        assert ConversationStore(tmp_path / "conversations").read_about(chat)["unasked"] is None
+        assert ConversationStore(tmp_path / "conversations").read_about(chat)["waiting"] == []
     finally:
         again.end()
 
@@ -125,16 +125,6 @@ def test_stop_stops_and_keeps_what_is_there(fast: Server, tab) -> None:
     page.wait_for_selector("#talk .example")
     send(page, f"{QUESTION} Go slowly.")
     page.wait_for_selector("#talk .bot img.picture")
-    send(page, "And a green one?")
-    page.wait_for_selector("#talk .user button[value=recall]")
-    page.screenshot(path=SHOTS / "waiting.png")
-    page.fill("#box textarea", "Or a blue one?")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("text=One message waits already")
-    page.click("#talk button[value=recall]")
-    page.wait_for_function("document.querySelector('#box textarea').value == 'And a green one?\\nOr a blue one?'")
-    page.wait_for_selector("#talk button[value=recall]", state="detached")
-    assert count_questions(page) == 1
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button")
     expect(page.locator("#status")).to_contain_text("Stopped")
@@ -150,14 +140,14 @@ def test_what_is_sent_meanwhile_is_asked_afterwards(fast: Server, tab) -> None:
     send(page, "And a ship? Go slowly.")
     page.wait_for_selector("#talk .pending")
     send(page, "And a green one?")
-    page.wait_for_selector("#talk .user button[value=recall]")
+    page.wait_for_selector("#waiting-list li")
     page.click("#new")
     page.wait_for_selector("#talk .example")
     page.click("#tab-library-button")
     page.locator("#library-grid .thumbnail-item").first.click()
     page.click("#library-talk")
-    page.wait_for_selector("#talk .user button[value=recall]")
-    page.click("#box .stop-button")
+    page.wait_for_selector("#waiting-list li")
+    (fast.home / "go").touch()
     page.wait_for_function("document.querySelectorAll('#talk .user button.i-edit').length == 3")
     page.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
     page.wait_for_selector("#box .submit-button")
@@ -218,7 +208,7 @@ def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> 
     page = open_answered(tab, fast)
     old = list_pictures(page)
     act(page, "again", 1)
-    page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    page.wait_for_selector("#talk .versions button >> nth=1")
     page.wait_for_selector("#box .submit-button")
     new = list_pictures(page)
     assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
@@ -227,7 +217,7 @@ def test_one_picture_is_painted_again_and_the_others_stay(fast: Server, tab) -> 
     act(page, "words", 0)
     page.wait_for_function("document.querySelector('#box textarea').value.includes('hull')")
     send(page, "Step 1. Draw a long hull.")
-    page.wait_for_selector("#talk .bot .count:has-text('3/3')")
+    page.wait_for_selector("#talk .versions button >> nth=3")
     page.wait_for_selector("#box .submit-button")
     assert "long hull" in read_words(page) and list_pictures(page)[1:] == new[1:]
     act(page, "use", 2)

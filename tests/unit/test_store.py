@@ -77,7 +77,7 @@ def test_a_name_leads_nowhere_else(store: ConversationStore, tmp_path: Path, mon
     removed = []
     monkeypatch.setattr("duogen.library.conversations.shutil.rmtree", lambda path, **_: removed.append(path))
     for id in ("..", "../../outside", "", "a" * 31, "A" * 32, str(tmp_path / "outside"), "f" * 32, ".deleted"):
-        assert store.read_about(id) == {"pinned": False, "notes": {}, "unasked": None}
+        assert store.read_about(id) == {"pinned": False, "notes": {}, "waiting": []}
         for ask in (store.open, store.pack, store.delete, store.restore):
             with pytest.raises(ValueError):
                 ask(id)
@@ -314,9 +314,9 @@ def test_damaged_zips_are_named_with_their_reason(store: ConversationStore, tmp_
         b"[" * 50_000,
         b"\xff\xfe",
         b"null",
-        b'{"pinned": "yes", "notes": [1], "unasked": 3}',
+        b'{"pinned": "yes", "notes": [1], "unasked": 3, "waiting": {"a": 1}}',
         b'{"pinned": 1, "notes": {"%s": {"line": {"a": [[]]}, "seed": "x", "thoughts": "\\ud83d"}}}' % (b"a" * 32),
-        b'{"unasked": {"text": 1, "files": {"a": 1}}, "notes": {"x": 5}}',
+        b'{"waiting": [{"words": 1, "files": {"a": 1}}, 5], "notes": {"x": 5}}',
         b'{"unasked": {"text": "", "files": ["\\u0000", "%s", 7]}}' % (b"a" * 5000),
     ],
 )

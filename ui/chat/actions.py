@@ -14,16 +14,18 @@ from typing import Any
 import gradio as gr
 import regex
 
-from duogen.conversation import Conversation, Text, Turn
+from duogen.conversation import Conversation, Piece, Text, Turn
 from duogen.library.conversations import ConversationStore
 from duogen.library.export import as_html, as_pdf, as_zip
 from duogen.library.picture_file import PictureInfo
 from duogen.text_decoding import cut_text
 from ui.chat.answers import Task
-from ui.chat.correct import write_words
-from ui.chat.history import address, button
+from ui.chat.correct import reword, write_words
+from ui.chat.history import SHOWN_PIXELS, address, button
 from ui.chat.panel import Chat, Edit, View, catch_refusal
+from ui.chat.waiting_list import Request, WaitingLists
 from ui.parts.i18n import translate
+from ui.parts.pictures import PictureFolder
 from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed
 from ui.tabs.finetune import keep_example
 
@@ -41,8 +43,10 @@ class ChatActions:
             "open": self._open, "rename": self._rename, "name": self._set_name, "pin": self._pin, "unpin": self._unpin,
             "delete": self._delete, "branch": self._show_branch, "edit": self._edit, "retry": self.chat.retry, "drop": self._drop,
             "again": self._repaint, "vary": self._vary, "on": self._continue, "words": self._edit_words, "use": self._use,
-            "studio": self._open_in_studio, "undo": self._undo, "cancel": self._cancel, "recall": self._recall, "say": self._refuse,
-            "teach": self._keep_example,
+            "studio": self._open_in_studio, "undo": self._undo, "cancel": self._cancel, "say": self._refuse,
+            "teach": self._keep_example, "rest": self._repaint_rest, "split": self._continue_apart, "reword": self._reword,
+            "wait-up": self._move_up, "wait-down": self._move_down, "wait-edit": self._edit_waiting, "wait-cancel": self._cancel_waiting,
+            "go-on": self._go_on,
         }  # fmt: skip
 
     @catch_refusal
@@ -50,8 +54,8 @@ class ChatActions:
         """Handle a click: "command argument argument", and the words typed with it."""
         command, *arguments = str(event._data.get("command", "")).split(" ")
         try:
-            if command == "name":
-                arguments.append(str(event._data.get("words", "")))
+            if command in ("name", "reword"):
+                arguments.append(event._data.get("words", ""))
             return self.handlers[command](values, request, *arguments)
         except (KeyError, TypeError, IndexError) as error:
             raise Refusal("That is no longer there; open the page anew.") from error
@@ -66,11 +70,19 @@ class ChatActions:
         box = {} if values[self.chat.view].editing is None else {self.chat.box: self.chat.free_box(EMPTY_BOX)}
         return self.chat.enter_view(values, request, View(id), self.chat.loading.words) | box
 
+    def _continue_apart(self, values: dict, request: gr.Request, id: str) -> Updates:
+        """Open a new conversation with what was said up to an answer."""
+        view = values[self.chat.view]
+        new = self.chat.store.copy_until(view.id, id)
+        box = {} if view.editing is None else {self.chat.box: self.chat.free_box(EMPTY_BOX)}
+        said = "This is a new conversation up to that answer; the old one stays as it is."
+        return self.chat.enter_view(values, request, View(new.id), said) | box
+
     def _rename(self, values: dict, request: gr.Request, id: str) -> Updates:
         return self._refresh_list(values, renaming=id)
 
     def _set_name(self, values: dict, request: gr.Request, id: str, words: str) -> Updates:
-        self.chat.store.rename(id, words)
+        self.chat.store.rename(id, str(words))
         return self._refresh_list(values, renaming=None)
 
     def _pin(self, values: dict, request: gr.Request, id: str) -> Updates:
@@ -113,16 +125,38 @@ class ChatActions:
         box = {self.chat.box: self.chat.free_box(EMPTY_BOX)} if view.editing else {}
         return self.chat.render(values, View(view.id), self.chat.loading.words) | box
 
-    def _recall(self, values: dict, request: gr.Request) -> Updates:
-        """Put the waiting question back into the box, before what was typed since."""
-        job = self.chat.jobs.find(values[self.chat.view].id)
-        question = self.chat.jobs.recall(job) if job else None
-        if question is None:
-            raise Refusal("It is asked already.")
+    # Requests that wait
+
+    def _move_up(self, values: dict, request: gr.Request, id: str) -> Updates:
+        return self._change_waiting(values, lambda lists, chat: lists.move(chat, id, -1))
+
+    def _move_down(self, values: dict, request: gr.Request, id: str) -> Updates:
+        return self._change_waiting(values, lambda lists, chat: lists.move(chat, id, 1))
+
+    def _cancel_waiting(self, values: dict, request: gr.Request, id: str) -> Updates:
+        return self._change_waiting(values, lambda lists, chat: lists.remove(chat, id))
+
+    def _edit_waiting(self, values: dict, request: gr.Request, id: str) -> Updates:
+        """Put a waiting request back into the box, before what was typed since."""
+        if values[self.chat.view].editing:
+            raise Refusal("Send what the box holds first, or cancel it.")
+        taken: list[Request] = []
+        updates = self._change_waiting(values, lambda lists, chat: taken.append(lists.remove(chat, id)))
         given = values[self.chat.box] or EMPTY_BOX
-        words = "\n".join(filter(None, [question.words, given.get("text")]))
-        box = self.chat.busy_box({"text": words, "files": [*question.files, *given.get("files", [])]})
-        return self.chat.enter_view(values, request, values[self.chat.view], None) | {self.chat.box: box}
+        words = "\n".join(filter(None, [taken[0].words, given.get("text")]))
+        return updates | {self.chat.box: gr.MultimodalTextbox(value={"text": words, "files": [*taken[0].files, *given.get("files", [])]})}
+
+    def _change_waiting(self, values: dict, change: Callable[[WaitingLists, str], object]) -> Updates:
+        view, jobs = values[self.chat.view], self.chat.jobs
+        change(jobs.waiting, view.id)
+        if job := jobs.find(view.id):
+            job.changed += 1  # other windows draw the list too
+        return {self.chat.waiting: self.chat.render_waiting(view.id)}
+
+    def _go_on(self, values: dict, request: gr.Request) -> Updates:
+        view = values[self.chat.view]
+        self.chat.go_on(view.id)
+        return self.chat.enter_view(values, request, view, None)
 
     # Messages and pictures
 
@@ -163,6 +197,10 @@ class ChatActions:
         conversation, turn = self.chat.find_turn(values, id)
         return self.chat.repaint(values, request, conversation, turn, int(at))
 
+    def _repaint_rest(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        conversation, turn = self.chat.find_turn(values, id)
+        return self.chat.repaint_rest(values, request, conversation, turn, int(at))
+
     def _vary(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         return self.chat.repaint(values, request, conversation, turn, int(at), VARIANTS)
@@ -176,6 +214,15 @@ class ChatActions:
         words = "Change the words of this picture and send them: a branch."
         box = {self.chat.box: self.chat.free_box({"text": said, "files": []})}
         return self.chat.render(values, view, words, act=_cancel_button()) | box
+
+    def _reword(self, values: dict, request: gr.Request, id: str, said: list[str]) -> Updates:
+        """Save an answer with other words as a version, with the note of the old one."""
+        conversation, turn = self.chat.find_turn(values, id)
+        kept = self.chat.save_answer(conversation, turn, reword(turn, said))
+        note = self.chat.store.read_about(kept.id)["notes"].get(turn.id)
+        if note and kept.head:
+            self.chat.store.save_note(kept.id, kept.head, note)
+        return self.chat.render(values, View(kept.id), self.chat.loading.words)
 
     def _use(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
@@ -199,17 +246,23 @@ class ChatActions:
         return self.to_studio(self.chat.shared.gallery.add(image.picture, about).id)
 
 
-def make_packer(store: ConversationStore, exports: Path) -> Callable[[str], dict]:
-    """Returns the function that makes the files to download, and the words to copy. A zip, which may be large, goes into `exports`."""
+def make_packer(store: ConversationStore, exports: Path, pictures: PictureFolder) -> Callable[[str], dict]:
+    """Returns the function that makes the files to download, and gives the words to copy or to edit.
+
+    A zip, which may be large, goes into `exports`.
+    """
     writers = {"pdf": (".pdf", as_pdf), "html": (".html", encode_html), "markdown": (".zip", as_zip)}
     exports.mkdir(parents=True, exist_ok=True)
 
     def pack(command: str) -> dict:
-        """The name of a file, and its data or its address, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"; the words for "copy"."""
+        """The name of a file, and its data or its address, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"; the words for "copy",
+        and for "parts" the words and the addresses of the pictures of an answer."""
         kind, id, *answer = str(command).split(" ")
         try:
             if kind == "copy":
                 return {"words": store.open(id).turns[answer[0]].text()}
+            if kind == "parts":
+                return {"parts": [show_part(part, pictures) for part in store.open(id).turns[answer[0]].parts]}
             ending, write = writers.get(kind, (".zip", None))
             name = make_file_name(store.entry(id).title) + ending
             if write is None:
@@ -219,6 +272,13 @@ def make_packer(store: ConversationStore, exports: Path) -> Callable[[str], dict
             return {"error": str(error)}
 
     return pack
+
+
+def show_part(part: Piece, pictures: PictureFolder) -> dict[str, str]:
+    """A part of an answer whose words are edited: its words, or the address and the description of its picture."""
+    if isinstance(part, Text):
+        return {"words": part.text.strip()}
+    return {"picture": address(pictures.keep_image(part, SHOWN_PIXELS)), "alt": part.alt}
 
 
 def make_file_name(title: str) -> str:

@@ -10,18 +10,21 @@ import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duogen.conversation import Conversation, Image, Piece, Turn
+from duogen.conversation import Conversation, Piece, Turn
 from duogen.events import Done, Event, Events, Failed, ImageDone, ImageStarted, Stats, TextDelta
 from duogen.library.conversations import ConversationStore
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
-from duogen.options import Options
-from ui.chat.history import BROKEN_OFF, Answer, Message, stats_line, waiting_message
+from duogen.options import Options, fit_defaults
+from ui.chat.history import BROKEN_OFF, Answer, Message, stats_line
+from ui.chat.waiting_list import Request, WaitingLists
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 from ui.parts.queue import waiting_words
+from ui.parts.shared import Refusal, open_upload
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -44,6 +47,7 @@ class Task:
         back: the head of the conversation if no answer comes.
         parts: the parts of the answer that exist already.
         rest: the parts after the part that is made.
+        places: the places of the pictures that are painted again one after the other, each in the answer that the one before it gave.
     """
 
     chat: str
@@ -54,20 +58,7 @@ class Task:
     seeds: tuple[int, ...] = ()
     parts: tuple[Piece, ...] = ()
     rest: tuple[Piece, ...] = ()
-
-
-@dataclass(frozen=True)
-class WaitingQuestion:
-    """A question that waits for the answer before it.
-
-    Attributes:
-        files: the uploaded files, for the box when the question is taken back.
-    """
-
-    words: str
-    files: tuple[str, ...]
-    pictures: tuple[Image, ...]
-    options: Options
+    places: tuple[int, ...] = ()
 
 
 @dataclass
@@ -75,8 +66,7 @@ class Job:
     """A running task; `changed` grows with every change that the page shows.
 
     Attributes:
-        waiting: the question that is asked when the job ends, however it ends.
-        closed: whether no question can wait any more.
+        held: whether the list of waiting requests does not go on when the job ends.
     """
 
     task: Task
@@ -87,8 +77,7 @@ class Job:
     done: bool = False
     bad: bool = False
     kept: int = 0
-    waiting: WaitingQuestion | None = None
-    closed: bool = False
+    held: bool = False
     partial: str = field(default_factory=lambda: uuid.uuid4().hex)
     saved_at: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -102,19 +91,10 @@ class Job:
         seeds = self.task.seeds
         return replace(self.task.options, seed=seeds[min(self.kept, len(seeds) - 1)]) if seeds else self.task.options
 
-    def close(self) -> WaitingQuestion | None:
-        """Return the waiting question, and accept no other."""
-        with self.lock:
-            self.closed = True
-            return self.waiting
-
     def messages(self) -> list[Message]:
-        """The answer so far, and the question that waits for its end."""
+        """The answer so far."""
         with self.lock:
-            said, question = [self.answer.message()], self.waiting
-        if question:
-            said.append(waiting_message(question.words, question.pictures, self.answer.pictures))
-        return said
+            return [self.answer.message()]
 
 
 class Jobs:
@@ -124,6 +104,7 @@ class Jobs:
         self, loading: Loading, store: ConversationStore, pictures: PictureFolder, previews: PictureFolder, gallery: Gallery
     ) -> None:
         self.loading, self.store, self.pictures, self.previews, self.gallery = loading, store, pictures, previews, gallery
+        self.waiting = WaitingLists(store)
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
 
@@ -134,44 +115,60 @@ class Jobs:
         return set(self._running)
 
     def start(self, task: Task) -> Job:
-        """Raises: ValueError: an answer of this conversation is under way."""
+        """Start a task. A list that waits goes on waiting after it. Raises ValueError: an answer of this conversation is under way."""
         with self._lock:
             if task.chat in self._running:
                 raise ValueError("The answer is still being made; wait for it, or press Stop first.")
-            return self._start_job(task)
+            return self._start_job(task, held=bool(self.waiting.read(task.chat)))
 
-    def enqueue_question(self, job: Job, question: WaitingQuestion) -> bool:
-        """Ask a question after an answer; it is on disk until then. `False` if the answer is over or another question waits."""
-        with job.lock:
-            if job.closed or job.waiting:
+    def enqueue(self, chat: str | None, request: Request) -> bool:
+        """Put a request on the list, to be sent after the answer; `False` if no answer is under way. Raises Refusal: the list is full."""
+        with self._lock:
+            job = self.find(chat)
+            if job is None:
                 return False
-            self.store.save_unasked(job.task.chat, {"text": question.words, "files": list(question.files)})
-            job.waiting = question
+            self.waiting.add(job.task.chat, request)
             job.changed += 1
             return True
 
-    def recall(self, job: Job) -> WaitingQuestion | None:
-        """Take back the waiting question."""
-        with job.lock:
-            question, job.waiting = job.waiting, None
-            job.changed += 1
-            self.store.save_unasked(job.task.chat, None)
-            return question
+    def go_on(self, chat: str) -> None:
+        """Send the waiting requests one after the other, the first at once if no answer is under way.
 
-    def _start_job(self, task: Task) -> Job:
-        job = self._running[task.chat] = Job(task, self._new_answer(task))
+        Raises:
+            ValueError: it cannot be sent.
+        """
+        with self._lock:
+            if job := self.find(chat):
+                job.held = False
+                job.changed += 1
+            elif task := self._take_request(chat):
+                self._start_job(task)
+            elif self.waiting.read(chat):
+                raise ValueError("The next request cannot be sent; edit it, or take it off the list.")
+
+    def _start_job(self, task: Task, held: bool = False) -> Job:
+        job = self._running[task.chat] = Job(task, self._new_answer(task), held=held)
         threading.Thread(target=self._run, args=(job,), name="answer", daemon=True).start()
         return job
 
     def _new_answer(self, task: Task) -> Answer:
         return Answer(self.pictures, self.previews, task.parts, task.rest)
 
+    def _next_answer(self, job: Job, made: Turn) -> Answer:
+        """The answer that is made after `made`."""
+        if not job.task.places:
+            return self._new_answer(job.task)
+        at = job.task.places[job.kept] if job.kept < len(job.task.places) else len(made.parts)
+        return Answer(self.pictures, self.previews, made.parts[:at], made.parts[at + 1 :])
+
     def _run(self, job: Job) -> None:
+        early = not self.loading.finished.is_set()
         try:
             with self.loading.queue.wait_turn(lambda before: job.set_status(waiting_words(before)), job.stop) as mine:
                 while mine and not job.stop.is_set() and not self.loading.finished.wait(0.3):
                     job.set_status(f"{self.loading.words} The answer begins as soon as that is done.")
                 if mine and not job.stop.is_set():
+                    job.task = self._fit_task(job.task) if early else job.task
                     self._work(job)
             self._finish(job)
         except Exception as error:  # the chat must go on after whatever happened
@@ -181,22 +178,36 @@ class Jobs:
             with contextlib.suppress(ValueError):  # the conversation is gone
                 self._finish(job)
         finally:
-            self._ask_waiting_question(job)
+            self._end(job)
 
-    def _ask_waiting_question(self, job: Job) -> None:
-        """Ask the question that waited for this answer, if there is one, before any other question."""
-        task = None
-        with contextlib.suppress(ValueError, OSError):  # the conversation is gone, or the disk is full
-            if question := job.close():
-                asked = self.store.change(job.task.chat, lambda now: now.say("user", *question.pictures, question.words))
-                task = answer_task(asked, question.options)
-                self.store.save_unasked(job.task.chat, None)
+    def _fit_task(self, task: Task) -> Task:
+        """A task that was given before the pair was open, with the pair's own settings where none were chosen."""
+        if task.seeds or task.parts:  # it paints again what is there, with the settings of the drawer
+            return task
+        asked = self.store.open(task.chat).at(task.at)
+        return replace(answer_task(asked, fit_defaults(task.options, self.loading.about)), back=task.back)
+
+    def _end(self, job: Job) -> None:
+        """Send the next waiting request, before anybody can ask anything else. After Stop or an error the list waits."""
         with self._lock:
-            del self._running[job.task.chat]
+            try:
+                task = None if job.held or job.bad or job.stop.is_set() else self._take_request(job.task.chat)
+            finally:
+                del self._running[job.task.chat]
             if task:
                 self._start_job(task)
         job.done = True
         job.changed += 1
+
+    def _take_request(self, chat: str) -> Task | None:
+        """Say the next waiting request and take it off the list; `None` if there is none, or it cannot be said: then it stays."""
+        with self.waiting.lock, contextlib.suppress(ValueError, OSError, Refusal):  # a picture is damaged, or the disk is full
+            for request in self.waiting.read(chat)[:1]:
+                pictures = [open_upload(Path(file)) for file in request.files]
+                asked = self.store.change(chat, lambda now: now.say("user", *pictures, request.words))  # noqa: B023
+                self.waiting.remove(chat, request.id)
+                return answer_task(asked, fit_defaults(request.options, self.loading.about) if request.early else request.options)
+        return None
 
     def _work(self, job: Job) -> None:
         engine = self.loading.engine
@@ -213,8 +224,9 @@ class Jobs:
             turn = event.conversation.path()[-1]
             if turn.parts:
                 self._keep(job, turn, stats_line(event.stats, job.options().seed, job.answer.notices), event.versions)
-            job.answer = self._new_answer(job.task)
-            job.status = "Stopped." if event.stats.stopped == "user" else self.loading.words
+            job.answer = self._next_answer(job, turn)
+            over = job.kept >= len(job.task.seeds)
+            job.set_status("Stopped." if event.stats.stopped == "user" else self.loading.words if over else job.answer.status)
         elif isinstance(event, Failed):
             head = event.conversation.head
             if head is not None and head != job.task.at:
@@ -242,7 +254,7 @@ class Jobs:
         """Save an answer. `versions` are the same answer with another picture, and become branches beside it."""
         turns = (*versions, turn)
         for each in turns:
-            self._remember(job, each.id, line)
+            self._remember(job, each.id, line, rejected=each is not turn)
         kept = self.store.change(job.task.chat, lambda now: functools.reduce(Conversation.with_turn, turns, _drop_turn(now, job.partial)))
         job.kept += 1
         asked = kept.turns[turn.parent].text() if turn.parent in kept.turns else ""
@@ -252,9 +264,9 @@ class Jobs:
             about = PictureInfo(asked, image.alt, True, options.seed, model, known, job.task.chat, turn.id, origin=image.origin or "")
             self.gallery.add(image.picture, about)
 
-    def _remember(self, job: Job, turn: str, line: str) -> None:
+    def _remember(self, job: Job, turn: str, line: str, rejected: bool = False) -> None:
         options = job.options()
-        about = {"line": line, "seed": options.seed, "options": asdict(options)}
+        about = {"line": line, "seed": options.seed, "options": asdict(options), **({"rejected": True} if rejected else {})}
         self.store.save_note(job.task.chat, turn, about | ({"thoughts": job.answer.thoughts} if job.answer.thoughts else {}))
 
     def _finish(self, job: Job) -> None:
@@ -298,5 +310,26 @@ def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Optio
             *versions, new = (turn.with_image(at, each) for each in (*others, image))
             stats = Stats(0, 0, 0, 1, 0.0, time.monotonic() - began, "end")
             yield Done(functools.reduce(Conversation.with_turn, (*versions, new), conversation), stats, tuple(versions))
+
+    return work
+
+
+def repaint_rest_work(conversation: Conversation, turn: Turn, places: tuple[int, ...], options: Options, seeds: tuple[int, ...]) -> Work:
+    """The work that repaints the pictures at `places` of an answer, in order, each after the new ones. Every one gives a version.
+
+    A stop or a failure leaves the versions before it.
+    """
+
+    def work(engine: Engine, stop: threading.Event) -> Events:
+        said, at = conversation, turn
+        for place, seed in zip(places, seeds, strict=True):
+            done = None
+            for event in repaint_work(said, at, place, options, (seed,))(engine, stop):
+                yield event
+                done = event if isinstance(event, Done) else None
+            if done is None:
+                return
+            said = done.conversation
+            at = said.path()[-1]
 
     return work

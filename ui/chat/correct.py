@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from duogen.conversation import Image, Piece, Text, Turn
-from duogen.text_decoding import is_blank
+from duogen.text_decoding import clean_message, is_blank
 from ui.parts.shared import Refusal
 
 MARK = re.compile(r"\[(\d+)\]")
@@ -41,4 +41,25 @@ def apply_correction(turn: Turn, words: str) -> tuple[Piece, ...]:
             parts.append(Text(piece))
     if is_blank(words):
         raise Refusal("Type what the answer should say.")
+    return tuple(parts)
+
+
+def reword(turn: Turn, said: list[str]) -> tuple[Piece, ...]:
+    """The parts of the answer with the words `said`, one for each part of words; the gaps around them stay, empty ones are left out.
+
+    Raises:
+        Refusal: nothing is left, or these are not as many as the answer has.
+    """
+    boxed = [part for part in turn.parts if isinstance(part, Text) and part.text.strip()]
+    if len(boxed) != len(said):
+        raise Refusal("That is no longer there; open the page anew.")
+    new = {id(part): clean_message(str(words)) for part, words in zip(boxed, said, strict=True)}
+    if not any(new.values()):
+        raise Refusal("Type what the answer should say.")
+    parts = []
+    for part in turn.parts:
+        if not isinstance(part, Text) or id(part) not in new:
+            parts.append(part)
+        elif words := new[id(part)]:
+            parts.append(Text(part.text.replace(part.text.strip(), words, 1)))
     return tuple(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,6 +41,8 @@ PICTURE_MENU = [
     ("use", "Use this picture in a question"),
     ("studio", "Edit this picture in the studio"),
 ]
+PICTURE_REST = ("rest", "Paint again from here")
+OUTDATED = "What stands before this picture has changed since it was painted."
 
 Message = dict[str, Any]
 
@@ -125,7 +127,7 @@ def messages(conversation: Conversation, notes: dict[str, dict], pictures: Pictu
         if turn.role == "user":
             content = _question_content(conversation, turn, pictures, idle and turn is path[-1])
         else:
-            content = _answer_content(conversation, turn, notes.get(turn.id, {}), pictures)
+            content = _answer_content(conversation, turn, notes, pictures)
         shown.append({"role": turn.role, "content": content})
     return shown
 
@@ -139,13 +141,17 @@ def _question_content(conversation: Conversation, turn: Turn, pictures: PictureF
     bar = [button("copy", "Copy the words", conversation.id, turn.id), button("edit", "Edit, as a branch", turn.id)]
     menu = [menu_entry("retry", "Answer again with a new seed", turn.id)]
     menu.append(menu_entry("drop", "Delete, with all that came after it", turn.id))
-    again = button("retry", "Answer this question", turn.id, words="Answer it") if unanswered else ""
+    again = ""
+    if unanswered:
+        told = html.escape(translate("This question has no answer yet."))
+        again = f"<small>{told}</small>" + button("retry", "Answer this question", turn.id, words="Answer it")
     return [join_parts(parts), html_part(f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu)}{again}</div>')]
 
 
-def _answer_content(conversation: Conversation, turn: Turn, about: dict, pictures: PictureFolder) -> list[Message]:
-    blocks = cut_blocks(turn.parts)
-    parts = block_parts(blocks, turn.text(), lambda block: _answer_picture(conversation, turn, block, pictures))
+def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
+    blocks, about = cut_blocks(turn.parts), notes.get(turn.id, {})
+    outdated = find_outdated(conversation, turn, {id for id, note in notes.items() if note.get("rejected")})
+    parts = block_parts(blocks, turn.text(), lambda block: _answer_picture(conversation, turn, block, pictures, block.at in outdated))
     said = str(about.get("line", ""))
     facts, told = [], []
     for each in filter(None, said.split(" · ")):
@@ -153,6 +159,8 @@ def _answer_content(conversation: Conversation, turn: Turn, about: dict, picture
     bar = [button("copy", "Copy the words", conversation.id, turn.id), button("retry", "Answer again with a new seed", turn.id)]
     bar.append(button("edit", "Correct the words, as a branch", turn.id))
     menu = [
+        menu_entry("reword", "Edit words", conversation.id, turn.id),
+        menu_entry("split", "Continue in a new conversation", turn.id),
         menu_entry("pdf", "Save this answer as PDF", conversation.id, turn.id),
         menu_entry("print", "Print this answer", conversation.id, turn.id),
         menu_entry("teach", "Use as training example", turn.id),
@@ -206,29 +214,21 @@ def _step_part(block: Block, parts: list[Message]) -> Message:
     return {"type": "text", "text": shown + "".join(part["text"] for part in pictures) + "</div>"}
 
 
-def waiting_message(words: str, images: tuple[Image, ...], pictures: PictureFolder) -> Message:
-    """A question that waits for the answer before it."""
-    shown = [question_picture(image, number, pictures) for number, image in enumerate(images, 1)]
-    line = f"<small>{html.escape(translate('Sent when this answer is done'))}</small>" + button(
-        "recall", "Back into the box", words="Cancel"
-    )
-    return {"role": "user", "content": [*shown, text_part(words), html_part(f'<div class="chat-actions">{line}</div>')]}
-
-
 def question_picture(image: Image, number: int, pictures: PictureFolder) -> Message:
     """A picture of a question, with its number."""
     alt, mark = image.alt or translate(f"Your picture {number}"), f'<span class="number">{number}</span>'
     return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt, pictures.keep_image(image), mark, "brought")
 
 
-def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image], pictures: PictureFolder) -> Message:
+def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image], pictures: PictureFolder, outdated: bool) -> Message:
     """A picture of an answer with its buttons and its other versions."""
     at, image = block.at or 0, turn.image_at(block.at or 0)
     full = pictures.keep_image(image)
     name = html.escape(translate("Download"))
     save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
     bar = [*(button(command, name, turn.id, at) for command, name in PICTURE_BAR), save]
-    below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in PICTURE_MENU])
+    menu = [PICTURE_REST] * outdated + PICTURE_MENU
+    below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in menu], translate(OUTDATED) if outdated else "")
     below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
     return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)
 
@@ -251,18 +251,45 @@ def block_words(block: Block) -> str:
 
 
 def _versions(conversation: Conversation, turn: Turn, at: int, pictures: PictureFolder) -> str:
-    """The pictures at the same place of sibling answers that are equal in everything else."""
-    beside = [conversation.turns[id] for id in conversation.branches(turn.id)]
-    same = [other for other in beside if other.id == turn.id or _differ_only_at(turn.parts, other.parts, at)]
-    if len(same) < 2:
+    """The pictures that were painted for the same place, each by the answer that has it and is most like this one."""
+    versions: list[Turn] = []
+    for other in _find_repaints(conversation, turn):
+        same = next((index for index, each in enumerate(versions) if _same_picture(each.parts[at], other.parts[at])), None)
+        if same is None:
+            versions.append(other)
+        else:
+            versions[same] = min(versions[same], other, key=lambda each: _count_differences(turn.parts, each.parts))
+    if len(versions) < 2:
         return ""
     shown = []
-    for number, other in enumerate(same, 1):
+    for number, other in enumerate(versions, 1):
         name = html.escape(translate(f"Version {number}"))
         tile = f'<img src="{address(pictures.keep_image(other.image_at(at), STRIP_PIXELS))}" alt="{name}">'
         chosen = " chosen" if other.id == turn.id else ""
         shown.append(f'<button type="button" class="act tile{chosen}" value="branch {other.id}" title="{name}">{tile}</button>')
     return f'<div class="versions">{"".join(shown)}</div>'
+
+
+def _find_repaints(conversation: Conversation, turn: Turn) -> list[Turn]:
+    """The answer and those beside it that painting pictures again, one after the other, led to or from."""
+    beside = [conversation.turns[id] for id in conversation.branches(turn.id)]
+    found = [turn]
+    for each in found:  # it grows
+        known = {one.id for one in found}
+        found += [other for other in beside if other.id not in known and _is_repaint(each.parts, other.parts)]
+    known = {one.id for one in found}
+    return [other for other in beside if other.id in known]
+
+
+def _is_repaint(some: tuple[Piece, ...], others: tuple[Piece, ...]) -> bool:
+    """Whether two answers differ by one picture."""
+    return any(isinstance(part, Image) and _differ_only_at(some, others, at) for at, part in enumerate(some))
+
+
+def _count_differences(some: tuple[Piece, ...], others: tuple[Piece, ...]) -> int:
+    """At how many places two answers of the same shape differ."""
+    pairs = zip(some, others, strict=True)
+    return sum(not _same_picture(one, other) if isinstance(one, Image) else one != other for one, other in pairs)
 
 
 def _differ_only_at(some: tuple[Piece, ...], others: tuple[Piece, ...], at: int) -> bool:
@@ -283,9 +310,36 @@ def _same_picture(one: Piece, other: Piece) -> bool:
     return isinstance(one, Image) and isinstance(other, Image) and one.picture is other.picture
 
 
+def find_outdated(conversation: Conversation, turn: Turn, rejected: Collection[str] = ()) -> set[int]:
+    """The places of the pictures of an answer that were painted after other words or pictures than stand before them now.
+
+    Args:
+        rejected: answers that hold a picture that was not chosen; what comes after it was not painted after it.
+    """
+    painted: dict[int, tuple[Piece, ...]] = {}  # by picture, what stood before it in the oldest answer that has it
+    for beside in conversation.branches(turn.id):
+        parts = conversation.turns[beside].parts if beside not in rejected else ()
+        for at, part in enumerate(parts):
+            if isinstance(part, Image):
+                painted.setdefault(id(part.source), parts[:at])
+    found = set()
+    for at, part in enumerate(turn.parts):
+        now = turn.parts[:at]
+        then = painted.get(id(part.source), now) if isinstance(part, Image) else now
+        if len(then) != len(now) or _count_differences(then, now):
+            found.add(at)
+    return found
+
+
 def _arrows(conversation: Conversation, turn: Turn) -> str:
-    """The way to the branches beside a turn, "" if there are none."""
-    beside = conversation.branches(turn.id)
+    """The way to the branches beside a turn, "" if there are none. Answers that differ by pictures painted again count as one."""
+    beside: list[str] = []
+    seen: set[str] = set()
+    for id in conversation.branches(turn.id):
+        if id not in seen:
+            group = [each.id for each in _find_repaints(conversation, conversation.turns[id])] if turn.role == "assistant" else [id]
+            seen.update(group)
+            beside.append(turn.id if turn.id in group else group[-1])
     if len(beside) < 2:
         return ""
     at = beside.index(turn.id)

@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from duogen.conversation import Conversation, Image, Text, Turn
+from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.library.conversations import ConversationStore, Entry, make_title
 from duogen.picture_input import open_picture
 from duogen.text_decoding import clean_message
-from ui.chat.answers import Job, Jobs, Task, WaitingQuestion, answer_task, repaint_work
+from ui.chat.answers import Job, Jobs, Task, answer_task, repaint_rest_work, repaint_work
 from ui.chat.correct import apply_correction
 from ui.chat.history import Message, messages
 from ui.chat.sidebar import chat_list
+from ui.chat.waiting_list import Request, list_html
+from ui.parts.i18n import translate
 from ui.parts.shared import (
     EMPTY_BOX,
     Refusal,
@@ -76,7 +78,14 @@ class ChatParts(NamedTuple):
     chatbot: gr.Chatbot
     status: gr.HTML
     box: gr.MultimodalTextbox
+    waiting: gr.HTML
     place: gr.Textbox
+
+
+def _look_of_box(busy: bool) -> dict[str, Any]:
+    """The buttons and the words of the empty box. A `busy` one takes requests for the list, and shows Send once it holds something."""
+    words = translate("Ask more: it waits in a list" if busy else "Ask, or bring a picture")
+    return {"submit_btn": True, "stop_btn": busy, "placeholder": words}
 
 
 def catch_refusal(handler: Callable) -> Callable:
@@ -101,8 +110,8 @@ class Chat:
     """
 
     def __init__(self, parts: ChatParts, shared: Shared, store: ConversationStore, jobs: Jobs) -> None:
-        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.place = parts
-        self.outputs = [self.view, self.list, self.chatbot, self.status, self.box, self.place]
+        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.waiting, self.place = parts
+        self.outputs = [self.view, self.list, self.chatbot, self.status, self.box, self.waiting, self.place]
         self.shared, self.store, self.jobs = shared, store, jobs
         self.loading, self.pictures = shared.loading, jobs.pictures
         self.places: dict[str, str | None] = {}
@@ -133,9 +142,6 @@ class Chat:
         shown = self.render(values, view, words, act=act)
         if job := self.jobs.find(view.id):
             self.expected_jobs[session] = job
-        elif view.id and (unasked := self.store.read_about(view.id)["unasked"]) and (values.get(self.box) or EMPTY_BOX) == EMPTY_BOX:
-            # The server ended before the question was asked: put it back into the box until another question is asked here.
-            shown[self.box] = self.free_box({**unasked, "files": [file for file in unasked["files"] if Path(file).is_file()]})
         return shown
 
     def open_at(self, id: str, turn: str, request: gr.Request) -> Updates:
@@ -161,11 +167,11 @@ class Chat:
             drawn = self.places[session]
             with contextlib.suppress(ValueError):  # deleted meanwhile
                 shown = self.render({}, View(drawn), self.loading.words)
-                yield {each: shown[each] for each in (self.chatbot, self.status)}
+                yield {each: shown[each] for each in (self.chatbot, self.status, self.waiting)}
             await asyncio.sleep(REDRAW_SECONDS)
 
     async def _stream_job(self, session: str, job: Job, mine: object) -> AsyncIterator[Updates]:
-        chat, before, seen, drawn, bare = job.task.chat, self._messages_before(job), -1, 0.0, True
+        chat, before, seen, drawn, bare, listed = job.task.chat, self._messages_before(job), -1, 0.0, True, None
         while self.followers.get(session) is mine and self.places.get(session, chat) == chat:
             if job.done:
                 if job.bad:
@@ -176,12 +182,15 @@ class Chat:
                 self.finished.add(session)
                 said = self.status_html(job.status, "bad" if job.bad else "")
                 with contextlib.suppress(ValueError):  # deleted in another window, as `finish` will say
-                    yield {self.chatbot: self.messages(self.store.open(chat), idle=True), self.status: said}
+                    shown = self.messages(self.store.open(chat), idle=True)
+                    yield {self.chatbot: shown, self.status: said, self.waiting: self.render_waiting(chat)}
                 return
             first = bare and bool(job.answer.all_parts())  # show the first word at once
             if seen != job.changed and (first or time.monotonic() - drawn > REDRAW_SECONDS):
                 seen, drawn, bare = job.changed, time.monotonic(), bare and not first
-                yield {self.chatbot: [*before, *job.messages()], self.status: status_line(job.status, "busy")}
+                waiting = self.render_waiting(chat)
+                changed, listed = {self.waiting: waiting} if waiting != listed else {}, waiting
+                yield {self.chatbot: [*before, *job.messages()], self.status: status_line(job.status, "busy")} | changed
             await asyncio.sleep(POLL_SECONDS)
 
     @catch_refusal
@@ -203,7 +212,8 @@ class Chat:
             self.view: view,
             self.chatbot: chatbot,
             self.status: gr.skip() if words is None else self.status_html(words, mood, act),
-            self.box: gr.MultimodalTextbox(submit_btn=job is None, stop_btn=job is not None),
+            self.box: gr.MultimodalTextbox(**_look_of_box(job is not None)),
+            self.waiting: self.render_waiting(view.id),
             self.list: self.render_list(values, view),
             self.place: view.id or "",
         }
@@ -216,7 +226,8 @@ class Chat:
     def messages(self, conversation: Conversation, idle: bool = False) -> list[Message]:
         if not conversation.head:
             return []
-        return messages(conversation, self.store.read_about(conversation.id)["notes"], self.pictures, idle)
+        about = self.store.read_about(conversation.id)
+        return messages(conversation, about["notes"], self.pictures, idle)
 
     def _messages_before(self, job: Job) -> list[Message]:
         """The messages above a running answer."""
@@ -241,6 +252,11 @@ class Chat:
             return file
 
         return find
+
+    def render_waiting(self, id: str | None) -> str:
+        """The requests that wait. With no answer under way they are held, as after a restart of the server."""
+        job = self.jobs.find(id)
+        return list_html(self.jobs.waiting.read(id), job is None or job.held, self.shared.gallery)
 
     def search_list(self, values: dict) -> Updates:
         return {self.list: self.render_list(values, values[self.view])}
@@ -274,19 +290,14 @@ class Chat:
             self.check_free(values)
         conversation = self.store.open(view.id) if view.id else Conversation(title=make_title(words))
         old = conversation.turns[view.editing.turn] if view.editing else None
+        if self.jobs.find(view.id):
+            kept = tuple(str(self.shared.keep_upload(Path(file))) for file in files)
+            if self.jobs.enqueue(view.id, Request(words, kept, options, not self.loading.finished.is_set())):
+                return self.enter_view(values, request, view, None) | {self.box: self.busy_box(EMPTY_BOX)}
         pictures = tuple(self._open_upload(Path(file), old) for file in files)
-        if job := self.jobs.find(view.id):
-            return self._enqueue_question(values, request, job, WaitingQuestion(words, tuple(files), pictures, options))
         before = conversation.at(old.parent) if old else conversation
         asked = self.store.save(before.say("user", *pictures, words))
-        self.store.save_unasked(asked.id, None)
         return self.start_task(values, request, answer_task(asked, options)) | {self.box: self.busy_box(EMPTY_BOX)}
-
-    def _enqueue_question(self, values: dict, request: gr.Request, job: Job, question: WaitingQuestion) -> Updates:
-        """Ask the question when the running answer is done, also when no browser is connected."""
-        if not self.jobs.enqueue_question(job, question):
-            raise Refusal("One message waits already; take that back first, or wait for the answer.")
-        return self.enter_view(values, request, values[self.view], None) | {self.box: self.busy_box(EMPTY_BOX)}
 
     def _open_upload(self, file: Path, old: Turn | None) -> Image:
         """A picture from the box. Pictures of an edited question stay as they are."""
@@ -309,6 +320,17 @@ class Chat:
         task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, turn.parts[:at], turn.parts[at + 1 :])
         return self.start_task(values, request, task)
 
+    def repaint_rest(self, values: dict, request: gr.Request, conversation: Conversation, turn: Turn, at: int) -> Updates:
+        """Repaint the picture at `at` of an answer and those after it, as one job."""
+        places = tuple(place for place, part in enumerate(turn.parts) if place >= at and isinstance(part, Image))
+        if turn.role != "assistant" or at not in places:
+            raise Refusal("Only a picture of an answer can be painted again.")
+        options, seeds = self.shared.options(values), tuple(draw_seed() for _ in places)
+        work = repaint_rest_work(conversation, turn, places, options, seeds)
+        parts, rest = turn.parts[:at], turn.parts[at + 1 :]
+        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, parts, rest, places)
+        return self.start_task(values, request, task)
+
     def _repaint_with_words(self, values: dict, request: gr.Request, words: str) -> Updates:
         if not words:
             raise Refusal("Type the words that the picture is painted from.")
@@ -325,10 +347,12 @@ class Chat:
 
     def _apply_correction(self, values: dict, conversation: Conversation, turn: Turn, words: str) -> Updates:
         """Save the corrected answer as a branch."""
-        parts = apply_correction(turn, words)
-        if parts != turn.parts:
-            conversation = self.store.save(conversation.at(turn.parent).say(turn.role, *parts))
+        self.save_answer(conversation, turn, apply_correction(turn, words))
         return self.render(values, View(conversation.id), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
+
+    def save_answer(self, conversation: Conversation, turn: Turn, parts: tuple[Piece, ...]) -> Conversation:
+        """Save an answer with other parts beside the old one; the same parts change nothing."""
+        return conversation if parts == turn.parts else self.store.save(conversation.at(turn.parent).say(turn.role, *parts))
 
     def find_turn(self, values: dict, id: str) -> tuple[Conversation, Turn]:
         """Raises: KeyError, Refusal."""
@@ -352,11 +376,16 @@ class Chat:
         return self.render(values, View(task.chat), job.status, "busy") | {self.box: self.busy_box()}
 
     def busy_box(self, value: dict | None = None) -> gr.MultimodalTextbox:
-        look: dict[str, Any] = {"submit_btn": False, "stop_btn": True}
+        look = _look_of_box(True)
         return gr.MultimodalTextbox(**look) if value is None else gr.MultimodalTextbox(value=value, **look)
 
     def free_box(self, value: dict) -> gr.MultimodalTextbox:
-        return gr.MultimodalTextbox(value=value, submit_btn=True, stop_btn=False)
+        return gr.MultimodalTextbox(value=value, **_look_of_box(False))
+
+    def go_on(self, id: str) -> None:
+        """Go on with the list of waiting requests. Raises Refusal, ValueError: the next one cannot be sent."""
+        self._check_open()
+        self.jobs.go_on(id)
 
     def stop(self, view: View) -> None:
         if job := self.jobs.find(view.id):

@@ -41,6 +41,68 @@ findGuide = async key => {
 };
 openFromAddress();
 
+// The words of an answer in boxes, in its place and beside their pictures, until they are saved or left.
+const make = (kind, about, ...inside) => {
+  const made = Object.assign(document.createElement(kind), about);
+  made.append(...inside);
+  return made;
+};
+const closeWords = (form, focus = true) => {
+  const message = form.parentElement;
+  message.classList.remove('reworded');
+  form.remove();
+  if (focus) message.querySelector('.chat-actions summary')?.focus();
+};
+const wordCards = parts => {
+  const cards = [], last = () => cards[cards.length - 1];
+  let pictures = 0;
+  for (const part of parts) {
+    if (part.picture) {
+      const picture = make('figure', { className: 'card' }, make('img', { className: 'picture', src: part.picture, alt: part.alt }));
+      pictures += 1;
+      last()?.querySelector('textarea')?.setAttribute('aria-label', `${say('The words before picture')} ${pictures}`);
+      if (last()?.childElementCount === 1 && last().querySelector('textarea')) last().append(picture);
+      else cards.push(make('div', { className: 'step' }, picture));
+    } else if (part.words) {
+      const box = make('textarea', { value: part.words, defaultValue: part.words, dir: 'auto', rows: 2 });
+      box.setAttribute('aria-label', say('The last words'));
+      cards.push(make('div', { className: 'step' }, make('div', { className: 'said' }, box)));
+    }
+  }
+  return cards;
+};
+const editWords = async act => {
+  const [, conversation, turn] = act.value.split(' '), message = act.closest('.message');
+  const found = await server.pack(`parts ${conversation} ${turn}`);
+  if (found.error) return sendCommand('say ' + found.error);
+  for (const other of document.querySelectorAll('form.words')) closeWords(other, false);
+  const cancel = make('button', { type: 'button', textContent: say('Cancel') });
+  const save = make('button', { type: 'submit', className: 'save', textContent: say('Save words') });
+  const form = make('form', { className: 'words' }, ...wordCards(found.parts), make('div', { className: 'ends' }, cancel, save));
+  const boxes = [...form.querySelectorAll('textarea')];
+  form.dataset.turn = turn;
+  cancel.onclick = () => closeWords(form);
+  form.onkeydown = event => {
+    if (event.key === 'Escape') closeWords(form);
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  };
+  form.onsubmit = event => {
+    event.preventDefault();
+    if (boxes.every(box => box.value === box.defaultValue)) closeWords(form);
+    else sendCommand('reword ' + turn, { words: boxes.map(box => box.value) });
+  };
+  message.classList.add('reworded');
+  message.append(form);
+  boxes[0]?.focus({ preventScroll: true });
+  form.scrollIntoView({ block: 'nearest' });
+};
+// A saved answer stands where the form stood.
+const closeSavedWords = () => {
+  for (const form of document.querySelectorAll('form.words')) {
+    if (!form.parentElement.querySelector(`button[value^="reword "][value$="${form.dataset.turn}"]`)) closeWords(form);
+  }
+};
+
 document.addEventListener('click', async event => {
   for (const menu of document.querySelectorAll('details.more[open]')) {
     if (!menu.contains(event.target) || event.target.closest('button')) menu.open = false;
@@ -65,6 +127,8 @@ document.addEventListener('click', async event => {
     openGuide(act.value.split(' ').slice(1).join('/'));
   } else if (command === 'print') {
     printGuide(act.value);
+  } else if (command === 'reword') {
+    editWords(act);
   } else {
     sendCommand(act.value);
     if (command === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();
@@ -117,6 +181,7 @@ const translateNotices = () => {
 
 const tidy = () => {
   translateNotices();
+  closeSavedWords();
   for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
   for (const list of document.querySelectorAll('#talk .examples[role=list]')) list.setAttribute('role', 'group');
   for (const tile of document.querySelectorAll('button.thumbnail-item:not(.named)')) { // "Thumbnail 3 of 60" says little
@@ -136,7 +201,7 @@ const tidy = () => {
   if (name) { name.classList.add('seen'); name.focus(); name.select(); }
 };
 // The keyboard in the chat: Tab goes from the newest card or message to older ones, arrows go through what one holds.
-const CONTROLS = 'a[href], button, summary';
+const CONTROLS = 'a[href], button:not(form.words button), summary';
 const GROUPS = '.card, .chat-actions';
 const groups = () => [...document.querySelectorAll(`#talk .message-wrap :is(${GROUPS}, ${CONTROLS})`)]
   .filter(each => each.matches(GROUPS) || !each.closest(GROUPS)).reverse();
