@@ -47,7 +47,7 @@ REMEMBERED = """() => {
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
 OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("drafts", "actions", "waiting_list", "head", "connection")]
-ASK_NOW = "You can ask already."
+ASK_NOW = "You can ask now."
 LOST = "Connection to the server was lost. Attempting reconnection..."  # as Gradio says it
 WORDS = f"const LOST = {json.dumps({'en': LOST} | {language: table[LOST] for language, table in TABLES.items()})};\n"
 SCRIPTS = WORDS + "\n".join(file.read_text(encoding="utf-8") for file in (FOLLOW_SCRIPT, *OWN_SCRIPTS))

@@ -37,6 +37,8 @@ def _add_finetune(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", metavar="FILE", help=f"a JSON file, or a preset: {', '.join(PRESETS)} (default: by the machine)")
     command.add_argument("--replay", type=Path, metavar="DIR", help="examples that the pair should not forget; the bundled pair needs none")
     command.add_argument("--rehearse", dest="replay", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # the old name
+    command.add_argument("--trigger", default="", metavar="WORD", help="a word that calls up what was learnt; it begins every request")
+    command.add_argument("--sample", action="append", default=[], metavar="TEXT", help="a request to make samples from; may be given again")
     command.add_argument("--resume", action="store_true", help="resume the run in --out")
     command.add_argument("--estimate", action="store_true", help="check the data, time a few steps, print memory and time, and end")
     command.add_argument("--caption", action="store_true", help="first have the pair describe pictures that have no words, into .txt files")
@@ -55,8 +57,8 @@ def finetune(given: argparse.Namespace) -> int:
         run = prepare_run(request)
         for words in run.report.sentences():
             print(words)
-        for cost in measure_costs(run):
-            print(cost.sentence())
+        for words in (words for cost in measure_costs(run) for words in cost.sentences()):
+            print(words)
         for where, what, done in problem_rows(run.data):
             print(f"- {where}: {what} ({done})")
         return 0
@@ -79,7 +81,7 @@ def _new_request(given: argparse.Namespace) -> FineTuneRequest:
     if not given.estimate and out.exists() and (not out.is_dir() or any(each.name != "run" for each in out.iterdir()) or _has_state(out)):
         raise ValueError(f"{out} is there already; choose a new folder, or go on with it: --resume.")
     recipe = FineTuneConfig.load(given.recipe or choose_preset(given.device))
-    return FineTuneRequest(given.data, out, given.pair, given.stage, recipe, given.device, given.replay)
+    return FineTuneRequest(given.data, out, given.pair, given.stage, recipe, given.device, given.replay, given.trigger, tuple(given.sample))
 
 
 def _has_state(out: Path) -> bool:

@@ -22,6 +22,8 @@ from duogen.data_engine.sample import Picture
 from duogen.files import read_bytes
 from duogen.picture_input import CUT_JPEG, FORMATS, MAX_PIXELS, MOST_SCANS, is_cut_off, is_srgb, open_picture, walk_jpeg
 
+NOT_THERE = "its file is not there"
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:|//", re.I)  # of another site, or data in place of a file
 TRACKER = re.compile(r"pixel\.|/pixel|beacon|tracking|doubleclick|googlesyndication|analytics|1x1|spacer|blank\.gif", re.I)
 FURNITURE = re.compile(
     r"(?:^|[\W_])(?:logos?|icons?|favicon|avatar|gravatar|badge|sprite|emoji|button|btn|banner|advert\w*|ads?|sponsor\w*|rss|share|social|"
@@ -58,7 +60,7 @@ def inspect_picture(picture: Picture, options: DataOptions) -> tuple[Picture, st
     try:
         data = _read_bytes(picture)
     except FileNotFoundError:
-        return picture, "its file is not there"
+        return picture, NOT_THERE
     except ValueError as error:
         return picture, f"broken: {describe_error(error)}"
     try:
@@ -76,6 +78,11 @@ def inspect_picture(picture: Picture, options: DataOptions) -> tuple[Picture, st
     grey = small.convert("L")
     seen = replace(picture, shape=shape, phash=perceptual_hash(grey), kind=guess_kind(small), suffix=SUFFIXES.get(image.format or "", ""))
     return seen, _check_pixels(grey)
+
+
+def is_missing(picture: Picture) -> bool:
+    """Whether a page names a picture of its own site whose file is not there."""
+    return picture.data is None and picture.file is None and not picture.unread and not ADDRESS.match(picture.name)
 
 
 def _read_bytes(picture: Picture) -> bytes:

@@ -18,6 +18,7 @@ from duogen.files import write_beside
 REPORT, FUNNEL = "report.html", "funnel.json"
 CHARTS = ("pictures in a dialogue", "words in a dialogue", "kind of picture", "kind of page", "turns of the user", "pictures moved",
           "worded by", "lost")  # fmt: skip
+MISSING = "pictures not found"
 MOST_NAMED = 1000  # pages that could not be read, and as many files that were passed over
 TITLES = {"lost": "What kept pages lost on the way"}
 

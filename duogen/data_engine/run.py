@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import posixpath
 import shutil
 import threading
 import time
@@ -31,8 +32,9 @@ from duogen.data_engine.limits import limit_time
 from duogen.data_engine.near import Index, signature
 from duogen.data_engine.options import DataOptions
 from duogen.data_engine.pages import FileTally, Place, list_pages, read_page
-from duogen.data_engine.pictures import encode_picture
+from duogen.data_engine.pictures import ADDRESS, NOT_THERE, encode_picture, is_missing
 from duogen.data_engine.reasons import describe_error, group_reason
+from duogen.data_engine.report import MISSING
 from duogen.data_engine.rewrite import clean_page
 from duogen.data_engine.sample import Dropped, Filter, Lost, Picture, Sample, Words
 from duogen.data_engine.state import Row, State
@@ -314,6 +316,7 @@ def make_row(place: Place, sample: Sample | None, turns: list[Message[Picture]] 
     if sample is None:
         return Row(place.id, place.kind, place.file, place.member, Path(place.file).stem, step, reason)
     record, counted = None, {"lost": [f"{each.step}: {group_reason(each.why)}" for each in sample.lost]}
+    counted[MISSING] = _list_missing(sample)
     if turns:
         files = {picture.name: picture.file.name for turn in turns for picture in turn.pictures() if picture.file is not None}
         record = make_record(place.id, turns, sample.source, files)
@@ -330,6 +333,13 @@ def make_row(place: Place, sample: Sample | None, turns: list[Message[Picture]] 
         }
     said = {"source": sample.source.as_dict(), "lost": [_lost_fields(each) for each in sample.lost], "notes": sample.notes}
     return Row(place.id, place.kind, place.file, place.member, sample.source.title, step, reason, record, said, verdict, counted)
+
+
+def _list_missing(sample: Sample) -> list[str]:
+    """The folder, as the page writes it, of each picture whose file is not there; "" for one beside the page."""
+    names = [picture.name for picture in sample.pictures() if is_missing(picture)]
+    names += [each.what for each in sample.lost if each.why == NOT_THERE and not ADDRESS.match(each.what)]
+    return [posixpath.dirname(name.replace("\\", "/")) for name in names]
 
 
 def _lost_fields(each: Lost) -> list[str]:

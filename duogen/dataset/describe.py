@@ -122,8 +122,8 @@ def describe(data: Data, tokens: Tokens, most: int, share: float = 0.1) -> Repor
 
 
 def example_text(example: Example, most: int = 300) -> str:
-    """The words of an example on one line of at most `most` letters."""
-    said = " · ".join(" ".join(line.text().split()) for line in example.lines)
+    """The words of an example on one line of at most `most` letters; a caption, which is asked for and repeated, once."""
+    said = " · ".join(dict.fromkeys(" ".join(line.text().split()) for line in example.lines))
     return said if len(said) <= most else said[: most - 1] + "…"
 
 

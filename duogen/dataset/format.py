@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,8 @@ PICTURES = (
     *(".jp2", ".ppm"),
 )
 HASH_WORDS = 4  # of 64 bits, in a difference hash
-DUPLICATE_BITS = 6  # of 256: pictures whose difference hashes are at most so far apart look the same
+DUPLICATE_BITS = 6  # of 256: pictures whose difference hashes are at most so far apart look the same, if their colours do
+DUPLICATE_COLOURS = 24  # of 255: how far apart the mean colours of one place may be
 ENOUGH_TO_SPLIT = 5
 MOST_HELD = 0.25  # of the examples, where a picture is in more of them than should be kept back
 
@@ -83,6 +84,16 @@ class Example:
             ValueError: a picture is gone or can no longer be read.
         """
         return [line.make_turn(lambda picture: Image(open_picture(picture.file), alt=picture.alt)) for line in self.lines]
+
+    def with_trigger(self, word: str) -> Example:
+        """The same example whose first request begins with a word, unless that is empty or in it already."""
+        asked = next((line for line in self.lines if line.role == "user"), None)
+        if not word or asked is None or word.casefold() in asked.text().casefold():
+            return self
+        at = next((place for place, part in enumerate(asked.parts) if isinstance(part, str)), 0)
+        said = [f"{word}, {asked.parts[at]}"] if isinstance(asked.parts[at], str) else [word, asked.parts[at]]
+        called = replace(asked, parts=(*asked.parts[:at], *said, *asked.parts[at + 1 :]))
+        return replace(self, lines=tuple(called if line is asked else line for line in self.lines))
 
     def key(self) -> str:
         """A digest of the words and picture files, wherever the files are."""
@@ -159,18 +170,20 @@ def _group_by_pictures(examples: list[Example]) -> list[list[int]]:
 
 
 def find_duplicates(examples: Iterable[Example]) -> list[tuple[str, str]]:
-    """Find pairs of examples with near-duplicate pictures. Near-duplicates within one example do not count."""
-    shown = [(example.where, [inspect_picture(picture.file).hash for picture in example.pictures("assistant")]) for example in examples]
-    owners = [where for where, hashes in shown for _ in hashes]
-    every = np.frombuffer(b"".join(each for _, hashes in shown for each in hashes), np.uint64).reshape(-1, HASH_WORDS)
+    """Find pairs of examples with near-duplicate pictures, in colour. Near-duplicates within one example do not count."""
+    shown = [(example.where, [inspect_picture(picture.file) for picture in example.pictures("assistant")]) for example in examples]
+    owners = [where for where, facts in shown for _ in facts]
+    every = np.frombuffer(b"".join(each.hash for _, facts in shown for each in facts), np.uint64).reshape(-1, HASH_WORDS)
+    colours = np.array([list(each.colours) for _, facts in shown for each in facts], np.int16)
     pairs: dict[tuple[str, str], None] = {}
     done = 0
-    for where, hashes in shown:
-        if hashes and done:
-            own = every[done : done + len(hashes)]
-            apart = np.bitwise_count(own[:, None] ^ every[None, :done]).sum(-1).min(0)
-            pairs |= {(owners[index], where): None for index in np.flatnonzero(apart <= DUPLICATE_BITS)}
-        done += len(hashes)
+    for where, facts in shown:
+        if facts and done:
+            apart = np.bitwise_count(every[done : done + len(facts), None] ^ every[None, :done]).sum(-1)
+            own, other = np.nonzero(apart <= DUPLICATE_BITS)
+            alike = np.abs(colours[done + own] - colours[other]).max(-1) <= DUPLICATE_COLOURS
+            pairs |= {(owners[index], where): None for index in sorted(set(other[alike].tolist()))}
+        done += len(facts)
     return list(pairs)
 
 

@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 from duogen.files import write_beside
 from duogen.picture_input import open_picture
 
+COLOUR_PARTS = 8  # of each side
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 DATA_URL = re.compile(r"data:[^,]{0,200}?;base64,", re.I)
 
@@ -29,11 +30,13 @@ class PictureFacts:
         size: (width, height), upright.
         digest: of its pixels; equal for the same picture in two files.
         hash: its difference hash, 256 bits.
+        colours: the mean colours of 8 x 8 parts, three bytes each.
     """
 
     size: tuple[int, int]
     digest: bytes
     hash: bytes
+    colours: bytes
 
 
 def inspect_picture(file: Path) -> PictureFacts:
@@ -64,7 +67,8 @@ def _inspect(file: Path, changed: int, size: int) -> PictureFacts | str:
     except Exception:  # a damaged file raises whatever its decoder raises
         return f"{file.name} cannot be read as a picture; bring a PNG, JPEG, WebP, AVIF or HEIC file."
     digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
-    return PictureFacts(picture.size, digest, np.packbits(_difference_bits(picture)).tobytes())
+    colours = picture.convert("RGB").resize((COLOUR_PARTS, COLOUR_PARTS), PILImage.Resampling.BOX).tobytes()
+    return PictureFacts(picture.size, digest, np.packbits(_difference_bits(picture)).tobytes(), colours)
 
 
 def _difference_bits(picture: PILImage.Image) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,10 +42,25 @@ class FineTuneStage(Stage, Protocol):
     batch_sampler: BatchSampler
 
 
-class Sampler(Protocol):
-    """Makes samples, at every step from the same prompts and seeds; writes their pictures into a folder."""
+@dataclass(frozen=True)
+class Looks:
+    """How often a run looks at samples and at the kept-back examples, and what follows from it.
 
-    def __call__(self, folder: Path, prefix: str) -> list[Sample]: ...
+    Attributes:
+        every: steps between two looks; 0 for the first and the last only.
+        best: whether the state is kept that did best on the kept-back examples.
+        patience: looks without a better one until the run ends early, 0 for any number.
+    """
+
+    every: int
+    best: bool = False
+    patience: int = 0
+
+
+class Sampler(Protocol):
+    """Makes samples one by one, at every step from the same prompts and seeds; writes their pictures into a folder."""
+
+    def __call__(self, folder: Path, prefix: str) -> Generator[Sample]: ...
 
 
 def set_input_cast(model: nn.Module, enabled: bool) -> None:
@@ -74,11 +90,13 @@ class MLLMSampler:
     def __init__(self, mllm: MLLM, examples: list[Example]) -> None:
         self.mllm, self.examples = mllm, examples[:SAMPLES]
 
-    @torch.no_grad()
-    def __call__(self, folder: Path, prefix: str) -> list[Sample]:
-        with inference_mode(self.mllm.model):
-            return [self._sample_answer(example, index) for index, example in enumerate(self.examples)]
+    def __call__(self, folder: Path, prefix: str) -> Generator[Sample]:
+        for index, example in enumerate(self.examples):
+            with inference_mode(self.mllm.model):
+                sample = self._sample_answer(example, index)
+            yield sample
 
+    @torch.no_grad()
     def _sample_answer(self, example: Example, seed: int) -> Sample:
         tokens, context = self.mllm.tokens, Context()
         question, answer = example.turns()[:2]
@@ -117,9 +135,7 @@ class DiTSampler:
     def __init__(self, painter: CosmosPainter, examples: list[tuple[Example, CachedExample]]) -> None:
         self.painter, self.examples = painter, examples[:SAMPLES]
 
-    @torch.no_grad()
-    def __call__(self, folder: Path, prefix: str) -> list[Sample]:
-        samples = []
+    def __call__(self, folder: Path, prefix: str) -> Generator[Sample]:
         for index, (example, cached) in enumerate(self.examples):
             with inference_mode(self.painter.model):
                 picture = self._sample_picture(cached, index)
@@ -127,9 +143,9 @@ class DiTSampler:
             picture.save(folder / f".{name}.part", "PNG")
             (folder / f".{name}.part").replace(folder / name)
             prompt = next(line.text().strip() for line in example.lines)
-            samples.append({"prompt": prompt, "text": last_words(example.turns()), "picture": name})
-        return samples
+            yield {"prompt": prompt, "text": last_words(example.turns()), "picture": name}
 
+    @torch.no_grad()
     def _sample_picture(self, example: CachedExample, seed: int) -> Picture:
         about, device = self.painter.about, self.painter.model.device
         last = max(index for index, painted in enumerate(example.painted) if painted)
@@ -155,33 +171,57 @@ class TrainerCallback:
         stage: "mllm" or "dit".
         sampler: makes the samples; with `None` there are no samples and no validation.
         held: the stage on the examples that are kept back, `None` where there are none.
-        ending: "pause" or "stop" after that command, else "".
+        looks: how the looks at the kept-back examples shall count.
+        rest: estimated seconds of the stages after this one.
+        ending: "pause" or "stop" after that command, "early" where the kept-back examples get no better any more, else "".
+        losses: the validation loss by step.
         step_seconds, sampling_seconds: how long a step takes, and samples with validation took last.
         progress: what was reported last.
     """
 
     def __init__(
-        self, job: Job, stage: str, recipe: Recipe, every: int, sampler: Sampler | None, held: FineTuneStage | None
+        self, job: Job, stage: str, recipe: Recipe, looks: Looks, sampler: Sampler | None, held: FineTuneStage | None, rest: float = 0.0
     ) -> None:
-        self.job, self.stage, self.recipe, self.every = job, stage, recipe, every
+        self.job, self.stage, self.recipe, self.looks, self.rest = job, stage, recipe, looks, rest
         self.sampler, self.held = sampler, held
-        self.ending = ""
+        self.ending, self.wanted = "", set[str]()
+        self.losses = {round(each["step"]): each["validation"] for each in job.figures(stage) if "validation" in each and each["step"]}
         self.last_report, self.last_step, self.step_seconds, self.sampling_seconds = 0.0, time.monotonic(), 0.0, 0.0
         self.progress: dict[str, Any] = {}
 
     def on_start(self) -> None:
         """Make the samples of step 0 if there are none yet."""
-        if not self.job.has_sample(self.stage, 0):
+        self.job.report(phase="sampling", words="Looking at what it can do before ...", stage=self.stage)
+        if self._is_over():
+            self.ending = "early"  # it had ended so before it was resumed
+        elif not self.job.has_sample(self.stage, 0):
             self.evaluate_and_sample(0)
         self.last_step = time.monotonic()
+
+    def is_ending(self) -> bool:
+        for command in self.job.take_commands():
+            if command in ("pause", "stop"):
+                self.ending = command
+            else:
+                self.wanted.add(command)
+        return bool(self.ending)
+
+    def best_step(self) -> int | None:
+        """The step after which the kept-back examples did best; `None` where nobody looked, or where the last weights stay."""
+        return min(self.losses, key=lambda step: (self.losses[step], step)) if self.losses and self.looks.best else None
+
+    def _is_over(self) -> bool:
+        """Whether too many looks at the kept-back examples were no better than the best."""
+        best = min(self.losses, key=lambda step: (self.losses[step], step), default=0)
+        return 0 < self.looks.patience <= sum(step > best for step in self.losses)
 
     def on_step(self, step: int, figures: dict[str, float]) -> str:
         now = time.monotonic()
         self.step_seconds = now - self.last_step if not self.step_seconds else 0.9 * self.step_seconds + 0.1 * (now - self.last_step)
-        commands = self.job.take_commands()
-        self.ending = next((command for command in commands if command in ("pause", "stop")), self.ending)
-        samplings = self.recipe.steps // self.every - step // self.every if self.every else 1
-        left = self.step_seconds * (self.recipe.steps - step) + self.sampling_seconds * samplings
+        self.is_ending()
+        every = self.looks.every
+        samplings = self.recipe.steps // every - step // every if every else 1
+        left = self.step_seconds * (self.recipe.steps - step) + self.sampling_seconds * samplings + self.rest
         self.progress = {
             "stage": self.stage, "step": step, "steps": self.recipe.steps, "loss": figures["loss"], "seconds_left": left,
             "learning_rate": self.recipe.learning_rate * rate_at(step, self.recipe), "memory": memory_used(),
@@ -190,36 +230,55 @@ class TrainerCallback:
             self.last_report = now
             words = f"Stage {1 if self.stage == 'mllm' else 2}: step {step} of {self.recipe.steps}, about {format_duration(left)} left"
             self.job.report(phase="training", words=words, **self.progress)
-        if "sample" in commands or (self.every and step % self.every == 0) or step == self.recipe.steps:
+        due = "sample" in self.wanted or (every and step % every == 0)
+        if (due and not self.ending) or step == self.recipe.steps:
             self.evaluate_and_sample(step)
+            self.ending = self.ending or ("early" if self._is_over() else "")
         self.last_step = time.monotonic()
-        return "pause" if self.ending else "save" if "save" in commands else ""
+        command = "best" if step == self.best_step() else "pause" if self.ending else "save" if "save" in self.wanted else ""
+        self.wanted.clear()
+        return command
 
     def evaluate_and_sample(self, step: int) -> None:
-        """Make samples and compute the validation loss. Both use generators of their own, so that they do not change the training."""
+        """Make samples and compute the validation loss; nothing is kept of them where a command ends the run meanwhile.
+
+        Both use generators of their own, so that they do not change the training.
+        """
         if self.sampler is None:
             return
         self.job.report(phase="sampling", words=f"Looking at samples of step {step} ...", **self.progress)
         began, folder = time.monotonic(), self.job.run / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        samples = self.sampler(folder, f"{self.stage}-{step:07d}")
-        entry = {"stage": self.stage, "step": step, "shown": samples}
+        entry: dict[str, Any] = {"stage": self.stage, "step": step, "shown": []}
+        for sample in self.sampler(folder, f"{self.stage}-{step:07d}"):
+            entry["shown"].append(sample)
+            if self.is_ending():
+                return
         if self.held is not None:
-            entry["validation"] = validation_loss(self.held, self.recipe)
-            figures = self.job.stage_folder(self.stage)
-            figures.mkdir(exist_ok=True)
-            with (figures / "validation.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "validation": entry["validation"]}) + "\n")
-            self.job.report(validation=entry["validation"])
+            entry["validation"] = validation_loss(self.held, self.recipe, self.is_ending)
+            if entry["validation"] is None:
+                return
+            self._keep_loss(step, entry["validation"])
         write_beside(folder / f"{self.stage}-{step:07d}.json", json.dumps(entry, ensure_ascii=False).encode())
         self.sampling_seconds = time.monotonic() - began
 
+    def _keep_loss(self, step: int, loss: float) -> None:
+        figures = self.job.stage_folder(self.stage)
+        figures.mkdir(exist_ok=True)
+        with (figures / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "validation": loss}) + "\n")
+        if step:  # the weights of step 0 are the pair's own
+            self.losses[step] = loss
+        self.job.report(validation=loss)
+
 
 @torch.no_grad()
-def validation_loss(stage: FineTuneStage, recipe: Recipe) -> float:
-    """The mean loss of the examples that are kept back, always with the same noise."""
+def validation_loss(stage: FineTuneStage, recipe: Recipe, is_ending: Callable[[], bool] = lambda: False) -> float | None:
+    """The mean loss of the examples that are kept back, always with the same noise; `None` where the run ends meanwhile."""
     losses = []
     for number in range(min(CHECKED_BATCHES, stage.batch_sampler.batches)):
+        if is_ending():
+            return None
         torch.manual_seed(number)
         with autocast(recipe):
             losses.append(float(stage.loss(stage.batch(number), torch.Generator().manual_seed(number))[0]))

@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 QUESTION = "Describe this picture in one sentence."
 
 
+def caption_files(pictures: list[Path]) -> dict[Path, Path]:
+    """The text files for the captions of pictures."""
+    names = Counter(picture.with_suffix("") for picture in pictures)
+    alone = {picture: names[picture.with_suffix("")] == 1 for picture in pictures}
+    return {picture: picture.with_suffix(".txt") if own else picture.with_name(f"{picture.name}.txt") for picture, own in alone.items()}
+
+
 def caption_all(engine: Engine, pictures: list[Path]) -> Iterator[tuple[Path, str]]:
     """Write NAME.txt beside each picture that has none; yields each picture with its caption. Files that exist are not changed.
 
     A picture that shares its name with others, but for the ending, gets NAME.ENDING.txt. One that cannot be read is left out.
     """
+    files = caption_files(pictures)
     options = Options(0, TextOptions(temperature=0.0, max_tokens=80), ImageOptions(max_images=0, preview_every=0))
-    names = Counter(picture.with_suffix("") for picture in pictures)
-    for picture in pictures:
-        words = picture.with_suffix(".txt") if names[picture.with_suffix("")] == 1 else picture.with_name(f"{picture.name}.txt")
+    for picture, words in files.items():
         if words.exists():
             continue
         try:

@@ -24,7 +24,7 @@ OLD_KEYS = OLD_NAMES | {"rehearse": "replay"}
 class StageConfig(RangeChecked):
     """The settings that both stages have."""
 
-    steps: int = option(200, "Steps in all.", 1, 1_000_000, 1)
+    steps: int = option(200, "Steps in all; 0 sizes them to the examples and to the minutes.", 0, 1_000_000, 1)
     learning_rate: float = option(2e-4, "The size of a step; too large ends in nonsense.", 1e-7, 0.05, 1e-6)
     batch: int = option(4, "Examples computed together; fewer need less memory.", 1, 1024, 1)
     accumulate: int = option(1, "Batches averaged for a step; more make it steadier without more memory.", 1, 1024, 1)
@@ -74,6 +74,9 @@ class FineTuneConfig(RangeChecked):
     save_minutes: float = option(2.0, "Minutes between saved states.", 0.0, 600.0, 0.1)
     replay: float = option(0.6, "Share of the practice on what the pair could do before, where that is known; 0 forgets.", 0.0, 0.9, 0.05)
     keep: int = option(2, "Saved states that stay.", 1, 100, 1)
+    minutes: float = option(20.0, "Minutes that stages whose steps are 0 take together, where that is enough.", 1, 10_000, 1)
+    best: bool = option(True, "The weights that do best on the kept-back examples stay, not the last ones.")
+    patience: int = option(4, "Looks at the kept-back examples without a better one until it ends early; 0 never ends early.", 0, 1000, 1)
     mllm: MLLMConfig = field(default_factory=MLLMConfig, metadata={"low": None, "high": None, "label": "What to say (MLLM)"})
     dit: DiTConfig = field(
         default_factory=lambda: DiTConfig(learning_rate=1e-3, steps=400, ema=0.98),

@@ -8,9 +8,10 @@ answers.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ GB = 1024**3
 START_SECONDS = 5.0
 UNIT = 1e13  # operations; they take a handy number of seconds on every machine
 BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
+PASSES = {"mllm": 8, "dit": 32}  # through the examples, as in the recipe that learnt new things from thirty guides
+LEAST_STEPS = {"mllm": 60, "dit": 150}  # fewer teach nothing
 REACHED = 0.35  # share of a matrix product's speed that a training step reaches
 FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and token: forward and backward, LoRA or full
 
@@ -41,6 +44,9 @@ class Cost:
         seconds: for all steps, the caches and the samples.
         work: floating-point operations of one step.
         guessed: whether the time is a guess, as nothing was measured yet.
+        steps, step_seconds: the number of steps, and what one takes.
+        before: seconds before the first step.
+        examples, practice: examples to learn from, and those of them that the pair practised before.
     """
 
     stage: str
@@ -49,6 +55,21 @@ class Cost:
     seconds: float
     work: float = 0.0
     guessed: bool = False
+    steps: int = 0
+    step_seconds: float = 0.0
+    before: float = 0.0
+    examples: int = 0
+    practice: int = 0
+
+    def sentences(self) -> list[str]:
+        """What it needs, and what the time is spent on."""
+        said = [self.sentence()]
+        if self.practice:
+            count = f"{self.practice:,} of its {self.examples + self.practice:,} examples"
+            said.append(f"It takes {self.steps:,} steps; {count} are the pair's own practice, so that it forgets nothing.")
+        elif self.steps:
+            said.append(f"It takes {self.steps:,} steps.")
+        return said
 
     def sentence(self) -> str:
         disk = f" and {self.disk / GB:.1f} GB of disk" if self.disk > 0.05 * GB else ""
@@ -100,7 +121,31 @@ class Shapes:
 
 def estimate_cost(pair: Path, recipe: FineTuneConfig, stage: str, report: Report, device: str) -> Cost:
     """Estimate what one stage ("mllm" or "dit") needs on a device."""
-    return (_estimate_mllm if stage == "mllm" else _estimate_dit)(pair, recipe, report, device)
+    cost = (_estimate_mllm if stage == "mllm" else _estimate_dit)(pair, recipe, report, device)
+    return replace(cost, steps=getattr(recipe, stage).steps, examples=report.examples, practice=count_practice(pair, recipe, stage))
+
+
+def count_practice(pair: Path, recipe: FineTuneConfig, stage: str) -> int:
+    """How many examples of what the pair was trained on before a stage replays, where no folder of them was brought."""
+    return REPLAY_EXAMPLES[stage] if recipe.replay and About.load(pair).practised else 0
+
+
+def size_steps(pair: Path, recipe: FineTuneConfig, stages: Sequence[str], report: Report, device: str) -> FineTuneConfig:
+    """The recipe with a number of steps where it has 0: what the examples need, or fewer where the minutes do not suffice for that."""
+    sized = [stage for stage in stages if not getattr(recipe, stage).steps]
+    for stage in sized:
+        own = getattr(recipe, stage)
+        share = 1 - recipe.replay if count_practice(pair, recipe, stage) else 1.0
+        needed = math.ceil(PASSES[stage] * report.examples / (own.batch * own.accumulate * share))
+        recipe = replace(recipe, **{stage: replace(own, steps=max(LEAST_STEPS[stage], needed))})
+    costs = [estimate_cost(pair, recipe, stage, report, device) for stage in stages]
+    stepping = sum(each.steps * each.step_seconds for each in costs if each.stage in sized)
+    room = recipe.minutes * 60 - sum(each.seconds for each in costs) + stepping
+    for cost in costs if stepping > room else ():
+        if cost.stage in sized:
+            fewer = max(LEAST_STEPS[cost.stage], int(cost.steps * max(room, 0) / stepping))
+            recipe = replace(recipe, **{cost.stage: replace(getattr(recipe, cost.stage), steps=fewer)})
+    return recipe
 
 
 def _trained_bytes(shapes: Shapes, own: StageConfig) -> float:
@@ -130,7 +175,7 @@ def _estimate_mllm(pair: Path, recipe: FineTuneConfig, report: Report, device: s
     active = _activation_bytes(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
     memory = BASE_BYTES[_kind(device)] + base + _trained_bytes(shapes, own) + active + logits
     work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
-    return Cost("mllm", memory, 0.0, *_estimate_time("mllm", pair, recipe, work, 0.0, device))
+    return _add_time(Cost("mllm", memory, 0.0, 0.0, work), pair, recipe, 0.0, device)
 
 
 def _estimate_dit(pair: Path, recipe: FineTuneConfig, report: Report, device: str) -> Cost:
@@ -148,21 +193,22 @@ def _estimate_dit(pair: Path, recipe: FineTuneConfig, report: Report, device: st
     base = shapes.weights * (4 if _kind(device) == "cpu" else 2) if own.rank else 0.0
     active = _activation_bytes(shapes.linears, tokens, own.checkpointing, config["num_layers"])
     training = base + _trained_bytes(shapes, own) + active
-    old = REPLAY_EXAMPLES["dit"] if recipe.replay and about.practised else 0
-    words = (report.examples + old) * _typical_tokens(report)
+    words = (report.examples + count_practice(pair, recipe, "dit")) * _typical_tokens(report)
     states = config.get("crossattn_proj_in_channels", 0) if config.get("use_crossattn_projection") else config["text_embed_dim"]
     work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
-    time_ = _estimate_time("dit", pair, recipe, work, 2 * words * mllm.weights, device)
-    return Cost("dit", BASE_BYTES[_kind(device)] + max(training, caching), words * states * 2.0, *time_)
+    cost = Cost("dit", BASE_BYTES[_kind(device)] + max(training, caching), words * states * 2.0, 0.0, work)
+    return _add_time(cost, pair, recipe, 2 * words * mllm.weights, device)
 
 
-def _estimate_time(stage: str, pair: Path, recipe: FineTuneConfig, work: float, before: float, device: str) -> tuple[float, float, bool]:
-    """Seconds of a stage, the operations of one step, and whether the seconds are a guess. `before`: operations before the first step."""
-    own, guess = getattr(recipe, stage), measure_speed(device)
-    measured = _recall_seconds(_step_key, pair, stage, device) / UNIT
-    sampling = _recall_seconds(_sampling_key, pair, stage, device)
-    samplings = 2 + (own.steps - 1) // recipe.sample_every if recipe.sample_every else 2
-    return START_SECONDS + before / guess + work * own.steps * (measured or 1 / guess) + samplings * sampling, work, not measured
+def _add_time(cost: Cost, pair: Path, recipe: FineTuneConfig, before: float, device: str) -> Cost:
+    """The cost of a stage with its times. `before` are the operations before the first step."""
+    steps, guess = getattr(recipe, cost.stage).steps, measure_speed(device)
+    measured = _recall_seconds(_step_key, pair, cost.stage, device) / UNIT
+    sampling = _recall_seconds(_sampling_key, pair, cost.stage, device)
+    samplings = 2 + (steps - 1) // recipe.sample_every if recipe.sample_every else 2
+    each, first = cost.work * (measured or 1 / guess), START_SECONDS + before / guess
+    seconds = first + each * steps + samplings * sampling
+    return replace(cost, seconds=seconds, guessed=not measured, step_seconds=each, before=first)
 
 
 def _recall_seconds(key: Callable[[str, str], str], pair: Path, stage: str, device: str) -> float:
@@ -195,13 +241,18 @@ def _kind(device: str) -> str:
 
 
 def measure_speed(device: str) -> float:
-    """Measure how many floating-point operations a second training reaches on a device, from one matrix product."""
+    """Measure how many floating-point operations a second training reaches on a device.
+
+    The fastest of some matrix products counts: what else the machine does at this moment is no property of it.
+    """
     where = torch.device(device)
     one = torch.randn(1024, 1024, device=where, dtype=many_rows_dtype(where))
     one @ one
-    began, rounds = time.perf_counter(), 0
-    while time.perf_counter() - began < 0.15:
-        out = one @ one
-        rounds += 1
-    float(out[0, 0])  # waits for the device
-    return max(1e9, 2 * 1024**3 * rounds / (time.perf_counter() - began) * REACHED)
+    rounds, fastest, until = 1 if where.type == "cpu" else 64, math.inf, time.perf_counter() + 0.15
+    while fastest == math.inf or time.perf_counter() < until:
+        began = time.perf_counter()
+        for _ in range(rounds):
+            out = one @ one
+        float(out[0, 0])  # waits for the device
+        fastest = min(fastest, (time.perf_counter() - began) / rounds)
+    return max(1e9, 2 * 1024**3 / fastest * REACHED)

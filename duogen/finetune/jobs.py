@@ -119,13 +119,14 @@ class Job:
         except Timeout as error:
             raise ValueError(f"{self.folder} is being trained already; pause it first.") from error
         try:
-            self.take_commands()
+            if self._read_progress().get("phase") != "starting":  # commands for a run that was killed; `start` keeps those for this one
+                self.take_commands()
             yield
         finally:
             lock.release()
 
     def send_command(self, command: str) -> None:
-        """Leave a command for the job, which reads it after its current step. Raises ValueError when there is no such command."""
+        """Leave a command for the job, which reads it between two batches. Raises ValueError when there is no such command."""
         if command not in COMMANDS:
             raise ValueError(f"A job has no command {command}; it has {', '.join(COMMANDS)}.")
         folder = self.run / "commands"
@@ -145,6 +146,7 @@ class Job:
     def start(self, *arguments: str) -> None:
         """Start the job as `python -m duogen ARGUMENTS`, in a process that goes on when this one ends."""
         self.run.mkdir(parents=True, exist_ok=True)
+        self.take_commands()
         self.report(phase="starting", words="Starting ...")
         detached: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from duogen.dataset.describe import Report, describe
 from duogen.dataset.folder import shorten
 from duogen.dataset.format import Data, Example, split_examples
+from duogen.dataset.layouts.captions import make_caption_example
 from duogen.dataset.readers import read_dataset
 from duogen.finetune.callbacks import DiTSampler, FineTuneStage, MLLMSampler, Sampler, set_input_cast
 from duogen.finetune.config import STAGE_ALIASES, STAGES, FineTuneConfig, StageConfig
-from duogen.finetune.cost import Cost, estimate_cost, record_times
+from duogen.finetune.cost import Cost, estimate_cost, format_duration, record_times, size_steps
 from duogen.finetune.feature_cache import CachedExample, FeatureCache, FeatureExtractor, fingerprint
 from duogen.finetune.feature_cache import read as read_features
 from duogen.finetune.jobs import Job, finetune_home
@@ -61,6 +63,8 @@ class FineTuneRequest:
         pair: id, repository or folder; `None` for the bundled one.
         stage: "mllm", "dit" or "both".
         replay: folder of examples of what the pair should not forget, where its `duogen.json` does not name what it was trained on.
+        trigger: a word that is put before every request of the examples, so that it calls up what was learnt.
+        prompts: requests to make samples from, in place of those of examples.
     """
 
     data: Path
@@ -70,12 +74,15 @@ class FineTuneRequest:
     recipe: FineTuneConfig = FineTuneConfig()
     device: str = "auto"
     replay: Path | None = None
+    trigger: str = ""
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stage", STAGE_ALIASES.get(self.stage, self.stage))
 
     def as_json(self) -> dict[str, Any]:
-        plain = {"data": str(self.data.resolve()), "pair": self.pair, "stage": self.stage, "device": self.device}
+        plain: dict[str, Any] = {"data": str(self.data.resolve()), "pair": self.pair, "stage": self.stage, "device": self.device}
+        plain |= {"trigger": self.trigger, "prompts": list(self.prompts)}
         return plain | {"recipe": self.recipe.as_json(), "replay": str(self.replay.resolve()) if self.replay else None}
 
     @staticmethod
@@ -86,7 +93,8 @@ class FineTuneRequest:
             raise ValueError(f"There is nothing to resume in {out}; start without --resume.")
         replay = Path(raw["replay"]) if raw.get("replay") else None
         recipe = FineTuneConfig.from_json(raw["recipe"])
-        return FineTuneRequest(Path(raw["data"]), out, raw["pair"], raw["stage"], recipe, raw["device"], replay)
+        own = raw.get("trigger") or "", tuple(raw.get("prompts") or ())
+        return FineTuneRequest(Path(raw["data"]), out, raw["pair"], raw["stage"], recipe, raw["device"], replay, *own)
 
 
 @dataclass
@@ -108,6 +116,13 @@ class PreparedRun:
     held: list[Example]
     costs: list[Cost]
 
+    def cost_of(self, stage: str) -> Cost:
+        return next(each for each in self.costs if each.stage == stage)
+
+    def seconds_after(self, stage: str) -> float:
+        """Estimated seconds of the stages after a stage."""
+        return sum(each.seconds for each in self.costs[self.costs.index(self.cost_of(stage)) + 1 :])
+
 
 class StopRequested(Exception):
     """A command "pause" or "stop" came before training began; the message is the command."""
@@ -122,6 +137,7 @@ def prepare_run(request: FineTuneRequest, log: LogFunction = print) -> PreparedR
     device = pick_device(request.device)
     pair = find(request.pair, progress=log).folder
     data = read_dataset(request.data)
+    data.examples = [example.with_trigger(request.trigger) for example in data.examples]
     parts = open_parts(pair, (), device)
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
     report = describe(data, tokens, request.recipe.max_tokens, request.recipe.validation)
@@ -133,8 +149,29 @@ def prepare_run(request: FineTuneRequest, log: LogFunction = print) -> PreparedR
     if "dit" in STAGES[request.stage] and not report.painted:
         raise ValueError(f"No answer in {shorten(str(request.data))} has a picture, which stage 2 needs; choose --stage mllm.")
     train_on, held = split_examples(data.examples, request.recipe.validation)
+    request = replace(request, recipe=size_steps(pair, request.recipe, STAGES[request.stage], report, device))
     costs = [estimate_cost(pair, request.recipe, stage, report, device) for stage in STAGES[request.stage]]
     return PreparedRun(request, pair, device, data, report, train_on, held, costs)
+
+
+def settle_steps(request: FineTuneRequest, run: PreparedRun, job: Job | None, log: LogFunction) -> PreparedRun:
+    """The run with the numbers of steps that it keeps, in every process and after a resume. `request` is as the user gave it.
+
+    Where the request leaves a number open and no training was timed on this machine yet, some steps are timed.
+    """
+    if all(getattr(request.recipe, stage).steps for stage in STAGES[request.stage]):
+        return run
+    recipe, several = run.request.recipe, PartialState().num_processes > 1
+    if any(each.guessed for each in run.costs) and not several:
+        _report_start(job, "Timing some steps on this machine ...")
+        measure_costs(run, log)
+        recipe = size_steps(run.pair, request.recipe, STAGES[request.stage], run.report, run.device)
+    if several:
+        (recipe,) = broadcast_object_list([recipe])
+    settled = replace(request, recipe=recipe)
+    if job is not None:
+        job.write_request(settled.as_json())
+    return replace(run, request=settled, costs=[estimate_cost(run.pair, recipe, each.stage, run.report, run.device) for each in run.costs])
 
 
 def build_recipe(own: StageConfig, whole: FineTuneConfig, **settings: Any) -> Recipe:
@@ -201,8 +238,7 @@ def _load_device(run: PreparedRun) -> str:
 def build_mllm_stage(run: PreparedRun, job: Job | None) -> StageRun:
     """Build stage 1."""
     request, own = run.request, run.request.recipe.mllm
-    if job is not None:
-        job.report(phase="starting", words="Opening the language model ...")
+    _report_start(job, "Opening the language model ...")
     parts, _, config = open_trainable(run, "mllm", _load_device(run))
     mllm: Qwen2_5_VLForConditionalGeneration = parts.text_encoder
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
@@ -216,7 +252,7 @@ def build_mllm_stage(run: PreparedRun, job: Job | None) -> StageRun:
     replay = Replay(_load_replay("mllm", run, job), request.recipe.replay)
     stage = MLLMStage(recipe, mllm, tokens, run.train, own.batch, replay)
     held = MLLMStage(recipe, mllm, tokens, run.held, own.batch) if run.held else None
-    sampler = MLLMSampler(MLLM(mllm, tokens, list(parts.about.layers or [1])), run.held or run.train)
+    sampler = MLLMSampler(MLLM(mllm, tokens, list(parts.about.layers or [1])), make_prompt_examples(run) or run.held or run.train)
     return StageRun("mllm", stage, held, None if fsdp.fsdp_requested() else sampler, config)
 
 
@@ -226,22 +262,44 @@ def build_dit_stage(run: PreparedRun, job: Job | None) -> StageRun:
     painted = [example for example in run.data.examples if example.pictures("assistant")]
     old = _load_replay("dit", run, job)
     with _main_process_first():
-        files = cache_features(run, [*painted, *old], job)
+        asked = make_prompt_examples(run)
+        files = cache_features(run, [*painted, *asked, *old], job, len(old))
     release_memory()
-    if job is not None:
-        job.report(phase="starting", words="Opening the painter ...")
+    _report_start(job, "Opening the painter ...")
     parts, _, config = open_trainable(run, "dit", _load_device(run))
     if own.checkpointing:
         parts.transformer.enable_gradient_checkpointing()
     recipe = build_recipe(own, request.recipe)
-    kept = dict(zip(painted, files, strict=False))
+    kept = dict(zip([*painted, *asked], files, strict=False))
     held_files = [kept[example] for example in run.held if example in kept]
     own_files = [kept[example] for example in run.train if example in kept] or held_files
-    stage = DiTStage(recipe, parts, own_files, own, Replay(files[len(painted) :], request.recipe.replay))
+    stage = DiTStage(recipe, parts, own_files, own, Replay(files[len(painted) + len(asked) :], request.recipe.replay))
     held = DiTStage(recipe, parts, held_files, own) if held_files else None
-    shown = [example for example in (run.held or run.train) if example in painted] or painted
+    shown = asked or [example for example in (run.held or run.train) if example in painted] or painted
     sampler = DiTSampler(CosmosPainter(parts), [(example, read_features(kept[example])) for example in shown[:4]])
     return StageRun("dit", stage, held, None if fsdp.fsdp_requested() else sampler, config)
+
+
+def _report_start(job: Job | None, words: str) -> None:
+    """Report what is opened next. Raises StopRequested: a command came to end before that."""
+    if job is not None:
+        job.report(phase="starting", words=words)
+        obey_commands(job)
+
+
+def obey_commands(job: Job) -> None:
+    """Raises StopRequested: a command came to end. Where something was learnt before, it waits for the trainer, which keeps that."""
+    learnt = any((job.stage_folder(stage) / "state.pt").exists() for stage in STAGES["both"])
+    for command in () if learnt else job.take_commands():
+        if command in ("pause", "stop"):
+            raise StopRequested(command)
+
+
+def make_prompt_examples(run: PreparedRun) -> list[Example]:
+    """Examples of the user's own sample prompts. The picture in them only holds the place of the one to be painted."""
+    pictures = [picture for example in run.data.examples for picture in example.pictures()]
+    wanted = run.request.prompts if pictures else ()
+    return [make_caption_example(words, pictures[0].file, "a sample prompt").with_trigger(run.request.trigger) for words in wanted]
 
 
 def build_stage(name: str, run: PreparedRun, job: Job | None) -> StageRun:
@@ -261,16 +319,18 @@ def _load_replay(stage: str, run: PreparedRun, job: Job | None) -> list[Example]
     request = run.request
     if not request.recipe.replay:
         return []
-    if job is not None:
-        job.report(phase="starting", words="Making examples of what the pair can do already ...")
+    _report_start(job, "Making examples of what the pair can do already ...")
     with _main_process_first():
         return load_replay_examples(
             request.replay, About.load(run.pair), stage, request.recipe.seed, Job(request.out).replay_folder(stage)
         )
 
 
-def cache_features(run: PreparedRun, examples: list[Example], job: Job | None) -> list[Path]:
-    """Compute the features of examples where they are not cached yet; returns the files. Each example needs a picture to paint."""
+def cache_features(run: PreparedRun, examples: list[Example], job: Job | None, practice: int = 0) -> list[Path]:
+    """Compute the features of examples where they are not cached yet; returns the files. Each example needs a picture to paint.
+
+    `practice` is how many of them the pair practised before.
+    """
     request, recipe = run.request, run.request.recipe
     adapter = request.out / "text_encoder" if request.stage == "both" and recipe.mllm.rank else None
     base = make_new_pair(run) if request.stage == "both" and not recipe.mllm.rank else run.pair
@@ -283,12 +343,17 @@ def cache_features(run: PreparedRun, examples: list[Example], job: Job | None) -
     if missing:
         _check_disk_space(run)
 
+    began, about = time.monotonic(), f", {practice} of them its own practice" if practice else ""
+
     def report(done: int, count: int) -> None:
-        if job is not None:
-            job.report(phase="caching", words=f"Looking at the examples: {done} of {count} ...")
-            for command in job.take_commands() if missing else ():
-                if command in ("pause", "stop"):
-                    raise StopRequested(command)
+        if job is None or not missing:
+            return
+        looking = (time.monotonic() - began) / done * (count - done) if done else 0.0
+        cost = run.cost_of("dit")
+        left = looking + cost.seconds - cost.before + run.seconds_after("dit")
+        words = f"Looking at {count} examples{about}: {done} done, about {format_duration(left)} left in all"
+        job.report(phase="caching", words=words, seconds_left=left)
+        obey_commands(job)
 
     def extract(example: Example) -> CachedExample:
         nonlocal extractor

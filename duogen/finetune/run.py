@@ -22,7 +22,7 @@ from peft import LoraConfig
 from torch import nn
 
 from duogen.files import write_beside
-from duogen.finetune.callbacks import TrainerCallback
+from duogen.finetune.callbacks import Looks, TrainerCallback
 from duogen.finetune.config import STAGES
 from duogen.finetune.cost import record_times
 from duogen.finetune.jobs import Job, device_lock, serving_lock
@@ -38,6 +38,7 @@ from duogen.finetune.prepare import (
     open_trainable,
     prepare_run,
     release_memory,
+    settle_steps,
 )
 from duogen.models.adapters import ADAPTER, write
 from duogen.models.pipeline import About
@@ -109,9 +110,10 @@ def _run_without_report(request: FineTuneRequest) -> None:
 
 def _run_stages(request: FineTuneRequest, job: Job | None, log: LogFunction) -> None:
     run = prepare_run(request, log)
-    for words in [*run.report.sentences(), *(each.sentence() for each in run.costs)]:
-        log(words)
     with _hold_device(run.device, job):
+        run = settle_steps(request, run, job, log)
+        for words in [*run.report.sentences(), *(words for each in run.costs for words in each.sentences())]:
+            log(words)
         for stage in STAGES[request.stage]:
             built = build_stage(stage, run, job)
             ending = _train_stage(built, run, job, log)
@@ -124,7 +126,19 @@ def _run_stages(request: FineTuneRequest, job: Job | None, log: LogFunction) -> 
             if ending == "stop":
                 break
         if job is not None:
-            job.report(phase="stopped" if ending == "stop" else "done", words=f"Done: the adapter is in {request.out}.", seconds_left=0)
+            job.report(phase="stopped" if ending == "stop" else "done", words=_say_done(request, job), seconds_left=0)
+
+
+def _say_done(request: FineTuneRequest, job: Job) -> str:
+    """The last words, with the steps whose weights the adapter has where those are not the last."""
+    if not any((request.out / part).is_dir() for part in (*PART.values(), "pair")):
+        return "Stopped before anything was learnt."
+    said = f"Done: the adapter is in {request.out}."
+    kept = job.progress().get("kept", {})
+    for stage, (step, done) in kept.items() if isinstance(kept, dict) else ():
+        if step < done:
+            said += f" Stage {1 if stage == 'mllm' else 2} did best on the kept-back examples at step {step} of {done}; that is kept."
+    return said
 
 
 @contextlib.contextmanager
@@ -164,20 +178,24 @@ def _train_stage(built: StageRun, run: PreparedRun, job: Job | None, log: LogFun
     name, stage, callback = built.name, built.stage, None
     folder, recipe = Job(run.request.out).stage_folder(name), stage.recipe
     if job is not None:
-        callback = TrainerCallback(job, name, recipe, run.request.recipe.sample_every, built.sampler, built.held)
+        own = run.request.recipe
+        looks, rest = Looks(own.sample_every, own.best, own.patience), run.seconds_after(name)
+        callback = TrainerCallback(job, name, recipe, looks, built.sampler, built.held, rest)
         callback.on_start()
     done = train(stage, recipe, folder, log=lambda line: None, callback=callback, warn=log)
     ending = callback.ending if callback is not None else ""
     if not ending and done < recipe.steps:
         ending = "pause"  # by a signal
+    if ending == "stop" and not done:
+        return ending
     if callback is not None and callback.step_seconds:
-        estimate = next(each for each in run.costs if each.stage == name)
-        record_times(estimate, run.pair, run.device, callback.step_seconds, callback.sampling_seconds)
+        record_times(run.cost_of(name), run.pair, run.device, callback.step_seconds, callback.sampling_seconds)
     if ending != "pause" and job is not None and (folder / "state.pt").exists():
         ((part, module),) = stage.modules.items()
         if fsdp.fsdp_requested():  # this process has only its share of the weights
             module = open_trainable(run, name, "cpu")[1]
-        load_weights(folder, {part: module})
+        kept = load_weights(folder, {part: module}, best=run.request.recipe.best)
+        job.report(kept={**job.progress().get("kept", {}), name: [kept, done]})
         _export(name, module, built.config, run)
     return ending
 
@@ -204,6 +222,7 @@ def _export(stage: str, module: nn.Module, config: LoraConfig | None, run: Prepa
     beside.replace(out / part)
     about = {
         "format": 1, "title": out.name, "base": run.request.pair or "duogen-sketch", "stage": run.request.stage,
-        "examples": run.report.examples, "data": run.report.kind, "recipe": run.request.recipe.as_json(),
+        "examples": run.report.examples, "data": run.report.kind, "trigger": run.request.trigger,
+        "recipe": run.request.recipe.as_json(),
     }  # fmt: skip
     write_beside(out / ADAPTER, json.dumps(about, indent=1, ensure_ascii=False).encode())

@@ -32,6 +32,7 @@ from duogen.train.muon import Float32Muon
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 PRECISIONS = ("auto", "bf16", "fp32")
+BEST = "best.pt"
 
 
 class Diverged(ValueError):
@@ -140,7 +141,13 @@ class Callback(Protocol):
     """Called after every step, in the process that has one."""
 
     def on_step(self, step: int, figures: dict[str, float]) -> str:
-        """Returns the trainer's next command: "" to go on, "save", or "pause" to save and end. `step` counts the steps done."""
+        """Returns the trainer's next command: "" to go on, "save", "best" to save and keep that, or "pause" to save and end.
+
+        `step` counts the steps done.
+        """
+
+    def is_ending(self) -> bool:
+        """Whether the run shall end before its next batch; it is asked before each one."""
 
 
 def kind_of_device() -> str:
@@ -184,22 +191,22 @@ def train(
         tell(f"This run began in {before}; it goes on in {precision}, not to the bit.")
     last = min(recipe.steps, until or recipe.steps)
     shares = _ProcessShare(recipe, accelerator, whole or stage.loss)
-    steps_log = Log(folder, recipe, log)
-    pause = Pause()
-    done = start
+    steps_log, pause, done = Log(folder, recipe, log), Pause(callback), start
+    kept = (names, averaged, optimizers, frozen, precision)
     for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
-        figures = shares.accumulate_gradients(step, batches)
-        norm = fsdp.full_state_dict(nn.utils.clip_grad_norm_(list(names.values()), recipe.clip))
-        _step_optimizers(optimizers, recipe.learning_rate * rate_at(step, recipe))
-        _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
-        figures = _check_finite({"loss": figures.pop("loss"), "grad": float(norm), **figures}, step)
+        figures = shares.accumulate_gradients(step, batches, pause.is_requested)
+        if figures is None:  # the step is made again when the run goes on
+            shares.save(folder, done, *kept)
+            break
+        norm = _make_step(step, recipe, names, averaged, optimizers)
+        figures = _check_finite({"loss": figures.pop("loss"), "grad": norm, **figures}, step)
         if accelerator.is_main_process:
             steps_log.add(step, figures)
         done = step + 1
         command = callback.on_step(done, figures) if callback else ""
-        ends = shares.any_process(pause.requested or command == "pause" or done == last)
-        if shares.any_process(steps_log.is_due() or command == "save") or ends:
-            shares.save(folder, done, names, averaged, optimizers, frozen, precision)
+        ends = shares.any_process(pause.signalled or command == "pause" or done == last)
+        if shares.any_process(steps_log.is_due() or command in ("save", "best")) or ends:
+            shares.save(folder, done, *kept, best=command == "best")
         if ends:
             break
     return done
@@ -209,6 +216,16 @@ def _open_accelerator(precision: str) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a batch without pictures leaves the vision tower out
     mixed = "no" if precision == "fp32" else precision
     return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+
+
+def _make_step(
+    step: int, recipe: Recipe, names: dict[str, nn.Parameter], averaged: dict[str, torch.Tensor], optimizers: list[torch.optim.Optimizer]
+) -> float:
+    """Change the weights by their gradients; returns the length of the gradient."""
+    norm = fsdp.full_state_dict(nn.utils.clip_grad_norm_(list(names.values()), recipe.clip))
+    _step_optimizers(optimizers, recipe.learning_rate * rate_at(step, recipe))
+    _average(averaged, names, min(recipe.ema, (step + 1) / (step + 10)))
+    return float(norm)
 
 
 def _step_optimizers(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
@@ -277,10 +294,14 @@ class _ProcessShare:
         finally:
             del numbered  # ends the workers, which ignore signals; an error's traceback would keep them, and the process waits for them
 
-    def accumulate_gradients(self, step: int, batches: Iterable[tuple[int, Any]]) -> dict[str, float]:
-        """Add up the gradients of a step; returns the mean of its loss and figures."""
+    def accumulate_gradients(
+        self, step: int, batches: Iterable[tuple[int, Any]], is_ending: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Add up the gradients of a step; returns the mean of its loss and figures, `None` where the run ends between two batches."""
         sums: dict[str, list[float]] = {}
         for number, batch in batches:
+            if self.any_process(is_ending()):
+                return None
             generator = torch.Generator().manual_seed(self.recipe.step_seed(number))
             torch.manual_seed(self.recipe.step_seed(number))
             with self.accelerator.autocast():
@@ -299,10 +320,12 @@ class _ProcessShare:
             return condition
         return bool(self.accelerator.reduce(torch.tensor(float(condition), device=self.accelerator.device), "sum"))
 
-    def save(self, folder: Path, step: int, *parts: Any) -> None:
+    def save(self, folder: Path, step: int, *parts: Any, best: bool = False) -> None:
         state = fsdp.full_state_dict(build_state(step, *parts))
         if self.accelerator.is_main_process:
             save_state(folder, state, self.recipe.keep)
+            if best:
+                _link_beside(folder / "state.pt", folder / BEST)
         self.accelerator.wait_for_everyone()
 
 
@@ -324,16 +347,19 @@ def _end_with_parent() -> None:
 
 
 class Pause:
-    """Set by SIGTERM or SIGINT: the trainer then saves after the current step and ends."""
+    """Requested by SIGTERM or SIGINT, or by a callback: the trainer then saves after the current batch and ends."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, callback: Callback | None) -> None:
+        self.signalled, self.callback = False, callback
         if threading.current_thread() is threading.main_thread():
             for name in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(name, self._request)
 
     def _request(self, number: int, frame: object) -> None:
-        self.requested = True
+        self.signalled = True
+
+    def is_requested(self) -> bool:
+        return self.signalled or (self.callback is not None and self.callback.is_ending())
 
 
 def collect_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
@@ -403,15 +429,21 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
     torch.save(state, beside)
     sync_file(beside)
     if keep > 1:
-        kept = folder / f"state-{state['step']:07d}.pt"
-        kept.unlink(missing_ok=True)
-        try:
-            kept.hardlink_to(beside)
-        except OSError:  # a file system that has no links
-            shutil.copyfile(beside, kept)
+        _link_beside(beside, folder / f"state-{state['step']:07d}.pt")
         for old in sorted(folder.glob("state-*.pt"))[:-keep]:
             old.unlink()
     beside.replace(folder / "state.pt")
+
+
+def _link_beside(file: Path, target: Path) -> None:
+    """Give a file a second name; a copy where the file system has no links."""
+    part = target.with_name(f".{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        part.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, part)
+    part.replace(target)
 
 
 def read_state(folder: Path, warn: Callable[[str], None] = print) -> dict[str, Any] | None:
@@ -424,19 +456,24 @@ def read_state(folder: Path, warn: Callable[[str], None] = print) -> dict[str, A
     if not last.exists():
         return None
     for file in [last, *sorted(folder.glob("state-*.pt"), reverse=True)]:
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            step = int(state["step"]) if {"weights", "ema", "optimizers"} <= state.keys() else None
-        except Exception as error:  # a damaged file raises whatever its bytes lead to
-            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-                raise
-            continue
-        if step is None:
+        state = _read_whole(file)
+        if state is None:
             continue
         if file != last:
-            warn(f"The last saved state, {last}, is damaged; training goes on from {file.name}, after step {step}.")
+            warn(f"The last saved state, {last}, is damaged; training goes on from {file.name}, after step {state['step']}.")
         return state
     raise ValueError(f"The saved state {last} is damaged, and no older one is beside it; remove it, and this stage begins again.")
+
+
+def _read_whole(file: Path) -> dict[str, Any] | None:
+    """Read one state, `None` where it is missing or damaged."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return state | {"step": int(state["step"])} if {"weights", "ema", "optimizers"} <= state.keys() else None
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise
+        return None
 
 
 def load_state(
@@ -466,13 +503,16 @@ def load_state(
 
 
 @torch.no_grad()
-def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True) -> int:
+def load_weights(folder: Path, modules: dict[str, nn.Module], ema: bool = True, best: bool = False) -> int:
     """Load a run's weights into `modules`, averaged ones with `ema`; returns the steps that they were trained for.
+
+    Args:
+        best: take the state that a callback called the best, if there is one.
 
     Raises:
         ValueError: the folder holds no state, or a damaged one.
     """
-    state = read_state(folder)
+    state = (_read_whole(folder / BEST) if best else None) or read_state(folder)
     if state is None:
         raise ValueError(f"There is no training state in {folder}.")
     weights = state["weights"] | (state["ema"] if ema else {})

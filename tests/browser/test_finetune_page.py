@@ -105,8 +105,7 @@ def test_from_a_folder_to_the_chat_while_browser_and_server_go(tab, tmp_path: Pa
         page.screenshot(path=SHOTS / "finetune-done.png", full_page=True)
         assert overflow_width(page) <= 0
         page.click("button[role=tab]:has-text('Chat')")
-        page.click("#drawer")
-        page.click("#adapters button.label-wrap")
+        page.click("#pair button.label-wrap")
         page.click("#adapter-my-boats input[type=checkbox]")
         page.wait_for_selector("#adapters-status:has-text('On: my-boats (1)')")
         page.screenshot(path=SHOTS / "finetune-adapters.png")
@@ -204,10 +203,33 @@ def test_what_is_shown_of_a_job_in_every_state(tmp_path: Path, monkeypatch: pyte
     list(own.resume_lower("boats"))
     assert started == [("finetune", "--out", str(job.folder), "--resume")] and job.read_request()["recipe"]["dit"]["batch"] == 2
     values = {control: control.value for control in own.settings.values()} | {own.source: str(tmp_path), own.what: "both"}
+    values |= {own.trigger: " sks ", own.prompts: "A boat\n\n A car "}
     for name, right in (("boats", False), ("cache", False), ("", False), ("ships", True)):
         list(own.start_training(values | {own.name: name}))
         assert (tmp_path / "finetune" / "ships").exists() == right
-    assert Job(tmp_path / "finetune" / "ships").read_request()["recipe"] == FineTuneConfig.load("cpu").as_json()
+    request = Job(tmp_path / "finetune" / "ships").read_request()
+    assert (request["trigger"], request["prompts"]) == ("sks", ["A boat", "A car"])
+    assert request["recipe"] == FineTuneConfig.load("cpu").as_json()
+    assert "Begin a request with sks" in own.show_job({own.chosen: "ships"})[own.said]
+
+
+def test_a_caption_is_changed_in_its_tile_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from duogen.dataset.readers import read_dataset
+
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "home"))
+    with gr.Blocks():
+        own = Finetune(gr.Tab("Fine-tune"), shared(tmp_path), PictureFolder(tmp_path / "p", 9))
+    keep = own._make_caption_keeper()
+    for name in ("a", "b"):
+        picture(tmp_path / "data" / f"{name}.png", 1)
+    (tmp_path / "data" / "a.txt").write_text("A <house")
+    html = own._tiles_html(read_dataset(tmp_path / "data"))
+    assert html.count("A &lt;house") == 1 and html.count("<textarea") == 2
+    loose, house = re.findall(r'data-key="([^"]+)"', html)
+    assert [keep([house, "A red house\n"]), keep([loose, "A tree"]), keep([house, " "]), keep(["../a", "x"]), keep(None)] == [
+        "kept", "kept", "empty", "gone", "gone"
+    ]  # fmt: skip
+    assert [example.lines[0].text() for example in read_dataset(tmp_path / "data").examples] == ["A red house", "A tree"]
 
 
 def test_curve_and_strip(tmp_path: Path) -> None:

@@ -449,7 +449,7 @@ def test_what_is_asked_while_the_pair_loads_gets_its_best_settings(tmp_path: Pat
     page = page_with(script, tmp_path)
     engine, page.loading.engine = page.loading.engine, None
     page.loading.finished.clear()
-    assert "You can ask already." in page.update_loading()[page.status]
+    assert "You can ask now." in page.update_loading()[page.status]
     asked = page.store.save(Conversation().say("user", "hello"))
     options = replace(Options(seed=7), image=replace(Options().image, guidance=2.5))
     job = page.jobs.start(answer_task(asked, options))

@@ -32,7 +32,7 @@ from duogen.finetune import model_card as card
 from duogen.finetune import prepare
 from duogen.finetune import run as work
 from duogen.finetune.config import PRESETS, REPLAY_EXAMPLES, DiTConfig, FineTuneConfig
-from duogen.finetune.cost import START_SECONDS, estimate_cost, record_times
+from duogen.finetune.cost import LEAST_STEPS, PASSES, START_SECONDS, estimate_cost, record_times, size_steps
 from duogen.finetune.feature_cache import FeatureExtractor, bucket
 from duogen.finetune.feature_cache import read as read_seen
 from duogen.finetune.jobs import Job, device_lock
@@ -420,6 +420,52 @@ def test_the_estimate_is_measured(place, tmp_path, monkeypatch):
         assert -0.01 <= told.seconds - 100 * steps - 7 * 3 - START_SECONDS < 60  # before, at step 2 and at step 4; and what is cached
 
 
+@pytest.mark.parametrize(("minutes", "scale"), [(1e4, 1.0), (1.0, 0.02), (20.0, 0.5)])
+def test_steps_are_sized_to_the_examples_and_the_minutes(place, tmp_path, monkeypatch, minutes, scale):
+    monkeypatch.setenv("DUOGEN_HOME", str(tmp_path))
+    ready = prepare_run(order(place, "x", minutes=minutes), quiet)
+    own, many = ready.request.recipe, replace(ready.report, examples=600, painted=1200)
+    needed = {"mllm": 8 * 600 // own.mllm.batch, "dit": 32 * 600 // own.dit.batch}
+    seconds = 1200 / sum(needed.values()) / 0.5  # so that all steps take 40 minutes
+    for each in ready.costs:
+        for _ in range(5):
+            record_times(each, ready.pair, "cpu", seconds)
+    open_ = replace(own, mllm=replace(own.mllm, steps=0), dit=replace(own.dit, steps=0))
+    sized = size_steps(ready.pair, open_, ("mllm", "dit"), many, "cpu")
+    for stage, count in needed.items():
+        assert getattr(sized, stage).steps == pytest.approx(max(LEAST_STEPS[stage], count * scale), rel=0.05)
+    assert size_steps(ready.pair, own, ("mllm", "dit"), many, "cpu") == own
+
+
+def test_a_word_calls_up_what_was_learnt_and_samples_are_of_own_prompts(place, monkeypatch):
+    monkeypatch.setitem(LEAST_STEPS, "dit", 2)
+    monkeypatch.setitem(PASSES, "dit", 1)
+    request = replace(order(place, "called", "dit"), trigger="sks", prompts=("A boat", "An sks car"))
+    request = replace(request, recipe=replace(request.recipe, dit=replace(request.recipe.dit, steps=0)))
+    assert finetune(request, quiet)["phase"] == "done"
+    job, again = Job(place / "called"), FineTuneRequest.load(place / "called")
+    assert [each["prompt"] for each in job.samples()[-1]["shown"]] == ["sks, A boat", "An sks car"]
+    assert (again.trigger, again.prompts, again.recipe.dit.steps) == ("sks", ("A boat", "An sks car"), 3)
+    assert json.loads((place / "called" / "adapter.json").read_text())["trigger"] == "sks"
+    assert all(example.lines[0].text().startswith("sks, Draw a") for example in prepare_run(again, quiet).data.examples)
+
+
+def test_the_best_weights_stay_and_it_ends_early(place, monkeypatch):
+    losses = iter([0.1, 0.5, 0.6, 0.7])  # of steps 0, 2, 4, 6
+    monkeypatch.setattr("duogen.finetune.callbacks.validation_loss", lambda stage, recipe, is_ending: next(losses))
+    request = order(place, "best", "dit", patience=2)
+    known = finetune(replace(request, recipe=replace(request.recipe, dit=replace(request.recipe.dit, steps=20))), quiet)
+    assert known["phase"] == "done" and "did best on the kept-back examples at step 2 of 6" in known["words"]
+    best = torch.load(place / "best" / "run" / "dit" / "best.pt")
+    assert (best["step"], state(place / "best", "dit")["step"]) == (2, 6)
+    written = load_file(place / "best" / "transformer" / "adapter_model.safetensors")
+    name = "transformer_blocks.0.attn1.to_q.lora_B"
+    averaged = next(value for key, value in best["ema"].items() if name in key)
+    assert any(torch.equal(value, averaged.to(value)) for key, value in written.items() if name in key)
+    assert finetune(FineTuneRequest.load(place / "best"), quiet)["phase"] == "done"
+    assert state(place / "best", "dit")["step"] == 6
+
+
 def test_the_painters_reading_is_left_alone_where_it_can_be(place):
     about = open_parts(place / "pair", (), "cpu").about
     mllm = FineTuneConfig().mllm
@@ -453,7 +499,7 @@ def test_pausing_stopping_and_the_line_for_the_device(place, monkeypatch):
     monkeypatch.setattr(Job, "take_commands", lambda self: next(asked, []) if (self.run / "dit" / "log.jsonl").exists() else [])
     assert finetune(wish, quiet)["phase"] == "paused"
     paused = state(out, "dit")["step"]
-    assert paused == 2 and not (out / "adapter.json").exists()
+    assert paused == 1 and not (out / "adapter.json").exists()
     assert finetune(FineTuneRequest.load(out), quiet)["phase"] == "stopped"
     assert (out / "transformer" / "adapter_model.safetensors").exists()
     with device_lock("cpu"):
@@ -493,7 +539,7 @@ def test_recipes_are_checked():
     for preset in PRESETS:
         assert FineTuneConfig.from_json(json.loads(json.dumps(FineTuneConfig.load(preset).as_json()))) == FineTuneConfig.load(preset)
     for raw, words in (
-        ({"speed": 1}, "speed is not known"), ({"mllm": {"steps": "many"}}, "mllm.steps is 'many'"), ({"mllm": {"steps": 0}}, "between"),
+        ({"speed": 1}, "speed is not known"), ({"mllm": {"steps": "many"}}, "mllm.steps is 'many'"), ({"mllm": {"steps": -1}}, "between"),
         ({"mllm": {"precision": "nf4", "rank": 0}}, "quantised"), ({"dit": {"connector": "x"}}, "connector"), ([], "must be an object"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):

@@ -32,7 +32,7 @@ def test_a_recipe_may_have_the_old_keys() -> None:
     assert (recipe.seed, recipe.replay, recipe.mllm.steps, recipe.mllm.rank) == (3, 0.2, 7, 4)
     assert (recipe.dit.steps, recipe.dit.connector, recipe.dit.ema) == (9, "full", 0.98)
     assert recipe == FineTuneConfig.from_json(recipe.as_json())
-    assert all(FineTuneConfig.load(preset).mllm.steps for preset in PRESETS)
+    assert all(FineTuneConfig.load(preset).mllm.batch for preset in PRESETS)
 
 
 def test_a_request_may_have_the_old_keys(adapter: Path) -> None:

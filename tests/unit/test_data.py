@@ -32,7 +32,7 @@ from duogen.data_engine.pages import list_pages, read_page
 from duogen.data_engine.pictures import encode_picture, inspect_picture, perceptual_hash
 from duogen.data_engine.report import funnel, write_report
 from duogen.data_engine.rewrite import clean_page
-from duogen.data_engine.run import Work, make_dataset, map_here, overrule, prepare_page, process_mapper
+from duogen.data_engine.run import Work, make_dataset, make_row, map_here, overrule, prepare_page, process_mapper
 from duogen.data_engine.sample import Dropped, Picture, Sample, Source, Words
 from duogen.data_engine.state import State
 from duogen.data_engine.steps import Steps
@@ -501,6 +501,19 @@ def test_a_model_words_the_page_and_falls_back_where_it_breaks_a_rule(tmp_path: 
         steps = Steps(DataOptions(), Scripted(**(good | {"rewrite": broken})))
         _, turns = steps.make_dialogue(sample)
         assert "Cut 3 apples" in turns[1].text() and steps.fallbacks["rewrite"] == 1 and len(turns[1].pictures()) == 1
+
+
+def test_missing_pictures_are_counted_by_their_folder(tmp_path: Path):
+    from ui.tabs.data import missing_html
+
+    words = "<p>Mix flour, water, salt and yeast in a big bowl until no dry flour is left, and let the dough rest.</p>" * 4
+    for number in range(3):
+        shown = f'<img src="pix/{number}.jpg"><img src="https://example.org/x.jpg">'
+        (tmp_path / f"{number}.html").write_text(f"<html><body><article><h1>Bread {number}</h1>{words}{shown}</article></body></html>")
+    state = State(tmp_path / "set")
+    for place in list_pages(tmp_path):
+        state.put_page(make_row(place, read_page(place, tmp_path), None, "useless pictures", "x"))
+    assert "3 picture files were not found (pix/...)" in missing_html(state)
 
 
 def test_what_a_worker_gives_back_carries_no_pictures(site: Path, tmp_path: Path):

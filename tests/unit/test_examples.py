@@ -190,3 +190,14 @@ def test_pictures_that_look_the_same_are_found(tmp_path):
     assert find_duplicates(made) == [("0", "1")]
     assert find_duplicates([Example("0", (*made[0].lines, *made[1].lines))]) == []
     assert Data("x", tmp_path).count_left_out() == 0
+
+
+def test_pictures_of_other_colours_do_not_look_the_same(tmp_path: Path) -> None:
+    made = []
+    for index, colour in enumerate(("red", "#c00000", "blue", "red")):
+        shown = PILImage.new("RGB", (64, 48), "white")
+        shown.paste(colour, (16, 12, 48, 36))
+        shown.putpixel((index, 0), (0, 0, 0))
+        shown.save(tmp_path / f"{index}.png")
+        made.append(Example(str(index), (Message("assistant", (Picture(tmp_path / f"{index}.png"),)),)))
+    assert find_duplicates(made) == [("0", "3")]

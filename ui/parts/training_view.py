@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas
@@ -14,6 +15,12 @@ from ui.parts.shared import status_line, translate_html
 
 NAMES = {"mllm": "What to say", "dit": "How to paint it"}
 MOST_POINTS, MOST_COLUMNS = 300, 8
+CAPTION_WORDS = {  # what is said when a caption was changed in its tile
+    "kept": "Kept.",
+    "empty": "A caption needs words; the old ones stay.",
+    "gone": "This caption can no longer be changed; look at the folder again.",
+    "failed": "The caption could not be written; make room on the disk.",
+}
 
 
 def progress_html(known: dict[str, Any], mood: str) -> str:
@@ -49,14 +56,29 @@ def loss_points(figures: dict[str, list[dict[str, float]]]) -> pandas.DataFrame:
     return pandas.DataFrame(points, columns=["step", "loss", "kind"])
 
 
-def tiles_html(tiles: list[tuple[list[str], str]], count: int) -> str:
+@dataclass(frozen=True)
+class Tile:
+    """An example as it is shown: its pictures and its words. With a `key` the words are a caption that can be changed in place."""
+
+    files: list[str]
+    words: str
+    key: str = ""
+
+
+def tiles_html(tiles: list[Tile], count: int) -> str:
     """Examples: their pictures with their words below."""
-    shown = []
-    for files, words in tiles:
-        images = "".join(f'<img src="{address(file)}" alt="">' for file in files)
-        shown.append(f'<figure class="tile"><div>{images}</div><figcaption>{html.escape(words)}</figcaption></figure>')
+    shown, name = [], translate_html("Caption")
+    for tile in tiles:
+        images = "".join(f'<img src="{address(file)}" alt="">' for file in tile.files)
+        words = html.escape(tile.words)
+        below = f'<figcaption title="{words}">{words}</figcaption>'
+        if tile.key:
+            empty = translate_html("No caption yet")
+            below = f'<textarea data-key="{tile.key}" rows="3" dir="auto" aria-label="{name}" placeholder="{empty}">{words}</textarea>'
+        shown.append(f'<figure class="tile"><div>{images}</div>{below}</figure>')
     more = f"<p>{translate_html(f'... and {count - len(tiles)} more.')}</p>" if count > len(tiles) else ""
-    return f'<div class="tiles">{"".join(shown)}</div>{more}'
+    said = "".join(f' data-{kind}="{html.escape(translate(words))}"' for kind, words in CAPTION_WORDS.items())
+    return f'<div class="tiles"{said}>{"".join(shown)}</div>{more}<p class="kept" role="status"></p>'
 
 
 def problems_html(rows: list[list[Any]]) -> str:

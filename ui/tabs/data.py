@@ -21,7 +21,7 @@ import gradio as gr
 from gradio.blocks import Block
 from markdown_it import MarkdownIt
 
-from duogen.data_engine.report import FunnelStep, funnel
+from duogen.data_engine.report import MISSING, FunnelStep, funnel
 from duogen.data_engine.state import STEPS, Row, State
 from duogen.paths import ROOT, data_home
 from duogen.picture_input import open_picture
@@ -217,8 +217,8 @@ class Data:
         kept_now = values[self.which] == KEPT
         return {
             self.status: status_line(said),
-            self.funnel: funnel_html(funnel(state)),
-            self.where: f"<p>{translate_html('The set is in this folder:')}<br><code>{html.escape(str(folder))}</code></p>",
+            self.funnel: missing_html(state) + funnel_html(funnel(state)),
+            self.where: _place_html("The set is in this folder:", str(folder)),
             self.send: gr.Button(visible=kept > 0),
             self.look: gr.Column(visible=True),
             self.at: at,
@@ -276,6 +276,21 @@ class Data:
                     file = self.shared.previews.keep(open_picture(folder / part["file"]), SIDE)
                     said += f'<img src="{address(file)}" alt="{html.escape(part["alt"])}" title="{html.escape(part["alt"])}">'
         return f'<div class="{turn["role"]}">{said}</div>'
+
+
+def missing_html(state: State) -> str:
+    """How many pictures of the pages have no file, and where it was looked for; "" where all have one."""
+    folders = state.counts(MISSING)
+    count, root = sum(folders.values()), str(state.get_fact("asked", {}).get("root", ""))
+    if not count:
+        return ""
+    named = ", ".join([f"{folder}/..." if folder else "..." for folder in folders][:3])
+    files = "1 picture file was not found" if count == 1 else f"{count:,} picture files were not found"
+    return _place_html(f"{files} ({named}). Pictures are looked for beside their page and from this folder on:", root)
+
+
+def _place_html(words: str, folder: str) -> str:
+    return f"<p>{translate_html(words)}<br><code>{html.escape(folder)}</code></p>"
 
 
 def funnel_html(steps: list[FunnelStep]) -> str:

@@ -6,6 +6,7 @@ The tab keeps nothing of a job: after a reload or a restart it finds the job by 
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -18,33 +19,38 @@ import gradio as gr
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, save_conversation
+from duogen.files import write_beside
 from duogen.finetune.config import PRESETS, STAGES, FineTuneConfig
 from duogen.finetune.jobs import ENDED, Job, finetune_home, list_jobs
 from duogen.options import split_device
 from duogen.paths import ROOT, data_home
+from duogen.picture_input import open_picture
+from duogen.text_decoding import clean_message
+from ui import STATIC
 from ui.parts import controls
 from ui.parts.i18n import translate_choices
 from ui.parts.pictures import PictureFolder
 from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, status_line, translate_html
-from ui.parts.training_view import figures_html, loss_points, problems_html, progress_html, samples_html, tiles_html
+from ui.parts.training_view import Tile, figures_html, loss_points, problems_html, progress_html, samples_html, tiles_html
 
 if TYPE_CHECKING:
+    from duogen.dataset.format import Data
     from duogen.engine import Engine
 
 WHAT = {"both": "Both", "mllm": "What to say and when to draw", "dit": "How to paint it"}
 PRESET_NAMES = {"cpu": "This computer's processor"} | {name: f"A GPU with {name[:-2]} GB" for name in PRESETS[1:]}
-TILES, TILE_PIXELS = 24, 192
+TILES, TILE_PIXELS = 48, 256
+LONGEST_CAPTION, MOST_CAPTIONS = 10_000, 5000
 POLL_SECONDS = 1.0
 FIRST = "Bring a folder or zip with examples: pictures with .txt captions, before and after, conversations, or a dataset."
 NOTHING = "Nothing is being trained."
-IN_CHAT = "It is in the chat's Options, under Adapters."
+IN_CHAT = "It is in the head under the pair's name, among the adapters."
 CHOOSE_FIRST = "Choose an answer in the chat first: the hat below it makes it an example."
-RUN_BUTTONS = ("sample", "save", "pause", "stop")
 OBEYED = {
     "sample": "It looks at samples after this step.",
     "save": "It saves after this step.",
-    "pause": "It pauses after this step ...",
-    "stop": "It stops after this step, and keeps what it has learnt ...",
+    "pause": "It pauses within seconds ...",
+    "stop": "It stops within seconds, and keeps what it has learnt ...",
 }
 
 
@@ -56,6 +62,7 @@ class Finetune:
         finetune_home().mkdir(parents=True, exist_ok=True)
         self.known: dict[Path, str] = {}
         self.zips: dict[tuple[str, float], str] = {}
+        self.captions: dict[str, Path] = {}  # the files of captions that browsers may change, by the keys in their tiles
         with tab, gr.Column(elem_id="finetune"):
             self._lay_out()
         self._wire(tab)
@@ -69,6 +76,8 @@ class Finetune:
                 self._lay_out_steps()
             with gr.Column(scale=3, min_width=320, elem_id="finetune-job"):
                 self._lay_out_job()
+        with gr.Row(visible=False, elem_id="finetune-now") as self.now:
+            self._lay_out_now()
 
     def _lay_out_steps(self) -> None:
         gr.Markdown("## 1 · Examples", elem_classes="step")
@@ -80,8 +89,10 @@ class Finetune:
             self.upload = gr.UploadButton("Bring a zip", file_types=[".zip"], size="sm", min_width=100, elem_id="finetune-upload")
             self.mine = gr.Button("Answers I chose in the chat", size="sm", min_width=170, elem_id="finetune-mine")
         self.report = gr.HTML(status_line(FIRST), elem_id="finetune-report")
-        self.describe = gr.Button("Describe the pictures that have no words", size="sm", visible=False, elem_id="finetune-describe")
-        self.tiles = gr.HTML("", elem_id="finetune-tiles")
+        with gr.Row(elem_classes="buttons"):
+            self.describe = gr.Button("Describe the pictures that have no words", size="sm", visible=False, elem_id="finetune-describe")
+        script = (STATIC / "captions.js").read_text(encoding="utf-8")
+        self.tiles = gr.HTML("", elem_id="finetune-tiles", js_on_load=script, server_functions=[self._make_caption_keeper()])
         with gr.Accordion("What is wrong with some of it", open=False, visible=False, elem_id="finetune-wrong") as self.wrong:
             self.problems = gr.HTML("")
         gr.Markdown("## 2 · What to teach", elem_classes="step")
@@ -89,6 +100,14 @@ class Finetune:
             translate_choices(WHAT), value="both", label="What", show_label=False, container=False, elem_id="finetune-what"
         )
         self.machine = gr.Dropdown(translate_choices(PRESET_NAMES), value="cpu", label="Where it runs", elem_id="finetune-machine")
+        self.trigger = gr.Textbox(
+            label="A word that calls it up", info="It begins every request of the examples; empty needs none.", max_lines=1,
+            elem_id="finetune-trigger",
+        )  # fmt: skip
+        self.prompts = gr.Textbox(
+            label="Samples of your own", info="Requests to paint and answer while it learns, one a line; empty takes some of the examples.",
+            lines=2, max_lines=4, elem_id="finetune-prompts",
+        )  # fmt: skip
         with gr.Accordion("All settings", open=False, elem_id="finetune-settings"):
             self.settings = controls.build(FineTuneConfig)
             for path, control in self.settings.items():
@@ -100,15 +119,9 @@ class Finetune:
 
     def _lay_out_job(self) -> None:
         self.chosen = gr.Dropdown([], label="Training", elem_id="finetune-chosen", interactive=True)
-        self.progress = gr.HTML(status_line(NOTHING), elem_id="finetune-progress")
+        self.idle = gr.HTML(status_line(NOTHING), elem_id="finetune-idle")
         with gr.Row(elem_classes="buttons"):
-            names = {"sample": "Sample now", "save": "Save now", "pause": "Pause", "stop": "Stop and keep"}
-            self.buttons = {
-                command: gr.Button(names[command], size="sm", min_width=90, visible=False, elem_id=f"finetune-{command}")
-                for command in RUN_BUTTONS
-            }
-            self.resume = gr.Button("Resume", size="sm", variant="primary", min_width=90, visible=False, elem_id="finetune-resume")
-            self.lower = gr.Button("Lower and go on", size="sm", variant="primary", min_width=130, visible=False, elem_id="finetune-lower")
+            self.buttons = _lay_out_buttons({"sample": "Sample now", "save": "Save now"})
         self.facts = gr.HTML("", elem_id="finetune-facts")
         self.plot = gr.LinePlot(
             x="step", y="loss", color="kind", x_title="Step", y_title="Loss", height=230, visible=False, show_label=False,
@@ -126,13 +139,21 @@ class Finetune:
         with gr.Accordion("Log", open=False, elem_id="finetune-log"):
             self.log = gr.Code("", language=None, show_label=False, interactive=False, lines=8, max_lines=16)
 
+    def _lay_out_now(self) -> None:
+        """What the training does at this moment: at the lower edge of the window, wherever the tab is scrolled."""
+        self.progress = gr.HTML("", elem_id="finetune-progress")
+        with gr.Row(elem_classes="buttons"):
+            self.buttons |= _lay_out_buttons({"pause": "Pause", "stop": "Stop and keep"})
+            self.resume = gr.Button("Resume", size="sm", variant="primary", min_width=90, visible=False, elem_id="finetune-resume")
+            self.lower = gr.Button("Lower and go on", size="sm", variant="primary", min_width=130, visible=False, elem_id="finetune-lower")
+
     def _wire(self, tab: gr.Tab) -> None:
         self.example_outputs = [
             self.folder, self.source, self.report, self.describe, self.tiles, self.wrong, self.problems, self.name, self.needs
         ]  # fmt: skip
         job = [
             self.chosen, self.last_report, self.timer, self.progress, *self.buttons.values(), self.resume, self.lower, self.facts,
-            self.plot, self.strip, self.after, self.log, self.download,
+            self.plot, self.strip, self.after, self.said, self.log, self.download, self.now, self.idle,
         ]  # fmt: skip
         recipe = {self.source, self.what, *self.settings.values()}
         self.cost = cost = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
@@ -144,7 +165,7 @@ class Finetune:
         self.machine.input(self.set_preset, [self.machine], list(self.settings.values()), **QUICK).success(**cost)
         touched = [self.what.input, *(each.input for each in self.settings.values())]
         gr.on(touched, trigger_mode="always_last", **cost)
-        self.start.click(self.start_training, recipe | {self.name}, [self.report, *job], **QUICK)
+        self.start.click(self.start_training, recipe | {self.name, self.trigger, self.prompts}, [self.report, *job], **QUICK)
         self.timer.tick(self.follow, {self.chosen, self.last_report}, job, **QUICK)
         self.chosen.input(self.show_job, {self.chosen}, job, **QUICK)
         tab.select(self.refresh, {self.chosen}, job, **QUICK)
@@ -161,7 +182,7 @@ class Finetune:
             self.what: gr.update(choices=translate_choices(WHAT)),
             self.machine: gr.update(choices=translate_choices(PRESET_NAMES)),
             self.report: status_line(FIRST),
-            self.progress: status_line(NOTHING),
+            self.idle: status_line(NOTHING),
             self.said: status_line(IN_CHAT),
         }
 
@@ -197,7 +218,7 @@ class Finetune:
         problems = problem_rows(data)
         yield {
             self.source: str(path), self.report: f"<ul class='plain'>{said}</ul>",
-            self.describe: gr.Button(visible=bool(report.loose)), self.tiles: self._tiles_html(data.examples),
+            self.describe: gr.Button(visible=bool(report.loose)), self.tiles: self._tiles_html(data),
             self.wrong: gr.Accordion(visible=bool(problems)), self.problems: problems_html(problems),
             self.name: _free_name(name),
         }  # fmt: skip
@@ -208,21 +229,55 @@ class Finetune:
             raise Refusal(self.shared.loading.error or "The pair is still loading; try again in a moment.")
         return self.shared.loading.engine
 
-    def _tiles_html(self, examples: list) -> str:
+    def _tiles_html(self, data: Data) -> str:
+        """The first examples, and pictures that have no words yet. Captions in files of their own can be changed in place."""
         from duogen.dataset.describe import example_text
+        from duogen.dataset.layouts.captions import find_caption_file
+        from duogen.finetune.captions import caption_files
 
         tiles = []
-        for example in examples[:TILES]:
-            pictures = example.pictures()[:4]
-            tiles.append(([self._thumbnail(picture.file) for picture in pictures], example_text(example, 120)))
-        return tiles_html(tiles, len(examples))
+        for picture, words in caption_files(data.loose).items():
+            tiles.append(Tile([self._thumbnail(picture)], "", self._offer_caption(words)))
+        for example in data.examples[: max(0, TILES - len(tiles))]:
+            files, words = [self._thumbnail(picture.file) for picture in example.pictures()[:4]], find_caption_file(example)
+            said = example_text(example, LONGEST_CAPTION if words else 120)
+            tiles.append(Tile(files, said, self._offer_caption(words) if words else ""))
+        return tiles_html(tiles[:TILES], len(data.examples) + len(data.loose))
 
     def _thumbnail(self, file: Path) -> str:
-        with PILImage.open(file) as opened:
-            opened.draft("RGB", (TILE_PIXELS, TILE_PIXELS))
-            small = opened.convert("RGB")
-            small.thumbnail((TILE_PIXELS, TILE_PIXELS))
-        return self.pictures.keep(small)
+        """A small picture as the training sees it: its shape is kept, on a ground of its edge colour."""
+        from duogen.painters.masks import fit
+
+        size = self.shared.loading.about.get("image_size")
+        picture = open_picture(file)
+        picture = fit(picture, tuple(size)) if size else picture
+        picture.thumbnail((TILE_PIXELS, TILE_PIXELS))
+        return self.pictures.keep(picture)
+
+    def _offer_caption(self, file: Path) -> str:
+        """A key by which a browser may change the words in a file."""
+        while len(self.captions) >= MOST_CAPTIONS:
+            self.captions.pop(next(iter(self.captions)))
+        key = secrets.token_urlsafe(12)
+        self.captions[key] = file
+        return key
+
+    def _make_caption_keeper(self) -> Callable[[Any], str]:
+        def keep_caption(given: Any) -> str:
+            """Write a caption that was changed in its tile, given as key and words; returns which of `CAPTION_WORDS` to say."""
+            key, words = map(str, given) if isinstance(given, list) and len(given) == 2 else ("", "")
+            file, said = self.captions.get(key), clean_message(words)[:LONGEST_CAPTION]
+            if file is None or not file.parent.is_dir():
+                return "gone"
+            if not said:
+                return "empty"
+            try:
+                write_beside(file, said.encode())
+            except OSError:
+                return "failed"
+            return "kept"
+
+        return keep_caption
 
     def _serve_sample(self, file: Path) -> str:
         """A copy of a sample that browsers may fetch: the folder of a job holds more than pictures."""
@@ -269,13 +324,14 @@ class Finetune:
             return ""
         from duogen.dataset.describe import describe
         from duogen.dataset.readers import read_dataset
-        from duogen.finetune.cost import estimate_cost
+        from duogen.finetune.cost import estimate_cost, size_steps
         from duogen.hub.catalogue import find
 
         report = describe(read_dataset(Path(source)), engine.tokens, recipe.max_tokens, recipe.validation)
         pair = find(self.shared.loading.pair).folder
-        costs = [estimate_cost(pair, recipe, stage, report, engine.device) for stage in STAGES[what]]
-        return "".join(f"<p>{translate_html(each.sentence())}</p>" for each in costs)
+        sized = size_steps(pair, recipe, STAGES[what], report, engine.device)
+        costs = [estimate_cost(pair, sized, stage, report, engine.device) for stage in STAGES[what]]
+        return "".join(f"<p>{' '.join(map(translate_html, each.sentences()))}</p>" for each in costs)
 
     # Step 3
 
@@ -293,6 +349,7 @@ class Finetune:
                 {
                     "data": values[self.source], "pair": self.shared.loading.pair, "stage": values[self.what],
                     "device": split_device(self.shared.loading.load_options().device)[1], "recipe": recipe.as_json(),
+                    "trigger": clean_message(values[self.trigger] or ""), "prompts": _read_lines(values[self.prompts]),
                 }
             )  # fmt: skip
             job.start("finetune", "--out", str(job.folder), "--resume")
@@ -357,7 +414,8 @@ class Finetune:
         strip = samples_html(job.samples(), lambda name: self._serve_sample(samples / name))
         mood = "busy" if running else "bad" if phase in ("failed", "killed") else ""
         updates = {
-            self.last_report: known.get("updated", 0.0), self.progress: progress_html(known, mood),
+            self.last_report: known.get("updated", 0.0), self.progress: progress_html(known, mood), self.now: gr.Row(visible=True),
+            self.idle: gr.HTML(visible=False), self.said: status_line(_say_where(job)),
             self.facts: figures_html(known) if running else "",
             self.plot: gr.LinePlot(table, visible=len(table) > 0), self.strip: strip,
             self.resume: gr.Button(visible=phase in ("paused", "killed", "failed")), self.lower: gr.Button(visible=lowers),
@@ -416,6 +474,23 @@ def find_job(name: str) -> Job:
     if not re.fullmatch(r"[\w-]+", name or "") or not Job(finetune_home() / name).read_request():
         raise Refusal("There is no such training.")
     return Job(finetune_home() / name)
+
+
+def _lay_out_buttons(names: dict[str, str]) -> dict[str, gr.Button]:
+    """Buttons that send a command to a running job; they are hidden while none runs."""
+    return {
+        command: gr.Button(name, size="sm", min_width=90, visible=False, elem_id=f"finetune-{command}") for command, name in names.items()
+    }
+
+
+def _say_where(job: Job) -> str:
+    """Where the adapter is, and the word that calls it up."""
+    word = job.read_request().get("trigger")
+    return f"{IN_CHAT} Begin a request with {word}, and it does what it learnt." if word else IN_CHAT
+
+
+def _read_lines(words: str | None) -> list[str]:
+    return [line for each in (words or "").splitlines() if (line := clean_message(each))]
 
 
 RESERVED = ("cache", "unpacked", "examples")

@@ -16,7 +16,8 @@ from duogen.dataset.pictures import inspect_picture
 from duogen.dataset.words import find_caption, read_caption
 
 KIND = "pictures with captions"
-ENDINGS = (".txt", ".caption", ".cap", ".tags", ".json")
+PLAIN = (".txt", ".caption", ".cap", ".tags")
+ENDINGS = (*PLAIN, ".json")
 APART = ("captions", "caption", "texts", "text", "txt", "labels", "prompts")  # folders of captions
 REPEATS = re.compile(r"([1-9]\d{0,2})_(.*\w.*)")  # kohya's folders: 10_boat
 
@@ -68,6 +69,13 @@ def _read_caption(folder: Folder, picture: Path, file: Path, shared: bool) -> Ex
     if shared:
         notes.append(Problem(where, f"{folder.show(file)} is the caption of several pictures", "took its words for each"))
     return make_caption_example(said, picture, where, (file,), tuple(notes))
+
+
+def find_caption_file(example: Example) -> Path | None:
+    """The text file that holds the caption of an example and nothing else; `None` where its words come from somewhere else."""
+    texts = {line.text().strip() for line in example.lines}
+    alone = len(example.files) == 1 and example.files[0].suffix.lower() in PLAIN and len(texts) == 1
+    return example.files[0] if alone else None
 
 
 def _find_captions(folder: Folder, picture: Path) -> list[Path]:
