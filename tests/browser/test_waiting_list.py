@@ -54,7 +54,7 @@ class Line:
 
 def test_what_waits_is_sent_in_its_order_without_a_browser(tmp_path: Path) -> None:
     line = Line(tmp_path)
-    PILImage.new("RGB", (2000, 8), "red").save(tmp_path / "red.png")
+    PILImage.new("RGB", (2000, 16), "red").save(tmp_path / "red.png")
     kept = str(line.page.shared.keep_upload(tmp_path / "red.png"))
     (tmp_path / "red.png").unlink()
     line.enqueue("one")
@@ -67,7 +67,7 @@ def test_what_waits_is_sent_in_its_order_without_a_browser(tmp_path: Path) -> No
     assert lists.remove(line.chat, three.id).words == "three"
     assert line.asked() == ["hello", "two", "one"] and line.waiting() == []
     path = line.page.store.open(line.chat).path()
-    assert [image.picture.size for image in path[2].images()] == [(1536, 6)]
+    assert [image.picture.size for image in path[2].images()] == [(1536, 12)]
     note = line.page.store.read_about(line.chat)["notes"][path[3].id]
     assert note["seed"] == 8 and note["options"]["image"]["steps"] == 3
     assert not line.page.jobs.enqueue(line.chat, one), "no answer is under way"
