@@ -54,7 +54,7 @@ def ask_for_a_guide(day: Day) -> None:
 def repaint_the_second_picture(day: Day) -> list[str]:
     old = list_pictures(day.page)
     act(day.page, "again", 1)
-    day.page.wait_for_selector("#talk .bot .count:has-text('2/2')")
+    day.page.wait_for_selector("#talk .versions button >> nth=1")
     day.answered()
     new = list_pictures(day.page)
     assert [one == other for one, other in zip(old, new, strict=True)] == [True, False, True]
