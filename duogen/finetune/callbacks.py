@@ -180,7 +180,15 @@ class TrainerCallback:
     """
 
     def __init__(
-        self, job: Job, stage: str, recipe: Recipe, looks: Looks, sampler: Sampler | None, held: FineTuneStage | None, rest: float = 0.0
+        self,
+        job: Job,
+        stage: str,
+        recipe: Recipe,
+        *,
+        looks: Looks,
+        sampler: Sampler | None,
+        held: FineTuneStage | None,
+        rest: float = 0.0,
     ) -> None:
         self.job, self.stage, self.recipe, self.looks, self.rest = job, stage, recipe, looks, rest
         self.sampler, self.held = sampler, held
@@ -208,11 +216,14 @@ class TrainerCallback:
 
     def best_step(self) -> int | None:
         """The step after which the kept-back examples did best; `None` where nobody looked, or where the last weights stay."""
-        return min(self.losses, key=lambda step: (self.losses[step], step)) if self.losses and self.looks.best else None
+        return self._find_best() if self.looks.best else None
+
+    def _find_best(self) -> int | None:
+        return min(self.losses, key=lambda step: (self.losses[step], step), default=None)
 
     def _is_over(self) -> bool:
         """Whether too many looks at the kept-back examples were no better than the best."""
-        best = min(self.losses, key=lambda step: (self.losses[step], step), default=0)
+        best = self._find_best() or 0
         return 0 < self.looks.patience <= sum(step > best for step in self.losses)
 
     def on_step(self, step: int, figures: dict[str, float]) -> str:

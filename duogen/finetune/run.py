@@ -180,7 +180,7 @@ def _train_stage(built: StageRun, run: PreparedRun, job: Job | None, log: LogFun
     if job is not None:
         own = run.request.recipe
         looks, rest = Looks(own.sample_every, own.best, own.patience), run.seconds_after(name)
-        callback = TrainerCallback(job, name, recipe, looks, built.sampler, built.held, rest)
+        callback = TrainerCallback(job, name, recipe, looks=looks, sampler=built.sampler, held=built.held, rest=rest)
         callback.on_start()
     done = train(stage, recipe, folder, log=lambda line: None, callback=callback, warn=log)
     ending = callback.ending if callback is not None else ""

@@ -95,7 +95,6 @@ class Machine:
         own = None if mllm_gigabytes is None else max(0.0, mllm_gigabytes * GB - CUDA)
         return Machine(max(0.0, gigabytes * GB - CUDA), host, cores, mllm_gpu=own)
 
-
     def with_room(self, plan: Plan) -> Machine:
         """The same machine after what is open on it, as planned, is closed."""
         own = None if self.mllm_gpu is None else self.mllm_gpu + (plan.mllm_gpu or 0.0)

@@ -6,7 +6,7 @@ S words, D channels of the states, N pictures.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +47,9 @@ def label_scenes(dialogue: Dialogue) -> list[bool]:
 
 
 @torch.no_grad()
-def read_scene_states(
-    mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], dialogue: Dialogue
-) -> torch.Tensor:  # fmt: skip
-    """The state before each picture's BOV, [N, D]."""
-    packed, sizes = tokens.pack(draw_turns(dialogue)), cast(Any, mllm.config.text_config)
-    if not packed.slots:
-        return torch.zeros(0, sizes.hidden_size * len(layers))
+def read_scene_states(mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], dialogue: Dialogue) -> torch.Tensor:
+    """The state before each picture's BOV, [N, D], of a dialogue with a picture."""
+    packed = tokens.pack(draw_turns(dialogue))
     read = packed.between(0, packed.slots[-1].bov)
     ids, shown = torch.tensor([read.ids]), [slot.image for slot in read.slots]
     vision = tokens.pixels(shown) if shown else None

@@ -294,9 +294,7 @@ class _ProcessShare:
         finally:
             del numbered  # ends the workers, which ignore signals; an error's traceback would keep them, and the process waits for them
 
-    def accumulate_gradients(
-        self, step: int, batches: Iterable[tuple[int, Any]], is_ending: Callable[[], bool]
-    ) -> dict[str, float] | None:
+    def accumulate_gradients(self, step: int, batches: Iterable[tuple[int, Any]], is_ending: Callable[[], bool]) -> dict[str, float] | None:
         """Add up the gradients of a step; returns the mean of its loss and figures, `None` where the run ends between two batches."""
         sums: dict[str, list[float]] = {}
         for number, batch in batches:

@@ -11,8 +11,7 @@ from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from tests.models.test_transformer_files import other_weights, write_gguf
-from tests.support import public
-from tests.support.browser import SHOTS, Server, browser_only
+from tests.support.browser import SHOTS, Server, browser_only, serve_klein
 from tests.support.waiting import until
 from ui.parts.adapters import keep_lora
 
@@ -27,9 +26,7 @@ def lora(file: Path, width: int = 64, **metadata: str) -> Path:
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory) -> Iterator[Server]:
     """A server with a tiny diffusers pair."""
-    home = tmp_path_factory.mktemp("home")
-    folders = public.klein(home / "klein"), public.qwen3_mllm(home / "mllm")
-    server = Server(home, "--pair", str(folders[0]), "--mllm", str(folders[1]), "--device", "cpu", "--painter-precision", "fp32")
+    server = serve_klein(tmp_path_factory.mktemp("home"))
     yield server
     server.end()
 

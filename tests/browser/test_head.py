@@ -14,7 +14,7 @@ from duogen.hub.memory_plan import Machine, Plan
 from duogen.library.conversations import ConversationStore
 from duogen.options import LoadOptions
 from tests.support import public
-from tests.support.browser import SHOTS, Server, browser_only, overflow_width, settle
+from tests.support.browser import SHOTS, Server, browser_only, overflow_width, serve_klein, settle
 from ui.page import Page
 from ui.parts.controls import ASPECT, pair_updates
 from ui.parts.loading import Loading
@@ -81,9 +81,7 @@ def test_a_few_step_lora_and_a_transformer_do_not_go_to_another_pair() -> None:
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory) -> Iterator[Server]:
     """A server with a tiny diffusers pair, which paints any shape."""
-    home = tmp_path_factory.mktemp("home")
-    folders = public.klein(home / "klein"), public.qwen3_mllm(home / "mllm")
-    server = Server(home, "--pair", str(folders[0]), "--mllm", str(folders[1]), "--device", "cpu", "--painter-precision", "fp32")
+    server = serve_klein(tmp_path_factory.mktemp("home"))
     yield server
     server.end()
 

@@ -42,10 +42,10 @@ class Line:
     def enqueue(self, words: str, *files: str, **given) -> None:
         assert self.page.jobs.enqueue(self.chat, Request(words, files, Options(seed=8, **given)))
 
-    def waiting(self) -> list[str]:
+    def list_requests(self) -> list[str]:
         return [each.words for each in WaitingLists(self.page.store).read(self.chat)]
 
-    def asked(self) -> list[str]:
+    def list_questions(self) -> list[str]:
         """All questions, once nothing is under way."""
         self.gate.set()
         until(lambda: not self.page.jobs.running_chats())
@@ -63,9 +63,9 @@ def test_what_waits_is_sent_in_its_order_without_a_browser(tmp_path: Path) -> No
     lists, (one, two, three) = line.page.jobs.waiting, line.page.jobs.waiting.read(line.chat)
     lists.move(line.chat, two.id, -1)
     lists.move(line.chat, two.id, -1)
-    assert line.waiting() == ["two", "one", "three"]
+    assert line.list_requests() == ["two", "one", "three"]
     assert lists.remove(line.chat, three.id).words == "three"
-    assert line.asked() == ["hello", "two", "one"] and line.waiting() == []
+    assert line.list_questions() == ["hello", "two", "one"] and line.list_requests() == []
     path = line.page.store.open(line.chat).path()
     assert [image.picture.size for image in path[2].images()] == [(1536, 12)]
     note = line.page.store.read_about(line.chat)["notes"][path[3].id]
@@ -81,22 +81,22 @@ def test_the_list_waits_after_stop_and_after_an_error(tmp_path: Path, end: str) 
     line.enqueue("a <b>boat")
     if end == "stop":
         line.job.stop.set()
-    first = line.asked()
+    first = line.list_questions()
     shown = line.page.chat.render_waiting(line.chat)
     assert len(first) == 1 and "The list waits" in shown and 'value="go-on"' in shown and "a &lt;b&gt;boat" in shown
     line.gate.clear()
     line.page.jobs.start(answer_task(line.page.store.open(line.chat), Options(seed=9)))  # such as Answer again
     assert "The list waits" in line.page.chat.render_waiting(line.chat)
-    assert line.asked() == first and line.waiting() == ["a <b>boat"], "nobody went on with it"
+    assert line.list_questions() == first and line.list_requests() == ["a <b>boat"], "nobody went on with it"
     line.page.chat.go_on(line.chat)
-    assert line.asked() == [*first, "a <b>boat"] and line.page.chat.render_waiting(line.chat) == ""
+    assert line.list_questions() == [*first, "a <b>boat"] and line.page.chat.render_waiting(line.chat) == ""
 
 
 def test_a_damaged_picture_keeps_its_request(tmp_path: Path) -> None:
     line = Line(tmp_path)
     (tmp_path / "torn.png").write_bytes(b"no picture")
     line.enqueue("what is this?", str(tmp_path / "torn.png"))
-    assert line.asked() == ["hello"] and line.waiting() == ["what is this?"]
+    assert line.list_questions() == ["hello"] and line.list_requests() == ["what is this?"]
     with pytest.raises(ValueError, match="cannot be sent"):
         line.page.chat.go_on(line.chat)
 

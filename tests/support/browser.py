@@ -96,6 +96,14 @@ def stand_in(home: Path, *flags: str, seconds: float = 0.05, fresh: bool = False
     return Server(home, "--seconds", str(seconds), *flags, program="tests/support/stand_in.py", fresh=fresh)
 
 
+def serve_klein(home: Path) -> Server:
+    """A server with a tiny diffusers pair, which paints any shape."""
+    from tests.support import public  # imports torch
+
+    painter, mllm = public.klein(home / "klein"), public.qwen3_mllm(home / "mllm")
+    return Server(home, "--pair", str(painter), "--mllm", str(mllm), "--device", "cpu", "--painter-precision", "fp32")
+
+
 def delete_everything(home: Path) -> None:
     """Delete what a person made on a running server, as another window would."""
     store, gallery = ConversationStore(home / "conversations"), Gallery(home)

@@ -504,7 +504,7 @@ def test_a_model_words_the_page_and_falls_back_where_it_breaks_a_rule(tmp_path: 
 
 
 def test_missing_pictures_are_counted_by_their_folder(tmp_path: Path):
-    from ui.tabs.data import missing_html
+    from ui.tabs.data import describe_missing_files
 
     words = "<p>Mix flour, water, salt and yeast in a big bowl until no dry flour is left, and let the dough rest.</p>" * 4
     for number in range(3):
@@ -513,7 +513,7 @@ def test_missing_pictures_are_counted_by_their_folder(tmp_path: Path):
     state = State(tmp_path / "set")
     for place in list_pages(tmp_path):
         state.put_page(make_row(place, read_page(place, tmp_path), None, "useless pictures", "x"))
-    assert "3 picture files were not found (pix/...)" in missing_html(state)
+    assert "3 picture files were not found (pix/...)" in describe_missing_files(state)
 
 
 def test_what_a_worker_gives_back_carries_no_pictures(site: Path, tmp_path: Path):

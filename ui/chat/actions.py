@@ -67,16 +67,17 @@ class ChatActions:
 
     def _open(self, values: dict, request: gr.Request, id: str) -> Updates:
         self.chat.store.open(id)
-        box = {} if values[self.chat.view].editing is None else {self.chat.box: self.chat.free_box(EMPTY_BOX)}
-        return self.chat.enter_view(values, request, View(id), self.chat.loading.words) | box
+        return self._enter(values, request, id, self.chat.loading.words)
 
     def _continue_apart(self, values: dict, request: gr.Request, id: str) -> Updates:
         """Open a new conversation with what was said up to an answer."""
-        view = values[self.chat.view]
-        new = self.chat.store.copy_until(view.id, id)
-        box = {} if view.editing is None else {self.chat.box: self.chat.free_box(EMPTY_BOX)}
-        said = "This is a new conversation up to that answer; the old one stays as it is."
-        return self.chat.enter_view(values, request, View(new.id), said) | box
+        new = self.chat.store.copy_until(values[self.chat.view].id, id)
+        return self._enter(values, request, new.id, "This is a new conversation up to that answer; the old one stays as it is.")
+
+    def _enter(self, values: dict, request: gr.Request, id: str, words: str) -> Updates:
+        """Show a conversation. What was edited in the box belongs to the one before."""
+        box = {} if values[self.chat.view].editing is None else {self.chat.box: self.chat.free_box(EMPTY_BOX)}
+        return self.chat.enter_view(values, request, View(id), words) | box
 
     def _rename(self, values: dict, request: gr.Request, id: str) -> Updates:
         return self._refresh_list(values, renaming=id)

@@ -202,11 +202,13 @@ class Jobs:
     def _take_request(self, chat: str) -> Task | None:
         """Say the next waiting request and take it off the list; `None` if there is none, or it cannot be said: then it stays."""
         with self.waiting.lock, contextlib.suppress(ValueError, OSError, Refusal):  # a picture is damaged, or the disk is full
-            for request in self.waiting.read(chat)[:1]:
-                pictures = [open_upload(Path(file)) for file in request.files]
-                asked = self.store.change(chat, lambda now: now.say("user", *pictures, request.words))  # noqa: B023
-                self.waiting.remove(chat, request.id)
-                return answer_task(asked, fit_defaults(request.options, self.loading.about) if request.early else request.options)
+            request = next(iter(self.waiting.read(chat)), None)
+            if request is None:
+                return None
+            said = [*(open_upload(Path(file)) for file in request.files), request.words]
+            asked = self.store.change(chat, lambda now: now.say("user", *said))
+            self.waiting.remove(chat, request.id)
+            return answer_task(asked, fit_defaults(request.options, self.loading.about) if request.early else request.options)
         return None
 
     def _work(self, job: Job) -> None:

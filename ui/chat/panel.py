@@ -83,9 +83,9 @@ class ChatParts(NamedTuple):
 
 
 def _look_of_box(busy: bool) -> dict[str, Any]:
-    """The buttons and the words of the empty box. A `busy` one takes requests for the list, and shows Send once it holds something."""
+    """Stop and the words of the empty box. A `busy` one takes requests for the list, and its style shows Send once it holds something."""
     words = translate("Ask more: it waits in a list" if busy else "Ask, or bring a picture")
-    return {"submit_btn": True, "stop_btn": busy, "placeholder": words}
+    return {"stop_btn": busy, "placeholder": words}
 
 
 def catch_refusal(handler: Callable) -> Callable:

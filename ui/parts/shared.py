@@ -74,14 +74,16 @@ class Shared:
 
     def add_upload(self, file: Path) -> Image:
         """Open a picture that came with a message, and add it to the library. Raises ValueError: it cannot be read as a picture."""
-        picture, origin = open_picture(file), find_origin(file)
-        self.gallery.add(picture, PictureInfo(painted=False, origin=origin or ""))
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        return Image(picture, origin=origin)
+        image = _read_upload(file)
+        self._keep_image(image)
+        return _shrink_upload(image)
 
     def keep_upload(self, file: Path) -> Path:
         """Add a picture that came with a message to the library; returns its file there. Raises ValueError: it cannot be read."""
-        return self.gallery.add(open_picture(file), PictureInfo(painted=False, origin=find_origin(file) or "")).file
+        return self._keep_image(_read_upload(file))
+
+    def _keep_image(self, image: Image) -> Path:
+        return self.gallery.add(image.picture, PictureInfo(painted=False, origin=image.origin or "")).file
 
     def restore_options(self, about: PictureInfo) -> Updates:
         """Updates that set the drawer to the settings of a picture, as far as they are known."""
@@ -99,9 +101,17 @@ class Shared:
 
 def open_upload(file: Path) -> Image:
     """Open a picture of a message that `keep_upload` has kept. Raises ValueError: it cannot be read as a picture."""
-    picture = open_picture(file)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    return Image(picture, origin=find_origin(file))
+    return _shrink_upload(_read_upload(file))
+
+
+def _read_upload(file: Path) -> Image:
+    return Image(open_picture(file), origin=find_origin(file))
+
+
+def _shrink_upload(image: Image) -> Image:
+    """The image, whose picture is made smaller in its place."""
+    image.picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return image
 
 
 def check_uploads(files: list[str]) -> None:

@@ -217,7 +217,7 @@ class Data:
         kept_now = values[self.which] == KEPT
         return {
             self.status: status_line(said),
-            self.funnel: missing_html(state) + funnel_html(funnel(state)),
+            self.funnel: describe_missing_files(state) + funnel_html(funnel(state)),
             self.where: _place_html("The set is in this folder:", str(folder)),
             self.send: gr.Button(visible=kept > 0),
             self.look: gr.Column(visible=True),
@@ -278,7 +278,7 @@ class Data:
         return f'<div class="{turn["role"]}">{said}</div>'
 
 
-def missing_html(state: State) -> str:
+def describe_missing_files(state: State) -> str:
     """How many pictures of the pages have no file, and where it was looked for; "" where all have one."""
     folders = state.counts(MISSING)
     count, root = sum(folders.values()), str(state.get_fact("asked", {}).get("root", ""))
