@@ -79,7 +79,7 @@ class Page:
 
     def _lay_out(self) -> None:
         self.view = gr.State(View())
-        self.timer = gr.Timer(0.5)
+        self.timer, self.opened = gr.Timer(0.5), gr.State("")  # `opened` changes whenever this browser learns of another open pair
         with gr.Sidebar(label="Conversations", position="left", open=False, width=300, elem_id="side"):
             self.search = gr.Textbox(
                 placeholder="Search", label="Search the conversations", show_label=False, container=False, elem_id="search", max_lines=1
@@ -175,11 +175,11 @@ class Page:
         self.bring.upload(chat.import_zip, {self.bring, self.search}, outputs, **quick)
         self.search.change(chat.search_list, {self.view, self.search}, [self.list], **quick)
         self.box.stop(chat.stop, self.view, None, queue=False, **quick)
-        ticked = self.timer.tick(self.update_loading, None, [self.status, self.chatbot, self.timer, *self.controls.values()], **quick)
-        self.pair_switch.wire(ticked)
-        self.presets.wire(self.shared, [self.options.expand, ticked.success])
+        after_loading = [self.status, self.chatbot, self.timer, self.opened, *self.controls.values()]
+        self.pair_switch.wire(self.timer.tick(self.update_loading, None, after_loading, **quick))
+        self.presets.wire(self.shared, [self.options.expand, self.opened.change])
         sized = [self.controls["image", "side"], self.shapes]
-        for event in (ticked.success, *(each.change for each in sized)):
+        for event in (self.opened.change, *(each.change for each in sized)):
             event(self.say_size, sized, [self.size], **QUICK)
         self.blocks.load(chat.open_page, {self.search}, outputs, **quick).success(**shown).success(**settled)
         self.blocks.load(None, None, None, js=REMEMBERED)
@@ -201,7 +201,7 @@ class Page:
         about = loading.engine.about
         best = controls.pair_updates(self.controls, about)
         welcome = gr.Chatbot(placeholder=welcome_html(about), examples=make_examples(about))
-        return over | best | {self.status: idle_line(loading.words), self.chatbot: welcome}
+        return over | best | {self.status: idle_line(loading.words), self.chatbot: welcome, self.opened: str(id(loading.engine))}
 
     def leave(self, request: gr.Request) -> None:
         """Forget a browser that has gone. Answers under way go on."""

@@ -47,7 +47,7 @@ def read_dataset(source: Path) -> Data:
     data.unread = [Problem(name, why, "not read") for name, why in folder.strange.items()]
     for file in folder.files:
         if file not in named:
-            data.unread.append(Problem(folder.show(file), _explain_unused(folder, file, layout), "not read"))
+            data.unread.append(Problem(folder.show(file), _explain_unread(folder, file, layout), "not read"))
     return data
 
 
@@ -86,6 +86,14 @@ def _describe_files(folder: Folder) -> str:
     names = [*(folder.show(file) for file in folder.files), *(f"{name}, which {why}" for name, why in folder.strange.items())]
     count = f"{len(names)} files, such as " if len(names) > 1 else ""
     return f" (it holds {count}{names[0]})" if names else ""
+
+
+def _explain_unread(folder: Folder, file: Path, layout: Layout) -> str:
+    """Why a file is not read, also one that is gone by now, as those that a database keeps beside itself while it is open."""
+    try:
+        return _explain_unused(folder, file, layout)
+    except FileNotFoundError:
+        return "was deleted while the folder was read"
 
 
 def _explain_unused(folder: Folder, file: Path, layout: Layout) -> str:

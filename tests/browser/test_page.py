@@ -384,6 +384,7 @@ def test_the_drawer_takes_what_the_pair_paints_best_with(tmp_path: Path) -> None
     assert set(page.update_loading()) == {page.status}
     page.loading.finished.set()
     updates = page.update_loading()
+    assert updates[page.opened] == page.update_loading()[page.opened] != ""
     assert updates[page.controls["image", "steps"]]["value"] == 5 and page.controls["image", "guidance"] not in updates
     assert updates[page.controls["image", "side"]]["visible"] and not updates[page.controls["text", "think"]]["visible"]
     quick = page.presets.set_shipped("quick")

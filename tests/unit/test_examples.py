@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image, Message, save_conversation
+from duogen.dataset import readers
 from duogen.dataset.describe import TokenCounter, describe, problem_rows
 from duogen.dataset.format import Data, Example, Picture, find_duplicates, split_examples, write_examples
 from duogen.dataset.layouts.before_after import CHANGED
@@ -57,6 +58,22 @@ def conversations(folder: Path, *dialogues: list[tuple[str, list[str]]] | str) -
 
 
 GOOD = [("user", ["Draw a boat."]), ("assistant", ["The hull.", "images/a.png", "Done."])]
+
+
+def test_a_file_that_is_deleted_while_the_folder_is_read_is_named(tmp_path, monkeypatch):
+    folder = conversations(tmp_path / "set", GOOD)
+    picture(folder / "images" / "a.png")
+    beside, take = folder / "state.sqlite-shm", readers._take
+    beside.write_bytes(b"x")
+
+    def take_and_delete(*given):
+        beside.unlink(missing_ok=True)
+        return take(*given)
+
+    monkeypatch.setattr(readers, "_take", take_and_delete)
+    data = read_dataset(folder)
+    assert [(each.where, each.what) for each in data.unread] == [(beside.name, "was deleted while the folder was read")]
+    assert len(data.examples) == 1 and not data.problems
 
 
 def test_the_own_format_and_all_that_can_be_wrong_with_a_line(tmp_path):
