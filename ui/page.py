@@ -46,7 +46,7 @@ REMEMBERED = """() => {
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
-OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("drafts", "actions", "waiting_list", "head", "connection")]
+OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("event_stream", "drafts", "actions", "waiting_list", "head", "connection")]
 ASK_NOW = "You can ask now."
 LOST = "Connection to the server was lost. Attempting reconnection..."  # as Gradio says it
 WORDS = f"const LOST = {json.dumps({'en': LOST} | {language: table[LOST] for language, table in TABLES.items()})};\n"
@@ -170,6 +170,7 @@ class Page:
         self.commands.click(self.actions.run, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown).success(
             **settled
         )
+        self.commands.submit(lambda: None, None, None, **quick)  # the empty event of event_stream.js
         self.library.conversation_opened.success(**shown).success(**settled)
         self.new.click(chat.start_over, {self.search}, outputs, queue=False, **quick)
         self.bring.upload(chat.import_zip, {self.bring, self.search}, outputs, **quick)

@@ -73,6 +73,7 @@ def test_a_killed_server_loses_nothing_finished(tab, tmp_path: Path) -> None:
     page.screenshot(path=SHOTS / "pending.png")
     send(page, "And a ship?")
     page.wait_for_selector("#waiting-list li")
+    page.wait_for_url("**/?c=*")
     chat = page.url.partition("?c=")[2]
     server.end()
     again = stand_in(tmp_path)
@@ -366,6 +367,7 @@ def test_only_pictures_are_served(fast: Server, tab) -> None:
     import urllib.request
 
     page = open_answered(tab, fast)
+    page.wait_for_url("**/?c=*")
     chat, home = page.url.partition("?c=")[2], fast.home
     secret = home / "conversations" / chat / "conversation.json"
     assert secret.is_file()

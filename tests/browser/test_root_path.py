@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.support.browser import browser_only, loaded_pictures, send, stand_in, wait_until_answered
 from tests.support.waiting import patience
@@ -71,7 +73,8 @@ def test_the_page_works_below_a_path(tab, tmp_path):
                 page = tab(address + PATH + behind)
                 send(page, "How do I draw a boat?")
                 wait_until_answered(page)
-                assert loaded_pictures(page, 3) and page.url.startswith(f"{address}{PATH}/?c=")
+                expect(page).to_have_url(re.compile(re.escape(f"{address}{PATH}/?c=")))
+                assert loaded_pictures(page, 3)
                 page.reload()
                 loaded_pictures(page, 3)
                 page.context.close()

@@ -190,6 +190,7 @@ def test_an_answer_goes_on_in_a_new_conversation(fast: Server, tab) -> None:
     send(page, "And a ship?")
     page.wait_for_selector("#talk .bot:has-text('All done!') >> nth=1")
     wait_until_answered(page)
+    page.wait_for_url("**/?c=*")
     old, address = list_pictures(page), page.url
     act(page, "split", 0)
     page.wait_for_selector("#status:has-text('This is a new conversation')")

@@ -75,6 +75,16 @@ def test_what_waits_is_sent_in_its_order_without_a_browser(tmp_path: Path) -> No
         lists.move(line.chat, one.id, 1)
 
 
+def test_between_two_answers_of_a_list_there_is_always_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(tmp_path)
+    line.enqueue("one")
+    jobs, found = line.page.jobs, []
+    make = jobs._new_answer
+    monkeypatch.setattr(jobs, "_new_answer", lambda task: (found.append(jobs.find(line.chat)), make(task))[1])
+    assert line.list_questions() == ["hello", "one"]
+    assert line.job in found and None not in found
+
+
 @pytest.mark.parametrize("end", ["stop", "fail"])
 def test_the_list_waits_after_stop_and_after_an_error(tmp_path: Path, end: str) -> None:
     line = Line(tmp_path, "fail" if end == "fail" else "hello")

@@ -188,12 +188,17 @@ class Jobs:
         return replace(answer_task(asked, fit_defaults(task.options, self.loading.about)), back=task.back)
 
     def _end(self, job: Job) -> None:
-        """Send the next waiting request, before anybody can ask anything else. After Stop or an error the list waits."""
+        """Send the next waiting request, before anybody can ask anything else. After Stop or an error the list waits.
+
+        Its job takes the place of this one at once: whoever looks without the lock always finds one of them.
+        """
         with self._lock:
+            task = None
             try:
                 task = None if job.held or job.bad or job.stop.is_set() else self._take_request(job.task.chat)
             finally:
-                del self._running[job.task.chat]
+                if task is None:
+                    del self._running[job.task.chat]
             if task:
                 self._start_job(task)
         job.done = True
