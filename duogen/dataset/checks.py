@@ -42,6 +42,7 @@ def check_example(example: Example) -> tuple[Example | None, list[Problem]]:
     try:
         lines = _clean_words(_join_turns(example, problems), example.where, problems)
         _check_pictures(lines)
+        lines = [_crop_pictures(line) for line in lines]
     except Exception as error:  # whatever one example raises leaves the others alone
         return None, [Problem(example.where, explain_error(error), files=example.files)]
     return replace(example, lines=tuple(lines)), problems
@@ -85,6 +86,11 @@ def _check_pictures(lines: list[Message[Picture]]) -> None:
         except ValueError as error:
             twins = sum(other.name == file.name for other in files) > 1
             raise ValueError(f"{file.parent.name}/{error}" if twins else str(error)) from error
+
+
+def _crop_pictures(line: Message[Picture]) -> Message[Picture]:
+    """The line with the crops that were chosen of its pictures. Raises ValueError, which names the file, when a crop is damaged."""
+    return replace(line, parts=tuple(part if isinstance(part, str) else part.with_crop() for part in line.parts))
 
 
 def _clean_words(lines: list[Message[Picture]], where: str, problems: list[Problem]) -> list[Message[Picture]]:

@@ -9,7 +9,6 @@ from statistics import median
 from duogen.conversation import Message
 from duogen.dataset.checks import explain_error, truncate_example
 from duogen.dataset.format import Data, Example, Picture, Problem, find_duplicates, split_examples
-from duogen.dataset.pictures import inspect_picture
 from duogen.models.sequence import Packed, Tokens
 
 
@@ -84,7 +83,7 @@ class TokenCounter:
         return self._known[line]
 
     def _count_picture(self, picture: Picture) -> int:
-        rows, columns = self.tokens.grid_of_size(inspect_picture(picture.file).size)
+        rows, columns = self.tokens.grid_of_size(picture.inspect().size)
         return rows * columns + 2
 
 
@@ -109,7 +108,7 @@ def describe(data: Data, tokens: Tokens, most: int, share: float = 0.1) -> Repor
     pictures = [picture for example in data.examples for picture in example.pictures()]
     sizes: Counter[str] = Counter()
     for picture in pictures:
-        sizes["{} x {}".format(*inspect_picture(picture.file).size)] += 1
+        sizes["{} x {}".format(*picture.inspect().size)] += 1
     painted = sum(len(example.pictures("assistant")) for example in data.examples)
     return Report(
         kind=data.kind, examples=len(data.examples), validation=len(split_examples(data.examples, share)[1]),

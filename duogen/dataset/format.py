@@ -20,11 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as PILImage
 
 from duogen.conversation import Image, Message, Turn
-from duogen.dataset.pictures import inspect_picture
+from duogen.dataset.crops import Crop, crop_file, read_crop
+from duogen.dataset.pictures import PictureFacts, inspect_picture
 from duogen.files import write_beside
 from duogen.picture_input import open_picture
+from duogen.provenance import encode_picture
 
 CONVERSATIONS = "conversations.jsonl"
 PICTURES = (
@@ -40,10 +43,24 @@ MOST_HELD = 0.25  # of the examples, where a picture is in more of them than sho
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by its file."""
+    """A picture by its file, or the part of it that `crop` names."""
 
     file: Path
     alt: str = ""
+    crop: Crop | None = None
+
+    def with_crop(self) -> Picture:
+        """The same picture with the crop that was chosen of it. Raises ValueError: the crop or the picture is damaged."""
+        return replace(self, crop=read_crop(self.file, inspect_picture(self.file).size))
+
+    def inspect(self) -> PictureFacts:
+        """What is known of the part that is trained. Raises ValueError: it cannot be read."""
+        return inspect_picture(self.file, self.crop)
+
+    def open(self) -> PILImage.Image:
+        """The pixels that are trained. Raises ValueError: the picture is gone, or can no longer be read."""
+        picture = open_picture(self.file)
+        return self.crop.cut(picture) if self.crop else picture
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ class Example:
         Raises:
             ValueError: a picture is gone or can no longer be read.
         """
-        return [line.make_turn(lambda picture: Image(open_picture(picture.file), alt=picture.alt)) for line in self.lines]
+        return [line.make_turn(lambda picture: Image(picture.open(), alt=picture.alt)) for line in self.lines]
 
     def with_trigger(self, word: str) -> Example:
         """The same example whose first request begins with a word, unless that is empty or in it already."""
@@ -96,12 +113,14 @@ class Example:
         return replace(self, lines=tuple(called if line is asked else line for line in self.lines))
 
     def key(self) -> str:
-        """A digest of the words and picture files, wherever the files are."""
+        """A digest of the words, picture files and crops, wherever the files are."""
         digest = hashlib.sha256()
         for line in self.lines:
             for part in line.parts:
                 said = part.encode() if isinstance(part, str) else hashlib.sha256(part.file.read_bytes()).digest()
                 digest.update(f"{line.role} {type(part).__name__} {len(said)} ".encode() + said)
+                if isinstance(part, Picture) and part.crop:
+                    digest.update(f"crop {part.crop} ".encode())
         return digest.hexdigest()
 
 
@@ -132,7 +151,9 @@ class Data:
 
     def count_files(self) -> tuple[int, int, int, int]:
         """The numbers of files: found, learnt from, named with a reason, and passed over; the last three add up to the first."""
-        used = {file for example in self.examples for file in (*example.files, *(picture.file for picture in example.pictures()))}
+        used = {file for example in self.examples for file in example.files}
+        for picture in [picture for example in self.examples for picture in example.pictures()]:
+            used |= {picture.file, crop_file(picture.file)} if picture.crop else {picture.file}
         learnt = len(self.found & used)
         return len(self.found) + self.strange + self.passed, learnt, len(self.found) - learnt + self.strange, self.passed
 
@@ -171,7 +192,7 @@ def _group_by_pictures(examples: list[Example]) -> list[list[int]]:
 
 def find_duplicates(examples: Iterable[Example]) -> list[tuple[str, str]]:
     """Find pairs of examples with near-duplicate pictures, in colour. Near-duplicates within one example do not count."""
-    shown = [(example.where, [inspect_picture(picture.file) for picture in example.pictures("assistant")]) for example in examples]
+    shown = [(example.where, [picture.inspect() for picture in example.pictures("assistant")]) for example in examples]
     owners = [where for where, facts in shown for _ in facts]
     every = np.frombuffer(b"".join(each.hash for _, facts in shown for each in facts), np.uint64).reshape(-1, HASH_WORDS)
     colours = np.array([list(each.colours) for _, facts in shown for each in facts], np.int16)
@@ -188,7 +209,7 @@ def find_duplicates(examples: Iterable[Example]) -> list[tuple[str, str]]:
 
 
 def write_examples(examples: list[Example], folder: Path) -> None:
-    """Write examples in the one format, their pictures beside them, named by content."""
+    """Write examples in the one format, their pictures beside them as they are trained, named by content."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -201,8 +222,8 @@ def write_examples(examples: list[Example], folder: Path) -> None:
 def _write_part(part: str | Picture, images: Path) -> dict[str, str]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    data = part.file.read_bytes()
-    name = hashlib.sha256(data).hexdigest()[:24] + part.file.suffix.lower()
+    data, ending = (encode_picture(part.open(), "PNG", None), ".png") if part.crop else (part.file.read_bytes(), part.file.suffix.lower())
+    name = hashlib.sha256(data).hexdigest()[:24] + ending
     if not (images / name).exists():
         write_beside(images / name, data)
     return {"type": "image", "file": f"images/{name}", "alt": part.alt}

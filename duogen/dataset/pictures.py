@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
+from duogen.dataset.crops import Crop
 from duogen.files import write_beside
 from duogen.picture_input import open_picture
 
@@ -39,8 +40,8 @@ class PictureFacts:
     colours: bytes
 
 
-def inspect_picture(file: Path) -> PictureFacts:
-    """Read a picture whole; a file that has not changed is read once.
+def inspect_picture(file: Path, crop: Crop | None = None) -> PictureFacts:
+    """Read a picture whole, and tell of it or of a part of it; a file that has not changed is read once.
 
     Raises:
         ValueError: it cannot be read; the message names the file and says why.
@@ -51,17 +52,18 @@ def inspect_picture(file: Path) -> PictureFacts:
         raise ValueError(f"{file.name} cannot be read: {error.strerror or error}.") from error
     if not stat.S_ISREG(about.st_mode):  # reading a pipe may wait for ever
         raise ValueError(f"{file.name} is {'a folder' if stat.S_ISDIR(about.st_mode) else 'no file'}, not a picture.")
-    found = _inspect(file, about.st_mtime_ns, about.st_size)
+    found = _inspect(file, crop, about.st_mtime_ns, about.st_size)
     if isinstance(found, str):
         raise ValueError(found)
     return found
 
 
 @lru_cache(maxsize=1_000_000)
-def _inspect(file: Path, changed: int, size: int) -> PictureFacts | str:
+def _inspect(file: Path, crop: Crop | None, changed: int, size: int) -> PictureFacts | str:
     """The facts, or why there are none."""
     try:
         picture = open_picture(file)
+        picture = crop.cut(picture) if crop else picture
     except ValueError as error:
         return str(error)
     except Exception:  # a damaged file raises whatever its decoder raises

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from duogen.dataset.checks import check_example, explain_error
+from duogen.dataset.crops import CROP, crop_file
 from duogen.dataset.folder import Folder, shorten
-from duogen.dataset.format import CONVERSATIONS, PICTURES, Data, Example, Problem
+from duogen.dataset.format import CONVERSATIONS, PICTURES, Data, Example, Picture, Problem
 from duogen.dataset.layouts import before_after, caption_table, captions, conversations, exports, hugging_face
 from duogen.dataset.layouts.base import Layout
 from duogen.dataset.pictures import is_lfs_pointer
@@ -72,12 +73,16 @@ def _take(found: Example | Problem | Path, data: Data) -> set[Path]:
         data.problems.append(found)
         return set(found.files)
     if isinstance(found, Path):
-        data.loose.append(found)
-        return {found}
+        try:
+            Picture(found).with_crop()
+            data.loose.append(found)
+        except ValueError as error:
+            data.problems.append(Problem(shorten(found.name), explain_error(error)))
+        return {found, crop_file(found)}
     example, problems = check_example(found)
     data.examples += [example] if example else []
     data.problems += problems
-    pictures = {picture.file for picture in found.pictures()}
+    pictures = {file for picture in found.pictures() for file in (picture.file, crop_file(picture.file))}
     said = " ".join(f"{problem.where} {problem.what}" for problem in problems)
     return {*found.files, *(file for file in pictures if example or shorten(file.name) in said)}
 
@@ -116,6 +121,8 @@ def _explain_unused(folder: Folder, file: Path, layout: Layout) -> str:
     if ending in CAPTIONS and layout.kind == captions.KIND:
         pictures = folder.list_namesakes(file)
         return f"the words of {folder.show(pictures[0])} come from another file" if pictures else "no picture that is read has this name"
+    if ending == CROP:
+        return "no picture that is read has this name"
     if ending in (*ROWS, *CAPTIONS):
         return f"the folder is read as {layout.kind}, and this file is no part of it"
     return f"files that end in {ending} are not read" if ending else "files without an ending are not read"

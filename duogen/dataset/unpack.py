@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from duogen.dataset.pictures import is_lfs_pointer
-from duogen.files import write_beside
+from duogen.files import make_folder, place_folder, write_beside
 from duogen.paths import data_home
 from duogen.text_decoding import clean_text
 
@@ -44,12 +44,12 @@ def unpack_zip(file: Path) -> Path:
     try:
         with _open_zip(file) as packed:
             entries = _list_entries(packed, file.name)
-            part.mkdir(parents=True)
+            make_folder(part)
             failed = _extract_all(packed, entries, part, file.name)
         if failed:
             write_beside(part / UNREADABLE, json.dumps(failed, ensure_ascii=False).encode())
         try:
-            part.rename(target)
+            place_folder(part, target)
         except OSError:
             if not target.is_dir():  # else another process was faster
                 raise

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duogen.conversation import Conversation
+from duogen.dataset.format import Picture
 from duogen.events import Done
 from duogen.files import write_beside
 from duogen.options import ImageOptions, Options, TextOptions
-from duogen.picture_input import open_picture
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
@@ -37,7 +37,7 @@ def caption_all(engine: Engine, pictures: list[Path]) -> Iterator[tuple[Path, st
         if words.exists():
             continue
         try:
-            shown = open_picture(picture)
+            shown = Picture(picture).with_crop().open()
         except ValueError:
             continue  # it was changed after the folder was read, which names what cannot be read
         said = ""

@@ -57,10 +57,19 @@ def loss_points(figures: dict[str, list[dict[str, float]]]) -> pandas.DataFrame:
 
 
 @dataclass(frozen=True)
+class TilePicture:
+    """A picture of an example as it is trained; by its `key` a browser may choose its part, and `cropped` says that one is chosen."""
+
+    file: str
+    key: str
+    cropped: bool = False
+
+
+@dataclass(frozen=True)
 class Tile:
     """An example as it is shown: its pictures and its words. With a `key` the words are a caption that can be changed in place."""
 
-    files: list[str]
+    pictures: list[TilePicture]
     words: str
     key: str = ""
 
@@ -69,7 +78,7 @@ def tiles_html(tiles: list[Tile], count: int) -> str:
     """Examples: their pictures with their words below."""
     shown, name = [], translate_html("Caption")
     for tile in tiles:
-        images = "".join(f'<img src="{address(file)}" alt="">' for file in tile.files)
+        images = "".join(_tile_picture_html(picture) for picture in tile.pictures)
         words = html.escape(tile.words)
         below = f'<figcaption title="{words}">{words}</figcaption>'
         if tile.key:
@@ -79,6 +88,12 @@ def tiles_html(tiles: list[Tile], count: int) -> str:
     more = f"<p>{translate_html(f'... and {count - len(tiles)} more.')}</p>" if count > len(tiles) else ""
     said = "".join(f' data-{kind}="{html.escape(translate(words))}"' for kind, words in CAPTION_WORDS.items())
     return f'<div class="tiles"{said}>{"".join(shown)}</div>{more}<p class="kept" role="status"></p>'
+
+
+def _tile_picture_html(picture: TilePicture) -> str:
+    name, kind = translate_html("Choose the part of this picture that is trained"), "chosen" * picture.cropped
+    image = f'<img src="{address(picture.file)}" alt="">'
+    return f'<button type="button" class="{kind}" data-crop="{picture.key}" title="{name}" aria-label="{name}">{image}</button>'
 
 
 def problems_html(rows: list[list[Any]]) -> str:
