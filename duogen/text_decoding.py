@@ -140,6 +140,12 @@ def clean_title(text: str) -> str:
     return "" if is_blank(line) else line
 
 
+def count_words(text: str) -> int:
+    """Count words. In scripts without blanks, two letters count as a word."""
+    wide = sum(1 for letter in text if "\u3040" <= letter <= "\u9fff")
+    return len(re.findall(r"\w+", text)) + wide // 2
+
+
 def cut_text(text: str, most: int) -> str:
     """At most `most` characters of the text, cut between two words, else between two letters as a person sees them."""
     if len(text) <= most:

@@ -18,6 +18,7 @@ from duogen.data_engine.pictures import inspect_picture
 from duogen.data_engine.reasons import short_name
 from duogen.data_engine.sample import Block, Dropped, Filter, Picture, Sample, Words
 from duogen.files import read_text
+from duogen.text_decoding import count_words
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -60,12 +61,6 @@ def drop_short(sample: Sample, least: int) -> Sample | Dropped:
     """Drop pages with fewer than `least` words."""
     count = count_words(sample.text())
     return sample if count >= least else Dropped(f"{'no' if not count else 'too few'} words")
-
-
-def count_words(text: str) -> int:
-    """Count words. In scripts without blanks, two letters count as a word."""
-    wide = sum(1 for letter in text if "\u3040" <= letter <= "\u9fff")
-    return len(re.findall(r"\w+", text)) + wide // 2
 
 
 def drop_link_lists(sample: Sample) -> Sample | Dropped:

@@ -27,7 +27,7 @@ import pyvips
 
 from duogen.conversation import Message
 from duogen.data_engine.dialogue import page_kind
-from duogen.data_engine.filters import count_words, make_filters, run_filters
+from duogen.data_engine.filters import make_filters, run_filters
 from duogen.data_engine.limits import limit_time
 from duogen.data_engine.near import Index, signature
 from duogen.data_engine.options import DataOptions
@@ -41,7 +41,7 @@ from duogen.data_engine.state import Row, State
 from duogen.data_engine.steps import Steps
 from duogen.data_engine.write import IMAGES, make_record, write_records
 from duogen.files import write_beside
-from duogen.text_decoding import find_rubbish
+from duogen.text_decoding import count_words, find_rubbish
 
 BATCH = 16  # pages that a worker gets at a time
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VIPS_CONCURRENCY")}  # pages run in parallel already

@@ -1,4 +1,4 @@
-"""Exports of a conversation: one HTML file, Markdown with its pictures as a zip, or a PDF like a printed guide.
+"""Exports of a conversation: one HTML file, Markdown with its pictures as a zip, a PDF like a printed guide, or a flipbook.
 
 The templates are in `assets/export/`: a Jinja template with its style, and a Typst document that reads the same data.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from duogen import paths
 from duogen.conversation import Conversation, Image
 from duogen.files import write_beside
+from duogen.library.flipbook import FLIPBOOKS, FlipbookOptions
 from duogen.library.guide import guess_language, guide_title, place_in_steps, rest_of_question, sections, text_direction
 from duogen.library.guide_pdf import as_pdf
 from duogen.library.guide_pictures import alt_text, data_url, encode_png
@@ -72,16 +73,24 @@ def as_zip(conversation: Conversation, answer: str | None = None) -> bytes:
 WRITERS = {".html": lambda *what: as_html(*what).encode(), ".zip": as_zip, ".pdf": as_pdf}
 
 
-def export(conversation: Conversation, file: Path, answer: str | None = None) -> None:
+def export(conversation: Conversation, file: Path, answer: str | None = None, flipbook: FlipbookOptions | None = None) -> None:
     """Write a guide to `file`, in the format of its suffix.
 
+    Args:
+        flipbook: how a flipbook plays.
+
     Raises:
-        ValueError: the ending is none of .html, .zip and .pdf, there is nothing to export, or the file cannot be written.
+        ValueError: the ending is none of those of `WRITERS` and `FLIPBOOKS`, there is nothing to export, or the file cannot be written.
     """
-    writer = WRITERS.get(file.suffix.lower())
-    if writer is None:
-        raise ValueError(f"{file.name} must end in {', '.join(WRITERS)}; that says what to write.")
-    data = writer(conversation, answer)
+    kind = file.suffix.lower()
+    if kind in FLIPBOOKS:
+        data = FLIPBOOKS[kind](conversation, answer, flipbook)
+    elif flipbook:
+        raise ValueError(f"{file.name} is no flipbook, and only a flipbook has seconds and a crossfade; end it in {', '.join(FLIPBOOKS)}.")
+    elif kind in WRITERS:
+        data = WRITERS[kind](conversation, answer)
+    else:
+        raise ValueError(f"{file.name} must end in {', '.join([*WRITERS, *FLIPBOOKS])}; that says what to write.")
     try:
         write_beside(file, data)
     except OSError as error:

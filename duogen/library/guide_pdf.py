@@ -46,18 +46,33 @@ def as_pdf(conversation: Conversation, answer: str | None = None) -> bytes:
     import typst
 
     found = sections(conversation, answer)
-    with tempfile.TemporaryDirectory(prefix="duogen-pdf-") as folder:
-        root = Path(folder)
-        data = _lay_out(found, root)
-        missing = find_missing(_displayed(data), root)
-        data = _replace_texts(data, lambda text: substitute(text, missing)) | {"name": data["name"], "note": describe_missing(missing)}
-        (root / "guide.typ").write_text((ASSETS / "guide.typ").read_text(encoding="utf-8"), encoding="utf-8")
-        (root / "guide.json").write_text(json.dumps(data), encoding="utf-8")
-        try:
-            return typst.compile(str(root / "guide.typ"), root=str(root), font_paths=_fonts(), pdf_standards="ua-1")
-        except typst.TypstError as error:
-            reason = error.message.splitlines()[0]
-            raise ValueError(f"The PDF cannot be made ({reason}); save it as a web page instead.") from error
+    try:
+        with tempfile.TemporaryDirectory(prefix="duogen-pdf-") as folder:
+            return typeset("guide", _lay_out(found, Path(folder)), Path(folder), pdf_standards="ua-1")
+    except typst.TypstError as error:
+        raise ValueError(f"The PDF cannot be made ({error.message.splitlines()[0]}); save it as a web page instead.") from error
+
+
+def typeset(template: str, data: dict[str, Any], root: Path, **settings: Any) -> Any:
+    """Set `data` by a template of `assets/export/`, in the folder `root`, which holds its pictures.
+
+    What no font has is replaced in its texts, and its "note" names it.
+
+    Args:
+        settings: what `typst.compile` takes.
+
+    Raises:
+        typst.TypstError: Typst cannot set it.
+        ValueError: as `find_missing`.
+    """
+    import typst
+
+    missing = find_missing(_displayed(data), root)
+    data = _replace_texts(data, lambda text: substitute(text, missing)) | {"note": describe_missing(missing)}
+    for name in ("words", template):
+        (root / f"{name}.typ").write_text((ASSETS / f"{name}.typ").read_text(encoding="utf-8"), encoding="utf-8")
+    (root / f"{template}.json").write_text(json.dumps(data), encoding="utf-8")
+    return typst.compile(str(root / f"{template}.typ"), root=str(root), font_paths=_fonts(), **settings)
 
 
 def _lay_out(found: list[Section], root: Path) -> dict[str, Any]:
@@ -123,7 +138,7 @@ def _displayed(data: dict[str, Any]) -> set[str]:
 
 
 def find_missing(letters: set[str], root: Path) -> set[str]:
-    """Those of the letters that no font on this machine can draw."""
+    """Those of the letters that no font on this machine can draw. Raises ValueError: Typst does not say which."""
     import typst
 
     left, missing = set(letters), set()
