@@ -32,7 +32,9 @@ def _add_finetune(command: argparse.ArgumentParser) -> None:
         "--stage", choices=STAGES, default="both", type=lambda name: STAGE_ALIASES.get(name, name),
         help="mllm (or 1): what to say and when to draw; dit (or 2): how to paint it",
     )  # fmt: skip
-    command.add_argument("--data", type=Path, metavar="DIR", help="a folder or zip of examples; required without --resume")
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, metavar="DIR", help="a folder or zip of examples; without --resume this or --votes")
+    source.add_argument("--votes", action="store_true", help="learn from the votes of the Arena and the marks of the chat")
     command.add_argument("--out", type=Path, metavar="DIR", help="the adapter's folder; required without --estimate")
     command.add_argument("--recipe", metavar="FILE", help=f"a JSON file, or a preset: {', '.join(PRESETS)} (default: by the machine)")
     command.add_argument("--replay", type=Path, metavar="DIR", help="examples that the pair should not forget; the bundled pair needs none")
@@ -51,7 +53,7 @@ def finetune(given: argparse.Namespace) -> int:
     from duogen.finetune.prepare import measure_costs, prepare_run
 
     request = _load_request(given) if given.resume else _new_request(given)
-    if given.caption:
+    if given.caption and given.data is not None:
         _caption(given)
     if given.estimate:
         run = prepare_run(request)
@@ -64,6 +66,7 @@ def finetune(given: argparse.Namespace) -> int:
         return 0
     if not given.resume:
         prepare_run(request, lambda words: None)  # so that wrong data or a wrong pair is reported before a folder is made
+        request = request.with_own_votes() if request.votes else request
     known = work.finetune(request, lambda words: print(words, flush=True))
     if known.get("phase") == "failed":
         raise ValueError(known["words"])
@@ -71,17 +74,19 @@ def finetune(given: argparse.Namespace) -> int:
 
 
 def _new_request(given: argparse.Namespace) -> FineTuneRequest:
+    from duogen.evaluate.arena import arena_home
     from duogen.finetune.prepare import FineTuneRequest
 
-    if given.data is None:
-        raise ValueError("Say what to learn from: --data DIR")
+    if given.data is None and not given.votes:
+        raise ValueError("Say what to learn from: --data DIR, or --votes")
     if given.out is None and not given.estimate:
         raise ValueError("Say where the adapter should go: --out DIR")
     out = given.out or Path("adapter")
     if not given.estimate and out.exists() and (not out.is_dir() or any(each.name != "run" for each in out.iterdir()) or _has_state(out)):
         raise ValueError(f"{out} is there already; choose a new folder, or go on with it: --resume.")
     recipe = FineTuneConfig.load(given.recipe or choose_preset(given.device))
-    return FineTuneRequest(given.data, out, given.pair, given.stage, recipe, given.device, given.replay, given.trigger, tuple(given.sample))
+    data, rest = arena_home() if given.votes else given.data, (given.trigger, tuple(given.sample), given.votes)
+    return FineTuneRequest(data, out, given.pair, given.stage, recipe, given.device, given.replay, *rest)
 
 
 def _has_state(out: Path) -> bool:

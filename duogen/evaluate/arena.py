@@ -1,20 +1,27 @@
-"""Votes between two anonymous answers, stored on disk, and the Elo table computed from them.
+"""Votes between two answers, stored on disk, and the Elo table computed from them.
 
-The file of votes only grows, one JSON object a line. The table is computed from it, so nothing else is stored.
+The file of votes only grows, one JSON object a line. The table is computed from it. The answers of the newest votes are kept beside it,
+each pair as a conversation in `voted/`: its head is the request, and the two turns after it are the answers a and b.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from duogen.files import append_line
+from duogen.conversation import Conversation, Turn, save_conversation
+from duogen.files import append_line, make_folder
 from duogen.options import PRESETS
+from duogen.paths import data_home
 
+VOTES, VOTED = "votes.jsonl", "voted"
+KEPT_ANSWERS = 400  # votes whose answers stay
 FIRST_RATING, STEP, SCALE = 1000.0, 32.0, 400.0
 POINTS = {"a": 1.0, "b": 0.0, "tie": 0.5, "bad": 0.5}  # of a against b; two bad answers are a tie
 
@@ -59,6 +66,7 @@ class Vote:
     Attributes:
         vote: "a", "b", "tie" or "bad" (both are).
         at: seconds since 1970.
+        answers: the folder in `voted/` with both answers, "" where they were not kept.
     """
 
     words: str
@@ -67,11 +75,12 @@ class Vote:
     b: Contestant
     vote: str
     at: float = field(default_factory=time.time)
+    answers: str = ""
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> Vote:
         """From JSON. Raises KeyError, TypeError, ValueError."""
-        if raw["vote"] not in POINTS:
+        if raw["vote"] not in POINTS or not isinstance(raw.get("answers", ""), str):
             raise ValueError("This is no vote.")
         named: dict[str, Any] = {**raw, "a": Contestant.from_json(raw["a"]), "b": Contestant.from_json(raw["b"])}
         return Vote(**named)
@@ -100,8 +109,31 @@ class Standing:
 
 def add_vote(file: Path, vote: Vote) -> None:
     """Add a vote to the file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     append_line(file, asdict(vote))
+
+
+def add_mark(file: Path, asked: list[Turn], better: Turn, worse: Turn, who: Contestant) -> None:
+    """Add a vote between two versions of an answer of `who`. `asked` are the turns before it, the last one the request."""
+    request = asked[-1]
+    vote = Vote(request.text(), 0, who, who, "a", answers=uuid.uuid4().hex)
+    add_vote(file, vote)
+    both = Conversation({turn.id: turn for turn in (*asked, better, worse)}, request.id)
+    save_conversation(both, file.parent / VOTED / vote.answers)
+    delete_old_answers(file)
+
+
+def delete_old_answers(file: Path) -> None:
+    """Delete the answers of all but the newest votes."""
+    kept = [vote.answers for vote in read_votes(file)[0] if vote.answers][-KEPT_ANSWERS:]
+    for folder in (file.parent / VOTED).iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def arena_home() -> Path:
+    """The folder of the votes and their answers."""
+    return data_home() / "arena"
 
 
 def read_votes(file: Path) -> tuple[list[Vote], list[int]]:
@@ -118,9 +150,14 @@ def read_votes(file: Path) -> tuple[list[Vote], list[int]]:
 
 
 def rating_table(cast_votes: Iterable[Vote]) -> list[Standing]:
-    """Elo ratings over the votes in order, the best first. A pair is shown under the title of its last vote."""
+    """Elo ratings over the votes in order, the best first. A pair is shown under the title of its last vote.
+
+    A vote between two answers of one contestant, as a mark in the chat is, rates nobody.
+    """
     rows: dict[str, Standing] = {}
     for each in cast_votes:
+        if each.a.key() == each.b.key():
+            continue
         a, b = (replace(rows.get(who.key(), Standing(who)), contestant=who) for who in (each.a, each.b))
         points, expected = POINTS[each.vote], 1 / (1 + 10 ** ((b.rating - a.rating) / SCALE))
         bad = each.vote == "bad"

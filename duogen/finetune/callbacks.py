@@ -27,6 +27,7 @@ from duogen.models.mllm import MLLM, Context
 from duogen.options import ImageOptions, TextOptions
 from duogen.painters.base import Frames, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
+from duogen.provenance import Origin, encode_picture
 from duogen.train.trainer import Recipe, Stage, autocast, rate_at
 
 SAMPLES, SAMPLE_TOKENS, CHECKED_BATCHES = 4, 120, 8
@@ -140,8 +141,7 @@ class DiTSampler:
             with inference_mode(self.painter.model):
                 picture = self._sample_picture(cached, index)
             name = f"{prefix}-{index}.png"
-            picture.save(folder / f".{name}.part", "PNG")
-            (folder / f".{name}.part").replace(folder / name)
+            write_beside(folder / name, encode_picture(picture, "PNG", Origin.PAINTED))
             prompt = next(line.text().strip() for line in example.lines)
             yield {"prompt": prompt, "text": last_words(example.turns()), "picture": name}
 

@@ -44,6 +44,7 @@ class MLLMConfig(StageConfig):
     precision: str = option("auto", "Of the model that is adapted: auto, bf16, fp32, or nf4 to save memory (QLoRA).")
     first_layer: int = option(-1, "The lowest layer that learns; -1 leaves those alone that the painter reads.", -1, 1000, 1)
     vision: bool = option(False, "The vision tower learns too.")
+    beta: float = option(0.1, "Of votes: how closely it stays at what the pair says already.", 0.001, 10.0, 0.001)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class DiTConfig(StageConfig):
     context_noise: float = option(0.1, "Noise on earlier pictures, as the painter's own are not perfect.", 0.0, 1.0, 0.01)
     shift: float = option(0.0, "How much of the practice is on very noisy pictures; 0 as the pair was trained.", 0.0, 20.0, 0.1)
     focus: float = option(0.3, "How much more the new places of a picture count than those that stay.", 0.0, 10.0, 0.1)
+    beta: float = option(20.0, "Of votes: how closely it stays at what the pair paints already.", 0.1, 100_000.0, 0.1)
     buckets: bool = option(False, "Pictures keep their shape, in buckets of equal area; else they are fitted as in the chat.")
 
 

@@ -19,6 +19,7 @@ import torch
 
 from duogen.dataset.describe import Report
 from duogen.finetune.config import OLD_NAMES, REPLAY_EXAMPLES, FineTuneConfig, StageConfig
+from duogen.finetune.preferences import KIND
 from duogen.hub import timings
 from duogen.hub.memory_plan import BYTES
 from duogen.models.pipeline import About
@@ -31,6 +32,7 @@ BASE_BYTES = {"cpu": 0.9 * GB, "cuda": 0.8 * GB}  # the libraries themselves
 PASSES = {"mllm": 8, "dit": 32}  # through the examples, as in the recipe that learnt new things from thirty guides
 LEAST_STEPS = {"mllm": 60, "dit": 150}  # fewer teach nothing
 REACHED = 0.35  # share of a matrix product's speed that a training step reaches
+VOTE_ANSWERS, REFERENCE = 2, 4 / 3  # a vote has two answers, and each goes forward once more, with the adapter off
 FACTOR = {False: 4, True: 6}  # floating-point operations for each weight and token: forward and backward, LoRA or full
 
 
@@ -170,11 +172,12 @@ def _estimate_mllm(pair: Path, recipe: FineTuneConfig, report: Report, device: s
     inner = shapes.count_layer_weights()
     size = BYTES[resolve_precision(own.precision, device)]
     base = inner * size + (shapes.weights - inner) * max(2, size) if own.rank else 0.0
-    tokens = own.batch * _typical_tokens(report)
+    answers = VOTE_ANSWERS if report.kind == KIND else 1
+    tokens = own.batch * _typical_tokens(report) * answers
     logits = tokens * text["vocab_size"] * 4 * 3 * 0.6  # the assistant's share of the words
-    active = _activation_bytes(shapes.linears, own.batch * report.tokens[2], own.checkpointing, text["num_hidden_layers"])
+    active = _activation_bytes(shapes.linears, own.batch * report.tokens[2] * answers, own.checkpointing, text["num_hidden_layers"])
     memory = BASE_BYTES[_kind(device)] + base + _trained_bytes(shapes, own) + active + logits
-    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
+    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * _count_passes(own, report)
     return _add_time(Cost("mllm", memory, 0.0, 0.0, work), pair, recipe, 0.0, device)
 
 
@@ -195,9 +198,14 @@ def _estimate_dit(pair: Path, recipe: FineTuneConfig, report: Report, device: st
     training = base + _trained_bytes(shapes, own) + active
     words = (report.examples + count_practice(pair, recipe, "dit")) * _typical_tokens(report)
     states = config.get("crossattn_proj_in_channels", 0) if config.get("use_crossattn_projection") else config["text_embed_dim"]
-    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * (4 / 3 if own.checkpointing else 1)
+    work = tokens * own.accumulate * shapes.weights * FACTOR[not own.rank] * _count_passes(own, report)
     cost = Cost("dit", BASE_BYTES[_kind(device)] + max(training, caching), words * states * 2.0, 0.0, work)
     return _add_time(cost, pair, recipe, 2 * words * mllm.weights, device)
+
+
+def _count_passes(own: StageConfig, report: Report) -> float:
+    """How much more a step computes than forward and backward once."""
+    return (4 / 3 if own.checkpointing else 1) * (REFERENCE if report.kind == KIND else 1)
 
 
 def _add_time(cost: Cost, pair: Path, recipe: FineTuneConfig, before: float, device: str) -> Cost:

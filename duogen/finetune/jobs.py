@@ -64,6 +64,10 @@ class Job:
         old = _choose_folder(self.run / "rehearsal", stage)
         return old if old.is_dir() else self.run / "replay" / stage
 
+    def votes_folder(self) -> Path:
+        """Where the votes are that the job learns from."""
+        return self.run / "votes"
+
     def has_sample(self, stage: str, step: int) -> bool:
         """Whether samples of a step were made, under the stage's name or its old one."""
         names = [stage, *(old for old, new in OLD_NAMES.items() if new == stage)]

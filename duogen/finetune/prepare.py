@@ -19,17 +19,19 @@ from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from duogen.dataset.describe import Report, describe
+from duogen.dataset.describe import Report, TokenCounter, describe
 from duogen.dataset.folder import shorten
-from duogen.dataset.format import Data, Example, split_examples
+from duogen.dataset.format import Data, Example, Problem, split_examples
 from duogen.dataset.layouts.captions import make_caption_example
-from duogen.dataset.readers import read_dataset
+from duogen.files import place_folder
 from duogen.finetune.callbacks import DiTSampler, FineTuneStage, MLLMSampler, Sampler, set_input_cast
 from duogen.finetune.config import STAGE_ALIASES, STAGES, FineTuneConfig, StageConfig
 from duogen.finetune.cost import Cost, estimate_cost, format_duration, record_times, size_steps
 from duogen.finetune.feature_cache import CachedExample, FeatureCache, FeatureExtractor, fingerprint
 from duogen.finetune.feature_cache import read as read_features
 from duogen.finetune.jobs import Job, finetune_home
+from duogen.finetune.preference_stages import DiTPreferenceStage, MLLMPreferenceStage, select_matching
+from duogen.finetune.preferences import Preference, choose_stages, copy_votes, read_examples, select_pairs
 from duogen.finetune.replay import load_replay_examples
 from duogen.finetune.stages import DiTStage, MLLMStage, Replay, dit_lora_config, lowest_layer, mllm_lora_config
 from duogen.hub.catalogue import find
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 ADAPTER_NAME = "taught"  # the adapter's name in peft; it is part of the weights' names in states on disk
 MEASURED_STEPS = 2
+VOTE_RATE = 1 / 6  # of the learning rate for examples; with the whole of it the first steps lead further than votes ask for
 
 LogFunction = Callable[[str], None]
 
@@ -65,6 +68,7 @@ class FineTuneRequest:
         replay: folder of examples of what the pair should not forget, where its `duogen.json` does not name what it was trained on.
         trigger: a word that is put before every request of the examples, so that it calls up what was learnt.
         prompts: requests to make samples from, in place of those of examples.
+        votes: `data` is a folder of votes. The reference keeps the pair from forgetting, so nothing is replayed.
     """
 
     data: Path
@@ -76,13 +80,16 @@ class FineTuneRequest:
     replay: Path | None = None
     trigger: str = ""
     prompts: tuple[str, ...] = ()
+    votes: bool = False
 
     def __post_init__(self) -> None:
+        if self.votes:
+            object.__setattr__(self, "recipe", replace(self.recipe, replay=0.0))
         object.__setattr__(self, "stage", STAGE_ALIASES.get(self.stage, self.stage))
 
     def as_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"data": str(self.data.resolve()), "pair": self.pair, "stage": self.stage, "device": self.device}
-        plain |= {"trigger": self.trigger, "prompts": list(self.prompts)}
+        plain |= {"trigger": self.trigger, "prompts": list(self.prompts), "votes": self.votes}
         return plain | {"recipe": self.recipe.as_json(), "replay": str(self.replay.resolve()) if self.replay else None}
 
     @staticmethod
@@ -93,8 +100,13 @@ class FineTuneRequest:
             raise ValueError(f"There is nothing to resume in {out}; start without --resume.")
         replay = Path(raw["replay"]) if raw.get("replay") else None
         recipe = FineTuneConfig.from_json(raw["recipe"])
-        own = raw.get("trigger") or "", tuple(raw.get("prompts") or ())
+        own = raw.get("trigger") or "", tuple(raw.get("prompts") or ()), bool(raw.get("votes"))
         return FineTuneRequest(Path(raw["data"]), out, raw["pair"], raw["stage"], recipe, raw["device"], replay, *own)
+
+    def with_own_votes(self) -> FineTuneRequest:
+        """Copy the votes into the job's folder, so that those that come or go meanwhile change nothing; the request for the copy."""
+        copy_votes(self.data, Job(self.out).votes_folder())
+        return replace(self, data=Job(self.out).votes_folder())
 
 
 @dataclass
@@ -136,10 +148,12 @@ def prepare_run(request: FineTuneRequest, log: LogFunction = print) -> PreparedR
     """
     device = pick_device(request.device)
     pair = find(request.pair, progress=log).folder
-    data = read_dataset(request.data)
+    data = read_examples(request.data, request.votes)
     data.examples = [example.with_trigger(request.trigger) for example in data.examples]
     parts = open_parts(pair, (), device)
     tokens = Tokens(parts.tokenizer, parts.image_processor, parts.about.bov)
+    if request.votes:
+        request = _settle_votes(request, data, tokens)
     report = describe(data, tokens, request.recipe.max_tokens, request.recipe.validation)
     if not data.examples:
         wrong = [*data.problems, *data.unread]
@@ -152,6 +166,24 @@ def prepare_run(request: FineTuneRequest, log: LogFunction = print) -> PreparedR
     request = replace(request, recipe=size_steps(pair, request.recipe, STAGES[request.stage], report, device))
     costs = [estimate_cost(pair, request.recipe, stage, report, device) for stage in STAGES[request.stage]]
     return PreparedRun(request, pair, device, data, report, train_on, held, costs)
+
+
+def _settle_votes(request: FineTuneRequest, data: Data, tokens: Tokens) -> FineTuneRequest:
+    """Leave out votes between answers that are too long; returns the request for the stages that the others are enough for.
+
+    Raises:
+        ValueError: there are too few votes, or a stage has no adapter that could be switched off.
+    """
+    length, most = TokenCounter(tokens), request.recipe.max_tokens
+    longest = {each: max(length(each.lines), length(each.worse.lines)) for each in data.examples if isinstance(each, Preference)}
+    data.problems += [
+        Problem(each.where, f"it has {count:,} tokens, and {most:,} are allowed") for each, count in longest.items() if count > most
+    ]
+    data.examples = [each for each, count in longest.items() if count <= most]
+    request = replace(request, stage=choose_stages(request.stage, data.examples))
+    if not all(getattr(request.recipe, stage).rank for stage in STAGES[request.stage]):
+        raise ValueError("Votes are learnt with an adapter; choose a rank above 0.")
+    return request
 
 
 def settle_steps(request: FineTuneRequest, run: PreparedRun, job: Job | None, log: LogFunction) -> PreparedRun:
@@ -181,6 +213,11 @@ def build_recipe(own: StageConfig, whole: FineTuneConfig, **settings: Any) -> Re
         **{name: getattr(own, name) for name in kept}, schedule="cosine", betas=(0.9, 0.99), seed=whole.seed, workers=0,
         save_minutes=whole.save_minutes, keep=whole.keep, log_every=1, precision=settings.pop("precision", "auto"), settings=settings,
     )  # fmt: skip
+
+
+def _slow_down(own: StageConfig, request: FineTuneRequest) -> StageConfig:
+    """A stage's settings with the learning rate that the request needs."""
+    return replace(own, learning_rate=max(1e-7, own.learning_rate * VOTE_RATE)) if request.votes else own
 
 
 def make_trainable(module: nn.Module, config: LoraConfig | None, seed: int) -> None:
@@ -248,10 +285,18 @@ def build_mllm_stage(run: PreparedRun, job: Job | None) -> StageRun:
     if own.checkpointing:
         mllm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     train_vision = own.vision or not own.rank
-    recipe = build_recipe(own, request.recipe, train_vision=train_vision, precision="bf16" if own.precision == "nf4" else own.precision)
+    precision = "bf16" if own.precision == "nf4" else own.precision
+    recipe = build_recipe(_slow_down(own, request), request.recipe, train_vision=train_vision, precision=precision)
     replay = Replay(_load_replay("mllm", run, job), request.recipe.replay)
-    stage = MLLMStage(recipe, mllm, tokens, run.train, own.batch, replay)
-    held = MLLMStage(recipe, mllm, tokens, run.held, own.batch) if run.held else None
+    stage: FineTuneStage
+    held: FineTuneStage | None
+    if request.votes:
+        pairs, held_pairs = (select_pairs(each, "mllm") for each in (run.train, run.held))
+        stage = MLLMPreferenceStage(recipe, mllm, tokens, pairs or held_pairs, own)
+        held = MLLMPreferenceStage(recipe, mllm, tokens, held_pairs, own) if held_pairs else None
+    else:
+        stage = MLLMStage(recipe, mllm, tokens, run.train, own.batch, replay)
+        held = MLLMStage(recipe, mllm, tokens, run.held, own.batch) if run.held else None
     sampler = MLLMSampler(MLLM(mllm, tokens, list(parts.about.layers or [1])), make_prompt_examples(run) or run.held or run.train)
     return StageRun("mllm", stage, held, None if fsdp.fsdp_requested() else sampler, config)
 
@@ -260,24 +305,46 @@ def build_dit_stage(run: PreparedRun, job: Job | None) -> StageRun:
     """Build stage 2, which trains on cached states and latents, without the MLLM."""
     request, own = run.request, run.request.recipe.dit
     painted = [example for example in run.data.examples if example.pictures("assistant")]
+    if request.votes:
+        painted = [*select_pairs(run.data.examples, "dit")]
+    worse = [each.worse for each in painted if isinstance(each, Preference)]
     old = _load_replay("dit", run, job)
     with _main_process_first():
         asked = make_prompt_examples(run)
-        files = cache_features(run, [*painted, *asked, *old], job, len(old))
+        files = cache_features(run, [*painted, *worse, *asked, *old], job, len(old))
     release_memory()
     _report_start(job, "Opening the painter ...")
     parts, _, config = open_trainable(run, "dit", _load_device(run))
     if own.checkpointing:
         parts.transformer.enable_gradient_checkpointing()
-    recipe = build_recipe(own, request.recipe)
-    kept = dict(zip([*painted, *asked], files, strict=False))
-    held_files = [kept[example] for example in run.held if example in kept]
-    own_files = [kept[example] for example in run.train if example in kept] or held_files
-    stage = DiTStage(recipe, parts, own_files, own, Replay(files[len(painted) + len(asked) :], request.recipe.replay))
-    held = DiTStage(recipe, parts, held_files, own) if held_files else None
+    recipe = build_recipe(_slow_down(own, request), request.recipe)
+    kept = dict(zip([*painted, *worse, *asked], files, strict=False))
+    stage, held = _make_dit_stages(run, recipe, parts, kept, Replay(files[len(files) - len(old) :], request.recipe.replay))
     shown = asked or [example for example in (run.held or run.train) if example in painted] or painted
     sampler = DiTSampler(CosmosPainter(parts), [(example, read_features(kept[example])) for example in shown[:4]])
     return StageRun("dit", stage, held, None if fsdp.fsdp_requested() else sampler, config)
+
+
+def _make_dit_stages(
+    run: PreparedRun, recipe: Recipe, parts: DuoGenPipeline, kept: dict[Example, Path], replay: Replay
+) -> tuple[FineTuneStage, FineTuneStage | None]:
+    """Stage 2 on the examples to learn from and on those that are kept back. `kept` are the files of cached features.
+
+    Raises:
+        ValueError: no vote is between pictures that can be compared.
+    """
+    own = run.request.recipe.dit
+    if run.request.votes:
+        pairs, held_pairs = (
+            select_matching((kept[each], kept[each.worse]) for each in select_pairs(examples, "dit")) for examples in (run.train, run.held)
+        )
+        if not (pairs or held_pairs):
+            raise ValueError("No vote is between pictures of one size, which stage 2 needs; choose --stage mllm.")
+        stage = DiTPreferenceStage(recipe, parts, pairs or held_pairs, own)
+        return stage, DiTPreferenceStage(recipe, parts, held_pairs, own) if held_pairs else None
+    held_files = [kept[example] for example in run.held if example in kept]
+    own_files = [kept[example] for example in run.train if example in kept] or held_files
+    return DiTStage(recipe, parts, own_files, own, replay), DiTStage(recipe, parts, held_files, own) if held_files else None
 
 
 def _report_start(job: Job | None, words: str) -> None:
@@ -394,7 +461,7 @@ def make_new_pair(run: PreparedRun) -> Path:
     if not target.is_dir():
         part = target.with_name(f".pair.{os.getpid()}.part")
         shutil.copytree(run.pair, part)
-        part.replace(target)
+        place_folder(part, target)
     return target
 
 
@@ -416,7 +483,8 @@ def time_step(stage: FineTuneStage, count: int) -> float:
 def measure_costs(run: PreparedRun, log: LogFunction = print) -> list[Cost]:
     """Estimate again, after timing a few steps of each stage on as few examples as they need."""
     request, costs = run.request, []
-    few = replace(run, train=run.train[: max(request.recipe.dit.batch, 1)], held=[])
+    most = None if request.votes else max(request.recipe.dit.batch, 1)  # not every vote teaches every stage
+    few = replace(run, train=run.train[:most], held=[])
     few.data = replace(run.data, examples=few.train)
     few.request = replace(request, stage="dit" if request.stage == "both" else request.stage, recipe=replace(request.recipe, replay=0.0))
     for stage, before in zip(STAGES[request.stage], run.costs, strict=True):

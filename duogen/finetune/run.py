@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from peft import LoraConfig
 from torch import nn
 
-from duogen.files import write_beside
+from duogen.files import place_folder, write_beside
 from duogen.finetune.callbacks import Looks, TrainerCallback
 from duogen.finetune.config import STAGES
 from duogen.finetune.cost import record_times
@@ -110,6 +110,7 @@ def _run_without_report(request: FineTuneRequest) -> None:
 
 def _run_stages(request: FineTuneRequest, job: Job | None, log: LogFunction) -> None:
     run = prepare_run(request, log)
+    request = replace(request, stage=run.request.stage)
     with _hold_device(run.device, job):
         run = settle_steps(request, run, job, log)
         for words in [*run.report.sentences(), *(words for each in run.costs for words in each.sentences())]:
@@ -210,7 +211,7 @@ def _export(stage: str, module: nn.Module, config: LoraConfig | None, run: Prepa
         whole: Any = module.to(torch.bfloat16)
         whole.save_pretrained(beside)
         shutil.rmtree(target, ignore_errors=True)
-        beside.replace(target)
+        place_folder(beside, target)
         if stage == "mllm":
             replace(About.load(target.parent), tuned=True).write(target.parent)
         return
@@ -219,7 +220,7 @@ def _export(stage: str, module: nn.Module, config: LoraConfig | None, run: Prepa
     shutil.rmtree(beside, ignore_errors=True)
     write(module, ADAPTER_NAME, config, beside)
     shutil.rmtree(out / part, ignore_errors=True)
-    beside.replace(out / part)
+    place_folder(beside, out / part)
     about = {
         "format": 1, "title": out.name, "base": run.request.pair or "duogen-sketch", "stage": run.request.stage,
         "examples": run.report.examples, "data": run.report.kind, "trigger": run.request.trigger,

@@ -119,7 +119,7 @@ def dit_lora_config(transformer: CosmosTransformer3DModel, recipe: DiTConfig) ->
 class MLLMStage(bundled.MLLMStage):
     """Stage 1: next-token loss on the assistant's turns, BOV included. The loss is that of the bundled pair's own stage 1.
 
-    Another loss, of preferences or rewards, would replace `loss` and nothing else.
+    `duogen.finetune.preference_stages` has another loss, that of votes.
     """
 
     def __init__(
@@ -139,11 +139,14 @@ class MLLMStage(bundled.MLLMStage):
     def batch(self, step: int) -> bundled.TextBatch:
         return bundled.collate(self.tokens, [self.pack_example(index) for index in self.batch_sampler[step]])
 
-    def loss(self, batch: bundled.TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def move(self, batch: bundled.TextBatch) -> bundled.TextBatch:
+        """The batch on the model's device."""
         device = self.mllm.device
         vision = (batch.vision[0].to(device), batch.vision[1].to(device)) if batch.vision else None
-        moved = bundled.TextBatch(*(each.to(device) for each in (batch.ids, batch.places, batch.mask, batch.learn)), vision)
-        return super().loss(moved, generator)
+        return bundled.TextBatch(*(each.to(device) for each in (batch.ids, batch.places, batch.mask, batch.learn)), vision)
+
+    def loss(self, batch: bundled.TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        return super().loss(self.move(batch), generator)
 
 
 @dataclass
@@ -212,15 +215,24 @@ class DiTStage:
     def batch(self, step: int) -> CachedBatch:
         rng = random.Random(self.recipe.step_seed(step))
         examples = [self.read_example(self.files[index]) for index in self.batch_sampler[step]]
+        return collate(examples, self.choose_targets(examples, rng))
+
+    def choose_targets(self, examples: list[CachedExample], rng: random.Random) -> list[int]:
+        """The times of the frames that a batch trains on."""
         painted = [time for time in range(len(examples[0].latents)) if any(each.painted[time] for each in examples)]
         if not self.causal:
-            return collate(examples, [rng.choice(painted)])
+            return [rng.choice(painted)]
         area = max(height * width for height, width in examples[0].sizes()) // self.transformer.config.patch_size[1] ** 2
         room = max(1, PASS_TOKENS // (area * len(examples)) - max(painted))
-        return collate(examples, sorted(rng.sample(painted, min(len(painted), max(1, room // self.own.copies)))))
+        return sorted(rng.sample(painted, min(len(painted), max(1, room // self.own.copies))))
 
     def loss(self, batch: CachedBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """A loss of preferences or rewards would replace this function and nothing else."""
+        """`duogen.finetune.preference_stages` has another loss, that of votes."""
+        error, weight = self.compute_errors(batch, generator)
+        return (error * weight).sum() / weight.sum().clamp(min=1e-6), {"error": float(error.detach().mean())}
+
+    def compute_errors(self, batch: CachedBatch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The error of each noisy target and what it counts, [B, targets], where a bidirectional pair's B is that of all copies."""
         batch = batch.to(self.transformer.device)
         if not self.causal:
             batch = _repeat_examples(batch, self.own.copies)
@@ -242,9 +254,8 @@ class DiTStage:
             self.objective.compute_error(each, meant[index], noise[index], moved[index], targets[index][0] == 0)
             for index, each in enumerate(predictions)
         ]
-        error = torch.stack(errors, 1)
         weight = self.objective.weigh_targets(sigma) * batch.painted[:, [time for time, _ in targets]]
-        return (error * weight).sum() / weight.sum().clamp(min=1e-6), {"error": float(error.detach().mean())}
+        return torch.stack(errors, 1), weight
 
     def _draw_noise(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(like.shape, generator=generator).to(like.device)  # drawn on the CPU: the same on every device

@@ -142,7 +142,8 @@ class MLLMStage:
                 packed.learn[packed.learn.index(True, start)] = False
         return packed
 
-    def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def predict(self, batch: TextBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits of all tokens to learn, row by row, and these tokens."""
         embeds = embed(self.mllm, batch.ids, *(batch.vision or (None, None)))
         if not self.settings.train_vision:
             # Nothing below the adapter is trained, so it needs no backward pass.
@@ -152,7 +153,10 @@ class MLLMStage:
         )
         learn = batch.learn[:, 1:]  # logits only where the loss needs them: no layer is wider than the vocabulary
         logits = self.mllm.lm_head(out.last_hidden_state[:, :-1][learn]).float()
-        meant = batch.ids[:, 1:][learn]
+        return logits, batch.ids[:, 1:][learn]
+
+    def loss(self, batch: TextBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        logits, meant = self.predict(batch)
         loss = F.cross_entropy(logits, meant)
         bov = meant == self.tokens.bov
         figures = {"right": float((logits.argmax(-1) == meant).float().mean())}

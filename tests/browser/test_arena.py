@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from duogen.conversation import Conversation, save_conversation
+from duogen.conversation import Conversation, load_conversation, save_conversation
 from duogen.engine import Engine
-from duogen.evaluate.arena import Contestant, Vote, add_vote, rating_table, read_votes
+from duogen.evaluate.arena import VOTED, Contestant, Vote, add_vote, rating_table, read_votes
 from duogen.library.pictures import Gallery, PictureQuery
 from duogen.options import LoadOptions, preset_options
 from tests.browser.test_everyone import LOOKS, faults
@@ -134,6 +134,8 @@ def test_two_pairs_answer_and_only_one_is_in_memory(pairs: tuple[str, str], tmp_
     with pytest.raises(ValueError, match="ask something first"):
         rounds.vote(made, "a")
     assert [(each.words, each.seed, each.vote) for each in read_votes(rounds.file)[0]] == [("Draw a boat.", made.seed, "bad")]
+    kept = load_conversation(tmp_path / VOTED / read_votes(rounds.file)[0][0].answers)
+    assert [turn.parts for turn in kept.turns.values() if turn.parent == kept.head] == [one.parts, other.parts]
     assert (
         not any(rounds.waiting.iterdir()) and ArenaRounds(rounds.loading, rounds.gallery, rounds.folders, rounds.file).find(made.id) is None
     )

@@ -1,8 +1,8 @@
 """The rounds of the Arena: two contestants answer one request, one after the other. Their names stay hidden until the vote.
 
 A round does not depend on a browser: closing or reloading the page does not change it. A round that waits for its vote is saved on disk and
-survives a restart: a folder with what `save_conversation` writes, both answers as branches, and `round.json`. Other rounds end with the
-server. Votes stay.
+survives a restart: a folder with what `save_conversation` writes, both answers as branches, and `round.json`. With the vote the folder
+moves to the voted answers. Other rounds end with the server. Votes stay.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import os
 import random
 import shutil
 import threading
-import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from duogen.conversation import Conversation, Turn, load_conversation, save_conversation
-from duogen.evaluate.arena import Contestant, Vote, add_vote
+from duogen.evaluate.arena import VOTED, Contestant, Vote, add_vote, delete_old_answers, read_votes
 from duogen.events import Done, Event, Failed, ImageStarted, TextDelta
+from duogen.faults import describe_fault
+from duogen.files import explain_disk, make_folder, move, place_folder
 from duogen.library.conversations import ID
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
@@ -110,9 +111,12 @@ class ArenaRounds:
             if made.phase != "ready":
                 raise ValueError("There are no two answers to vote on; ask something first.")
             a, b = (made.sides[name].contestant for name in "ab")
-            add_vote(self.file, Vote(made.request().text(), made.seed, a, b, vote))
+            add_vote(self.file, Vote(made.request().text(), made.seed, a, b, vote, answers=made.id))
             made.phase, made.vote = "voted", vote
-            shutil.rmtree(self.waiting / made.id, ignore_errors=True)
+        self._keep_voted(made)
+
+    def _keep_voted(self, made: Round) -> None:
+        """Put the pictures of a round whose vote is counted into the Library; then it does not wait any more."""
         made.set_status("Your vote is counted.")
         for side in made.sides.values():  # only now, because the library names the pair
             turn, options = side.finished()
@@ -120,6 +124,10 @@ class ArenaRounds:
                 words, title, known = made.request().text(), side.contestant.title, asdict(options)
                 about = PictureInfo(words, image.alt, True, made.seed, title, known, origin=image.origin or "")
                 self.gallery.add(image.picture, about)
+        with contextlib.suppress(OSError):  # it may not be on the disk
+            make_folder(self.file.parent / VOTED)
+            move(self.waiting / made.id, self.file.parent / VOTED / made.id)
+            delete_old_answers(self.file)
 
     def _run(self, made: Round) -> None:
         failure = ""
@@ -131,8 +139,7 @@ class ArenaRounds:
                     failure = self._answer_both(made)
                     made.bad = bool(failure) and not made.stop.is_set()
         except Exception as error:  # the page must say so instead of waiting for ever
-            traceback.print_exc()
-            made.bad, failure = True, f"The round failed ({type(error).__name__}: {error}); ask again."
+            made.bad, failure = True, explain_disk(error) or f"The round failed ({describe_fault(error)}); ask again."
         if made.stop.is_set() or made.bad:
             made.phase = "over"
             made.set_status(failure if made.bad else NOT_COUNTED)
@@ -153,7 +160,7 @@ class ArenaRounds:
         try:
             save_conversation(both.at(made.asked.head), part)
             (part / "round.json").write_text(json.dumps({"seed": made.seed, "sides": sides}, ensure_ascii=False), encoding="utf-8")
-            part.rename(self.waiting / made.id)
+            place_folder(part, self.waiting / made.id)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         for old in sorted(self.waiting.iterdir(), key=lambda each: -each.stat().st_mtime)[KEPT_WAITING:]:
@@ -168,7 +175,13 @@ class ArenaRounds:
             turn, options = asked.turns[said["turn"]], said["options"]
             chosen = Options(options["seed"], TextOptions(**options["text"]), ImageOptions(**options["image"]))
             sides[name] = Side(Contestant.from_json(said["contestant"]), Answer(*self.folders, turn.parts), turn, chosen, str(said["line"]))
-        return Round(asked, int(raw["seed"]), sides, id, status=WHICH, phase="ready")
+        made = Round(asked, int(raw["seed"]), sides, id, status=WHICH, phase="ready")
+        said = (made.seed, made.request().text())
+        votes = [each.vote for each in read_votes(self.file)[0] if each.answers in ("", id) and (each.seed, each.words) == said]
+        if votes:  # the server ended between the vote and the rest
+            made.phase, made.vote = "voted", votes[-1]
+            self._keep_voted(made)
+        return made
 
     def _answer_both(self, made: Round) -> str:
         """Make both answers, one after the other. Returns why one of them failed, "" if none did."""
@@ -196,8 +209,7 @@ class ArenaRounds:
         except ValueError as error:
             return str(error)
         except Exception as error:
-            traceback.print_exc()
-            return f"The answer failed ({type(error).__name__}: {error}); you can ask again."
+            return explain_disk(error) or f"The answer failed ({describe_fault(error)}); you can ask again."
         return ""
 
     def _handle_event(self, made: Round, name: str, side: Side, event: Event) -> None:

@@ -12,11 +12,10 @@ from gradio.blocks import Block
 from markdown_it import MarkdownIt
 
 from duogen.conversation import Conversation, Text
-from duogen.evaluate.arena import Contestant, Standing, rating_table, read_votes
+from duogen.evaluate.arena import VOTES, Contestant, Standing, arena_home, rating_table, read_votes
 from duogen.events import PendingPicture
 from duogen.hub.catalogue import entries, is_installed
 from duogen.options import PRESETS
-from duogen.paths import data_home
 from duogen.text_decoding import clean_message
 from ui.chat.history import SHOWN_PIXELS, address, alt_words
 from ui.parts.adapters import list_adapters
@@ -28,7 +27,7 @@ from ui.parts.shared import EMPTY_BOX, QUICK, Refusal, Shared, Updates, catch_re
 
 POLL_SECONDS = 0.4
 HINT = "Two contestants answer the same request without their names. Choose the better answer to see who they were."
-VOTES = {"a": "A is better", "tie": "Equally good", "bad": "Both are bad", "b": "B is better"}
+CHOICES = {"a": "A is better", "tie": "Equally good", "bad": "Both are bad", "b": "B is better"}
 VERDICTS = {"a": "A was better.", "tie": "Both were equally good.", "bad": "Both were bad.", "b": "B was better."}
 # No pictures in the words of an answer: they would be fetched from wherever they point to.
 WORDS = MarkdownIt("commonmark", {"html": False}).disable("image")
@@ -39,7 +38,7 @@ class Arena:
 
     def __init__(self, tab: gr.Tab, shared: Shared, pictures: PictureFolder) -> None:
         self.shared, self.pictures = shared, pictures
-        self.rounds = ArenaRounds(shared.loading, shared.gallery, (pictures, shared.previews), data_home() / "arena" / "votes.jsonl")
+        self.rounds = ArenaRounds(shared.loading, shared.gallery, (pictures, shared.previews), arena_home() / VOTES)
         with tab, gr.Column(elem_id="arena"):
             self._lay_out()
         self._wire(tab)
@@ -60,7 +59,7 @@ class Arena:
         with gr.Row(elem_id="arena-sides", equal_height=False):
             self.sides = {name: gr.HTML("", visible=False, elem_id=f"arena-{name}", min_width=280) for name in "ab"}
         with gr.Row(visible=False, elem_id="arena-vote", elem_classes="buttons") as self.choice:
-            self.votes = {vote: gr.Button(words, size="sm", min_width=110, elem_id=f"arena-is-{vote}") for vote, words in VOTES.items()}
+            self.votes = {vote: gr.Button(words, size="sm", min_width=110, elem_id=f"arena-is-{vote}") for vote, words in CHOICES.items()}
         self.table = gr.HTML("", elem_id="arena-table")
 
     def _wire(self, tab: gr.Tab) -> None:
@@ -199,9 +198,9 @@ def list_contestants(loading: Loading) -> dict[str, Contestant]:
     """All contestants by key: the open pair, alone and with each of its adapters, and the other pairs here."""
     from duogen.models.adapters import read_about
 
-    mine = loading.pair_id()
     pairs = {id: Contestant(entries()[id].title, id) for id in entries() if is_installed(entries()[id])}
-    own = pairs.pop(mine, None) or Contestant(Path(mine).name, mine, loading.mllm or "")
+    own = open_contestant(loading)
+    pairs.pop(own.pair, None)
     found = [own]
     for folder in list_adapters(loading):
         try:
@@ -214,6 +213,13 @@ def list_contestants(loading: Loading) -> dict[str, Contestant]:
     found += pairs.values()
     found += [Contestant(pair.title, pair.pair, pair.mllm, (), preset) for pair in (own, *pairs.values()) for preset in PRESETS]
     return {each.key(): each for each in found}
+
+
+def open_contestant(loading: Loading) -> Contestant:
+    """The open pair, without adapters."""
+    mine = loading.pair_id()
+    known = entries().get(mine)
+    return Contestant(known.title, mine) if known and is_installed(known) else Contestant(Path(mine).name, mine, loading.mllm or "")
 
 
 def contestant_name(who: Contestant) -> str:

@@ -6,7 +6,6 @@ The tab keeps nothing of a job: after a reload or a restart it finds the job by 
 from __future__ import annotations
 
 import re
-import secrets
 import subprocess
 import sys
 import threading
@@ -19,19 +18,21 @@ import gradio as gr
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, save_conversation
+from duogen.evaluate.arena import arena_home
 from duogen.files import write_beside
 from duogen.finetune.config import PRESETS, STAGES, FineTuneConfig
 from duogen.finetune.jobs import ENDED, Job, finetune_home, list_jobs
 from duogen.options import split_device
 from duogen.paths import ROOT, data_home
-from duogen.picture_input import open_picture
 from duogen.text_decoding import clean_message
 from ui import STATIC
 from ui.parts import controls
-from ui.parts.i18n import translate_choices
+from ui.parts.i18n import translate, translate_choices
+from ui.parts.offered_files import OfferedFiles
 from ui.parts.pictures import PictureFolder
 from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, status_line, translate_html
 from ui.parts.training_view import Tile, figures_html, loss_points, problems_html, progress_html, samples_html, tiles_html
+from ui.tabs.crop_tool import CropTool, dialog_html
 
 if TYPE_CHECKING:
     from duogen.dataset.format import Data
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 
 WHAT = {"both": "Both", "mllm": "What to say and when to draw", "dit": "How to paint it"}
 PRESET_NAMES = {"cpu": "This computer's processor"} | {name: f"A GPU with {name[:-2]} GB" for name in PRESETS[1:]}
-TILES, TILE_PIXELS = 48, 256
-LONGEST_CAPTION, MOST_CAPTIONS = 10_000, 5000
+TILES = 48
+LONGEST_CAPTION = 10_000
+TILE_SCRIPTS = [STATIC / "captions.js", STATIC / "crops.js"]
 POLL_SECONDS = 1.0
 FIRST = "Bring a folder or zip with examples: pictures with .txt captions, before and after, conversations, or a dataset."
 NOTHING = "Nothing is being trained."
@@ -62,7 +64,7 @@ class Finetune:
         finetune_home().mkdir(parents=True, exist_ok=True)
         self.known: dict[Path, str] = {}
         self.zips: dict[tuple[str, float], str] = {}
-        self.captions: dict[str, Path] = {}  # the files of captions that browsers may change, by the keys in their tiles
+        self.captions, self.crops = OfferedFiles(), CropTool(shared, pictures)  # what browsers may change, by the keys in their tiles
         with tab, gr.Column(elem_id="finetune"):
             self._lay_out()
         self._wire(tab)
@@ -88,11 +90,13 @@ class Finetune:
             self.check = gr.Button("Look at it", size="sm", variant="primary", min_width=100, visible=self.local, elem_id="finetune-check")
             self.upload = gr.UploadButton("Bring a zip", file_types=[".zip"], size="sm", min_width=100, elem_id="finetune-upload")
             self.mine = gr.Button("Answers I chose in the chat", size="sm", min_width=170, elem_id="finetune-mine")
+            self.votes = gr.Button("Learn from my votes", size="sm", min_width=150, elem_id="finetune-votes")
         self.report = gr.HTML(status_line(FIRST), elem_id="finetune-report")
         with gr.Row(elem_classes="buttons"):
             self.describe = gr.Button("Describe the pictures that have no words", size="sm", visible=False, elem_id="finetune-describe")
-        script = (STATIC / "captions.js").read_text(encoding="utf-8")
-        self.tiles = gr.HTML("", elem_id="finetune-tiles", js_on_load=script, server_functions=[self._make_caption_keeper()])
+        script = "\n".join(file.read_text(encoding="utf-8") for file in TILE_SCRIPTS)
+        functions = [self._make_caption_keeper(), *self.crops.make_functions()]
+        self.tiles = gr.HTML("", elem_id="finetune-tiles", js_on_load=script, server_functions=functions)
         with gr.Accordion("What is wrong with some of it", open=False, visible=False, elem_id="finetune-wrong") as self.wrong:
             self.problems = gr.HTML("")
         gr.Markdown("## 2 · What to teach", elem_classes="step")
@@ -161,6 +165,7 @@ class Finetune:
         self.folder.submit(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
         self.upload.upload(self.read_examples, [self.upload], self.example_outputs, **QUICK).success(**cost)
         self.mine.click(self.read_chat_examples, None, self.example_outputs, **QUICK).success(**cost)
+        self.votes.click(self.read_votes, None, self.example_outputs, **QUICK).success(**cost)
         self.describe.click(self.caption_pictures, [self.source], self.example_outputs, **QUICK)
         self.machine.input(self.set_preset, [self.machine], list(self.settings.values()), **QUICK).success(**cost)
         touched = [self.what.input, *(each.input for each in self.settings.values())]
@@ -168,7 +173,7 @@ class Finetune:
         self.start.click(self.start_training, recipe | {self.name, self.trigger, self.prompts}, [self.report, *job], **QUICK)
         self.timer.tick(self.follow, {self.chosen, self.last_report}, job, **QUICK)
         self.chosen.input(self.show_job, {self.chosen}, job, **QUICK)
-        tab.select(self.refresh, {self.chosen}, job, **QUICK)
+        tab.select(self.refresh, {self.chosen}, job, **QUICK).then(self.show_votes, None, [self.votes], **QUICK)
         for command, button in self.buttons.items():
             button.click(self._send_command(command), [self.chosen], [self.progress], **QUICK)
         self.resume.click(self.resume_job, [self.chosen], job, **QUICK)
@@ -194,6 +199,32 @@ class Finetune:
 
     def read_chat_examples(self) -> Iterator[Updates]:
         yield from catch_refusals(self._read_source(str(finetune_home() / "examples"), CHOOSE_FIRST), self.report)
+
+    def show_votes(self) -> Updates:
+        """Show how many votes there are to learn from."""
+        from duogen.finetune.preferences import count_votes
+
+        count = count_votes(arena_home())
+        return {self.votes: gr.Button(translate(f"Learn from my votes ({count})") if count else translate("Learn from my votes"))}
+
+    def read_votes(self) -> Iterator[Updates]:
+        """Show what the votes of the Arena and the marks of the chat can teach."""
+
+        def updates() -> Iterator[Updates]:
+            yield {self.report: status_line("Looking at it ...", "busy")}
+            from duogen.dataset.describe import problem_rows
+            from duogen.finetune.preferences import KIND, choose_stages, read_preferences
+
+            data = read_preferences(arena_home())
+            choose_stages("both", data.examples)
+            problems = problem_rows(data)
+            yield {
+                self.source: str(arena_home()), self.report: status_line(f"{len(data.examples)} votes to learn from."),
+                self.describe: gr.Button(visible=False), self.tiles: "", self.wrong: gr.Accordion(visible=bool(problems)),
+                self.problems: problems_html(problems), self.name: _free_name(KIND),
+            }  # fmt: skip
+
+        yield from catch_refusals(updates(), self.report)
 
     def _read_source(self, source: str | None, missing: str = "") -> Iterator[Updates]:
         if not source or not str(source).strip():
@@ -230,44 +261,27 @@ class Finetune:
         return self.shared.loading.engine
 
     def _tiles_html(self, data: Data) -> str:
-        """The first examples, and pictures that have no words yet. Captions in files of their own can be changed in place."""
+        """The first examples, and pictures that have no words yet. Captions in files of their own and crops can be changed in place."""
         from duogen.dataset.describe import example_text
+        from duogen.dataset.format import Picture
         from duogen.dataset.layouts.captions import find_caption_file
         from duogen.finetune.captions import caption_files
 
         tiles = []
         for picture, words in caption_files(data.loose).items():
-            tiles.append(Tile([self._thumbnail(picture)], "", self._offer_caption(words)))
+            tiles.append(Tile([self.crops.make_tile(Picture(picture).with_crop())], "", self.captions.offer(words)))
         for example in data.examples[: max(0, TILES - len(tiles))]:
-            files, words = [self._thumbnail(picture.file) for picture in example.pictures()[:4]], find_caption_file(example)
+            pictures, words = [self.crops.make_tile(picture) for picture in example.pictures()[:4]], find_caption_file(example)
             said = example_text(example, LONGEST_CAPTION if words else 120)
-            tiles.append(Tile(files, said, self._offer_caption(words) if words else ""))
-        return tiles_html(tiles[:TILES], len(data.examples) + len(data.loose))
-
-    def _thumbnail(self, file: Path) -> str:
-        """A small picture as the training sees it: its shape is kept, on a ground of its edge colour."""
-        from duogen.painters.masks import fit
-
-        size = self.shared.loading.about.get("image_size")
-        picture = open_picture(file)
-        picture = fit(picture, tuple(size)) if size else picture
-        picture.thumbnail((TILE_PIXELS, TILE_PIXELS))
-        return self.pictures.keep(picture)
-
-    def _offer_caption(self, file: Path) -> str:
-        """A key by which a browser may change the words in a file."""
-        while len(self.captions) >= MOST_CAPTIONS:
-            self.captions.pop(next(iter(self.captions)))
-        key = secrets.token_urlsafe(12)
-        self.captions[key] = file
-        return key
+            tiles.append(Tile(pictures, said, self.captions.offer(words) if words else ""))
+        return tiles_html(tiles[:TILES], len(data.examples) + len(data.loose)) + dialog_html()
 
     def _make_caption_keeper(self) -> Callable[[Any], str]:
         def keep_caption(given: Any) -> str:
             """Write a caption that was changed in its tile, given as key and words; returns which of `CAPTION_WORDS` to say."""
             key, words = map(str, given) if isinstance(given, list) and len(given) == 2 else ("", "")
-            file, said = self.captions.get(key), clean_message(words)[:LONGEST_CAPTION]
-            if file is None or not file.parent.is_dir():
+            file, said = self.captions.find(key), clean_message(words)[:LONGEST_CAPTION]
+            if file is None:
                 return "gone"
             if not said:
                 return "empty"
@@ -323,11 +337,14 @@ class Finetune:
         if not source or engine is None:
             return ""
         from duogen.dataset.describe import describe
-        from duogen.dataset.readers import read_dataset
         from duogen.finetune.cost import estimate_cost, size_steps
+        from duogen.finetune.preferences import choose_stages, read_examples
         from duogen.hub.catalogue import find
 
-        report = describe(read_dataset(Path(source)), engine.tokens, recipe.max_tokens, recipe.validation)
+        data = read_examples(Path(source), _are_votes(source))
+        if _are_votes(source):
+            what, recipe = choose_stages(what, data.examples), replace(recipe, replay=0.0)
+        report = describe(data, engine.tokens, recipe.max_tokens, recipe.validation)
         pair = find(self.shared.loading.pair).folder
         sized = size_steps(pair, recipe, STAGES[what], report, engine.device)
         costs = [estimate_cost(pair, sized, stage, report, engine.device) for stage in STAGES[what]]
@@ -344,10 +361,11 @@ class Finetune:
                 raise Refusal("Give the adapter a name of letters and digits.")
             if (finetune_home() / name).exists():
                 raise Refusal(f"There is an adapter {name} already; choose another name.")
-            recipe, job = self._recipe(values), Job(finetune_home() / name)
+            recipe, job, votes = self._recipe(values), Job(finetune_home() / name), _are_votes(values[self.source])
+            data = _keep_votes(job, values[self.what]) if votes else values[self.source]
             job.write_request(
                 {
-                    "data": values[self.source], "pair": self.shared.loading.pair, "stage": values[self.what],
+                    "data": str(data), "votes": votes, "pair": self.shared.loading.pair, "stage": values[self.what],
                     "device": split_device(self.shared.loading.load_options().device)[1], "recipe": recipe.as_json(),
                     "trigger": clean_message(values[self.trigger] or ""), "prompts": _read_lines(values[self.prompts]),
                 }
@@ -467,6 +485,19 @@ def keep_example(conversation: Conversation) -> None:
     """Save the current branch as an example. The same branch replaces its earlier example."""
     path = {turn.id: turn for turn in conversation.path()}
     save_conversation(replace(conversation, turns=path), finetune_home() / "examples" / str(conversation.head))
+
+
+def _are_votes(source: str) -> bool:
+    return Path(source) == arena_home()
+
+
+def _keep_votes(job: Job, what: str) -> Path:
+    """Copy the votes for a job. Raises ValueError: there are too few."""
+    from duogen.finetune.preferences import choose_stages, copy_votes, read_preferences
+
+    choose_stages(what, read_preferences(arena_home()).examples)
+    copy_votes(arena_home(), job.votes_folder())
+    return job.votes_folder()
 
 
 def find_job(name: str) -> Job:
