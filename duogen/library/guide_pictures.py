@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+from duogen.content_credentials import encode_signed, sign_picture
 from duogen.conversation import Image
 from duogen.library.guide import clean_words
 from duogen.library.markdown import strip_markdown
@@ -14,17 +15,19 @@ ALT_LETTERS = 240
 
 
 def encode_png(image: Image) -> bytes:
-    return encode_picture(image.picture, "PNG", image.origin)
+    return encode_signed(image.picture, "PNG", image.origin, image.painted)
 
 
 def encode_compact(image: Image) -> tuple[str, bytes]:
-    """ "png" or "jpeg", whichever needs fewer bytes: drawings are smaller as PNG, photographs as JPEG; both look the same."""
+    """ "png" or "jpeg", whichever needs fewer bytes: drawings are smaller as PNG, photographs as JPEG; both look the same. Unsigned."""
     jpeg = encode_picture(image.picture, "JPEG", image.origin, quality=92, subsampling=0)
-    return min(("png", encode_png(image)), ("jpeg", jpeg), key=lambda packed: len(packed[1]))
+    return min(("png", encode_picture(image.picture, "PNG", image.origin)), ("jpeg", jpeg), key=lambda packed: len(packed[1]))
 
 
 def data_url(image: Image) -> str:
     kind, data = encode_compact(image)
+    if image.painted:
+        data = sign_picture(data, kind.upper(), image.origin)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -16,11 +16,13 @@ from typing import Any, get_type_hints
 from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from duogen.content_credentials import encode_signed, sign_picture
 from duogen.picture_input import MAX_PIXELS, open_picture
-from duogen.provenance import Origin, encode_picture, read_origin
+from duogen.provenance import Origin, read_origin
 from duogen.text_decoding import clean_text
 
 PARAMETERS, OURS = "parameters", "duogen"
+MANIFEST = b"caBX"  # the chunk of a signature
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PAIR = re.compile(r'\s*([A-Za-z][\w ]*): ("(?:\\.|[^"])*"|[^,]*)(?:,|$)')
 LONGEST_TEXT = 100_000
@@ -85,12 +87,13 @@ def format_parameters(about: PictureInfo, size: tuple[int, int]) -> str:
     )
 
 
-def encode_png(picture: PILImage.Image, about: PictureInfo) -> bytes:
-    """Encode an RGB picture with its settings as a PNG file."""
+def encode_png(picture: PILImage.Image, about: PictureInfo, signed: bool = True) -> bytes:
+    """Encode an RGB picture with its settings as a PNG file. `signed`: it is signed if it was painted."""
     chunks = PngInfo()
     chunks.add_text(PARAMETERS, format_parameters(about, picture.size))
     chunks.add_itxt(OURS, to_json(about))
-    return encode_picture(picture, "PNG", Origin(about.origin) if about.origin else None, pnginfo=chunks, compress_level=4)
+    origin = Origin(about.origin) if about.origin else None
+    return encode_signed(picture, "PNG", origin, about.painted and signed, pnginfo=chunks, compress_level=4)
 
 
 def to_json(about: PictureInfo) -> str:
@@ -114,23 +117,36 @@ def from_json(text: str) -> PictureInfo:
 
 
 def replace_info(data: bytes, about: PictureInfo) -> bytes:
-    """Replace the settings in a PNG file without decoding its pixels.
+    """Replace the settings in a PNG file without decoding its pixels. A signed one is signed anew, and unsigned without a certificate.
 
     Raises:
         ValueError: it is no PNG.
     """
     if data[:8] != SIGNATURE or len(data) < 20:
         raise ValueError("Only a PNG file can hold settings; save the picture as one first.")
-    kept, at = [], 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        name = data[at + 8 :].split(b"\0", 1)[0] if data[at + 4 : at + 8] in (b"tEXt", b"zTXt", b"iTXt") else b""
-        if name != OURS.encode():
-            kept.append(data[at:end])
-        at = end
+    kept = [chunk for kind, name, chunk in _split_chunks(data) if name != OURS.encode() and kind != MANIFEST]
     body = b"iTXt" + OURS.encode() + b"\0\0\0\0\0" + to_json(about).encode()
     ours = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return SIGNATURE + kept[0] + ours + b"".join(kept[1:])
+    written = SIGNATURE + kept[0] + ours + b"".join(kept[1:])
+    origin = Origin(about.origin) if about.origin else None
+    return sign_picture(written, "PNG", origin) if about.painted and is_signed(data) else written
+
+
+def is_signed(data: bytes) -> bool:
+    """Whether a PNG file holds a signature, valid or not."""
+    return any(kind == MANIFEST for kind, _, _ in _split_chunks(data))
+
+
+def _split_chunks(data: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """The chunks of a PNG file: each with its kind, and the name of a text, empty for other chunks."""
+    found, at = [], len(SIGNATURE)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        name = data[at + 8 :].split(b"\0", 1)[0] if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+        found.append((kind, name, data[at:end]))
+        at = end
+    return found
 
 
 def read_header(file: Path) -> tuple[PictureInfo, tuple[int, int]]:

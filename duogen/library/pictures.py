@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import sqlite3
@@ -21,8 +22,8 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from duogen.files import write_beside
-from duogen.library.deletions import remove_old
+from duogen.files import make_folder, move, write_beside
+from duogen.library.deletions import remove_leftovers, remove_old
 from duogen.library.picture_file import PictureInfo, clear_links, encode_png, from_json, read_header, read_upload, replace_info, to_json
 from duogen.picture_input import open_picture
 from duogen.text_decoding import fold_text
@@ -87,10 +88,11 @@ class Gallery:
         """Browsers may fetch only `pictures` and `thumbnails`."""
         self.pictures, self.deleted, self.index = home / "pictures", home / "deleted-pictures", home / "pictures.sqlite"
         for folder in (self.pictures, self.deleted):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         self.thumbnails = Thumbnails(home / "thumbnails")
         self._lock = threading.RLock()
         remove_old(self.deleted)
+        remove_leftovers(self.pictures)
         try:
             self._open_index()
             self.sync()
@@ -147,13 +149,16 @@ class Gallery:
             said = _space_cjk(fold_text(f"{about.words} {about.caption}"))
             index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, said))
 
-    def add(self, picture: PILImage.Image, about: PictureInfo) -> Entry:
-        """Save a picture with its info. The same pixels again give the same entry, as it was first added."""
+    def add(self, picture: PILImage.Image, about: PictureInfo, signed: bool = True) -> Entry:
+        """Save a picture with its info. The same pixels again give the same entry, as it was first added.
+
+        `signed`: it is signed if it was painted; else it was brought, whatever its info says.
+        """
         id = picture_id(picture)
         file = self.pictures / f"{id}.png"
         with self._lock:
             if not file.exists():
-                write_beside(file, encode_png(picture.convert("RGB"), about))
+                write_beside(file, encode_png(picture.convert("RGB"), about, signed))
                 self.thumbnails.make(id, picture)
                 with self._transaction() as index:
                     self._index_file(index, id)
@@ -166,7 +171,7 @@ class Gallery:
             ValueError: it cannot be read; one sentence.
         """
         picture, about, origin = read_upload(file)
-        return self.add(picture, replace(clear_links(about), origin=origin)), about is not None
+        return self.add(picture, replace(clear_links(about), origin=origin), signed=False), about is not None
 
     def entry(self, id: str) -> Entry:
         """Raises: ValueError: there is no such picture."""
@@ -226,7 +231,7 @@ class Gallery:
         with self._lock:
             file = self.entry(id).file
             if file.exists():
-                file.replace(self.deleted / file.name)
+                move(file, self.deleted / file.name)
             self.thumbnails.forget(id)
             with self._transaction() as index:
                 _delete_row(index, id)
@@ -237,7 +242,7 @@ class Gallery:
             aside = self.deleted / f"{Path(id).name}.png"
             if not aside.exists():
                 raise ValueError("This picture is gone for good.")
-            aside.replace(self.pictures / aside.name)
+            move(aside, self.pictures / aside.name)
             with self._transaction() as index:
                 self._index_file(index, aside.stem)
         return self.entry(id)
@@ -292,13 +297,12 @@ class Thumbnails:
         file = self.folder / f"{id}.jpg"
         small = picture.convert("RGB")
         small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)
-        beside = file.with_name(f".{file.name}.{threading.get_ident()}.part")
-        small.save(beside, "JPEG", quality=85)
-        size = beside.stat().st_size
+        data = io.BytesIO()
+        small.save(data, "JPEG", quality=85)
         with self._lock:
-            beside.replace(file)
-            self.bytes += size - self._sizes.pop(id, 0)
-            self._sizes[id] = size
+            write_beside(file, data.getvalue())
+            self.bytes += data.tell() - self._sizes.pop(id, 0)
+            self._sizes[id] = data.tell()
             while self.bytes > self.limit and len(self._sizes) > 1:
                 self._drop(next(iter(self._sizes)))
         return file

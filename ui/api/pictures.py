@@ -12,9 +12,11 @@ from urllib.parse import unquote_to_bytes
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from duogen.content_credentials import encode_signed
 from duogen.conversation import Image
+from duogen.faults import describe_fault
 from duogen.picture_input import open_picture
-from duogen.provenance import encode_picture, find_origin
+from duogen.provenance import find_origin
 from ui.api.requests import RequestError
 
 PICTURE_SIDE = 1536  # a photo from a phone takes 150 MB of memory, and no pair sees more
@@ -84,7 +86,7 @@ def read_picture(brought: bytes) -> Image:
     except ValueError as error:
         raise RequestError(str(error)) from error
     except Exception as error:  # whatever a decoder raises, the picture is what is wrong
-        raise RequestError(f"A picture cannot be read ({type(error).__name__}); bring a PNG, JPEG, WebP, AVIF or HEIC file.") from error
+        raise RequestError(f"A picture cannot be read ({describe_fault(error)}); bring a PNG, JPEG, WebP, AVIF or HEIC file.") from error
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return Image(picture, origin=find_origin(brought))
 
@@ -129,7 +131,7 @@ def _find_transparent(brought: bytes, size: tuple[int, int]) -> PILImage.Image |
 def encode_base64(image: Image, kind: str = "PNG", quality: int = 100) -> str:
     """A picture as base64. `quality`, from 1 to 100, is of JPEG and WebP."""
     settings = {} if kind == "PNG" else {"quality": quality}
-    return base64.b64encode(encode_picture(image.picture, kind, image.origin, **settings)).decode()
+    return base64.b64encode(encode_signed(image.picture, kind, image.origin, image.painted, **settings)).decode()
 
 
 def data_url(image: Image) -> str:

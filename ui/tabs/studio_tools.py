@@ -15,6 +15,7 @@ import gradio as gr
 from PIL import Image as PILImage
 
 from duogen.hub.model_files import PICKLE, find_model_files
+from duogen.library.picture_file import is_signed
 from duogen.library.pictures import Entry
 from duogen.models.transformer_files import SAFETENSORS
 from duogen.paths import data_home
@@ -176,7 +177,8 @@ class Reshaper:
         )  # fmt: skip
         if painted:
             made = replace(made, origin=about.origin or Origin.CHANGED, painted=True)
-        yield self.show(self.shared.gallery.add(picture, made).id)
+        signed = painted or is_signed(entry.file.read_bytes())  # turning a brought picture is no painting
+        yield self.show(self.shared.gallery.add(picture, made, signed=signed).id)
 
     def add_file(self, brought: str) -> tuple[Any, str, str]:
         """Keep an upscaler that was brought. Returns the list with it, what is said of it, and the status line."""
