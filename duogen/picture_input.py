@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from duogen.files import read_bytes
 MAX_PIXELS = 50_000_000
 LARGEST_FILE = 512 << 20  # bytes
 THINNEST = 200  # longer side / shorter side; the vision towers of Qwen take no more
-MOST_SCANS = 200  # of a JPEG; a progressive one has about ten, and each is a pass over all pixels
+MOST_SCANS = 100  # of a JPEG; a progressive one has about ten, and each is a pass over all pixels: with 50 megapixels 30 ms
+SLOW_PIXELS = 2_500_000  # of what Pillow decodes in Python, which takes up to 2 s for a megapixel and lets no other thread work
 ZEROS = 4096  # bytes at the end of a file that no encoder leaves there
 KINDS = "PNG, JPEG, WebP, AVIF or HEIC"
 # No format that runs another program (EPS), holds films or maps (MPEG, GRIB), or has no mark that tells it from rubbish.
@@ -132,6 +134,7 @@ def _decode(name: str, data: bytes, any_shape: bool) -> PILImage.Image:
     is_targa = name.lower().endswith(".tga") or data[-18:].startswith(b"TRUEVISION-XFILE")  # the format has no mark at its beginning
     picture = PILImage.open(io.BytesIO(data), formats=("TGA",) if is_targa else FORMATS)
     _check_size(picture.size, any_shape)
+    _check_decoder(picture)
     if picture.format in ("JPEG", "MPO"):
         _check_jpeg(data)
     tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})
@@ -159,8 +162,17 @@ def _check_size(size: tuple[int, int], any_shape: bool) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise _Refusal(f"has {width} x {height} pixels; make it smaller than 50 megapixels.")
-    if not any_shape and max(size) > THINNEST * min(size):
+    too_thin = max(size) > THINNEST * min(size)
+    if too_thin and (not any_shape or math.prod(pad_size(size)) > MAX_PIXELS):
         raise _Refusal(f"has {width} x {height} pixels, which is thinner than 1 to {THINNEST}; crop it or add a border.")
+
+
+def _check_decoder(picture: PILImage.Image) -> None:
+    """Raises _Refusal: the picture is large and Pillow has no fast decoder for its kind (QOI, some DDS, PPM, BMP and XPM)."""
+    slow = any(tile.codec_name in PILImage.DECODERS for tile in getattr(picture, "tile", ()))
+    if slow and picture.width * picture.height > SLOW_PIXELS:
+        size = f"{picture.width} x {picture.height}"
+        raise _Refusal(f"has {size} pixels in a kind of file that takes too long to read; save it as PNG and bring that.")
 
 
 def is_cut_off(data: bytes, kind: str | None) -> bool:

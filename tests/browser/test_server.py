@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import gradio as gr
 import openai
@@ -29,8 +29,9 @@ from duogen.library.conversation_zip import LARGEST_ZIP
 from tests.browser.test_everyone import faults
 from tests.support.browser import ROOT, SHOTS, Server, browser_only, overflow_width, stand_in
 from tests.support.waiting import patience
-from ui.api.auth import add_user
+from ui.api.auth import FREE_TRIES, add_user
 from ui.api.endpoint import Endpoint
+from ui.parts.foreign_pages import FOREIGN, OTHER_NAME
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
 
@@ -63,7 +64,7 @@ def fetch(server: Server, path: str, body: bytes | None = None, **headers: str) 
     """Status and body; `path` goes over the line as it is."""
     line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=patience())
     try:
-        line.putrequest("GET" if body is None else "POST", path)
+        line.putrequest("GET" if body is None else "POST", path, skip_host="Host" in headers)
         for name, value in headers.items():
             line.putheader(name.replace("_", "-"), value)
         if body is not None:
@@ -283,13 +284,58 @@ def test_a_guarded_server_gives_strangers_nothing(guarded):
         ("/v1/images/generations", b'{"prompt": "x"}'),
     ):
         assert fetch(guarded, path, body, **asked)[0] == 401, path
-    assert fetch(guarded, "/gradio_api/mcp/schema")[0] == 404
+    for path in ("/gradio_api/mcp/schema", "/gradio_api/heartbeat/x", "/gradio_api/upload_progress?upload_id=x"):
+        assert fetch(guarded, path)[0] == 401, path
+    assert fetch(guarded, "/gradio_api/cancel", b"{}", **asked)[0] == 401
     assert fetch(guarded, "/v1/models", **known)[0] == 200
     client = openai.OpenAI(base_url=guarded.address + "v1", api_key="anna:correct horse", max_retries=0)
     assert client.chat.completions.create(model="duogen", messages=ASKED).choices[0].message.content
     assert Client(guarded.address, verbose=False, auth=("anna", "correct horse")).predict("x", api_name="/answer")
     with pytest.raises(Exception, match="credentials|login|auth"):
         Client(guarded.address, verbose=False, auth=("anna", "wrong horse"))
+
+
+def sign_in(server: Server, name: str, password: str, **headers: str) -> http.client.HTTPResponse:
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=patience())
+    form = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+    line.request("POST", "/login", urlencode({"username": name, "password": password}), form)
+    answer = line.getresponse()
+    answer.read()
+    return answer
+
+
+def test_a_user_signs_in_by_a_cookie_that_scripts_cannot_read_and_out_again(guarded):
+    def cookies(**headers: str) -> list[str]:
+        return sign_in(guarded, "anna", "correct horse", **headers).headers.get_all("Set-Cookie")
+
+    marks = [each.split("; ", 1)[1] for each in cookies()]
+    assert all("HttpOnly" in each and each.count("SameSite=Lax") == 1 and "none" not in each.lower() for each in marks)
+    assert all(each.endswith("; Secure") for each in cookies(**{"X-Forwarded-Proto": "https"})), "behind a proxy with TLS"
+    known = {"Cookie": "; ".join(each.partition(";")[0] for each in cookies())}
+    assert fetch(guarded, "/config", **known)[0] == 200
+    assert fetch(guarded, "/gradio_api/token", **known)[0] == 404, "it would tell a script the cookie"
+    assert fetch(guarded, "/gradio_api/upload", b"", Origin="https://evil.example", **known) == (403, FOREIGN.encode())
+    assert fetch(guarded, "/config", Origin="https://evil.example", **known) == (403, FOREIGN.encode())
+    assert fetch(guarded, "/logout", **known)[0] == 302
+    assert fetch(guarded, "/config", **known)[0] == 401
+
+
+def test_many_wrong_passwords_have_to_wait(guarded):
+    answers = [sign_in(guarded, "mallory", f"wrong {n}") for n in range(FREE_TRIES + 1)]
+    assert [each.status for each in answers] == [400] * FREE_TRIES + [429]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert fetch(guarded, "/v1/models", Authorization="Bearer mallory:x")[0] == 429, "one count for both doors"
+
+
+def test_another_name_for_this_machine_is_refused(server):
+    for path, body in (
+        ("/", None),
+        ("/config", None),
+        ("/v1/models", None),
+        ("/v1/chat/completions", b"{}"),
+        ("/gradio_api/queue/join", b"{}"),
+    ):
+        assert fetch(server, path, body, Host="evil.example") == (403, OTHER_NAME.encode()), path
 
 
 def test_the_endpoints_inputs_are_the_options(tmp_path):

@@ -99,6 +99,22 @@ def test_a_jpeg_of_thousands_of_layers_is_refused():
         open_picture(whole[:at] + whole[at:-2] * (MOST_SCANS + 1) + whole[-2:])
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"qoif" + struct.pack(">II", 1600, 1600) + b"\3\0" + bytes(64),
+        b"P3 1600 1600 255\n0 0 0",
+        b"P6 1600 1600 65535\n" + bytes(64),
+        b"DDS " + struct.pack("<7I44xII4s5I20x", 124, 0x1007, 1600, 1600, 0, 0, 0, 32, 0x40, b"", 16, 0xF800, 0x7E0, 31, 0),
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1078, 0, 0, 1078, 40, 1600, 1600, 1, 8, 1, 0, 0, 0, 256, 0) + bytes(1024),
+    ],
+    ids=["qoi", "ppm in words", "ppm of 16 bits", "dds", "bmp"],
+)
+def test_a_large_picture_of_a_kind_that_is_decoded_in_python_is_refused(data):
+    with pytest.raises(ValueError, match="has 1600 x 1600 pixels in a kind of file that takes too long to read; save it as PNG"):
+        open_picture(data)
+
+
 def test_what_a_png_says_beside_its_pixels_is_bounded():
     png, much = encode(scene(), "PNG"), zlib.compress(bytes(30_000_000), 9)
     for kind, data in ((b"zTXt", b"Comment\0\0" + much), (b"iTXt", b"Comment\0\1\0\0\0" + much), (b"iCCP", b"x\0\0" + much)):
@@ -164,6 +180,12 @@ def test_too_thin_a_picture_is_refused_or_laid_on_white(size):
     wide = open_picture(data, letterbox=True)
     assert max(wide.size) == max(size) <= THINNEST * min(wide.size)
     assert {tuple(each) for each in np.asarray(wide).reshape(-1, 3)} == {(255, 0, 0), (255, 255, 255)}
+
+
+def test_a_line_that_would_need_gigabytes_of_white_around_it_is_refused():
+    data = encode(PILImage.new("1", (1_000_000, 1)), "PNG")
+    with pytest.raises(ValueError, match="1000000 x 1 pixels, which is thinner than 1 to 200"):
+        open_picture(data, letterbox=True)
 
 
 @pytest.mark.parametrize("size", ((8, 1500), (200, 1), (1, 1), (3100, 16)))

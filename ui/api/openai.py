@@ -7,11 +7,9 @@ import contextlib
 import functools
 import json
 import threading
-import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,11 +18,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from duogen.events import Event, Events
-from ui.api.auth import Users
+from duogen.faults import report_fault
+from ui.api.auth import TooManyTries, Users
 from ui.api.chat import ChatRequest, Completion
 from ui.api.images import ImageRequest, Painted, has_sources, parse_sources
 from ui.api.requests import RequestError, Work, run_in_queue
 from ui.api.streams import error_response, stream_response
+from ui.parts.foreign_pages import is_own_page
 from ui.parts.loading import Loading
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ MOST_BYTES = 64_000_000
 MOST_FIELDS = 100
 POLL_SECONDS = 0.3
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-LOCAL = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
 HERE = "/v1/models, /v1/chat/completions, /v1/images/generations and /v1/images/edits"
 
 Handler = Callable[["Api", Request], Awaitable[Response]]
@@ -52,10 +51,8 @@ def answer_errors(handler: Handler) -> Handler:
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            traceback.print_exc()
-            return error_response(
-                RequestError(f"The request could not be served ({type(error).__name__}); the server's terminal shows more.", 500)
-            )
+            reason = f"{type(error).__name__}; fault {report_fault(error)}"
+            return error_response(RequestError(f"The request could not be served ({reason}); the server's terminal shows more.", 500))
 
     return wrapper
 
@@ -175,7 +172,7 @@ class Api:
 
     async def _read_form(self, request: Request) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
         """The fields and the files of a form."""
-        if not self.users and not _is_own_page(request):
+        if not self.users and not is_own_page(request.headers):
             raise RequestError("A web page of another address may not send forms; send JSON.", 403)
         body = await self._read_body(request)
 
@@ -209,7 +206,11 @@ class Api:
 
     async def _authorize(self, request: Request) -> None:
         given = request.headers.get("authorization", "")
-        if self.users and not await asyncio.to_thread(self.users.accepts_header, given):
+        try:
+            known = not self.users or await self.users.admits_header(given)
+        except TooManyTries as early:
+            raise RequestError(str(early), 429, "rate_limit_exceeded") from early
+        if not known:
             raise RequestError("Say who you are: HTTP Basic, or an API key of the form name:password.", 401, "invalid_api_key")
 
     async def _choose_model(self, body: dict[str, Any], stream: bool) -> str:
@@ -273,12 +274,3 @@ class Api:
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _is_own_page(request: Request) -> bool:
-    """Whether a program sent the request, or a page of this server or of this machine. Browsers name the page that sends a form."""
-    origin = request.headers.get("origin")
-    if origin is None:
-        return True
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    return urlsplit(origin).hostname in (host, *(LOCAL if host in LOCAL else ()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from duogen.conversation import Conversation
 from duogen.events import Events, Failed, ImageDone
+from duogen.faults import describe_fault
 from duogen.options import Checked, ImageOptions, Options, TextOptions, preset_values
 from ui.parts.loading import Loading
 
@@ -51,9 +51,7 @@ def run_in_queue(loading: Loading, work: Work, stop: threading.Event) -> Events:
         except RequestError as wrong:
             yield Failed(str(wrong), Conversation())
         except Exception as error:  # a program must learn of every error
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            yield Failed(f"The answer failed ({reason}).", Conversation())
+            yield Failed(f"The answer failed ({describe_fault(error)}).", Conversation())
 
 
 def answer_work(conversation: Conversation, options: Options) -> Work:

@@ -19,6 +19,8 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from mdit_py_plugins.tasklists import tasklists_plugin
 
+from duogen.faults import report_fault
+
 DEEPEST = 60  # lists and quotations in each other; the parser drops what lies deeper
 MOST_LETTERS, MOST_BRACKETS = 100_000, 3000  # that are parsed: time grows with their square; words with more are shown as they are
 KEPT_TEXTS = 1000  # whose HTML is remembered: a conversation is drawn again after every answer
@@ -41,8 +43,8 @@ def render_words(words: str) -> str:
         tokens = PARSER.parse(words, {}) if parsed else []
         if tokens and not any(token.level >= DEEPEST - 1 for token in tokens):
             return PARSER.renderer.render(tokens, PARSER.options, {}).strip()
-    except Exception:  # whatever the parser raises: a message must be shown, and never as Markdown
-        pass
+    except Exception as error:  # whatever the parser raises: a message must be shown, and never as Markdown
+        report_fault(error)
     return f"<p>{'<br>'.join(map(escape_marks, words.strip().splitlines()))}</p>" if words.strip() else ""
 
 

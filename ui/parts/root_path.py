@@ -30,6 +30,16 @@ def parse_root_path(given: str) -> str:
     return path
 
 
+def strip_root_path(path: str, root_path: str) -> str:
+    """The path of a request without the path that a proxy may or may not have taken off."""
+    base = urlsplit(root_path).path
+    return path.removeprefix(base) if base and is_below(base, path) else path
+
+
+def is_below(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
 def set_page_base(root_path: str) -> None:
     """Let every address in the page begin with the path, whether the browser opened it with or without a slash at its end."""
     from gradio.routes import templates  # not above: gradio reads the environment when it is imported, and app.py sets it later

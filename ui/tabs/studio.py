@@ -7,7 +7,6 @@ import contextvars
 import html
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image
 from duogen.events import AnswerBuilder, Event, ImageStarted, ImageStep, Notice, TextDelta
+from duogen.faults import describe_fault
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry
 from duogen.options import Options
@@ -335,10 +335,7 @@ class Studio:
                     for update in self._paint_versions(work, count if mine else 0, stop):
                         updates.put(update)
             except Exception as error:  # the page must show every error instead of waiting for ever
-                traceback.print_exc()
-                updates.put(
-                    self._set_busy(False) | {self.status: status_line(f"Painting failed ({type(error).__name__}: {error}).", "bad")}
-                )
+                updates.put(self._set_busy(False) | {self.status: status_line(f"Painting failed ({describe_fault(error)}).", "bad")})
             finally:
                 del self.stops[session]
                 updates.put(None)

@@ -1,0 +1,21 @@
+"""Faults that nobody foresaw: logged with a number that a user can quote to whoever runs the server."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+LOG = logging.getLogger(__name__)
+
+
+def report_fault(error: BaseException) -> str:
+    """Log what was caught, and where it was raised. Returns its number in the log."""
+    number = f"{secrets.randbelow(1_000_000):06}"
+    LOG.error("Fault %s", number, exc_info=error)
+    return number
+
+
+def describe_fault(error: BaseException) -> str:
+    """As `report_fault`; returns what stands in brackets behind a sentence: the kind of error, what it says, its number."""
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"{said}; fault {report_fault(error)}"

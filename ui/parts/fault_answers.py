@@ -1,0 +1,43 @@
+"""What a client gets when a route fails: a sentence with a number, not an empty 500 nor a line that breaks off."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from duogen.faults import report_fault
+
+UNREADABLE = (ValueError, TypeError, LookupError)  # what Gradio's routes raise for a request that makes no sense
+
+
+class FaultAnswers:
+    """Middleware that answers for a route that raised."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "\0" in scope.get("path", ""):  # no file and no address has one, and libraries fail in their own ways
+            await JSONResponse({"detail": "The address of the request cannot be read."}, 400)(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            if started:
+                if not isinstance(error.__cause__ or error, HTTPException):  # a refusal that Gradio thought of too late
+                    report_fault(error)
+                await send({"type": "http.response.body", "body": b""})
+                return
+            reason = f"{type(error).__name__}; fault {report_fault(error)}"
+            status = 400 if isinstance(error, UNREADABLE) else 500
+            await JSONResponse({"detail": f"The request could not be served ({reason})."}, status)(scope, receive, send)
