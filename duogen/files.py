@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,18 @@ from typing import Any
 from duogen.text_decoding import decode_text
 
 LARGEST_TEXT = 256 << 20  # bytes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_beside(file: Path, data: bytes) -> None:
-    """Write `data` beside `file`, flush it to the disk, then rename: after a crash or a power cut the file is whole or untouched."""
+def write_beside(file: Path, data: bytes, *, private: bool = False) -> None:
+    """Write `data` beside `file`, flush it to the disk, then rename: after a crash or a power cut the file is whole or untouched.
+
+    Args:
+        private: only its owner may read the file, from its first byte on.
+    """
     beside = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as out:
+        with open(beside, "wb", opener=_open_private if private else None) as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
@@ -28,10 +35,45 @@ def write_beside(file: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, and flush their names to the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def move(old: Path, new: Path) -> None:
+    """Rename a file or a folder, for good. After a power cut it is under its old name or its new one, with what was flushed of it."""
+    old.replace(new)
+    sync_folder(new.parent)
+    if old.parent != new.parent:
+        sync_folder(old.parent)
+
+
+def place_folder(part: Path, folder: Path) -> None:
+    """Flush a folder that was filled beside its place, with all that is in it, then rename it: it is whole or not there."""
+    for each in part.rglob("*"):
+        if each.is_dir():
+            sync_folder(each)
+        elif each.is_file():
+            sync_file(each)
+    sync_folder(part)
+    move(part, folder)
+
+
 def sync_file(file: Path) -> None:
     """Flush a file that is written already to the disk."""
-    with file.open("rb+") as out:
-        os.fsync(out.fileno())
+    handle = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # elsewhere a file that cannot be written can be flushed
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
@@ -46,6 +88,7 @@ def sync_folder(folder: Path) -> None:
 
 def append_line(file: Path, data: dict) -> None:
     """Add a line of JSON to a file, for good; a line that an earlier end cut off is closed first."""
+    new = not file.exists()
     with file.open("ab+") as out:
         if out.tell():
             out.seek(-1, os.SEEK_END)
@@ -54,6 +97,19 @@ def append_line(file: Path, data: dict) -> None:
         out.write(json.dumps(data, ensure_ascii=False).encode() + b"\n")
         out.flush()
         os.fsync(out.fileno())
+    if new:
+        sync_folder(file.parent)
+
+
+def explain_disk(error: BaseException) -> str:
+    """What a user can do about an error of the disk, in one sentence; "" for any other error."""
+    code = error.errno if isinstance(error, OSError) else None
+    words = str(error) if isinstance(error, sqlite3.OperationalError) else ""
+    if code in DISK_FULL or "disk is full" in words:
+        return "The disk is full; make room on it, and try again."
+    if code == errno.EROFS or "readonly" in words or "disk I/O" in words:
+        return "The disk takes no changes any more; see that it has room and can be written, and try again."
+    return ""
 
 
 def read_record(file: Path) -> dict[str, Any]:

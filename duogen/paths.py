@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from duogen.files import DISK_FULL, read_record, write_beside
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -12,6 +16,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
 VARIABLE = "DUOGEN_HOME"
+SERVER = ".server.json"  # below the home: where its server is
+PROBED = 1 << 20  # bytes that must find room at a start
 
 
 def data_home() -> Path:
@@ -47,19 +53,26 @@ def check_home() -> Path:
     probe = home / f".{os.getpid()}.part"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        probe.write_bytes(bytes(PROBED))
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise ValueError(f"The disk of {home} is full; make room on it and start again.") from error
         reason = error.strerror or str(error)
         raise ValueError(f"The folder {home} cannot be used ({reason}); set {VARIABLE} to a folder that you may write.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
     return home
 
 
-def lock_home(home: Path) -> BaseFileLock | None:
+def lock_home(home: Path, address: str = "") -> BaseFileLock | None:
     """Take the lock that the one server of a home holds while it runs; `None` where the file system knows no locks.
 
+    Args:
+        address: where the server will be, for those who come later.
+
     Raises:
-        ValueError: another server holds it; one sentence that names the folder.
+        ValueError: another server holds it; one sentence that names the folder, and where that server is.
     """
     from filelock import FileLock, Timeout
 
@@ -67,7 +80,11 @@ def lock_home(home: Path) -> BaseFileLock | None:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"Another DuoGen runs on {home}; end it first, or set {VARIABLE} to another folder for this one.") from error
+        known = read_record(home / SERVER).get("address")
+        first = f"{home}, at {known}" if isinstance(known, str) else home
+        raise ValueError(f"Another DuoGen runs on {first}; end it first, or set {VARIABLE} to another folder for this one.") from error
     except (NotImplementedError, OSError):
         return None
+    if address:
+        write_beside(home / SERVER, json.dumps({"address": address}).encode())
     return lock

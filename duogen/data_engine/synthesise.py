@@ -23,6 +23,7 @@ from duogen.evaluate.answer_files import answer_task, load_answer, save_answer
 from duogen.evaluate.judge import ask_for_scores
 from duogen.evaluate.rubric import FIVE
 from duogen.evaluate.tasks import Benchmark, Task
+from duogen.files import write_beside
 from duogen.prompts import fill_prompt, parse_json
 
 if TYPE_CHECKING:
@@ -148,5 +149,5 @@ def _copy_picture(file: Path, out: Path) -> Picture:
     """Copy a picture of an answer into the set."""
     data = file.read_bytes()
     kept = out / IMAGES / (hashlib.sha256(data).hexdigest()[:24] + file.suffix)
-    kept.write_bytes(data)
+    write_beside(kept, data)
     return Picture(kept.name, file=kept, kind="drawing", alt="")

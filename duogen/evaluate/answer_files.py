@@ -20,7 +20,7 @@ from duogen.engine import Engine
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import AnswerBuilder
-from duogen.files import append_line, write_beside
+from duogen.files import append_line, make_folder, place_folder, write_beside
 from duogen.options import Options
 from duogen.picture_input import open_picture
 
@@ -53,7 +53,7 @@ def save_answer(root: Path, id: str, parts: Iterable[Piece], error: str = "", se
     folder = answer_folder(root, id)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    make_folder(beside)
     said, count = [], 0
     try:
         for part in parts:
@@ -66,7 +66,7 @@ def save_answer(root: Path, id: str, parts: Iterable[Piece], error: str = "", se
         raw = {"id": id, "parts": said, "error": error, "seconds": round(seconds, 2)}
         (beside / "answer.json").write_text(json.dumps(raw, ensure_ascii=False, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
+        place_folder(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -148,5 +148,5 @@ def add_score(root: Path, raw: dict[str, Any]) -> None:
 
 def list_answered(root: Path) -> Iterator[str]:
     """The ids of all answers in the folder."""
-    for file in sorted((root / ANSWERS).glob("*/answer.json")):
+    for file in sorted((root / ANSWERS).glob("[!.]*/answer.json")):  # without what a kill left beside its place
         yield json.loads(file.read_text(encoding="utf-8"))["id"]

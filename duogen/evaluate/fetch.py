@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from duogen.files import place_folder
 from duogen.paths import data_home
 
 HUB, DATASETS = "huggingface.co/", "datasets/"
@@ -47,7 +48,7 @@ def fetch_benchmark(name: str, hub: str, files: tuple[str, ...] = (), log: Log =
         why = "it cannot be reached" if isinstance(error, LocalEntryNotFoundError) else type(error).__name__
         raise ValueError(f"{name} cannot be fetched from the hub ({why}); {instead}") from error
     shutil.rmtree(part / ".cache", ignore_errors=True)  # notes of the hub's client
-    part.rename(folder)
+    place_folder(part, folder)
     return folder
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from duogen.files import place_folder
 from duogen.paths import ROOT, data_home
 
 if TYPE_CHECKING:
@@ -380,7 +381,7 @@ def assemble(source: Path, target: Path, progress: Progress) -> None:
         model.to(torch.bfloat16).save_pretrained(part / "text_encoder")
         tokenizer.save_pretrained(part / "tokenizer")
         processor().save_pretrained(part / "image_processor")
-        part.rename(target)
+        place_folder(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

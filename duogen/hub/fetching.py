@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from duogen.files import write_beside
+from duogen.files import move, sync_file, write_beside
 from duogen.hub.catalogue import UNSAFE, UNWANTED_FILES, WANTED_FILES, Entry, Source, list_missing, preset_of, snapshot
 from duogen.hub.timings import say_seconds
 
@@ -189,7 +189,8 @@ class Fetch:
             if digest(part, wanted.etag) != wanted.etag:
                 part.unlink()
                 raise ValueError(f"{wanted.name} came damaged and was thrown away; start the download again.")
-            part.replace(blob)
+            sync_file(part)
+            move(part, blob)
         _link_blob(wanted, blob)
         self.progress.files[label(wanted)] = (wanted.size, wanted.size)
         self._note(0)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from duogen.files import sync_file
 from duogen.picture_input import MAX_PIXELS
 from duogen.stored_picture import read_header
 
@@ -51,8 +50,6 @@ def extract_zip(file: Path, folder: Path) -> None:
             for name, member in members.items():
                 with packed.open(member) as source, (folder / name).open("wb") as out:
                     shutil.copyfileobj(source, out)
-            for name in members:  # after all are written, since the system then flushes them together
-                sync_file(folder / name)
     except ValueError:
         raise
     except NotImplementedError as error:

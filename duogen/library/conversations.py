@@ -1,13 +1,15 @@
 """Conversations on disk, one folder each, below `DUOGEN_HOME/conversations`; saved after every change and searched by words.
 
-Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, a note for each answer (the line under it, its
-seed and options), and the questions that are not asked yet. Deleted conversations stay in `.deleted` for a month. One server holds the home
-(`duogen.paths.lock_home`); commands beside it may read and change conversations, since each change reads what is on the disk first.
+Beside what `save_conversation` writes, a folder holds `about.json`: whether it is pinned, its tags, a note for each answer (the line
+under it, its seed and options), and the questions that are not asked yet. Deleted conversations stay in `.deleted` for a month. One
+server holds the home (`duogen.paths.lock_home`); commands beside it may read and change conversations, since each change reads what is on
+the disk first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -19,7 +21,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,14 +29,15 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from duogen.conversation import Conversation, load_conversation, read_payload, save_conversation
-from duogen.files import read_bytes, read_record, write_beside
+from duogen.files import make_folder, move, place_folder, read_bytes, read_record, write_beside
 from duogen.library.conversation_zip import ABOUT, CONVERSATION, NOT_OURS, extract_zip, pack_folder
-from duogen.library.deletions import remove_old
+from duogen.library.deletions import remove_leftovers, remove_old
 from duogen.text_decoding import clean_text, clean_title, cut_text, fold_text
 
 KEPT_OPEN = 8
 TITLE_LETTERS, NAME_LETTERS = 60, 200
-ABANDONED_SECONDS = 24 * 3600  # an import of this age has no process any more
+MOST_TAGS, TAG_LETTERS = 8, 30
+BETWEEN_TAGS = re.compile(r"[\s,;，、；]+")
 STEP_SECONDS = 0.001
 TITLE_IN_DAMAGE = re.compile(rb'"title": ?("(?:[^"\\]|\\.)*")')
 GONE = "There is no such conversation here; it may have been deleted."
@@ -73,6 +76,7 @@ class Entry:
     changed: float
     damaged: bool = False
     picture: Path | None = field(default=None, compare=False)
+    tags: tuple[str, ...] = ()
 
 
 def make_title(words: str) -> str:
@@ -91,12 +95,40 @@ def _find_subject(line: str) -> str:
     return subject[:1].upper() + subject[1:] if led else ""
 
 
+def split_tags(words: str) -> list[str]:
+    """The tags in what a person typed: each is one word, without the "#" before it; the same one counts once.
+
+    Raises:
+        ValueError: they are too many or too long.
+    """
+    tags = _clean_tags(BETWEEN_TAGS.split(words))
+    if len(tags) > MOST_TAGS or any(len(tag) > TAG_LETTERS for tag in tags):
+        raise ValueError(f"A conversation takes at most {MOST_TAGS} tags of {TAG_LETTERS} letters each; leave some out or shorten them.")
+    return tags
+
+
+def list_tags(entries: Iterable[Entry]) -> list[str]:
+    """The tags of conversations in the order of the alphabet, as the first conversation spells them."""
+    return sorted({fold_tag(tag): tag for entry in reversed([*entries]) for tag in entry.tags}.values(), key=fold_tag)
+
+
+@functools.lru_cache(10_000)
+def fold_tag(tag: str) -> str:
+    """A tag as a search finds it: "#cake"."""
+    return "#" + fold_text(tag)
+
+
+def _clean_tags(words: Iterable[str]) -> list[str]:
+    cleaned = ("-".join(clean_title(word).split()).lstrip("#＃") for word in words)
+    return [*{fold_tag(tag): tag for tag in cleaned if tag}.values()]
+
+
 class ConversationStore:
     """The folder of all conversations. Thread-safe; changes happen one after the other, also those of several processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.deleted = folder, folder / ".deleted"
-        self.deleted.mkdir(parents=True, exist_ok=True)
+        make_folder(self.deleted)
         self._lock = threading.RLock()
         self._file_lock = FileLock(self.deleted / ".lock", thread_local=False)
         self._open: OrderedDict[str, tuple[Stamp, Conversation]] = OrderedDict()
@@ -104,9 +136,7 @@ class ConversationStore:
         self._newest: float | None = None  # the latest time of all conversations, once it is known
         with self._changing():
             remove_old(self.deleted)
-            for left in folder.glob(".coming-*"):
-                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
+            remove_leftovers(folder)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -115,9 +145,11 @@ class ConversationStore:
             yield
 
     def list_entries(self, words: str = "") -> list[Entry]:
-        """List the conversations that contain all of `words`, pinned ones first, then the newest."""
-        wanted = fold_text(words).split()
-        found = [entry for entry, said in self._summarise_all() if all(word in said for word in wanted)]
+        """List the conversations that contain all of `words`, pinned ones first, then the newest. "#cake" is the tag, where one has it."""
+        every, wanted = self._summarise_all(), fold_text(words).split()
+        tags = {fold_tag(tag) for entry, _ in every for tag in entry.tags} & set(wanted)
+        rest = [word for word in wanted if word not in tags]
+        found = [entry for entry, said in every if tags <= set(map(fold_tag, entry.tags)) and all(word in said for word in rest)]
         return sorted(found, key=lambda entry: (entry.pinned, entry.changed), reverse=True)
 
     def _summarise_all(self) -> list[tuple[Entry, str]]:
@@ -134,17 +166,18 @@ class ConversationStore:
         stamp = (*_stamp(folder / CONVERSATION), *_stamp(folder / ABOUT))
         known = self._read.get(folder.name)
         if known is None or known[0] != stamp:
+            about, texts = self.read_about(folder.name), []
+            pinned, tags = about["pinned"], tuple(about["tags"])
             try:
                 payload = read_payload(folder)
-                title, pinned = clean_title(payload["title"]), self.read_about(folder.name)["pinned"]
-                entry = Entry(folder.name, title, pinned, _time_of(folder, payload), picture=_find_newest_picture(folder, payload))
+                title, picture = clean_title(payload["title"]), _find_newest_picture(folder, payload)
+                entry = Entry(folder.name, title, pinned, _time_of(folder, payload), picture=picture, tags=tags)
                 texts = [part["text"] for turn in payload["turns"] for part in turn["parts"] if part["type"] == "text"]
-                said = fold_text("\n".join([entry.title, *texts]))
             except ValueError:
                 if not any(file.is_file() for file in folder.rglob("*")):
                     return None
-                entry = Entry(folder.name, _guess_title(folder), self.read_about(folder.name)["pinned"], _time_of(folder, {}), damaged=True)
-                said = fold_text(entry.title)
+                entry = Entry(folder.name, _guess_title(folder), pinned, _time_of(folder, {}), damaged=True, tags=tags)
+            said = fold_text("\n".join([entry.title, *(f"#{tag}" for tag in tags), *texts]))
             known = self._read[folder.name] = (stamp, entry, said)
         return known[1], known[2]
 
@@ -191,9 +224,9 @@ class ConversationStore:
 
     def _write(self, conversation: Conversation, changed: float) -> Conversation:
         folder = self.folder / conversation.id
-        save_conversation(conversation, folder, changed)
-        self._remember(conversation.id, _stamp(folder / CONVERSATION), conversation)
-        return conversation
+        stored = save_conversation(conversation, folder, changed)
+        self._remember(stored.id, _stamp(folder / CONVERSATION), stored)
+        return stored
 
     def _next_time(self) -> float:
         """A time after that of every conversation, so that the newest change is on top whatever a clock said before."""
@@ -214,16 +247,13 @@ class ConversationStore:
             return self._write(changed, summary[0].changed if quiet and summary else self._next_time())
 
     def read_about(self, id: str) -> dict[str, Any]:
-        """Read `pinned`; `notes`: by turn, `line` (the line under the answer), `seed`, `options` and `rejected` (whether it only
+        """Read `pinned`; `tags`; `notes`: by turn, `line` (the line under the answer), `seed`, `options` and `rejected` (whether it only
         holds a picture that the look again did not choose); `waiting`: the
         questions that wait for the end of an answer, as `save_waiting` takes them."""
         try:
-            found = read_record(self._folder_of(id) / ABOUT)
+            return _read_about(self._folder_of(id))
         except ValueError:
-            found = {}
-        notes, waiting = found.get("notes"), found.get("waiting", [found.get("unasked")])  # older servers kept one
-        checked = {turn: _check_note(note) for turn, note in notes.items() if isinstance(note, dict)} if isinstance(notes, dict) else {}
-        return {"pinned": found.get("pinned") is True, "notes": checked, "waiting": _check_waiting(waiting)}
+            return _check_about({})
 
     def save_note(self, id: str, turn: str, note: Note) -> None:
         """Save a note about an answer."""
@@ -240,8 +270,14 @@ class ConversationStore:
         with self._changing():
             self._write_about(id, self.read_about(id) | {"pinned": pinned})
 
+    def set_tags(self, id: str, words: str) -> None:
+        """Give a conversation the tags in `words`, in place of its old ones. Raises: ValueError: as `split_tags`, or it is gone."""
+        tags = split_tags(words)
+        with self._changing():
+            self._write_about(id, self.read_about(id) | {"tags": tags})
+
     def _write_about(self, id: str, about: dict[str, Any]) -> None:
-        write_beside(self._folder_of(id) / ABOUT, clean_text(json.dumps(about, ensure_ascii=False, indent=1)).encode())
+        _write_about(self._folder_of(id), about)
 
     def rename(self, id: str, title: str) -> None:
         """Raises: ValueError: nothing of the title can be seen, or the conversation is gone."""
@@ -261,10 +297,10 @@ class ConversationStore:
             old = self.open(id).at(turn)
             turns = {each.id: each for each in old.path()}
             new = self.save(Conversation(turns, turn, title=self._number_title(old.title)))
-            notes = self.read_about(id)["notes"]
-            self._write_about(new.id, self.read_about(new.id) | {"notes": {each: notes[each] for each in turns if each in notes}})
-            del self._open[new.id]  # its pictures are read from its own folder from now on
-            return self.open(new.id)
+            about = self.read_about(id)
+            notes = {each: note for each, note in about["notes"].items() if each in turns}
+            self._write_about(new.id, self.read_about(new.id) | {"notes": notes, "tags": about["tags"]})
+            return new
 
     def _number_title(self, title: str) -> str:
         """The title with the first number from 2 on that no other conversation has, such as "Boat (2)"."""
@@ -278,7 +314,7 @@ class ConversationStore:
             aside = self.deleted / folder.name
             if aside.exists():
                 shutil.rmtree(aside)
-            folder.rename(aside)
+            move(folder, aside)
             os.utime(aside)
             self._open.pop(id, None)
 
@@ -300,7 +336,7 @@ class ConversationStore:
                 raise ValueError("This conversation is gone for good.")
             if (self.folder / id).exists():
                 raise ValueError("This conversation has come back already; look for it in the list.")
-            (self.deleted / id).rename(self.folder / id)
+            move(self.deleted / id, self.folder / id)
 
     def pack(self, id: str) -> bytes:
         """A conversation as a zip, with all branches and pictures. Raises ValueError as `pack_to`."""
@@ -338,9 +374,9 @@ class ConversationStore:
             with self._changing():
                 title = cut_text(clean_title(conversation.title), NAME_LETTERS)
                 save_conversation(replace(conversation, title=title), coming, self._next_time())
-                coming.rename(self.folder / coming.name)
-                if (self.folder / coming.name / ABOUT).exists():
-                    self._write_about(coming.name, self.read_about(coming.name) | {"pinned": False, "waiting": []})
+                if (coming / ABOUT).exists():
+                    _write_about(coming, _read_about(coming) | {"pinned": False, "waiting": []})
+                place_folder(coming, self.folder / coming.name)
         return self.open(conversation.id)
 
     def _folder_of(self, id: str) -> Path:
@@ -381,6 +417,23 @@ def _guess_title(folder: Path) -> str:
     return ""
 
 
+def _read_about(folder: Path) -> dict[str, Any]:
+    """What `ConversationStore.read_about` returns, of a conversation's folder."""
+    return _check_about(read_record(folder / ABOUT))
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    write_beside(folder / ABOUT, clean_text(json.dumps(about, ensure_ascii=False, indent=1)).encode())
+
+
+def _check_about(found: dict[str, Any]) -> dict[str, Any]:
+    """What a file about a conversation says, without what is of another type."""
+    notes, waiting = found.get("notes"), found.get("waiting", [found.get("unasked")])  # older servers kept one
+    checked = {turn: _check_note(note) for turn, note in notes.items() if isinstance(note, dict)} if isinstance(notes, dict) else {}
+    pinned, tags = found.get("pinned") is True, _check_tags(found.get("tags"))
+    return {"pinned": pinned, "tags": tags, "notes": checked, "waiting": _check_waiting(waiting)}
+
+
 def _check_note(note: dict[Any, Any]) -> Note:
     """A note with the fields that `save_note` writes; those of another type are left out."""
     kinds: dict[str, Any] = {"line": str, "thoughts": str, "seed": int, "options": dict, "rejected": bool}
@@ -389,6 +442,12 @@ def _check_note(note: dict[Any, Any]) -> Note:
         for name, kind in kinds.items()
         if isinstance(note.get(name), kind)
     }
+
+
+def _check_tags(tags: Any) -> list[str]:
+    """The tags of a file, without what is none; those that are too long are cut, and too many are left out."""
+    found = [cut_text(tag, TAG_LETTERS) for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    return _clean_tags(found)[:MOST_TAGS]
 
 
 def _check_waiting(waiting: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +16,8 @@ from duogen.files import read_record, write_beside
 KEPT_SECONDS = 30 * 24 * 3600
 SURE_SECONDS = 24 * 3600
 LEDGER = ".times.json"
+LEFTOVER = re.compile(r"\..*\.part|\.coming-.*")  # as `write_beside`, `save_conversation` and an import name them
+ABANDONED_SECONDS = 24 * 3600  # what is of this age has no process any more
 
 
 def remove_old(folder: Path) -> None:
@@ -33,6 +38,16 @@ def remove_old(folder: Path) -> None:
             times[path.name] = entry
     if times != known:
         write_beside(folder / LEDGER, json.dumps(times).encode())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left below a folder beside its place: files and folders that were not whole yet."""
+    now = time.time()
+    for place, folders, files in os.walk(folder):
+        for name in (name for name in (*folders, *files) if LEFTOVER.fullmatch(name)):
+            with contextlib.suppress(OSError):  # its process lives, and has just renamed it
+                if now - (Path(place) / name).stat().st_mtime > ABANDONED_SECONDS:
+                    _remove(Path(place) / name)
 
 
 def _update_entry(known: Any, ctime_ns: int, now: float) -> dict[str, Any]:

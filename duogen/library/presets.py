@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from duogen.files import read_text, write_beside
+from duogen.files import make_folder, read_text, write_beside
 from duogen.options import GROUPS, PRESETS, Checked, ImageOptions, Options, TextOptions, preset_options, read_options
 
 LONGEST_NAME = 60  # characters
@@ -58,7 +58,7 @@ class PresetStore:
         groups = {group: asdict(getattr(options, group)) for group in GROUPS}
         said = json.dumps({"pair": preset.pair, "name": preset.name, "options": groups}, ensure_ascii=False, indent=1)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             write_beside(self._file(pair, preset.name), said.encode())
         except OSError as error:
             raise ValueError(f"The preset cannot be saved: {error.strerror or error}.") from error

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from duogen.files import read_record, read_text
+from duogen.files import move, place_folder, read_record, read_text, sync_file
 from duogen.models.lora_files import read_lora
 from duogen.models.peft_layers import has_effect, list_loaded, remove_adapter, set_weights
 from duogen.models.weight_files import read_header
@@ -213,7 +213,8 @@ def write(module: nn.Module, name: str, config: LoraConfig, folder: Path) -> Non
     named = {PREFIX + key: value.detach().to("cpu", torch.float32).contiguous() for key, value in weights.items()}
     part = folder / f".{WEIGHTS}.part"
     save_file(named, part, metadata={"format": "pt"})
-    part.replace(folder / WEIGHTS)
+    sync_file(part)
+    move(part, folder / WEIGHTS)
 
 
 def write_safely(out: Path, fill: Callable[[Path], None]) -> None:
@@ -221,6 +222,6 @@ def write_safely(out: Path, fill: Callable[[Path], None]) -> None:
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         fill(part)
-        part.rename(out)
+        place_folder(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

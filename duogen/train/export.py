@@ -12,6 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 
+from duogen.files import place_folder
 from duogen.hub.assemble import base_model, processor
 from duogen.models.pipeline import ABOUT, About
 from duogen.models.sequence import Tokens
@@ -66,7 +67,7 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     if (out / "README.md").exists():
         shutil.copy(out / "README.md", beside / "README.md")
     shutil.rmtree(out, ignore_errors=True)
-    beside.replace(out)
+    place_folder(beside, out)
     return steps
 
 

@@ -25,7 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from duogen.files import read_text, sync_file
+from duogen.files import move, read_text, sync_file
 from duogen.precision import resolve_precision
 from duogen.train import fsdp
 from duogen.train.muon import Float32Muon
@@ -430,7 +430,7 @@ def save_state(folder: Path, state: dict[str, Any], keep: int = 1) -> None:
         _link_beside(beside, folder / f"state-{state['step']:07d}.pt")
         for old in sorted(folder.glob("state-*.pt"))[:-keep]:
             old.unlink()
-    beside.replace(folder / "state.pt")
+    move(beside, folder / "state.pt")
 
 
 def _link_beside(file: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import ImageDraw
 from duogen.cli.main import main
 from duogen.conversation import Conversation, Image, Text
 from duogen.evaluate import benchmarks
-from duogen.evaluate.answer_files import SCORES, add_score, answer_all, load_answer, load_painting, load_scores, save_answer
+from duogen.evaluate.answer_files import SCORES, add_score, answer_all, list_answered, load_answer, load_painting, load_scores, save_answer
 from duogen.evaluate.benchmark import Scorer, score_all
 from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark, find_benchmark
 from duogen.evaluate.benchmarks.geneval import COLOURS, check_picture, dominant_colour
@@ -719,10 +719,13 @@ def test_an_evaluation_that_was_killed_repeats_and_loses_nothing(tmp_path: Path)
     killed, resumed = Painter(dies=True), Painter()
     with pytest.raises(KeyboardInterrupt):
         answer_all(killed, benchmark, tasks, tmp_path, log=lambda words: None)
-    (tmp_path / "answers" / f".{tasks[2].id}.1.part").mkdir()  # as a kill in the middle of writing leaves it
+    left = tmp_path / "answers" / f".{tasks[2].id}.1.part"  # as a kill in the middle of writing leaves it
+    left.mkdir()
+    (left / "answer.json").write_text('{"id": "half"}')
     assert answer_all(resumed, benchmark, tasks, tmp_path, log=lambda words: None) == 2
     assert killed.asked + resumed.asked == [task.words() for task in tasks]
     assert all(load_answer(tmp_path, task.id)[0] == "Here." for task in tasks)
+    assert sorted(list_answered(tmp_path)) == sorted(task.id for task in tasks)
     vision_qa = Says('{"answer": "yes"}')
     add_score(tmp_path, {"id": tasks[0].id, "group": "", "judge": "says 1", "scores": {"score": 0.5}, "failed": ""})
     with (tmp_path / SCORES).open("a") as out:

@@ -84,6 +84,14 @@ def test_a_second_server_leaves_the_first_alone(tmp_path: Path) -> None:
     again.release()
 
 
+def test_a_second_server_is_told_where_the_first_is(tmp_path: Path) -> None:
+    lock = lock_home(tmp_path, "http://127.0.0.1:7861")
+    assert lock
+    with pytest.raises(ValueError, match=f"Another DuoGen runs on {tmp_path}, at http://127.0.0.1:7861; end it first"):
+        lock_home(tmp_path, "http://127.0.0.1:7862")
+    lock.release()
+
+
 def test_a_port_in_use_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

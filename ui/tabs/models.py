@@ -20,7 +20,7 @@ from duogen.options import LoadOptions
 from ui.parts import controls
 from ui.parts.i18n import translate
 from ui.parts.loading import Loading
-from ui.parts.shared import QUICK, Updates, session_of, show_warning, status_line, translate_html
+from ui.parts.shared import QUICK, REFUSALS, Updates, session_of, show_warning, status_line, translate_html
 
 OTHER = "other"
 POLL_SECONDS = 1.0
@@ -292,7 +292,7 @@ def catch_value_error(act: Callable[[dict], Updates], idle: Component) -> Callab
     def wrapper(values: dict) -> Updates:
         try:
             return act(values)
-        except ValueError as error:
+        except REFUSALS as error:
             show_warning(error)
             return {idle: gr.skip()}
 

@@ -1,0 +1,1 @@
+"""Long runs that kill, fill, fuzz and soak what a user trusts; their short forms are tests."""
