@@ -7,17 +7,21 @@ import getpass
 import importlib.util
 import os
 import signal
+import sqlite3
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duogen import silence_libraries
+from duogen.content_credentials import add_signing_flags, sign_as_flags_say
 from duogen.options import LoadOptions, add_flags, from_flags
 from duogen.paths import check_home, data_home, lock_home
 from ui.parts.address import bracket_host, check_address, explain_refusal, is_local, read_host, show_page
 
 if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
     from ui.api.auth import Users
     from ui.page import Page
     from ui.parts.loading import Loading
@@ -49,6 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", metavar="DIR", help=about)
     parser.add_argument("--auth", type=Path, metavar="FILE", help="only the users in this file may use the page and the API")
     parser.add_argument("--add-user", metavar="NAME", help="ask for NAME's password, write it to the file of --auth, and end")
+    add_signing_flags(parser)
     parser.add_argument("--mcp", action="store_true", help="offer the pair as a tool to programs that speak MCP")
     parser.add_argument("--root-path", metavar="PATH", help="where a reverse proxy has the page, such as /duogen")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -60,6 +65,7 @@ def main() -> None:
     silence_libraries()
     try:
         from_flags(given, LoadOptions)
+        sign_as_flags_say(given)
         given.host = read_host(given.host)
         check_address(given.host, given.port)
         given.root_path = read_root_path(given.root_path)
@@ -68,7 +74,7 @@ def main() -> None:
             from duogen.models.adapters import AdapterSpec
 
             given.adapter = [AdapterSpec.parse(each) for each in given.adapter]
-        lock = lock_home(check_home())
+        lock = lock_home(check_home(), f"http://{bracket_host(given.host)}:{given.port}")
         if given.models is not None:
             from duogen.hub.model_files import keep_models_folder
 
@@ -121,15 +127,13 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
 
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(data_home() / "uploads"))
-    from starlette.middleware import Middleware
-
+    from ui.api.auth import TooManyTries
     from ui.api.endpoint import show_in_mcp
     from ui.api.openai import Api
-    from ui.parts.content_policy import ContentPolicy
     from ui.parts.gpu_sharing import GPUSharing
     from ui.parts.i18n import browser_translations
     from ui.parts.loading import Loading
-    from ui.parts.login import LoginPage
+    from ui.parts.login import refuse_try
     from ui.parts.root_path import set_page_base
     from ui.parts.theme import launch_style
 
@@ -138,7 +142,8 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     page = build_page(loading, users)
     if given.root_path:
         set_page_base(given.root_path)
-    middleware = [Middleware(ContentPolicy), *([Middleware(LoginPage, given.root_path)] if users else [])]
+    middleware = list_middleware(given.root_path, users)
+    routes = Api(loading, users).router().routes
     try:
         page.blocks.launch(
             server_name=bracket_host(given.host),
@@ -148,9 +153,9 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
             i18n=browser_translations(),
             **LAUNCH,
             **launch_style(),
-            auth=users.accepts if users else None,
+            auth=users.admits if users else None,
             mcp_server=given.mcp,
-            app_kwargs={"routes": Api(loading, users).router().routes, "middleware": middleware},
+            app_kwargs={"routes": routes, "middleware": middleware, "exception_handlers": {TooManyTries: refuse_try}},
         )
     except OSError as error:
         print(explain_refusal(given.host, given.port, error), file=sys.stderr)
@@ -165,13 +170,31 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     page.blocks.block_thread()
 
 
+def list_middleware(root_path: str, users: Users | None) -> list[Middleware]:
+    """What stands between a client and the routes, the outermost first."""
+    from starlette.middleware import Middleware
+
+    from ui.parts.content_policy import ContentPolicy
+    from ui.parts.fault_answers import FaultAnswers
+    from ui.parts.foreign_pages import ForeignPages
+    from ui.parts.login import LoginPage
+
+    guards = [Middleware(LoginPage, root_path)] if users else []
+    return [Middleware(ContentPolicy), Middleware(ForeignPages, root_path, users is not None), *guards, Middleware(FaultAnswers)]
+
+
 def build_page(loading: Loading, users: Users | None) -> Page:
     """The page and what programs call of it, not served yet."""
     from duogen.library.conversations import ConversationStore
     from ui.api.endpoint import Endpoint
     from ui.page import Page
 
-    page = Page(loading, ConversationStore(data_home() / "conversations"), data_home() / "shown", local=users is None)
+    try:
+        page = Page(loading, ConversationStore(data_home() / "conversations"), data_home() / "shown", local=users is None)
+    except (OSError, sqlite3.OperationalError) as error:
+        cure = "see that you may write them and that the disk has room"
+        print(f"app.py: The files in {data_home()} cannot be used ({error}); {cure}.", file=sys.stderr)
+        sys.exit(2)
     Endpoint(loading, page.pictures).add_to(page.blocks)
     return page
 

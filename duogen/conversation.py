@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,10 +18,11 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image as PILImage
 
-from duogen.files import read_bytes, write_beside
+from duogen.content_credentials import encode_signed
+from duogen.files import make_folder, place_folder, read_bytes, write_beside
 from duogen.picture_input import open_picture
-from duogen.provenance import Origin, encode_picture
-from duogen.stored_picture import StoredPicture, read_header
+from duogen.provenance import Origin
+from duogen.stored_picture import StoredPicture, open_pixels, read_header
 from duogen.text_decoding import clean_text
 
 FORMAT = 1
@@ -55,7 +58,16 @@ class Image:
     @property
     def picture(self) -> PILImage.Image:
         """The pixels. Those of a file are read now, and are the same object as long as somebody holds them."""
-        return self.source.open() if isinstance(self.source, StoredPicture) else self.source
+        return open_pixels(self.source)
+
+    def shows_same(self, other: Image) -> bool:
+        """Whether both are one picture, by identity: no pixels are compared, and none are read where both are of one file."""
+        return self.source is other.source or self.picture is other.picture
+
+    @property
+    def painted(self) -> bool:
+        """Whether DuoGen painted it; an upload may carry the mark of another program."""
+        return self.seed is not None
 
 
 Piece = Text | Image
@@ -193,22 +205,42 @@ def _piece(part: Piece | str | PILImage.Image) -> Piece:
     return Image(part.convert("RGB")) if isinstance(part, PILImage.Image) else part
 
 
-def save_conversation(conversation: Conversation, folder: Path, changed: float | None = None) -> None:
+def save_conversation(conversation: Conversation, folder: Path, changed: float | None = None) -> Conversation:
     """Write the whole tree into `folder`; an interrupted save leaves the earlier one as it was.
 
     Args:
         changed: when it was last changed, in seconds since 1970; stands in the file, since copying a file changes the file's own date.
+
+    Returns:
+        The same conversation with its pictures in the files, so that whoever keeps it does not keep their pixels.
     """
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        return _write_conversation(conversation, folder, folder, changed)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")  # one that a kill left half filled would count as damaged
+    try:
+        stored = _write_conversation(conversation, part, folder, changed)
+        place_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return stored
+
+
+def _write_conversation(conversation: Conversation, written: Path, folder: Path, changed: float | None) -> Conversation:
+    """Write into the folder `written`, which will be `folder`; returns what `save_conversation` returns."""
+    images = written / "images"
+    make_folder(images)
     turns = []
+    stored: dict[str, Turn] = {}
     for turn in conversation.turns.values():
-        turns.append({"id": turn.id, "role": turn.role, "parent": turn.parent, "parts": [_save_piece(part, images) for part in turn.parts]})
+        parts = [_save_piece(part, images) for part in turn.parts]
+        turns.append({"id": turn.id, "role": turn.role, "parent": turn.parent, "parts": parts})
+        stored[turn.id] = _link_turn(turn, parts, folder / "images")
     title = clean_text(conversation.title)
     payload: dict[str, Any] = {"format": FORMAT, "id": conversation.id, "title": title, "head": conversation.head, "turns": turns}
     if changed is not None:
         payload["changed"] = changed
-    write_beside(folder / "conversation.json", json.dumps(payload, ensure_ascii=False, indent=1).encode())
+    write_beside(written / "conversation.json", json.dumps(payload, ensure_ascii=False, indent=1).encode())
+    return replace(conversation, turns=stored)
 
 
 def load_conversation(folder: Path, lazily: bool = False) -> Conversation:
@@ -325,7 +357,7 @@ def _save_image(part: Image, images: Path) -> dict:
     if isinstance(part.source, StoredPicture) and part.source.file.parent == images:
         file = part.source.file.name  # it is there already, damaged or not
     else:
-        file = _save_picture(part.picture, images, part.origin)
+        file = _save_picture(part.picture, images, part.origin, part.painted)
     entry = {"type": "image", "file": file, "seed": part.seed, "seconds": part.seconds, "alt": clean_text(part.alt)}
     if part.drafts:
         entry["drafts"] = [_save_image(each, images) for each in part.drafts]
@@ -334,11 +366,26 @@ def _save_image(part: Image, images: Path) -> dict:
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
 
 
-def _save_picture(picture: PILImage.Image, images: Path, origin: Origin | None = None) -> str:
+def _link_turn(turn: Turn, entries: list[dict], images: Path) -> Turn:
+    """The turn with its pictures in the files that `_save_piece` wrote."""
+    pairs = zip(turn.parts, entries, strict=True)
+    linked = tuple(_link_image(part, entry, images) if isinstance(part, Image) else part for part, entry in pairs)
+    return turn if all(new is old for new, old in zip(linked, turn.parts, strict=True)) else replace(turn, parts=linked)
+
+
+def _link_image(image: Image, entry: dict, images: Path) -> Image:
+    file = images / entry["file"]
+    if isinstance(image.source, StoredPicture) and image.source.file == file:
+        return image
+    drafts = [_link_image(draft, each, images) for draft, each in zip(image.drafts, entry.get("drafts", ()), strict=True)]
+    return replace(image, source=StoredPicture(file, image.picture), drafts=tuple(drafts))
+
+
+def _save_picture(picture: PILImage.Image, images: Path, origin: Origin | None = None, painted: bool = False) -> str:
     """The name of the file in `images` that holds it, by its content."""
     name = hashlib.sha256(picture.tobytes()).hexdigest() + ".png"
     if not (images / name).exists() or not (images / name).stat().st_size:
-        write_beside(images / name, encode_picture(picture, "PNG", origin))
+        write_beside(images / name, encode_signed(picture, "PNG", origin, painted))
     return name
 
 

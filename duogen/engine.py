@@ -22,7 +22,6 @@ An MLLM that was never taught BOV writes `<picture>words</picture>` instead, and
 from __future__ import annotations
 
 import errno
-import logging
 import random
 import threading
 import time
@@ -39,6 +38,7 @@ from tokenizers.decoders import DecodeStream
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
 from duogen.critic import PictureTry, look_again, open_critic
 from duogen.events import Done, Draft, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
+from duogen.faults import report_fault
 from duogen.grounding import Box, find_boxes
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
@@ -50,7 +50,7 @@ from duogen.models.picture_marks import PictureRequest
 from duogen.models.pipeline import DuoGenPipeline, check_parts, pick_devices
 from duogen.models.pipeline_loras import set_loras
 from duogen.models.placeholders import BLIND_SYSTEM, OPENING, SYSTEM, Placeholders, find_open_fence, mark_picture
-from duogen.models.placement import free, swap_devices
+from duogen.models.placement import free, return_memory, swap_devices
 from duogen.models.sequence import Packed, Slot, Tokens, find_start
 from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
@@ -59,7 +59,6 @@ from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffus
 from duogen.painters.masks import fit, keep_places, keep_unchanged
 from duogen.provenance import Origin
 
-LOG = logging.getLogger(__name__)
 SMALLEST_SIDE = 256  # smaller pictures are of no use
 BLIND = "This painter cannot see pictures; the language model sees yours and describes it to the painter in words."
 NO_SYSTEM_PROMPT = "The language model of this pair was never taught to follow a system prompt, so yours is left out."
@@ -296,7 +295,7 @@ class Engine:
             if not path or path[-1].role != "user":
                 raise ValueError("There is nothing to answer; say something first.")
             reply.masked, reply.question = _find_masked(path), path[-1].text()
-            with self._forget_on_failure():
+            with return_memory(), self._forget_on_failure():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
                 prompt = self._prompt(path, begun, options)
                 if prompt.notice:
@@ -355,7 +354,7 @@ class Engine:
         generator = torch.Generator().manual_seed(seed)
         reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _find_masked(path), parts=list(path[-1].parts))
         try:
-            with self._forget_on_failure():
+            with return_memory(), self._forget_on_failure():
                 drafts = drafts if self.tuned else ()
                 prompt = self._prompt(path[:-1], _end_with_picture(path[-1].parts) if drafts else path[-1].parts, options)
                 if prompt.notice:
@@ -904,8 +903,9 @@ class Engine:
 
     def _make_failure(self, conversation: Conversation, reply: Reply, error: Exception) -> Failed:
         """What was finished before the failed part is kept as a turn."""
+        said = describe_failure(error)
         if not isinstance(error, ValueError | MemoryError | torch.OutOfMemoryError):
-            LOG.error("An answer failed.", exc_info=error)
+            said = f"{said.removesuffix('.')} (fault {report_fault(error)})."
         if torch.cuda.is_available():
             with suppress(RuntimeError):  # a GPU that has failed fails here too
                 torch.cuda.empty_cache()
@@ -913,7 +913,7 @@ class Engine:
         while finished and isinstance(finished[-1], Text):
             finished.pop()
         kept = conversation.say("assistant", *finished) if len(finished) > reply.begun else conversation
-        return Failed(describe_failure(error), kept)
+        return Failed(said, kept)
 
 
 def describe_failure(error: Exception) -> str:

@@ -12,16 +12,20 @@ from PIL import Image as PILImage
 from duogen.paths import ASSETS
 from duogen.picture_input import MAX_PIXELS, open_picture
 
-KEPT_PIXELS = 64_000_000  # 256 MB, shared by all conversations
+KEPT_PIXELS = 16_000_000  # 64 MB, shared by all conversations
 PLACEHOLDER = ASSETS / "damaged.png"  # stands in the place of a picture whose file is damaged
 
 
 class StoredPicture:
-    """A picture file. While somebody holds its pixels, `open` returns the same object."""
+    """A picture file. While somebody holds its pixels, `open` returns the same object.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        picture: its pixels, where somebody has them already.
+    """
+
+    def __init__(self, file: Path, picture: PILImage.Image | None = None) -> None:
         self.file = file
-        self._opened: weakref.ref[PILImage.Image] | None = None
+        self._opened: weakref.ref[PILImage.Image] | None = weakref.ref(picture) if picture else None
 
     def open(self) -> PILImage.Image:
         """The pixels as RGB; for a damaged file, a grey picture that says so."""
@@ -38,6 +42,11 @@ class StoredPicture:
             return open_picture(self.file)
         except Exception:  # whatever a damaged file raises, it costs this picture alone
             return open_picture(PLACEHOLDER)
+
+
+def open_pixels(source: PILImage.Image | StoredPicture) -> PILImage.Image:
+    """The pixels of a picture, wherever they are."""
+    return source.open() if isinstance(source, StoredPicture) else source
 
 
 class RecentPictures:

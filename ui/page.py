@@ -41,12 +41,13 @@ KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
 TOGGLE_DRAWER = "() => { document.querySelector('#options .toggle-button').click() }"
 TOGGLE_SIDE = "() => { document.querySelector('#side .toggle-button').click() }"
 TOGGLE_DARK = "() => { localStorage.look = document.body.classList.toggle('dark') ? 'dark' : 'light' }"
+SIGN_OUT = "() => { location = new URL('logout', document.baseURI) }"
 REMEMBERED = """() => {
     if (localStorage.look) document.body.classList.toggle('dark', localStorage.look == 'dark')
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
-OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("event_stream", "drafts", "actions", "waiting_list", "head", "connection")]
+OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("event_stream", "drafts", "flipbook", "actions", "waiting_list", "head", "connection")]
 ASK_NOW = "You can ask now."
 LOST = "Connection to the server was lost. Attempting reconnection..."  # as Gradio says it
 WORDS = f"const LOST = {json.dumps({'en': LOST} | {language: table[LOST] for language, table in TABLES.items()})};\n"
@@ -101,6 +102,7 @@ class Page:
         with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options") as self.options:
             self.presets = PresetPanel(self.loading)
             self.controls = controls.build(Options, without=(controls.ASPECT[-1],))
+            gr.Button("Sign out", size="sm", visible=not self.local, elem_id="sign-out").click(None, None, None, js=SIGN_OUT)
         self.controls[controls.ASPECT] = self.shapes
         self.place = gr.Textbox(visible="hidden", elem_id="place")
         self._lay_out_tabs(*tabs)
@@ -167,9 +169,8 @@ class Page:
         settled: dict[str, Any] = {"fn": chat.finish, "inputs": {self.view, self.search}, "outputs": around, **quick}
         self.box.submit(chat.submit, inputs, outputs, **quick).success(**shown).success(**settled)
         self.chatbot.example_select(chat.submit_example, inputs, outputs, **quick).success(**shown).success(**settled)
-        self.commands.click(self.actions.run, inputs, [*outputs, self.tabs, *self.studio.outputs], **quick).success(**shown).success(
-            **settled
-        )
+        acted = [*outputs, self.search, self.tabs, *self.studio.outputs]
+        self.commands.click(self.actions.run, inputs, acted, **quick).success(**shown).success(**settled)
         self.commands.submit(lambda: None, None, None, **quick)  # the empty event of event_stream.js
         self.library.conversation_opened.success(**shown).success(**settled)
         self.new.click(chat.start_over, {self.search}, outputs, queue=False, **quick)

@@ -24,15 +24,16 @@ from duogen.cli import data as data_command
 from duogen.cli import evaluate as evaluate_command
 from duogen.cli import finetune as train_command
 from duogen.cli import pairs
+from duogen.content_credentials import add_signing_flags, encode_signed, sign_as_flags_say
 from duogen.conversation import Conversation, Text
 from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
+from duogen.files import make_folder, place_folder
 from duogen.hub.catalogue import bundled_id
 from duogen.hub.timings import say_seconds
 from duogen.library.presets import PresetStore, find_options
 from duogen.options import PRESETS, ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
 from duogen.paths import data_home
 from duogen.picture_input import open_picture
-from duogen.provenance import encode_picture
 from duogen.text_decoding import clean_message
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ PAIR_CHOOSES = ("steps", "guidance", "max_tokens")  # a pair knows what it does 
 NOT_HERE = ("preview_every",)  # a terminal shows no previews
 Command = Callable[[argparse.Namespace], int]
 CHAT_HELP = "/image FILE adds a picture to your next words, /on goes on with an answer that was cut, /new starts a new chat, /quit ends."
+EXPORTED = "a file that ends in .pdf, .html, .zip (Markdown), or as a flipbook in .webp, .gif or .mp4"
 CUT = {
     "max_tokens": "its longest (--max-tokens)", "max_images": "its most pictures (--max-images)",
     "max_context": "the most that the pair can read",
@@ -70,6 +72,7 @@ def parser() -> Parser:
         each.add_argument("--out", type=Path, metavar="DIR", help="new folder for what is made (default: ./output/TIME)")
         _add_pair(each)
         _add_options(each)
+        add_signing_flags(each)
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
@@ -92,8 +95,12 @@ def parser() -> Parser:
     data_command.add_to(making)
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
-    exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="a file that ends in .pdf, .html or .zip (Markdown)")
+    exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help=EXPORTED)
     exporting.add_argument("--drafts", action="store_true", help="with the drafts of each picture, as steps before it")
+    exporting.add_argument("--seconds", type=float, metavar="S", help="how long a flipbook shows a picture (default: as its words need)")
+    exporting.add_argument("--no-words", dest="words", action="store_false", help="a flipbook of the pictures alone")
+    exporting.add_argument("--crossfade", type=int, default=0, metavar="N", help="blend N frames between its pictures (default: 0)")
+    add_signing_flags(exporting)
     train_command.add_commands(commands)
     pairs.add_commands(commands)
     return top
@@ -210,6 +217,7 @@ def ask(given: argparse.Namespace) -> int:
     if not prompt:
         raise ValueError('There is no question; write one, such as: python -m duogen ask "How do I draw a house?"')
     options_of(given)
+    sign_as_flags_say(given)
     pictures = [open_picture(Path(file)) for file in given.image]
     out = free_folder(given.out)
     conversation = Conversation().say("user", *pictures, prompt)
@@ -226,6 +234,7 @@ def ask(given: argparse.Namespace) -> int:
 def chat(given: argparse.Namespace) -> int:
     """`python -m duogen chat`: each answer goes into a numbered folder of `--out`."""
     options_of(given)
+    sign_as_flags_say(given)
     out = free_folder(given.out)
     engine = open_engine(given)
     options = options_of(given, engine.about)
@@ -300,10 +309,14 @@ def export(given: argparse.Namespace) -> int:
     """`python -m duogen export`."""
     from duogen.conversation import load_conversation
     from duogen.library.export import export as write_guide
+    from duogen.library.flipbook import FlipbookOptions
     from duogen.library.guide import show_drafts
 
+    sign_as_flags_say(given)
+    flipbook = FlipbookOptions(given.seconds, given.words, given.crossfade)
     conversation = load_conversation(given.folder, lazily=True)
-    write_guide(show_drafts(conversation) if given.drafts else conversation, given.to)
+    shown = show_drafts(conversation) if given.drafts else conversation
+    write_guide(shown, given.to, flipbook=None if flipbook == FlipbookOptions() else flipbook)
     print(given.to)
     return 0
 
@@ -459,14 +472,14 @@ def write_answer(answer: Answer, folder: Path) -> None:
     folder = folder.resolve()
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
+        make_folder(part)
         for name, image in zip(answer.files(), answer.images(), strict=True):
-            (part / name).write_bytes(encode_picture(image.picture, "PNG", image.origin))
+            (part / name).write_bytes(encode_signed(image.picture, "PNG", image.origin, image.painted))
         (part / "reply.json").write_text(json.dumps(answer.as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
         (part / "reply.md").write_text(answer.as_markdown(), encoding="utf-8")
         if folder.exists():  # empty, else it had been refused
             folder.rmdir()
-        part.rename(folder)
+        place_folder(part, folder)
     except OSError as error:
         raise ValueError(f"The answer cannot be written to {folder} ({error.strerror or error}).") from error
     finally:

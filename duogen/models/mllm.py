@@ -159,7 +159,7 @@ class MLLM:
                 break
             count += 1
         for mine, other in zip(old.slots, new.slots, strict=False):
-            if mine.bov < count and mine.image.picture is not other.image.picture:
+            if mine.bov < count and not mine.image.shows_same(other.image):
                 return mine.bov
         cut = [slot.bov for slot in new.slots if slot.bov < count < slot.end]
         return min([count, *cut])

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 
 from duogen.conversation import Conversation, Text, Turn
 from duogen.conversation import Image as Picture
+from duogen.finetune.preferences import read_preferences
 from duogen.library.conversations import ConversationStore
 from tests.support.browser import (
     SHOTS,
@@ -187,9 +188,17 @@ def test_a_corrected_answer_is_a_branch_to_learn_from(fast: Server, tab) -> None
     assert "There it floats." in read_words(page) and list_pictures(page) == [old[0], old[2]]
     act(page, "teach")
     page.wait_for_selector("text=It is an example now")
+    act(page, "better")
+    page.wait_for_selector("text=This version counts as better")
+    (pair,) = read_preferences(fast.home / "arena").examples
+    assert "There it floats." in pair.lines[-1].text() and "All done!" in pair.worse.lines[-1].text()
     page.click("#talk .bot button[title='The branch before']")
     page.wait_for_selector("#talk .bot .count:has-text('1/2')")
     assert "All done!" in read_words(page) and list_pictures(page) == old
+    page.click("button[role=tab]:has-text('Fine-tune')")
+    expect(page.locator("#finetune-votes")).to_have_text("Learn from my votes (1)")
+    page.click("#finetune-votes")
+    page.wait_for_selector("text=Learning needs 8 votes between answers that differ in words or pictures, and has 1")
 
 
 def test_words_of_an_answer_and_back() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -14,7 +16,7 @@ from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done
 from duogen.models import pipeline
-from duogen.models.placement import DeviceSwapper, RemoteModel, swap_devices
+from duogen.models.placement import DeviceSwapper, RemoteModel, return_memory, swap_devices
 from duogen.options import LoadOptions
 from duogen.painters.pipeline_run import PipelineRun
 from tests.models.test_public import SAID, SIDE, options
@@ -149,3 +151,16 @@ def test_a_remote_model_is_no_module_and_carries_what_comes_and_goes(monkeypatch
     assert not isinstance(remote, torch.nn.Module) and str(remote.device) == "cuda:1" and remote.in_features == 2
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = remote.nothing
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_the_system_gets_back_what_an_answer_freed() -> None:
+    process = psutil.Process()
+    with return_memory():
+        blocks = [b"x" * 100_000 for _ in range(2000)]  # 200 MB
+        last = b"y" * 100_000  # the heap cannot shrink below it
+        full = process.memory_info().rss
+        del blocks
+        kept = process.memory_info().rss
+    assert full - process.memory_info().rss > 150e6, f"{full - kept:,} bytes before"
+    assert last

@@ -41,7 +41,7 @@ TOP = {
 }
 # From the ground up: a module imports from its own layer and from those below.
 LAYERS = [
-    {"duogen.files", "duogen.text_decoding", "duogen.picture_input", "duogen.provenance"},
+    {"duogen.files", "duogen.text_decoding", "duogen.picture_input", "duogen.provenance", "duogen.content_credentials", "duogen.faults"},
     {f"duogen.{name}" for name in ("conversation", "stored_picture", "events", "options")}
     | {f"duogen.{name}" for name in ("prompts", "paths", "precision", "kernels", "lazy_imports")},
     {"duogen.nn", "duogen.library"},

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image as PILImage
 
 from duogen import stored_picture
 from duogen.conversation import Conversation, Image, Text
-from duogen.library.conversations import NOT_OURS, ConversationStore, Entry, make_title
+from duogen.library.conversations import NOT_OURS, ConversationStore, Entry, list_tags, make_title
 from duogen.library.deletions import LEDGER
 
 
@@ -51,6 +52,27 @@ def test_the_list_is_newest_first_and_pinned_before_it(store: ConversationStore)
         store.rename(ids[1], " ")
 
 
+def test_tags_are_found_exactly_and_come_back_in_a_zip(store: ConversationStore, tmp_path: Path) -> None:
+    cake, boat = store.save(guide("A cake?")), store.save(guide("A boat with #paddles?"))
+    store.set_tags(cake.id, " #Cake，winter  low<b>fat, cake #")
+    store.set_tags(boat.id, "cakes winter")
+    before = store.list_entries()
+    assert [entry.tags for entry in before] == [("cakes", "winter"), ("cake", "winter", "low<b>fat")]
+    assert list_tags(before) == ["cake", "cakes", "low<b>fat", "winter"]
+    found = {"#CAKE": [cake], "#cak": [boat, cake], "#winter boat": [boat], "#paddles": [boat], "winter": [boat, cake]}
+    for words, right in found.items():
+        assert [entry.id for entry in store.list_entries(words)] == [each.id for each in right], words
+    (tmp_path / "cake.zip").write_bytes(store.pack(cake.id))
+    other = ConversationStore(tmp_path / "other")
+    back, copy = other.unpack(tmp_path / "cake.zip"), store.copy_until(cake.id, cake.head)
+    assert other.entry(back.id).tags == store.entry(copy.id).tags == ("cake", "winter", "low<b>fat")
+    for words in (" ".join(f"t{n}" for n in range(9)), "x" * 31):
+        with pytest.raises(ValueError, match="at most 8 tags of 30 letters"):
+            store.set_tags(cake.id, words)
+    store.set_tags(cake.id, " ")
+    assert store.entry(cake.id).tags == () and store.entry(boat.id).changed == before[0].changed
+
+
 def test_search_looks_into_all_branches(store: ConversationStore) -> None:
     boat, tree = store.save(guide()), store.save(guide("A tree?"))
     store.change(boat.id, lambda now: now.at(None).say("user", "And a Straße in Grün?"))
@@ -77,7 +99,7 @@ def test_a_name_leads_nowhere_else(store: ConversationStore, tmp_path: Path, mon
     removed = []
     monkeypatch.setattr("duogen.library.conversations.shutil.rmtree", lambda path, **_: removed.append(path))
     for id in ("..", "../../outside", "", "a" * 31, "A" * 32, str(tmp_path / "outside"), "f" * 32, ".deleted"):
-        assert store.read_about(id) == {"pinned": False, "notes": {}, "waiting": []}
+        assert store.read_about(id) == {"pinned": False, "tags": [], "notes": {}, "waiting": []}
         for ask in (store.open, store.pack, store.delete, store.restore):
             with pytest.raises(ValueError):
                 ask(id)
@@ -258,6 +280,20 @@ def test_opened_pictures_do_not_fill_the_memory(store: ConversationStore, monkey
     assert all(image.picture for image in images) and images[0].picture is held, "what somebody holds stays the same object"
 
 
+def test_what_was_saved_does_not_fill_the_memory(store: ConversationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    painted = [PILImage.new("RGB", (8, 8), (n, 0, 0)) for n in range(9)]
+    drafts = (Image(painted[7], 1), Image(painted[8], 1))
+    said = store.save(Conversation().say("assistant", *map(Image, painted[:6]), Image(painted[8], 1, drafts=drafts)))
+    images = store.open(said.id).path()[0].images()
+    assert images[0].picture is painted[0], "while somebody holds the pixels"
+    gone = [weakref.ref(each) for each in painted[1:]]
+    del painted, drafts
+    monkeypatch.setattr(stored_picture, "RECENT", stored_picture.RecentPictures())
+    assert not any(each() for each in gone)
+    assert [image.picture.getpixel((0, 0))[0] for image in images] == [0, 1, 2, 3, 4, 5, 8]
+    assert [draft.picture.getpixel((0, 0))[0] for draft in images[-1].drafts] == [7, 8]
+
+
 # Zips that a person has unpacked and packed again
 
 
@@ -318,6 +354,8 @@ def test_damaged_zips_are_named_with_their_reason(store: ConversationStore, tmp_
         b'{"pinned": 1, "notes": {"%s": {"line": {"a": [[]]}, "seed": "x", "thoughts": "\\ud83d"}}}' % (b"a" * 32),
         b'{"waiting": [{"words": 1, "files": {"a": 1}}, 5], "notes": {"x": 5}}',
         b'{"unasked": {"text": "", "files": ["\\u0000", "%s", 7]}}' % (b"a" * 5000),
+        b'{"tags": {"a": 1}, "notes": {"x": {"line": "kept"}}}',
+        b'{"tags": [1, null, "\\ud83d", "# ", "%s", "a\\u0000 b", "c", "d", "e", "f", "g", "h", "i", "j"]}' % (b"a" * 5000),
     ],
 )
 def test_a_hostile_note_breaks_nothing(store: ConversationStore, tmp_path: Path, about: bytes) -> None:
@@ -325,6 +363,8 @@ def test_a_hostile_note_breaks_nothing(store: ConversationStore, tmp_path: Path,
     (store.folder / back.id / "about.json").write_bytes(about)
     (entry,) = ConversationStore(store.folder).list_entries()
     read = store.read_about(back.id)
+    assert len(read["tags"]) <= 8 and all(0 < len(tag) <= 30 and " " not in tag for tag in read["tags"])
+    assert b"kept" not in about or read["notes"] == {"x": {"line": "kept"}}
     assert not entry.pinned and all(isinstance(value, str) for note in read["notes"].values() for value in note.values())
     store.save_note(back.id, "a" * 32, {"line": "new"})
     store.pin(back.id, True)

@@ -8,25 +8,33 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gradio as gr
 import regex
 
 from duogen.conversation import Conversation, Piece, Text, Turn
-from duogen.library.conversations import ConversationStore
+from duogen.evaluate.arena import VOTES, add_mark, arena_home
+from duogen.files import make_folder, place_folder
+from duogen.library.conversations import ConversationStore, fold_tag
 from duogen.library.export import as_html, as_pdf, as_zip
+from duogen.library.flipbook import FLIPBOOKS, list_frames
+from duogen.library.guide import Section, sections, text_direction
+from duogen.library.guide_pictures import alt_text
+from duogen.library.markdown import render_html
 from duogen.library.picture_file import PictureInfo
-from duogen.text_decoding import cut_text
+from duogen.text_decoding import cut_text, fold_text
 from ui.chat.answers import Task
 from ui.chat.correct import reword, write_words
-from ui.chat.history import SHOWN_PIXELS, address, button
+from ui.chat.history import SHOWN_PIXELS, address, button, find_versions
 from ui.chat.panel import Chat, Edit, View, catch_refusal
 from ui.chat.waiting_list import Request, WaitingLists
 from ui.parts.i18n import translate
 from ui.parts.pictures import PictureFolder
 from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed
+from ui.tabs.arena import open_contestant
 from ui.tabs.finetune import keep_example
 
 VARIANTS = 4
@@ -41,12 +49,13 @@ class ChatActions:
         self.chat, self.to_studio, self.status = chat, to_studio, chat.status
         self.handlers: dict[str, Callable[..., Updates]] = {
             "open": self._open, "rename": self._rename, "name": self._set_name, "pin": self._pin, "unpin": self._unpin,
+            "retag": self._retag, "tags": self._set_tags, "tag": self._filter_by_tag,
             "delete": self._delete, "branch": self._show_branch, "edit": self._edit, "retry": self.chat.retry, "drop": self._drop,
             "again": self._repaint, "vary": self._vary, "on": self._continue, "words": self._edit_words, "use": self._use,
             "studio": self._open_in_studio, "undo": self._undo, "cancel": self._cancel, "say": self._refuse,
             "teach": self._keep_example, "rest": self._repaint_rest, "split": self._continue_apart, "reword": self._reword,
             "wait-up": self._move_up, "wait-down": self._move_down, "wait-edit": self._edit_waiting, "wait-cancel": self._cancel_waiting,
-            "go-on": self._go_on,
+            "go-on": self._go_on, "better": partial(self._mark, True), "worse": partial(self._mark, False),
         }  # fmt: skip
 
     @catch_refusal
@@ -54,7 +63,7 @@ class ChatActions:
         """Handle a click: "command argument argument", and the words typed with it."""
         command, *arguments = str(event._data.get("command", "")).split(" ")
         try:
-            if command in ("name", "reword"):
+            if command in ("name", "tags", "reword"):
                 arguments.append(event._data.get("words", ""))
             return self.handlers[command](values, request, *arguments)
         except (KeyError, TypeError, IndexError) as error:
@@ -80,11 +89,25 @@ class ChatActions:
         return self.chat.enter_view(values, request, View(id), words) | box
 
     def _rename(self, values: dict, request: gr.Request, id: str) -> Updates:
-        return self._refresh_list(values, renaming=id)
+        return self._refresh_list(values, renaming=id, tagging=None)
 
     def _set_name(self, values: dict, request: gr.Request, id: str, words: str) -> Updates:
         self.chat.store.rename(id, str(words))
         return self._refresh_list(values, renaming=None)
+
+    def _retag(self, values: dict, request: gr.Request, id: str) -> Updates:
+        return self._refresh_list(values, tagging=id, renaming=None)
+
+    def _set_tags(self, values: dict, request: gr.Request, id: str, words: str) -> Updates:
+        self.chat.store.set_tags(id, str(words))
+        return self._refresh_list(values, tagging=None)
+
+    def _filter_by_tag(self, values: dict, request: gr.Request, tag: str) -> Updates:
+        """Put a tag into the search, or take it out."""
+        words = (values[self.chat.search] or "").split()
+        others = [word for word in words if fold_text(word) != fold_tag(tag)]
+        search = " ".join(others if len(others) < len(words) else [*words, f"#{tag}"])
+        return {self.chat.search: search} | self._refresh_list(values | {self.chat.search: search})
 
     def _pin(self, values: dict, request: gr.Request, id: str) -> Updates:
         self.chat.store.pin(id, True)
@@ -240,34 +263,51 @@ class ChatActions:
         keep_example(conversation.at(id))
         return self.chat.render(values, values[self.chat.view], "It is an example now; the Fine-tune tab has it.")
 
+    def _mark(self, better: bool, values: dict, request: gr.Request, id: str) -> Updates:
+        """Count a version as better, or worse, than each of the others."""
+        conversation, turn = self.chat.find_turn(values, id)
+        others = find_versions(conversation, turn, self.chat.store.read_about(conversation.id)["notes"])
+        if not others:
+            raise Refusal("There is no other finished version of this answer.")
+        asked, who = conversation.at(turn.parent).path(), open_contestant(self.chat.loading)
+        for other in others:
+            add_mark(arena_home() / VOTES, asked, *((turn, other) if better else (other, turn)), who)
+        said = "better" if better else "worse"
+        return self.chat.render(values, values[self.chat.view], f"This version counts as {said}; Fine-tune can learn from it.")
+
     def _open_in_studio(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         image = turn.image_at(int(at))
-        about = PictureInfo(image.alt, conversation=conversation.id, turn=id, origin=image.origin or "")
+        about = PictureInfo(image.alt, painted=image.painted, conversation=conversation.id, turn=id, origin=image.origin or "")
         return self.to_studio(self.chat.shared.gallery.add(image.picture, about).id)
 
 
 def make_packer(store: ConversationStore, exports: Path, pictures: PictureFolder) -> Callable[[str], dict]:
     """Returns the function that makes the files to download, and gives the words to copy or to edit.
 
-    A zip, which may be large, goes into `exports`.
+    A zip or a flipbook, which may be large, goes into `exports`.
     """
     writers = {"pdf": (".pdf", as_pdf), "html": (".html", encode_html), "markdown": (".zip", as_zip)}
-    exports.mkdir(parents=True, exist_ok=True)
+    make_folder(exports)
 
     def pack(command: str) -> dict:
         """The name of a file, and its data or its address, for "KIND CONVERSATION" or "KIND CONVERSATION ANSWER"; the words for "copy",
-        and for "parts" the words and the addresses of the pictures of an answer."""
+        and for "parts" and "play" the words and the addresses of the pictures of an answer."""
         kind, id, *answer = str(command).split(" ")
         try:
             if kind == "copy":
                 return {"words": store.open(id).turns[answer[0]].text()}
             if kind == "parts":
                 return {"parts": [show_part(part, pictures) for part in store.open(id).turns[answer[0]].parts]}
+            if kind == "play":
+                return show_flipbook(*sections(store.open(id), answer[0]), pictures)
+            if flipbook := FLIPBOOKS.get(f".{kind}"):
+                name, made = f"{make_file_name(store.entry(id).title)}.{kind}", flipbook(store.open(id), next(iter(answer), None))
+                return {"name": name, "address": address(write_export(exports, name, lambda out: out.write(made)))}
             ending, write = writers.get(kind, (".zip", None))
             name = make_file_name(store.entry(id).title) + ending
             if write is None:
-                return {"name": name, "address": address(write_export(store, id, exports, name))}
+                return {"name": name, "address": address(write_export(exports, name, lambda out: store.pack_to(id, out)))}
             return {"name": name, "data": base64.b64encode(write(store.open(id), *answer)).decode()}
         except (ValueError, TypeError, LookupError) as error:
             return {"error": str(error)}
@@ -282,32 +322,51 @@ def show_part(part: Piece, pictures: PictureFolder) -> dict[str, str]:
     return {"picture": address(pictures.keep_image(part, SHOWN_PIXELS)), "alt": part.alt}
 
 
+def show_flipbook(answer: Section, pictures: PictureFolder) -> dict[str, Any]:
+    """What `flipbook.js` plays. Raises ValueError: as `list_frames`."""
+    frames = list_frames([answer])
+    return {
+        "language": frames[0].language,
+        "direction": text_direction(frames[0].language),
+        "frames": [
+            {
+                "picture": address(pictures.keep_image(each.image, SHOWN_PIXELS)),
+                "shape": each.image.picture.width / each.image.picture.height,
+                "alt": alt_text(each.image, each.words),
+                "words": render_html(each.words),
+                "milliseconds": each.milliseconds,
+            }
+            for each in frames
+        ],
+    }
+
+
 def make_file_name(title: str) -> str:
     """A title as a name that every file system takes."""
     words = regex.sub(r"[^\w-]+", "-", title).strip("-")  # `re` takes the vowel signs of Thai and Hindi for no letters
     return cut_text(words, NAME_LETTERS).strip("-") or "conversation"
 
 
-def write_export(store: ConversationStore, id: str, exports: Path, name: str) -> Path:
-    """A conversation as a zip, in a folder whose name nobody can guess; those of an hour ago are deleted.
+def write_export(exports: Path, name: str, write: Callable[[BinaryIO], object]) -> Path:
+    """Write a file in a folder whose name nobody can guess; those of an hour ago are deleted.
 
     Raises:
-        ValueError: as `ConversationStore.pack_to`, or there is no room.
+        ValueError: as `write`, or there is no room.
     """
     for old in exports.iterdir():
         if abs(time.time() - old.stat().st_mtime) > EXPORT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     folder = exports / uuid.uuid4().hex
+    part = exports / f".{folder.name}.part"
     try:
-        folder.mkdir()
-        with (folder / name).open("wb") as out:
-            store.pack_to(id, out)
+        part.mkdir()
+        with (part / name).open("wb") as out:
+            write(out)
+        place_folder(part, folder)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(f"The zip cannot be written: {error.strerror or error}.") from error
-    except ValueError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        raise ValueError(f"The file cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder / name
 
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from duogen.conversation import Conversation, Piece, Turn
 from duogen.events import Done, Event, Events, Failed, ImageDone, ImageStarted, Stats, TextDelta
+from duogen.faults import describe_fault
+from duogen.files import explain_disk
 from duogen.library.conversations import ConversationStore
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
@@ -172,10 +173,8 @@ class Jobs:
                     self._work(job)
             self._finish(job)
         except Exception as error:  # the chat must go on after whatever happened
-            traceback.print_exc()
-            reason = ": ".join(filter(None, [type(error).__name__, str(error)]))
-            job.bad, job.status = True, f"The answer failed ({reason}); you can ask again."
-            with contextlib.suppress(ValueError):  # the conversation is gone
+            job.bad, job.status = True, explain_disk(error) or f"The answer failed ({describe_fault(error)}); you can ask again."
+            with contextlib.suppress(ValueError, OSError):  # the conversation is gone, or the disk is full
                 self._finish(job)
         finally:
             self._end(job)

@@ -34,6 +34,11 @@ ENDED = {
 BROKEN_OFF = "broken off"
 UNFINISHED = (BROKEN_OFF, *(words for each in ENDED.values() for words in each))
 FACT = re.compile(r"\d+ pictures?|[\d.]+ s|seed \w+")
+FLIPBOOK_FILES = [
+    ("webp", "Save as animated WebP"),
+    ("gif", "Save as GIF"),
+    ("mp4", "Save as video"),
+]
 PICTURE_BAR = [("again", "Paint this picture again"), ("words", "Change its words and paint again")]
 PICTURE_MENU = [
     ("vary", "Paint four different ones"),
@@ -41,6 +46,7 @@ PICTURE_MENU = [
     ("use", "Use this picture in a question"),
     ("studio", "Edit this picture in the studio"),
 ]
+MARKS = {"better": "Better than its other versions", "worse": "Worse than its other versions"}
 PICTURE_REST = ("rest", "Paint again from here")
 OUTDATED = "What stands before this picture has changed since it was painted."
 
@@ -158,14 +164,19 @@ def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dic
         (facts if FACT.fullmatch(each) else told).append(translate(each))
     bar = [button("copy", "Copy the words", conversation.id, turn.id), button("retry", "Answer again with a new seed", turn.id)]
     bar.append(button("edit", "Correct the words, as a branch", turn.id))
+    plays = sum(block.picture is not None for block in blocks) > 1
     menu = [
+        *([menu_entry("play", "Play as a flipbook", conversation.id, turn.id)] if plays else []),
         menu_entry("reword", "Edit words", conversation.id, turn.id),
         menu_entry("split", "Continue in a new conversation", turn.id),
         menu_entry("pdf", "Save this answer as PDF", conversation.id, turn.id),
+        *(menu_entry(command, name, conversation.id, turn.id) for command, name in (FLIPBOOK_FILES if plays else [])),
         menu_entry("print", "Print this answer", conversation.id, turn.id),
         menu_entry("teach", "Use as training example", turn.id),
         menu_entry("drop", "Delete, with all that came after it", turn.id),
     ]
+    if find_versions(conversation, turn, notes):
+        menu[-1:-1] = [menu_entry(command, name, turn.id) for command, name in MARKS.items()]
     line = f"<small>{html.escape(' · '.join(told))}</small>" if told else ""
     if said.endswith(UNFINISHED) and parts:
         line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
@@ -173,6 +184,13 @@ def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dic
     follow = button("follow", "Show it step by step over the whole window", conversation.id, turn.id, words="Follow") if can_follow else ""
     actions = f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu, " · ".join(facts))}{line}{follow}</div>'
     return [join_parts([thoughts_part(str(about.get("thoughts", ""))), *parts, html_part(actions)])]
+
+
+def find_versions(conversation: Conversation, turn: Turn, notes: dict[str, dict]) -> list[Turn]:
+    """The other answers to the same request, where they and the answer itself are finished."""
+    beside = [conversation.turns[id] for id in conversation.branches(turn.id)]
+    done = [each for each in beside if not str(notes.get(each.id, {}).get("line", "")).endswith(UNFINISHED)]
+    return [each for each in done if each is not turn] if turn in done and turn.parent else []
 
 
 def menu_entry(command: str, name: str, *arguments: object) -> str:
@@ -307,7 +325,7 @@ def _differ_only_at(some: tuple[Piece, ...], others: tuple[Piece, ...], at: int)
 
 
 def _same_picture(one: Piece, other: Piece) -> bool:
-    return isinstance(one, Image) and isinstance(other, Image) and one.picture is other.picture
+    return isinstance(one, Image) and isinstance(other, Image) and one.shows_same(other)
 
 
 def find_outdated(conversation: Conversation, turn: Turn, rejected: Collection[str] = ()) -> set[int]:

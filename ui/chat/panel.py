@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from duogen.conversation import Conversation, Image, Piece, Text, Turn
-from duogen.library.conversations import ConversationStore, Entry, make_title
+from duogen.library.conversations import ConversationStore, Entry, list_tags, make_title
 from duogen.picture_input import open_picture
 from duogen.text_decoding import clean_message
 from ui.chat.answers import Job, Jobs, Task, answer_task, repaint_rest_work, repaint_work
 from ui.chat.correct import apply_correction
 from ui.chat.history import Message, messages
-from ui.chat.sidebar import chat_list
+from ui.chat.sidebar import chat_list, tag_row
 from ui.chat.waiting_list import Request, list_html
 from ui.parts.i18n import translate
 from ui.parts.shared import (
     EMPTY_BOX,
+    REFUSALS,
     Refusal,
     Shared,
     Updates,
@@ -59,12 +60,14 @@ class View:
         id: the conversation, `None` before the first question of a new one.
         editing: what the next message replaces.
         renaming: the conversation that is being renamed.
+        tagging: the conversation whose tags are being typed.
         undo: what Undo restores: the id of a deleted conversation, or an earlier state of a conversation.
     """
 
     id: str | None = None
     editing: Edit | None = None
     renaming: str | None = None
+    tagging: str | None = None
     undo: str | Conversation | None = None
 
 
@@ -95,7 +98,7 @@ def catch_refusal(handler: Callable) -> Callable:
     def wrapper(chat: Any, *given: Any) -> Updates:
         try:
             return handler(chat, *given)
-        except (Refusal, ValueError) as reason:
+        except REFUSALS as reason:
             show_warning(reason)
             return {chat.status: gr.skip()}
 
@@ -236,7 +239,9 @@ class Chat:
     def render_list(self, values: dict, view: View) -> str:
         words = values.get(self.search) or ""
         entries, running = self.store.list_entries(words), self.jobs.running_chats()
-        return chat_list(entries, view.id, view.renaming, running, bool(words.strip()), self._make_thumbnails(entries))
+        searched, edited = bool(words.strip()), {view.renaming: "name", view.tagging: "tags"}
+        tags = list_tags(self.store.list_entries() if searched else entries)
+        return tag_row(tags, words) + chat_list(entries, view.id, edited, running, searched, self._make_thumbnails(entries))
 
     def _make_thumbnails(self, entries: list[Entry]) -> Callable[[Entry], Path | None]:
         """Small pictures of conversations; of those that are not there yet a few are made now."""

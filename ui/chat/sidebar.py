@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
-from duogen.library.conversations import Entry
+from duogen.library.conversations import MOST_TAGS, TAG_LETTERS, Entry, fold_tag
+from duogen.text_decoding import fold_text
 from ui.chat.history import address, button
 from ui.parts.i18n import translate
 
@@ -24,7 +25,7 @@ SAVES = (
 def chat_list(
     entries: list[Entry],
     shown: str | None,
-    renaming: str | None,
+    edited: Mapping[str | None, str],
     running: set[str],
     searched: bool,
     thumbnail: Callable[[Entry], Path | None],
@@ -33,6 +34,7 @@ def chat_list(
 
     Args:
         shown: the open one.
+        edited: those with a box to type in, and what it sets: "name" or "tags".
         running: those with a running answer.
         searched: whether this is the result of a search.
         thumbnail: the file of a small picture of a conversation, if it has one.
@@ -42,9 +44,25 @@ def chat_list(
         return f'<p class="none">{html.escape(none)}</p>'
     today, days = date.today(), ""
     for day, found in itertools.groupby(entries, lambda entry: _day_html(entry, today)):
-        lines = (_entry_html(entry, entry.id == shown, entry.id == renaming, entry.id in running, thumbnail(entry)) for entry in found)
+        lines = (
+            _box_html(entry, edited[entry.id])
+            if entry.id in edited
+            else _entry_html(entry, entry.id == shown, entry.id in running, thumbnail(entry))
+            for entry in found
+        )
         days += f"<h2>{day}</h2><ul>{''.join(lines)}</ul>"
     return days
+
+
+def tag_row(tags: list[str], words: str) -> str:
+    """All tags as buttons that filter the list; those in the `words` of the search are pressed."""
+    if not tags:
+        return ""
+    chosen, shown = fold_text(words).split(), ""
+    for tag in tags:
+        pressed, called = str(fold_tag(tag) in chosen).lower(), html.escape(tag)
+        shown += f'<button type="button" class="act tag" value="tag {called}" aria-pressed="{pressed}" dir="auto">{called}</button>'
+    return f'<div class="tags" role="group" aria-label="{html.escape(translate("Tags"))}">{shown}</div>'
 
 
 def _day_html(entry: Entry, today: date) -> str:
@@ -57,23 +75,35 @@ def _day_html(entry: Entry, today: date) -> str:
     return f'<time datetime="{day.isoformat()}">{day.isoformat()}</time>'
 
 
-def _entry_html(entry: Entry, shown: bool, renaming: bool, running: bool, thumbnail: Path | None) -> str:
+def _box_html(entry: Entry, kind: str) -> str:
+    """A conversation while its name or its tags are typed."""
+    title = html.escape(entry.title or translate("Without a name"))
+    if kind == "name":
+        name = html.escape(translate("Name of the conversation"))
+        box = f'<input name="name {entry.id}" value="{title}" maxlength="200" dir="auto" title="{name}" aria-label="{name}">'
+        return f'<li class="renaming">{box}</li>'
+    name, tags = html.escape(translate("Tags, with spaces between them")), html.escape(" ".join(entry.tags))
+    most = MOST_TAGS * (TAG_LETTERS + 2)
+    box = f'<input name="tags {entry.id}" value="{tags}" maxlength="{most}" dir="auto" placeholder="{name}" aria-label="{name}">'
+    return f'<li class="tagging"><div><span class="title" dir="auto">{title}</span>{box}</div></li>'
+
+
+def _entry_html(entry: Entry, shown: bool, running: bool, thumbnail: Path | None) -> str:
     called = entry.title or translate("A damaged conversation" if entry.damaged else "Without a name")
     title = html.escape(called)
-    if renaming:
-        name = html.escape(translate("Name of the conversation"))
-        box = f'<input name="{entry.id}" value="{title}" maxlength="200" dir="auto" title="{name}" aria-label="{name}">'
-        return f'<li class="renaming">{box}</li>'
     marks = _mark("busy", "An answer is being made") * running + _mark("pinned", "Pinned") * entry.pinned
     marks += _mark("damaged", "Damaged") * entry.damaged
-    actions = [("rename", "Rename"), ("unpin", "Unpin") if entry.pinned else ("pin", "Pin"), *SAVES, ("delete", "Delete")]
+    pin = ("unpin", "Unpin") if entry.pinned else ("pin", "Pin")
+    actions = [("rename", "Rename"), ("retag", "Tags"), pin, *SAVES, ("delete", "Delete")]
     if entry.damaged:
         actions = [("zip", "Save its files"), ("delete", "Delete")]
     menu = "".join(f"<span>{button(command, name, entry.id, words=name)}</span>" for command, name in actions)
     here = ' aria-current="page"' if shown else ""
     more = html.escape(translate(f"More for {called}"))
     picture = f'<img src="{address(thumbnail)}" alt="" loading="lazy">' if thumbnail else '<span class="blank"></span>'
-    said = f'{picture}<span class="title">{marks}{title}</span>'
+    tags = " ".join(f'<span class="tag" dir="auto">{html.escape(tag)}</span>' for tag in entry.tags)
+    below = f' <span class="tags">{tags}</span>' if tags else ""
+    said = f'{picture}<span class="said"><span class="title">{marks}{title}</span>{below}</span>'
     opening = f'<button type="button" class="act open" value="open {entry.id}" title="{title}" dir="auto"{here}>{said}</button>'
     more = f'<details class="more"><summary aria-label="{more}"></summary><div class="menu">{menu}</div></details>'
     return f'<li class="{"on" if shown else ""}">{opening}{more}</li>'

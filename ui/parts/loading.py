@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from duogen.faults import describe_fault
 from duogen.hub.catalogue import bundled_id
 from duogen.options import LoadOptions
 from ui.parts.queue import FairQueue
@@ -129,8 +129,7 @@ class Loading:
             self.error = str(error)
             self._report(self.error)
         except Exception as error:  # whatever it is, the page must say so instead of waiting for ever
-            traceback.print_exc()
-            self.error = f"The pair could not be opened ({type(error).__name__}: {error}); the terminal shows more."
+            self.error = f"The pair could not be opened ({describe_fault(error)}); the terminal shows more."
             self._report(self.error)
         finally:
             self.finished.set()

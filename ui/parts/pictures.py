@@ -15,9 +15,11 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image as PILImage
 
+from duogen.content_credentials import encode_signed, signer_id
 from duogen.conversation import Image
-from duogen.files import write_beside
-from duogen.provenance import Origin, encode_picture
+from duogen.files import make_folder, write_beside
+from duogen.provenance import Origin
+from duogen.stored_picture import StoredPicture, open_pixels
 
 MOST_BYTES = 512 * 1024**2
 # Some systems and browsers do not know that these are pictures.
@@ -46,24 +48,27 @@ class PictureFolder:
 
     def __init__(self, folder: Path, limit: int, most: int = MOST_BYTES) -> None:
         self.folder, self.limit, self.most = folder, limit, most
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         found = sorted((file.stat().st_mtime, file, file.stat().st_size) for file in folder.glob("*.png"))
         self._files = {file: size for _, file, size in found}
         self.bytes = sum(self._files.values())
-        self._known: dict[tuple[int, int, Origin | None], Path] = {}  # by picture object while it lives: hashing costs more than showing
+        self._known: dict[tuple[int, int, Origin | None, bool], Path] = {}  # by picture object, as hashing costs more than showing
         self._lock = threading.Lock()
 
     def keep_image(self, image: Image, most: int = 0) -> str:
-        """As `keep`, with the image's origin, which every file must carry that a browser can save."""
-        return self.keep(image.picture, most, image.origin)
+        """As `keep`, with the image's origin, which every file must carry that a browser can save, signed where it was painted."""
+        return self.keep(image.source, most, image.origin, image.painted)
 
-    def keep(self, picture: PILImage.Image, most: int = 0, origin: Origin | None = None) -> str:
-        """The path of a file that holds `picture` and its origin, made smaller to `most` pixels a side if that is not 0."""
-        key = (id(picture), most, origin)
+    def keep(self, picture: PILImage.Image | StoredPicture, most: int = 0, origin: Origin | None = None, painted: bool = False) -> str:
+        """The path of a file that holds `picture` and its origin, made smaller to `most` pixels a side if that is not 0.
+
+        The pixels of a file are read once only.
+        """
+        key = (id(picture), most, origin, painted)
         with self._lock:
             file = self._known.get(key)
             if file is None:
-                file = self._known[key] = self._write(picture, most, origin)
+                file = self._known[key] = self._write(open_pixels(picture), most, origin, painted)
                 weakref.finalize(picture, self._known.pop, key, None)
             size = self._files.pop(file, None)
             if size is None:
@@ -74,14 +79,14 @@ class PictureFolder:
                 self._drop(next(iter(self._files)))
         return str(file)
 
-    def _write(self, picture: PILImage.Image, most: int, origin: Origin | None) -> Path:
+    def _write(self, picture: PILImage.Image, most: int, origin: Origin | None, painted: bool) -> Path:
         if most and max(picture.size) > most:
             picture = picture.copy()
             picture.thumbnail((most, most))
-        named = f"{picture.width}x{picture.height}{origin or ''}".encode()
+        named = f"{picture.width}x{picture.height}{origin or ''}{signer_id() if painted else ''}".encode()
         file = self.folder / (hashlib.sha256(named + picture.tobytes()).hexdigest()[:32] + ".png")
         if not file.exists():
-            write_beside(file, encode_picture(picture, "PNG", origin, compress_level=1))
+            write_beside(file, encode_signed(picture, "PNG", origin, painted, compress_level=1))
         return file
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import secrets
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import gradio as gr
 from gradio.components import Component
 
 from duogen.conversation import Image
+from duogen.files import explain_disk
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
@@ -42,6 +44,9 @@ def draw_seed() -> int:
 
 class Refusal(Exception):
     """A request of the user that is refused; the message is one sentence for the user, and nothing changes."""
+
+
+REFUSALS = (Refusal, ValueError, OSError, sqlite3.OperationalError)  # the last two for a full disk
 
 
 @dataclass(frozen=True)
@@ -140,14 +145,17 @@ def idle_line(words: str) -> str:
 
 
 def show_warning(reason: Exception) -> None:
-    """Show a warning. Gradio's own errors would cover the page."""
-    gr.Warning(translate_html(str(reason)), title=translate("One moment"))
+    """Show a warning. Gradio's own errors would cover the page. Raises: `reason` itself, where it is no sentence for a user."""
+    words = str(reason) if isinstance(reason, Refusal | ValueError) else explain_disk(reason)
+    if not words:
+        raise reason
+    gr.Warning(translate_html(words), title=translate("One moment"))
 
 
 def catch_refusals(updates: Iterator[Updates], idle: Component) -> Iterator[Updates]:
     """Show a refusal as a warning; `idle` is any output of the event."""
     try:
         yield from updates
-    except (Refusal, ValueError) as reason:
+    except REFUSALS as reason:
         show_warning(reason)
         yield {idle: gr.skip()}

@@ -10,8 +10,10 @@ const copyText = (text) => {
   area.remove();
 };
 
-const download = async (command) => {
+const download = async (command, menu) => {
+  menu?.classList.add('packing'); // a video takes seconds
   const file = await server.pack(command);
+  menu?.classList.remove('packing');
   if (file.error) return sendCommand('say ' + file.error);
   const link = Object.assign(document.createElement('a'), { href: file.address, download: file.name });
   if (file.data) link.href = URL.createObjectURL(new Blob([Uint8Array.from(atob(file.data), letter => letter.charCodeAt(0))]));
@@ -121,10 +123,12 @@ document.addEventListener('click', async event => {
     await copyText(said.words);
     act.classList.add('done');
     setTimeout(() => act.classList.remove('done'), 1200);
-  } else if (['zip', 'pdf', 'html', 'markdown'].includes(command)) {
-    download(act.value);
+  } else if (['zip', 'pdf', 'html', 'markdown', 'webp', 'gif', 'mp4'].includes(command)) {
+    download(act.value, act.closest('details'));
   } else if (command === 'follow') {
     openGuide(act.value.split(' ').slice(1).join('/'));
+  } else if (command === 'play') {
+    playFlipbook(act);
   } else if (command === 'print') {
     printGuide(act.value);
   } else if (command === 'reword') {
@@ -135,14 +139,22 @@ document.addEventListener('click', async event => {
   }
 });
 
-// A name is typed in the list itself: Enter keeps it, Escape does not.
+// A name or tags are typed in the list itself: Enter keeps them, Escape does not. Then the focus is on that conversation.
+let edited = '';
+const leaveBox = () => {
+  const open = edited && !document.querySelector('#chats input') && document.querySelector(`#chats button[value="open ${edited}"]`);
+  if (!open) return;
+  edited = '';
+  if (document.activeElement === document.body) open.focus();
+};
 document.addEventListener('keydown', event => {
   if (event.key === 'Escape') {
     const menu = event.target.closest?.('details.more[open]');
     if (menu) { menu.open = false; menu.querySelector('summary').focus(); }
   }
-  if (!event.target.matches?.('#chats input')) return;
-  if (event.key === 'Enter') sendCommand('name ' + event.target.name, { words: event.target.value });
+  if (!event.target.matches?.('#chats input') || event.isComposing) return;
+  if (event.key === 'Enter' || event.key === 'Escape') edited = event.target.name.split(' ')[1];
+  if (event.key === 'Enter') sendCommand(event.target.name, { words: event.target.value });
   if (event.key === 'Escape') sendCommand('cancel');
 });
 
@@ -198,7 +210,13 @@ const tidy = () => {
   for (const picture of document.querySelectorAll('#talk .example img')) picture.alt = ''; // the words beside it say what it is
   setTabStops();
   const name = document.querySelector('#chats input:not(.seen)');
-  if (name) { name.classList.add('seen'); name.focus(); name.select(); }
+  if (name) {
+    name.classList.add('seen');
+    name.focus();
+    if (name.name.startsWith('name ')) name.select();
+    else name.setSelectionRange(name.value.length, name.value.length);
+  }
+  leaveBox();
 };
 // The keyboard in the chat: Tab goes from the newest card or message to older ones, arrows go through what one holds.
 const CONTROLS = 'a[href], button:not(form.words button), summary';
