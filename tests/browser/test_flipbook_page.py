@@ -76,6 +76,8 @@ def test_a_flipbook_fits_a_phone_and_waits_where_motion_is_unwanted(fast, tab, t
     page.click("#talk .bot-row .chat-actions .more > summary")
     settle(page)
     page.screenshot(path=SHOTS / f"flipbook-menu-{theme}.png")
+    right = "selector => document.querySelector(selector).getBoundingClientRect().right"
+    assert page.evaluate(right, "#talk .bot-row details[open] .menu") <= page.evaluate(right, "#talk .bot-row .chat-actions")
     page.click("#talk .menu button[value^='play ']")
     expect(page.locator(".flipbook .toggle")).to_have_text("Play")
     assert faults(page, ".flipbook") == [] and overflow_width(page) <= 0
