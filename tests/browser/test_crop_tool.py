@@ -92,6 +92,7 @@ def test_the_part_that_is_trained_is_chosen_by_keyboard_and_by_drag(tiny: Server
     page.wait_for_function("document.querySelector('#finetune-tiles button.chosen img').naturalWidth > 0")
     shoot(page, "crop-tiles")
     tile.press("Enter")
+    expect(dialog).to_be_visible()
     expect(dialog.locator("output")).to_have_text(["100 × 100", "152", "50"])
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()

@@ -31,9 +31,10 @@ const groupShapes = () => {
 };
 let headDue = false;
 new MutationObserver(() => {
+  groupShapes(); // at once: Gradio renames all choices with every choice, and the next key may come before the next frame
   if (headDue) return;
   headDue = true;
-  requestAnimationFrame(() => { headDue = false; describePair(); groupShapes(); });
+  requestAnimationFrame(() => { headDue = false; describePair(); });
 }).observe(document.body, { childList: true, subtree: true, attributeFilter: ['class'] });
 describePair();
 groupShapes();
