@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from duogen.files import write_beside
 
 
 def host() -> dict[str, Any]:
@@ -23,6 +26,12 @@ def host() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def report(figures: dict[str, Any], machine: dict[str, Any], out: Path) -> None:
+    """Print figures, and write them to a file with the machine that they are of."""
+    print(json.dumps(figures, indent=1))
+    write_beside(out, (json.dumps({"machine": machine, **figures}, indent=1) + "\n").encode())
 
 
 def cpu_kind() -> str:

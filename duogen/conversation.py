@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image as PILImage
 
 from duogen.content_credentials import encode_signed
-from duogen.files import make_folder, place_folder, read_bytes, write_beside
+from duogen.files import fill_folder, make_folder, read_bytes, write_beside
 from duogen.picture_input import open_picture
 from duogen.provenance import Origin
 from duogen.stored_picture import StoredPicture, open_pixels, read_header
@@ -65,7 +63,7 @@ class Image:
         return self.source is other.source or self.picture is other.picture
 
     @property
-    def painted(self) -> bool:
+    def is_painted(self) -> bool:
         """Whether DuoGen painted it; an upload may carry the mark of another program."""
         return self.seed is not None
 
@@ -216,13 +214,8 @@ def save_conversation(conversation: Conversation, folder: Path, changed: float |
     """
     if folder.exists():
         return _write_conversation(conversation, folder, folder, changed)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")  # one that a kill left half filled would count as damaged
-    try:
-        stored = _write_conversation(conversation, part, folder, changed)
-        place_folder(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return stored
+    with fill_folder(folder) as part:  # one that a kill left half filled would count as damaged
+        return _write_conversation(conversation, part, folder, changed)
 
 
 def _write_conversation(conversation: Conversation, written: Path, folder: Path, changed: float | None) -> Conversation:
@@ -357,7 +350,7 @@ def _save_image(part: Image, images: Path) -> dict:
     if isinstance(part.source, StoredPicture) and part.source.file.parent == images:
         file = part.source.file.name  # it is there already, damaged or not
     else:
-        file = _save_picture(part.picture, images, part.origin, part.painted)
+        file = _save_picture(part.picture, images, part.origin, part.is_painted)
     entry = {"type": "image", "file": file, "seed": part.seed, "seconds": part.seconds, "alt": clean_text(part.alt)}
     if part.drafts:
         entry["drafts"] = [_save_image(each, images) for each in part.drafts]

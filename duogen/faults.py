@@ -15,6 +15,11 @@ def report_fault(error: BaseException) -> str:
     return number
 
 
+def name_fault(error: BaseException) -> str:
+    """As `report_fault`; returns the kind of error and its number, for those who may not read what it says."""
+    return f"{type(error).__name__}; fault {report_fault(error)}"
+
+
 def describe_fault(error: BaseException) -> str:
     """As `report_fault`; returns what stands in brackets behind a sentence: the kind of error, what it says, its number."""
     said = f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,22 @@ def place_folder(part: Path, folder: Path) -> None:
             sync_file(each)
     sync_folder(part)
     move(part, folder)
+
+
+@contextlib.contextmanager
+def fill_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, to be filled: it takes that place after the block, for good, or goes where the block raises.
+
+    What stands in the place must be gone, or empty, by the end of the block.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        make_folder(part)
+        yield part
+        place_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def sync_file(file: Path) -> None:

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.machine import host
+from bench.machine import host, report
 from bench.reliability.person import ACTS, Ledger, Person, find_leftovers, find_lost, read_home
-from duogen.files import explain_disk, write_beside
+from duogen.files import explain_disk
 from duogen.paths import ROOT
 
 FILE = Path(__file__).parents[1] / "results" / "full-disk.json"
@@ -137,8 +137,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="duogen-full-") as folder:
         figures = fill_often(Path(folder) / "disk", given.rounds, given.seed)
     figures |= {"disk_mb": DISK_MB, "seed": given.seed, "minutes": round((time.monotonic() - began) / 60, 1)}
-    print(json.dumps(figures, indent=1))
-    write_beside(given.out, (json.dumps({"machine": machine, **figures}, indent=1) + "\n").encode())
+    report(figures, machine, given.out)
     return 1 if figures["faults"] else 0
 
 

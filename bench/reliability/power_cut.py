@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench.machine import host
+from bench.machine import host, report
 from bench.reliability.person import ACTS, Ledger, Person, find_lost, read_home
-from duogen.files import write_beside
 
 FILE = Path(__file__).parents[1] / "results" / "power-cut.json"
 STATES = ("synced", "empty", "nuls")
@@ -76,7 +75,7 @@ class Disk:
                     os.close(handle)
 
     def _wrap(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*given: Any, **named: Any) -> Any:
+        def follow(*given: Any, **named: Any) -> Any:
             if self.asleep:
                 return act(*given, **named)
             with self._lock:
@@ -88,7 +87,7 @@ class Disk:
                         self._flush(path)
             return done
 
-        return watched
+        return follow
 
     def change(self) -> None:
         """Look at what a power cut at this moment would leave."""
@@ -197,8 +196,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="duogen-power-") as folder:
         figures = cut(Path(folder).resolve(), given.rounds, given.seed)
     figures |= {"seed": given.seed, "minutes": round((time.monotonic() - began) / 60, 1)}
-    print(json.dumps(figures, indent=1))
-    write_beside(given.out, (json.dumps({"machine": machine, **figures}, indent=1) + "\n").encode())
+    report(figures, machine, given.out)
     return 1 if figures["faults"] else 0
 
 

@@ -21,8 +21,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from bench.browser import served
-from bench.machine import host
-from duogen.files import write_beside
+from bench.machine import host, report
 
 FILE = Path(__file__).parents[1] / "results" / "requests.json"
 SECRET = "a-walk-by-the-sea"  # in the files that nobody may get
@@ -241,8 +240,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="duogen-requests-") as folder, served(Path(folder), *SERVER) as address:
         figures = shoot(address, Path(folder), given.count, given.seed)
         figures["tracebacks_in_log"] = count_tracebacks((Path(folder) / "server.log").read_text(encoding="utf-8", errors="replace"))
-    print(json.dumps(figures, indent=1))
-    write_beside(given.out, (json.dumps({"machine": machine, **figures}, indent=1) + "\n").encode())
+    report(figures, machine, given.out)
     return 1 if figures["faults"] or figures["tracebacks_in_log"] else 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import re
 import sys
@@ -23,10 +22,9 @@ from typing import Any
 from PIL import Image as PILImage
 from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
-from bench.machine import host
+from bench.machine import host, report
 from duogen.conversation import Conversation, Image, Text
 from duogen.dataset.readers import read_dataset
-from duogen.files import write_beside
 from duogen.library.conversations import ConversationStore
 from duogen.library.export import as_html
 from duogen.models.sequence import Tokens
@@ -193,8 +191,7 @@ def main() -> int:
     machine, tokens = host(), Tokens(AutoTokenizer.from_pretrained(given.tokenizer), Qwen2VLImageProcessorPil())
     with tempfile.TemporaryDirectory(prefix="duogen-texts-") as folder:
         figures = try_texts(given.count, given.seed, Path(folder), tokens)
-    print(json.dumps(figures, indent=1))
-    write_beside(given.out, (json.dumps({"machine": machine, **figures}, indent=1) + "\n").encode())
+    report(figures, machine, given.out)
     return 1 if figures["faults"] else 0
 
 

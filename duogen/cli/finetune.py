@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duogen.files import fill_folder
 from duogen.finetune.config import PRESETS, STAGE_ALIASES, STAGES, FineTuneConfig
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def merge_pair(pair: str | None, adapters: list[AdapterSpec], out: Path) -> None
     import torch
 
     from duogen.hub.catalogue import find
-    from duogen.models.adapters import PARTS, merge_adapters, set_adapters, write_safely
+    from duogen.models.adapters import PARTS, merge_adapters, set_adapters
     from duogen.models.pipeline import open_parts
 
     if out.exists():
@@ -165,16 +166,14 @@ def merge_pair(pair: str | None, adapters: list[AdapterSpec], out: Path) -> None
     set_adapters(parts, adapters)
     tunes_mllm = any(each.changes("text_encoder") for each in adapters)
 
-    def fill(part: Path) -> None:
-        shutil.copytree(folder, part, ignore=lambda where, _: list(PARTS) if Path(where) == folder else [])
+    with fill_folder(out) as part:
+        shutil.copytree(folder, part, ignore=lambda where, _: list(PARTS) if Path(where) == folder else [], dirs_exist_ok=True)
         for name in PARTS:
             module = getattr(parts, name)
             merge_adapters(module)
             module.to(torch.bfloat16).save_pretrained(part / name)
         if tunes_mllm:
             replace(parts.about, tuned=True).write(part)
-
-    write_safely(out, fill)
 
 
 def _add_publish(command: argparse.ArgumentParser) -> None:

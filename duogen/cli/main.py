@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -27,7 +26,7 @@ from duogen.cli import pairs
 from duogen.content_credentials import add_signing_flags, encode_signed, sign_as_flags_say
 from duogen.conversation import Conversation, Text
 from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
-from duogen.files import make_folder, place_folder
+from duogen.files import fill_folder
 from duogen.hub.catalogue import bundled_id
 from duogen.hub.timings import say_seconds
 from duogen.library.presets import PresetStore, find_options
@@ -470,20 +469,16 @@ def write_answer(answer: Answer, folder: Path) -> None:
         ValueError: it cannot be written.
     """
     folder = folder.resolve()
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        make_folder(part)
-        for name, image in zip(answer.files(), answer.images(), strict=True):
-            (part / name).write_bytes(encode_signed(image.picture, "PNG", image.origin, image.painted))
-        (part / "reply.json").write_text(json.dumps(answer.as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
-        (part / "reply.md").write_text(answer.as_markdown(), encoding="utf-8")
-        if folder.exists():  # empty, else it had been refused
-            folder.rmdir()
-        place_folder(part, folder)
+        with fill_folder(folder) as part:
+            for name, image in zip(answer.files(), answer.images(), strict=True):
+                (part / name).write_bytes(encode_signed(image.picture, "PNG", image.origin, image.is_painted))
+            (part / "reply.json").write_text(json.dumps(answer.as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
+            (part / "reply.md").write_text(answer.as_markdown(), encoding="utf-8")
+            if folder.exists():  # empty, else it had been refused
+                folder.rmdir()
     except OSError as error:
         raise ValueError(f"The answer cannot be written to {folder} ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 if __name__ == "__main__":

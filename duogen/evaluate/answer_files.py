@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,7 @@ from duogen.engine import Engine
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import AnswerBuilder
-from duogen.files import append_line, make_folder, place_folder, write_beside
+from duogen.files import append_line, fill_folder, write_beside
 from duogen.options import Options
 from duogen.picture_input import open_picture
 
@@ -51,11 +50,8 @@ def load_answer(root: Path, id: str) -> list[str | Path] | None:
 def save_answer(root: Path, id: str, parts: Iterable[Piece], error: str = "", seconds: float = 0.0) -> None:
     """Write an answer to a folder beside its place, then rename that."""
     folder = answer_folder(root, id)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    make_folder(beside)
     said, count = [], 0
-    try:
+    with fill_folder(folder) as beside:
         for part in parts:
             if isinstance(part, Text):
                 said.append({"type": "text", "text": part.text})
@@ -66,9 +62,6 @@ def save_answer(root: Path, id: str, parts: Iterable[Piece], error: str = "", se
         raw = {"id": id, "parts": said, "error": error, "seconds": round(seconds, 2)}
         (beside / "answer.json").write_text(json.dumps(raw, ensure_ascii=False, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
-        place_folder(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def answer_all(

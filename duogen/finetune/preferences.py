@@ -5,7 +5,6 @@ A folder of votes is laid out as `duogen.evaluate.arena` writes it: `votes.jsonl
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from duogen.dataset.checks import check_example, explain_error
 from duogen.dataset.format import Data, Example, Picture, Problem
 from duogen.dataset.readers import read_dataset
 from duogen.evaluate.arena import VOTED, VOTES, Vote, read_votes
-from duogen.files import make_folder, place_folder
+from duogen.files import fill_folder
 from duogen.finetune.config import STAGES
 from duogen.library.conversations import ID
 from duogen.stored_picture import StoredPicture
@@ -136,11 +135,8 @@ def choose_stages(stage: str, examples: Sequence[Example]) -> str:
 
 def copy_votes(home: Path, target: Path) -> None:
     """Copy the votes and their answers, so that a run that is resumed learns from the same ones."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    make_folder(part)
-    for vote in _list_usable(home):
-        shutil.copytree(home / VOTED / vote.answers, part / VOTED / vote.answers, dirs_exist_ok=True)
-    shutil.copyfile(home / VOTES, part / VOTES)
-    shutil.rmtree(target, ignore_errors=True)
-    place_folder(part, target)
+    with fill_folder(target) as part:
+        for vote in _list_usable(home):
+            shutil.copytree(home / VOTED / vote.answers, part / VOTED / vote.answers, dirs_exist_ok=True)
+        shutil.copyfile(home / VOTES, part / VOTES)
+        shutil.rmtree(target, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import statistics
 import time
@@ -23,7 +22,7 @@ from duogen.dataset.describe import Report, TokenCounter, describe
 from duogen.dataset.folder import shorten
 from duogen.dataset.format import Data, Example, Problem, split_examples
 from duogen.dataset.layouts.captions import make_caption_example
-from duogen.files import place_folder
+from duogen.files import fill_folder
 from duogen.finetune.callbacks import DiTSampler, FineTuneStage, MLLMSampler, Sampler, set_input_cast
 from duogen.finetune.config import STAGE_ALIASES, STAGES, FineTuneConfig, StageConfig
 from duogen.finetune.cost import Cost, estimate_cost, format_duration, record_times, size_steps
@@ -459,9 +458,8 @@ def make_new_pair(run: PreparedRun) -> Path:
     """The folder of the pair that full training makes; at first a copy of the base is put there."""
     target = run.request.out / "pair"
     if not target.is_dir():
-        part = target.with_name(f".pair.{os.getpid()}.part")
-        shutil.copytree(run.pair, part)
-        place_folder(part, target)
+        with fill_folder(target) as part:
+            shutil.copytree(run.pair, part, dirs_exist_ok=True)
     return target
 
 

@@ -216,7 +216,7 @@ def _encode(
     frames = list_frames(found)
     origin = find_common_origin([each.image.origin for each in frames])
     data = encode(draw_frames(frames, options), _Mark(guide_title(found), origin, options.crossfade))
-    return sign_picture(data, kind, origin) if all(each.image.painted for each in frames) else data
+    return sign_picture(data, kind, origin) if all(each.image.is_painted for each in frames) else data
 
 
 def find_common_origin(origins: Sequence[Origin | None]) -> Origin | None:

@@ -15,7 +15,7 @@ ALT_LETTERS = 240
 
 
 def encode_png(image: Image) -> bytes:
-    return encode_signed(image.picture, "PNG", image.origin, image.painted)
+    return encode_signed(image.picture, "PNG", image.origin, image.is_painted)
 
 
 def encode_compact(image: Image) -> tuple[str, bytes]:
@@ -26,7 +26,7 @@ def encode_compact(image: Image) -> tuple[str, bytes]:
 
 def data_url(image: Image) -> str:
     kind, data = encode_compact(image)
-    if image.painted:
+    if image.is_painted:
         data = sign_picture(data, kind.upper(), image.origin)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 

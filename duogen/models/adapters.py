@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from duogen.files import move, place_folder, read_record, read_text, sync_file
+from duogen.files import move, read_record, read_text, sync_file
 from duogen.models.lora_files import read_lora
 from duogen.models.peft_layers import has_effect, list_loaded, remove_adapter, set_weights
 from duogen.models.weight_files import read_header
@@ -215,13 +213,3 @@ def write(module: nn.Module, name: str, config: LoraConfig, folder: Path) -> Non
     save_file(named, part, metadata={"format": "pt"})
     sync_file(part)
     move(part, folder / WEIGHTS)
-
-
-def write_safely(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder `out`, which is not there, whole or not at all; `fill` writes what is in it."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        fill(part)
-        place_folder(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

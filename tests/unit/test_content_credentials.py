@@ -79,7 +79,7 @@ def signs_no_more() -> Iterator[None]:
 
 
 @pytest.fixture
-def signing(tmp_path: Path) -> None:
+def own_signer(tmp_path: Path) -> None:
     use_signer(read_signer(*write_files(tmp_path)))
 
 
@@ -141,7 +141,7 @@ def test_nothing_is_signed_without_a_certificate_or_without_an_origin(tmp_path: 
     assert verdict(encode_signed(plain(), "PNG", None, painted=True)) == ""
 
 
-@pytest.mark.usefixtures("signing")
+@pytest.mark.usefixtures("own_signer")
 def test_every_way_out_signs_what_was_painted_alone(tmp_path: Path) -> None:
     brought, painted = (image for turn in talk().path() for image in turn.images())
     pages = re.findall(r"data:image/(\w+);base64,([^\"]+)", as_html(talk()))
@@ -164,7 +164,7 @@ def test_the_page_signs_what_it_showed_before_unsigned(tmp_path: Path) -> None:
     assert after[0] == before[0] and after[1] != before[1]
 
 
-@pytest.mark.usefixtures("signing")
+@pytest.mark.usefixtures("own_signer")
 def test_a_conversation_keeps_one_file_for_each_content(tmp_path: Path) -> None:
     folder = tmp_path / "talk"
     save_conversation(talk(), folder)
@@ -176,7 +176,7 @@ def test_a_conversation_keeps_one_file_for_each_content(tmp_path: Path) -> None:
     assert read.path()[-1].images()[0].picture.tobytes() == plain(2).tobytes()
 
 
-def test_the_library_signs_anew_and_reads_its_settings_back(tmp_path: Path, signing: None) -> None:
+def test_the_library_signs_anew_and_reads_its_settings_back(tmp_path: Path, own_signer: None) -> None:
     gallery, other = Gallery(tmp_path / "one"), Gallery(tmp_path / "two")
     about = PictureInfo("a boat", seed=5, origin=Origin.PAINTED)
     made = gallery.add(plain(), about)

@@ -24,9 +24,8 @@ from duogen.cli.main import Answer, write_answer
 from duogen.conversation import Conversation, Text
 from duogen.dataset.unpack import unpack_zip
 from duogen.evaluate.answer_files import save_answer
-from duogen.files import append_line, explain_disk, make_folder, move
+from duogen.files import append_line, explain_disk, fill_folder, make_folder, move
 from duogen.library.conversations import ConversationStore
-from duogen.models.adapters import write_safely
 from ui.parts import shared
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
@@ -75,6 +74,11 @@ def fill(folder: Path) -> None:
     (folder / "model_index.json").write_text("{}")
 
 
+def write_pair(folder: Path) -> None:
+    with fill_folder(folder) as part:
+        fill(part)
+
+
 def move_line(old: Path, new: Path) -> None:
     append_line(old, {"a": 1})
     make_folder(new.parent)
@@ -84,7 +88,7 @@ def move_line(old: Path, new: Path) -> None:
 FOLDERS: dict[str, Callable[[Path], object]] = {
     "answer of an evaluation": lambda home: save_answer(home, "a", [Text("Here."), conversations.Image(PILImage.new("RGB", (8, 8)))]),
     "answer of ask": lambda home: write_answer(Answer([Text("Here.")]), home / "out" / "answer"),
-    "merged pair": lambda home: write_safely(home / "pair", fill),
+    "merged pair": lambda home: write_pair(home / "pair"),
     "unpacked zip": lambda home: unpack_zip(pack(home.with_name("packed.zip"))),
     "votes": lambda home: (make_folder(home / "arena"), append_line(home / "arena" / "votes.jsonl", {"vote": "a"})),
     "moved": lambda home: move_line(home / "old.jsonl", home / "new" / "new.jsonl"),

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from duogen.events import Event, Events
-from duogen.faults import report_fault
+from duogen.faults import name_fault
 from ui.api.auth import TooManyTries, Users
 from ui.api.chat import ChatRequest, Completion
 from ui.api.images import ImageRequest, Painted, has_sources, parse_sources
@@ -51,7 +51,7 @@ def answer_errors(handler: Handler) -> Handler:
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            reason = f"{type(error).__name__}; fault {report_fault(error)}"
+            reason = name_fault(error)
             return error_response(RequestError(f"The request could not be served ({reason}); the server's terminal shows more.", 500))
 
     return wrapper

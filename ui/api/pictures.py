@@ -131,7 +131,7 @@ def _find_transparent(brought: bytes, size: tuple[int, int]) -> PILImage.Image |
 def encode_base64(image: Image, kind: str = "PNG", quality: int = 100) -> str:
     """A picture as base64. `quality`, from 1 to 100, is of JPEG and WebP."""
     settings = {} if kind == "PNG" else {"quality": quality}
-    return base64.b64encode(encode_signed(image.picture, kind, image.origin, image.painted, **settings)).decode()
+    return base64.b64encode(encode_signed(image.picture, kind, image.origin, image.is_painted, **settings)).decode()
 
 
 def data_url(image: Image) -> str:

@@ -278,7 +278,7 @@ class ChatActions:
     def _open_in_studio(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         image = turn.image_at(int(at))
-        about = PictureInfo(image.alt, painted=image.painted, conversation=conversation.id, turn=id, origin=image.origin or "")
+        about = PictureInfo(image.alt, painted=image.is_painted, conversation=conversation.id, turn=id, origin=image.origin or "")
         return self.to_studio(self.chat.shared.gallery.add(image.picture, about).id)
 
 

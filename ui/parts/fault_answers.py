@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from duogen.faults import report_fault
+from duogen.faults import name_fault, report_fault
 
 UNREADABLE = (ValueError, TypeError, LookupError)  # what Gradio's routes raise for a request that makes no sense
 
@@ -38,6 +38,5 @@ class FaultAnswers:
                     report_fault(error)
                 await send({"type": "http.response.body", "body": b""})
                 return
-            reason = f"{type(error).__name__}; fault {report_fault(error)}"
             status = 400 if isinstance(error, UNREADABLE) else 500
-            await JSONResponse({"detail": f"The request could not be served ({reason})."}, status)(scope, receive, send)
+            await JSONResponse({"detail": f"The request could not be served ({name_fault(error)})."}, status)(scope, receive, send)

@@ -57,7 +57,7 @@ class PictureFolder:
 
     def keep_image(self, image: Image, most: int = 0) -> str:
         """As `keep`, with the image's origin, which every file must carry that a browser can save, signed where it was painted."""
-        return self.keep(image.source, most, image.origin, image.painted)
+        return self.keep(image.source, most, image.origin, image.is_painted)
 
     def keep(self, picture: PILImage.Image | StoredPicture, most: int = 0, origin: Origin | None = None, painted: bool = False) -> str:
         """The path of a file that holds `picture` and its origin, made smaller to `most` pixels a side if that is not 0.
