@@ -173,8 +173,8 @@ class Page:
         self.commands.click(self.actions.run, inputs, acted, **quick).success(**shown).success(**settled)
         self.commands.submit(lambda: None, None, None, **quick)  # the empty event of event_stream.js
         self.library.conversation_opened.success(**shown).success(**settled)
-        self.new.click(chat.start_over, {self.search}, outputs, queue=False, **quick)
-        self.bring.upload(chat.import_zip, {self.bring, self.search}, outputs, **quick)
+        self.new.click(chat.start_over, {self.search}, outputs, queue=False, **quick).success(**shown)
+        self.bring.upload(chat.import_zip, {self.bring, self.search}, outputs, **quick).success(**shown).success(**settled)
         self.search.change(chat.search_list, {self.view, self.search}, [self.list], **quick)
         self.box.stop(chat.stop, self.view, None, queue=False, **quick)
         after_loading = [self.status, self.chatbot, self.timer, self.opened, *self.controls.values()]

@@ -324,22 +324,49 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     assert page.chat.finish(values, request)[page.box].submit_btn, "nobody could ask again"
 
 
+def follow_beside(page: Page, values: dict, request: SimpleNamespace, act: Callable[[dict], dict]) -> tuple[list[dict], list[dict]]:
+    """The updates of a call of `follow` in whose first update `act` gives another view, and those of the call that comes after it."""
+
+    async def collect(values: dict) -> list[dict]:
+        return [update async for update in page.chat.follow(values, request)]
+
+    async def follow() -> tuple[list[dict], list[dict]]:
+        drawn, later = [], None
+        async for update in page.chat.follow(values, request):
+            if later is None:
+                later = asyncio.create_task(collect(values | {page.view: act(values)[page.view]}))
+                await asyncio.sleep(0.1)  # the browser gets this update after what the click changed
+            drawn.append(update)
+        return drawn, await later
+
+    with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
+        return pool.submit(asyncio.run, follow()).result()
+
+
 def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:
     page, _, request, gate = start_answer(tmp_path)
     values = {page.view: page.chat.open_page({page.search: ""}, request)[page.view], page.search: ""}
-
-    async def follow() -> list:
-        drawn = []
-        async for update in page.chat.follow(values, request):
-            if not drawn:
-                page.chat.start_over(values, request)  # and the browser may get that before what was just drawn
-            drawn.append(update)
-        return drawn
-
-    with ThreadPoolExecutor() as pool:
-        first, *_, last = pool.submit(asyncio.run, follow()).result()
+    drawn, later = follow_beside(page, values, request, lambda values: page.chat.start_over(values, request))
     gate.set()
-    assert "hello" in str(first[page.chatbot]) and last[page.chatbot] == []
+    assert "hello" in str(drawn[0][page.chatbot]) and len(drawn) == 1
+    assert later[-1][page.chatbot] == [] and "Writing" not in later[-1][page.status]
+
+
+def test_an_answer_drawn_late_gives_way_to_another_branch(tmp_path: Path) -> None:
+    page, job, request, gate = start_answer(tmp_path)
+    arrived = page.chat.open_page({page.search: ""}, request)
+    gate.set()
+    until(lambda: job.done)
+    values, chat = {page.view: arrived[page.view], page.search: ""}, job.task.chat
+
+    def show_branch(values: dict) -> dict:
+        page.store.save(page.store.open(chat).at(None).say("user", "another question"))
+        return page.chat.render(values, View(chat), "")
+
+    drawn, later = follow_beside(page, values, request, show_branch)
+    assert "That is all." in str(drawn[-1][page.chatbot])
+    assert "another question" in str(later[-1][page.chatbot]), "the old branch would stay on the page"
+    assert page.chat.finish(values, request)[page.box].submit_btn
 
 
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from ui.parts.shared import (
 )
 
 POLL_SECONDS = 0.02  # between two checks for changes
+LATE_SECONDS = 5.0  # until which the last update of an answer has certainly reached the browser
 REDRAW_SECONDS = 0.25  # between two updates: each takes time from the models, in the server and, on one machine, in the browser
 
 NEW_THUMBNAILS = 24  # that are made while the list is drawn
@@ -69,6 +70,23 @@ class View:
     renaming: str | None = None
     tagging: str | None = None
     undo: str | Conversation | None = None
+
+
+@dataclass(eq=False)
+class Follower:
+    """A call of `follow` that draws an answer.
+
+    Attributes:
+        stopped: the browser shows another conversation, or asks a newer call to draw.
+        ended: when it gave its last update, by the monotonic clock.
+    """
+
+    stopped: bool = False
+    ended: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether none of its updates can reach the browser any more."""
+        return self.ended is not None and time.monotonic() - self.ended > LATE_SECONDS
 
 
 class ChatParts(NamedTuple):
@@ -108,8 +126,8 @@ def catch_refusal(handler: Callable) -> Callable:
 class Chat:
     """The chat of all browsers. The state of one browser is its `View`; conversations and running answers belong to no browser.
 
-    By browser session, `places` holds the conversation that is shown, `followers` a token of the one `follow` call that may still draw,
-    and `expected_jobs` the job that it shall draw. `finished` are the sessions in which `follow` has drawn an answer to its end.
+    By browser session, `places` holds the conversation that is shown, `followers` the last call of `follow` that drew, and
+    `expected_jobs` the job that the next one shall draw. `finished` are the sessions in which `follow` has drawn an answer to its end.
     """
 
     def __init__(self, parts: ChatParts, shared: Shared, store: ConversationStore, jobs: Jobs) -> None:
@@ -118,7 +136,7 @@ class Chat:
         self.shared, self.store, self.jobs = shared, store, jobs
         self.loading, self.pictures = shared.loading, jobs.pictures
         self.places: dict[str, str | None] = {}
-        self.followers: dict[str, object] = {}
+        self.followers: dict[str, Follower] = {}
         self.expected_jobs: dict[str, Job] = {}
         self.finished: set[str] = set()
 
@@ -140,7 +158,8 @@ class Chat:
     def enter_view(self, values: dict, request: gr.Request, view: View, words: str | None, act: str = "") -> Updates:
         """Updates for a new view. A running answer is drawn to its end, even if it ends before `follow` starts."""
         session = session_of(request)
-        self.followers.pop(session, None)
+        if session in self.followers:
+            self.followers[session].stopped = True
         self.places[session] = view.id
         shown = self.render(values, view, words, act=act)
         if job := self.jobs.find(view.id):
@@ -155,27 +174,47 @@ class Chat:
         return self.enter_view({}, request, View(id), self.loading.words)
 
     async def follow(self, values: dict, request: gr.Request) -> AsyncIterator[Updates]:
-        """Draw the running answer of the shown conversation, until it is done or the browser shows another one."""
+        """Draw the running answer of the shown conversation, until it is done or the browser shows another one.
+
+        It follows every click. The updates of an earlier call may reach the browser after what the click has changed: then this one draws
+        the conversation once more.
+        """
         view, session = values[self.view], session_of(request)
-        mine = self.followers[session] = object()
         job = self.expected_jobs.pop(session, None) or self.jobs.find(view.id)
-        if job is None or job.task.chat != view.id:
+        earlier, mine = self.followers.get(session), Follower()
+        if job is not None and job.task.chat == view.id:
+            updates = self._stream_job(session, job, mine)
+        elif earlier is not None and not earlier.is_over():
+            updates = self._draw_again(session, earlier, view)
+        else:
             yield {self.status: gr.skip()}  # a generator that gives nothing would empty all outputs
             return
-        async for update in self._stream_job(session, job, mine):
-            yield update
-        # The last update may reach the browser after a click has opened another conversation: draw that one over it.
-        drawn = view.id
-        while session in self.places and self.places[session] != drawn:
-            drawn = self.places[session]
-            with contextlib.suppress(ValueError):  # deleted meanwhile
-                shown = self.render({}, View(drawn), self.loading.words)
-                yield {each: shown[each] for each in (self.chatbot, self.status, self.waiting)}
-            await asyncio.sleep(REDRAW_SECONDS)
+        if earlier is not None:
+            earlier.stopped = True
+        self.followers[session] = mine
+        try:
+            async for update in updates:
+                yield update
+        finally:
+            mine.ended = time.monotonic()
 
-    async def _stream_job(self, session: str, job: Job, mine: object) -> AsyncIterator[Updates]:
+    async def _draw_again(self, session: str, earlier: Follower, view: View) -> AsyncIterator[Updates]:
+        """Draw a conversation in which nothing runs, once the earlier call has given its last update."""
+        outputs, asked = [self.chatbot, self.waiting], time.monotonic()
+        if earlier.ended is None:
+            outputs.append(self.status)  # it may say that an answer is being made
+        while earlier.ended is None and time.monotonic() - asked < LATE_SECONDS:
+            await asyncio.sleep(POLL_SECONDS)
+        self.finished.add(session)
+        try:
+            shown = self.render({}, view, self.loading.words)
+            yield {each: shown[each] for each in outputs}
+        except ValueError:  # deleted meanwhile
+            yield {self.status: gr.skip()}
+
+    async def _stream_job(self, session: str, job: Job, mine: Follower) -> AsyncIterator[Updates]:
         chat, before, seen, drawn, bare, listed = job.task.chat, self._messages_before(job), -1, 0.0, True, None
-        while self.followers.get(session) is mine and self.places.get(session, chat) == chat:
+        while not mine.stopped and self.places.get(session, chat) == chat:
             if job.done:
                 if job.bad:
                     gr.Warning(translate_html(job.status))

@@ -1,27 +1,39 @@
 // Gradio closes its event stream after the last event. An event that joins at that moment is never heard: the server has closed the stream,
-// the browser does not know it yet and opens no other. Its click seems lost. So this notes which events were heard; when the stream ends and
-// one was not, it sends an empty event, for which Gradio opens a stream and hears both.
+// the browser does not know it yet and opens no other. Its click seems lost. So this notes which events joined and which were heard. While one
+// was not, it sends an empty event, for which Gradio opens a stream and hears both.
 {
-  const send = window.fetch, unheard = new Set();
+  const send = window.fetch, joined = new Set(), heard = new Set();
+  const SOON = 100; // ms: Gradio has noticed an end by then, and an event that joined after it has opened the next stream
+  const LATE = 3000; // ms: an event is heard by then, unless it is lost
   let streams = 0;
+  const sendEmptyEvent = () => {
+    joined.clear();
+    trigger('submit');
+  };
+  const checkEnd = () => {
+    if (streams) return;
+    if (joined.size) sendEmptyEvent();
+    else heard.clear();
+  };
   const note = async response => {
     const { event_id: id } = await response.json();
-    if (id) unheard.add(id);
+    if (!id || heard.has(id)) return;
+    joined.add(id);
+    setTimeout(checkEnd, SOON);
+    setTimeout(() => { if (joined.has(id)) sendEmptyEvent(); }, LATE);
   };
   const end = () => {
     streams -= 1;
-    setTimeout(() => { // until Gradio has noticed the end too, and an event that joins after it has opened the next stream
-      if (streams || !unheard.size) return;
-      unheard.clear();
-      trigger('submit');
-    }, 100);
+    setTimeout(checkEnd, SOON);
   };
   const hear = response => {
     const decoder = new TextDecoder();
     const passage = new TransformStream({
       transform(chunk, stream) {
-        const text = decoder.decode(chunk, { stream: true });
-        for (const id of unheard) if (text.includes(id)) unheard.delete(id);
+        for (const [, id] of decoder.decode(chunk, { stream: true }).matchAll(/"event_id": ?"(\w+)"/g)) {
+          heard.add(id);
+          joined.delete(id);
+        }
         stream.enqueue(chunk);
       },
     });
