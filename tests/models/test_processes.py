@@ -31,6 +31,8 @@ def one_of_two(rank: int, port: int, sharded: bool, work: Callable, *given: Any)
     os.environ.update({name: str(value) for name, value in settings.items()} | {"ACCELERATE_USE_CPU": "true"})
     os.environ["ACCELERATE_USE_FSDP"] = str(sharded).lower()
     work(*given)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # the first process holds the store through which the other still connects
 
 
 def in_two(processes, sharded: bool, work: Callable, *given: Any) -> list[int | None]:  # noqa: F811
