@@ -20,6 +20,8 @@ from duogen.paths import check_home, data_home, lock_home
 from ui.parts.address import bracket_host, check_address, explain_refusal, is_local, read_host, show_page
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.middleware import Middleware
 
     from ui.api.auth import Users
@@ -142,7 +144,7 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     page = build_page(loading, users)
     if given.root_path:
         set_page_base(given.root_path)
-    middleware = list_middleware(given.root_path, users)
+    middleware = list_middleware(given.root_path, users, page.blocks.fns)
     routes = Api(loading, users).router().routes
     try:
         page.blocks.launch(
@@ -170,17 +172,19 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     page.blocks.block_thread()
 
 
-def list_middleware(root_path: str, users: Users | None) -> list[Middleware]:
+def list_middleware(root_path: str, users: Users | None, functions: Mapping[int, Any]) -> list[Middleware]:
     """What stands between a client and the routes, the outermost first."""
     from starlette.middleware import Middleware
 
+    from ui.parts.checked_bodies import CheckedBodies
     from ui.parts.content_policy import ContentPolicy
     from ui.parts.fault_answers import FaultAnswers
     from ui.parts.foreign_pages import ForeignPages
     from ui.parts.login import LoginPage
 
     guards = [Middleware(LoginPage, root_path)] if users else []
-    return [Middleware(ContentPolicy), Middleware(ForeignPages, root_path, users is not None), *guards, Middleware(FaultAnswers)]
+    routes = [Middleware(FaultAnswers), Middleware(CheckedBodies, functions)]
+    return [Middleware(ContentPolicy), Middleware(ForeignPages, root_path, users is not None), *guards, *routes]
 
 
 def build_page(loading: Loading, users: Users | None) -> Page:
@@ -196,6 +200,7 @@ def build_page(loading: Loading, users: Users | None) -> Page:
         print(f"app.py: The files in {data_home()} cannot be used ({error}); {cure}.", file=sys.stderr)
         sys.exit(2)
     Endpoint(loading, page.pictures).add_to(page.blocks)
+    page.blocks.api_open = False  # a call that goes past the queue would answer beside another one
     return page
 
 

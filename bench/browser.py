@@ -65,12 +65,17 @@ SCROLL = """seconds => new Promise(done => {
 })"""
 
 
+def find_port() -> int:
+    """A port of this machine that is free now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 @contextmanager
 def served(home: Path, *program: str) -> Iterator[str]:
     """The address of a page whose data folder is `home`; `program` is by default the stand-in."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = find_port()
     program = program or ("tests/support/stand_in.py", "--seconds", str(PICTURE_SECONDS))
     command = [sys.executable, *program, "--port", str(port), "--no-browser"]
     with (home / "server.log").open("w") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"
 VARIABLE = "DUOGEN_HOME"
 SERVER = ".server.json"  # below the home: where its server is
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 PROBED = 1 << 20  # bytes that must find room at a start
 
 
@@ -57,12 +59,23 @@ def check_home() -> Path:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise ValueError(f"The disk of {home} is full; make room on it and start again.") from error
-        reason = error.strerror or str(error)
-        raise ValueError(f"The folder {home} cannot be used ({reason}); set {VARIABLE} to a folder that you may write.") from error
+        raise ValueError(_name_refusal(home, error)) from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
     return home
+
+
+def explain_home(error: BaseException) -> str:
+    """What a user can do where the rights of a file below the home refuse it, in one sentence; "" for any other error."""
+    refused = isinstance(error, OSError) and error.errno in REFUSED and isinstance(error.filename, str | os.PathLike)
+    if not refused or not Path(error.filename).is_relative_to(data_home()):
+        return ""
+    return _name_refusal(data_home(), error)
+
+
+def _name_refusal(home: Path, error: OSError) -> str:
+    return f"The folder {home} cannot be used ({error.strerror or error}); set {VARIABLE} to a folder that you may write."
 
 
 def lock_home(home: Path, address: str = "") -> BaseFileLock | None:

@@ -1,8 +1,8 @@
-"""A server that is killed at random moments: python -m bench.reliability.kills [--kills N] [--starts N] [--seed N]
+"""A server that is killed at random moments: python -m bench.reliability.kills [--kills N] [--servers N] [--starts N] [--seed N]
 
 A process does what a person asks of a server (`bench.reliability.person`) and is killed (SIGKILL) in the middle of an act. Then everything
-is opened again, and compared with what was acknowledged; the next process goes on in the same home. `--starts` kills a whole server
-instead, the tests' stand-in, while it starts and while it answers.
+is opened again, and compared with what was acknowledged; the next process goes on in the same home. `--servers` kills a whole server
+instead, the tests' stand-in, while it answers, and `--starts` one while it starts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -101,7 +103,7 @@ def kill_often(home: Path, kills: int, seed: int) -> dict[str, Any]:
 
 
 def kill_servers(home: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kill a whole server while it starts, and while it answers two clients; then start it again, until it serves."""
+    """Kill a whole server while it answers two clients; then start it again, until it serves."""
     from bench.browser import served
     from bench.reliability.soak import find_server
 
@@ -119,10 +121,41 @@ def kill_servers(home: Path, kills: int, seed: int) -> dict[str, Any]:
     return {"servers_killed": kills, "answers_begun": said, "faults": faults}
 
 
+def kill_starts(home: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Kill a server at a random moment of its start, each time in the same home; then start it, until it serves what was there before."""
+    from bench.browser import ROOT, find_port, served
+
+    person, rng, faults = Person(home, seed, lambda told: None), random.Random(seed), list[str]()
+    for act in ACTS:
+        person.do(act)
+    before, _ = read_home(home)
+    with served(home):
+        began = time.monotonic()
+    with served(home):
+        whole = time.monotonic() - began  # seconds
+    for number in range(kills):
+        command = [sys.executable, "tests/support/stand_in.py", "--seconds", "0", "--port", str(find_port()), "--no-browser"]
+        with (home / "killed.log").open("w") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
+        time.sleep(rng.uniform(0, whole))
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            faults.append(f"start {number}: it ended by itself: {(home / 'killed.log').read_text()[-200:]}")
+        try:
+            with served(home):
+                found, damaged = read_home(home)
+        except ValueError as error:
+            faults.append(f"start {number}: {error}")
+            continue
+        faults += [f"start {number}: {each}" for each in damaged + ["something is missing"] * (found != before)]
+    return {"starts_killed": kills, "whole_start_seconds": round(whole, 1), "kept": len(before), "faults": faults}
+
+
 def main() -> int:
     top = argparse.ArgumentParser(prog="python -m bench.reliability.kills", description=__doc__.splitlines()[0])
     top.add_argument("--kills", type=int, default=200)
-    top.add_argument("--starts", type=int, default=6)
+    top.add_argument("--servers", type=int, default=6)
+    top.add_argument("--starts", type=int, default=20)
     top.add_argument("--seed", type=int, default=0)
     top.add_argument("--out", type=Path, default=FILE)
     given = top.parse_args()
@@ -131,12 +164,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="duogen-kills-") as folder:
         figures = kill_often(Path(folder), given.kills, given.seed)
         print(json.dumps(figures, indent=1), flush=True)
-        (Path(folder) / "server").mkdir()
-        figures["servers"] = kill_servers(Path(folder) / "server", given.starts, given.seed)
+        for name, kill, count in (("servers", kill_servers, given.servers), ("starts", kill_starts, given.starts)):
+            (Path(folder) / name).mkdir()
+            figures[name] = kill(Path(folder) / name, count, given.seed)
+            print(json.dumps(figures[name], indent=1), flush=True)
     figures |= {"seed": given.seed, "minutes": round((time.monotonic() - began) / 60, 1)}
-    print(json.dumps(figures["servers"], indent=1))
     write_beside(given.out, (json.dumps({"machine": machine, **figures}, indent=1) + "\n").encode())
-    return 1 if figures["faults"] or figures["servers"]["faults"] else 0
+    return 1 if any(each["faults"] for each in (figures, figures["servers"], figures["starts"])) else 0
 
 
 if __name__ == "__main__":

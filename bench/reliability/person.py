@@ -28,6 +28,7 @@ from duogen.files import make_folder, read_record
 from duogen.library.conversations import ID, ConversationStore
 from duogen.library.pictures import Gallery, PictureQuery
 from duogen.library.presets import PresetStore
+from duogen.library.references import ReferenceStore
 from duogen.options import ImageOptions, Options
 from duogen.provenance import Origin
 from ui.chat.actions import write_export
@@ -94,7 +95,7 @@ class Person:
         shown = home / "shown"
         folders = PictureFolder(shown / "pictures", 256), PictureFolder(shown / "previews", 64)
         self.store, self.gallery, self.presets = ConversationStore(home / "conversations"), Gallery(home), PresetStore(home / "presets")
-        self.jobs = Jobs(loading, self.store, *folders, self.gallery)
+        self.jobs = Jobs(loading, self.store, *folders, self.gallery, ReferenceStore(home / "references"))
         self.rounds = ArenaRounds(loading, self.gallery, folders, home / "arena" / "votes.jsonl")
         self.exports, self.aside = shown / "exports", home.with_name(home.name + "-browser")
         for folder in (self.exports, self.aside):

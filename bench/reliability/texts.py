@@ -92,7 +92,7 @@ def find_markup(text: str) -> list[str]:
     """What would run or fetch where the chat shows a text in every place that it has."""
     parts = [text_part(text), thoughts_part(text), picture_part("a.png", text)]
     bare = [
-        re.sub(r"(`{4,})[^`\n]*\n.*?\n\1", "", str(part["text"]), flags=re.DOTALL) for part in parts
+        re.sub(r"^(`{4,}+)[^`\n]*+\n.*?\n\1", "", str(part["text"]), flags=re.DOTALL | re.MULTILINE) for part in parts
     ]  # blocks of code are shown as code
     return [found for markup in bare for found in Markup(markup).found]
 

@@ -7,7 +7,6 @@ all its weights are trained, and `--out/pair` is a whole new pair.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import shutil
 import traceback
@@ -21,7 +20,7 @@ from filelock import FileLock, Timeout
 from peft import LoraConfig
 from torch import nn
 
-from duogen.files import place_folder, write_beside
+from duogen.files import DISK_FULL, place_folder, write_beside
 from duogen.finetune.callbacks import Looks, TrainerCallback
 from duogen.finetune.config import STAGES
 from duogen.finetune.cost import record_times
@@ -87,7 +86,7 @@ def finetune(request: FineTuneRequest, log: LogFunction = print) -> dict[str, An
 def describe_failure(error: BaseException) -> dict[str, str]:
     """Describe a failure: `words` in plain language, and its `kind`: "memory", "loss", "disk", "data" or "other"."""
     text = " ".join(str(error).split())
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return {"kind": "memory", "words": FAILURES["memory"]}
     if isinstance(error, Diverged):

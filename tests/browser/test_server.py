@@ -94,6 +94,18 @@ def encode_png(width: int = 64, height: int = 64) -> bytes:
     return data.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        *((f"/gradio_api/{door}/answer", b'{"data": ["A boat"]}', 404) for door in ("run", "api")),  # past the queue, beside another answer
+        ("/gradio_api/run/x", b'{"fn_index": 0, "data": []}', 400),
+        ("/gradio_api/mcp/", b"\x96", 400),
+    ],
+)
+def test_a_call_that_gradio_would_answer_with_a_traceback_is_refused(server, path, body, status):
+    assert fetch(server, path, body, Content_Type="application/json")[0] == status
+
+
 def test_openai_streams_through_the_pages_server(server):
     client = openai.OpenAI(base_url=server.address + "v1", api_key="none", max_retries=0, timeout=patience())
     asked = [{"role": "user", "content": "How do I draw a boat? Go slowly."}]

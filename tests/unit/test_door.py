@@ -7,8 +7,11 @@ import os
 import re
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from gradio.route_utils import FnIndexInferError
+from httpx import InvalidURL
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
@@ -18,6 +21,7 @@ from bench.reliability.licences import KNOWN, list_licences
 from duogen.faults import describe_fault
 from ui.api import auth
 from ui.api.auth import CLIENT, FREE_TRIES, LONGEST_WAIT, TooManyTries, Users, add_user
+from ui.parts.checked_bodies import CheckedBodies
 from ui.parts.fault_answers import FaultAnswers
 from ui.parts.foreign_pages import ForeignPages
 from ui.parts.login import mark_cookies
@@ -142,21 +146,51 @@ def test_programs_of_other_pages_reach_the_api_alone() -> None:
     assert [client.post(path, headers=foreign).status_code for path in asked] == [200, 200, 403, 403, 403]
 
 
+FAILURES = [
+    ("/bad", 400, KeyError("component_id")),
+    ("/url", 400, InvalidURL("x")),
+    ("/fn", 400, FnIndexInferError()),
+    ("/odd", 500, RuntimeError("boom")),
+]
+
+
 async def fail(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/late":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("too late") from HTTPException(404)
-    raise {"/bad": KeyError("component_id"), "/odd": RuntimeError("boom")}[scope["path"]]
+    raise next(error for path, _, error in FAILURES if path == scope["path"])
 
 
 def test_a_route_that_fails_answers_with_the_number_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     client = TestClient(FaultAnswers(fail))
-    for path, status, kind in (("/bad", 400, KeyError), ("/odd", 500, RuntimeError)):
+    for path, status, error in FAILURES:
         answer = client.post(path)
         number = re.search(r"fault (\d{6})", answer.json()["detail"])
         assert answer.status_code == status and number and "boom" not in answer.text
-        assert caplog.records[-1].getMessage() == f"Fault {number[1]}" and caplog.records[-1].exc_info[0] is kind
-    assert client.get("/late").status_code == 200 and client.get("/x%00.png").status_code == 400 and len(caplog.records) == 2
+        assert caplog.records[-1].getMessage() == f"Fault {number[1]}" and caplog.records[-1].exc_info[0] is type(error)
+    assert client.get("/late").status_code == 200 and client.get("/x%00.png").status_code == 400 and len(caplog.records) == len(FAILURES)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("mcp/", b'{"id": 1}', 200),
+        *(("mcp/", body, 400) for body in (b"{", b"\x96", b"[" * 100_000, b'{"id": "\\ud800"}')),
+        ("run/x", b'{"fn_index": 0, "data": [1]}', 200),
+        *(("run/x", body, 200) for body in (b"{", b'{"fn_index": 9, "data": []}', b'{"fn_index": {}, "data": 1}', b'{"fn_index": 0}')),
+        ("api/x", b'{"fn_index": 0, "data": []}', 400),
+    ],
+)
+def test_gradios_routes_get_only_what_they_can_read(path: str, body: bytes, status: int) -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        got = await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": got["body"]})
+
+    client = TestClient(CheckedBodies(echo, {0: SimpleNamespace(inputs=["words"])}))
+    answer = client.post(f"/gradio_api/{path}", content=body)
+    assert answer.status_code == status and (status == 400 or answer.content == body)
+    assert client.post("/elsewhere", content=body).content == body
 
 
 def test_a_fault_is_described_by_its_kind_and_its_number(caplog: pytest.LogCaptureFixture) -> None:

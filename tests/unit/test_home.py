@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import subprocess
@@ -49,6 +50,39 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
             check_home()
     monkeypatch.setenv("DUOGEN_HOME", str(tmp_path / "new" / "one"))
     assert list(check_home().iterdir()) == []
+
+
+@pytest.fixture(params=["read-only", "of another user"])
+def refused(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A home that this process may not write, once `obey_rights` took the right to do so all the same."""
+    home = tmp_path / "home"
+    home.mkdir()
+    if request.param == "read-only":
+        home.chmod(0o500)
+    elif os.geteuid():
+        pytest.skip("only root can give a folder to another user")
+    else:
+        os.chown(home, 65534, 65534)
+        home.chmod(0o700)
+    return home
+
+
+def obey_rights() -> None:
+    """The rights of files hold for root too from here on, also for programs that take this process's place."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; fails for others than root, who need none
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="rights of Linux")
+@pytest.mark.parametrize("words", [["app.py", "--no-browser"], ["-m", "duogen", "ask", "hello"], ["-m", "duogen", "pull", "duogen-sketch"]])
+def test_a_home_that_may_not_be_written_is_named_in_a_sentence(refused: Path, words: list[str]) -> None:
+    environment = {**os.environ, "DUOGEN_HOME": str(refused)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, preexec_fn=obey_rights
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert str(refused) in done.stderr and "DUOGEN_HOME" in done.stderr and "Something went wrong" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from gradio.route_utils import FnIndexInferError
+from httpx import InvalidURL  # of the client that Gradio uses
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from duogen.faults import name_fault, report_fault
 
-UNREADABLE = (ValueError, TypeError, LookupError)  # what Gradio's routes raise for a request that makes no sense
+# What Gradio's routes raise for a request that makes no sense.
+UNREADABLE = (ValueError, TypeError, LookupError, FnIndexInferError, InvalidURL)
 
 
 class FaultAnswers:
