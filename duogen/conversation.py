@@ -9,7 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,11 +24,23 @@ from duogen.stored_picture import StoredPicture, open_pixels, read_header
 from duogen.text_decoding import clean_text
 
 FORMAT = 1
+SOURCE, REFERENCE = "source", "reference"
+ROLES = ("", SOURCE, REFERENCE)  # of pictures that a user brings
+REFERENCE_KINDS = ("character", "thing", "style")
 
 
 @dataclass(frozen=True)
 class Text:
     text: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is saved about a character, a thing or a style: its name, its kind, one of `REFERENCE_KINDS`, and its words."""
+
+    name: str
+    kind: str
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class Image:
         mask: "L", as large as the picture, white where the answer may paint; outside no pixel changes. `None` for the whole picture.
         drafts: the drafts that led to it, each with its words as `alt`, the last with the same pixels; none where it was painted at once.
         origin: how a model painted it, `None` for an upload without a mark of origin.
+        reference: what it shows, where it came with a message because that mentions a saved reference; as it was at that time.
+        role: what a picture of a question is for: `SOURCE` (its pixels are kept), `REFERENCE` (its looks are kept), "" where that is open.
     """
 
     source: PILImage.Image | StoredPicture = field(compare=False)
@@ -52,6 +66,8 @@ class Image:
     mask: PILImage.Image | None = field(default=None, compare=False)
     drafts: tuple[Image, ...] = ()
     origin: Origin | None = field(default=None, compare=False)
+    reference: Reference | None = None
+    role: str = ""
 
     @property
     def picture(self) -> PILImage.Image:
@@ -321,8 +337,19 @@ def _check_image(part: dict[str, Any]) -> None:
     part["alt"] = clean_text(_expect(part["alt"], str, "a description"))
     if part.get("origin") not in (None, *Origin):
         raise _OtherType("the origin of a picture is none of those that DuoGen writes")
+    if part.get("role", "") not in ROLES:
+        raise _OtherType("the role of a picture is none of those that DuoGen writes")
+    if "reference" in part:
+        _check_reference(_expect(part["reference"], dict, "a reference"))
     for draft in _expect(part.get("drafts", []), list, "the drafts of a picture"):
         _check_image(draft)
+
+
+def _check_reference(reference: dict[str, Any]) -> None:
+    for name in ("name", "words"):
+        reference[name] = clean_text(_expect(reference[name], str, f"the {name} of a reference"))
+    if reference["kind"] not in REFERENCE_KINDS:
+        raise _OtherType("the kind of a reference is none of those that DuoGen writes")
 
 
 def _expect(value: Any, kind: Any, name: str) -> Any:
@@ -356,6 +383,10 @@ def _save_image(part: Image, images: Path) -> dict:
         entry["drafts"] = [_save_image(each, images) for each in part.drafts]
     if part.origin:
         entry["origin"] = part.origin
+    if part.role:
+        entry["role"] = part.role
+    if part.reference:
+        entry["reference"] = {name: clean_text(value) for name, value in asdict(part.reference).items()}
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
 
 
@@ -389,7 +420,10 @@ def _load_image(
     drafts = tuple(_load_image(each, load_picture, load_mask) for each in entry.get("drafts", ()))
     older = Origin.PAINTED if entry["seed"] is not None else None  # written before origins were
     origin = Origin(entry["origin"]) if entry.get("origin") else older
-    image = Image(load_picture(entry["file"]), entry["seed"], entry["seconds"], entry["alt"], mask, drafts, origin)
+    about = entry.get("reference")
+    reference = Reference(about["name"], about["kind"], about["words"]) if about else None
+    picture, role = load_picture(entry["file"]), entry.get("role", "")
+    image = Image(picture, entry["seed"], entry["seconds"], entry["alt"], mask, drafts, origin, reference, role)
     return image if mask is None or mask.size == image.picture.size else replace(image, mask=None)
 
 

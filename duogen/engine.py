@@ -21,7 +21,6 @@ An MLLM that was never taught BOV writes `<picture>words</picture>` instead, and
 
 from __future__ import annotations
 
-import errno
 import random
 import threading
 import time
@@ -35,14 +34,16 @@ import torch
 from PIL import Image as PILImage
 from tokenizers.decoders import DecodeStream
 
-from duogen.conversation import Conversation, Image, Piece, Text, Turn
+from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Piece, Text, Turn
 from duogen.critic import PictureTry, look_again, open_critic
 from duogen.events import Done, Draft, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.faults import report_fault
+from duogen.files import DISK_FULL
 from duogen.grounding import Box, find_boxes
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
 from duogen.hub.memory_plan import Plan
+from duogen.mentions import spell_out
 from duogen.models import guardrail, thinking
 from duogen.models.adapters import AdapterSpec, read_about, set_adapters
 from duogen.models.mllm import MLLM, Context
@@ -57,10 +58,12 @@ from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
 from duogen.painters.masks import fit, keep_places, keep_unchanged
+from duogen.picture_roles import arrange_turn, describe_roles, number_turn, order_sources
 from duogen.provenance import Origin
 
 SMALLEST_SIDE = 256  # smaller pictures are of no use
 BLIND = "This painter cannot see pictures; the language model sees yours and describes it to the painter in words."
+TOO_FEW = "This painter sees {most} of the pictures that you named; the language model describes the others to it in words."
 NO_SYSTEM_PROMPT = "The language model of this pair was never taught to follow a system prompt, so yours is left out."
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
 MOST_TOKENS = 32_768  # that an MLLM reads, whatever its configuration allows: time and memory grow with them
@@ -105,6 +108,7 @@ class Reply:
     opening: int = 0  # token at which the parts begin
     versions: list[tuple[int, Image]] = field(default_factory=list)  # tries that were not chosen, and the parts that they are tries of
     question: str = ""
+    named: tuple[list[int], list[int]] = ([], [])  # as of `Prompt`
     drafts: list[Image] = field(default_factory=list)  # those so far, each with its words as `alt`
     drafted: Image | None = None  # the latest draft, until it is shown as the picture
 
@@ -123,11 +127,15 @@ class Prompt:
         packed: the conversation, and the beginning of the answer.
         answer: index at which the answer begins, after its opening.
         notice: what of the conversation is left out, in one sentence; "" for nothing.
+        named: as of `order_sources`, the numbers of the pictures that the question names, among those that are read.
+        question: its words as they are read.
     """
 
     packed: Packed
     answer: int
     notice: str
+    named: tuple[list[int], list[int]]
+    question: str
 
 
 Painting = tuple[Any, PILImage.Image, torch.Tensor | None]  # latents, pixels, and the places that stay as in the picture before
@@ -294,16 +302,12 @@ class Engine:
             path = conversation.path()
             if not path or path[-1].role != "user":
                 raise ValueError("There is nothing to answer; say something first.")
-            reply.masked, reply.question = _find_masked(path), path[-1].text()
+            reply.masked = _find_masked(path)
             with return_memory(), self._forget_on_failure():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
                 prompt = self._prompt(path, begun, options)
-                if prompt.notice:
-                    yield Notice(prompt.notice)
-                if self.tuned and options.text.system_prompt.strip():
-                    yield Notice(NO_SYSTEM_PROMPT)
-                if path[-1].images() and not self.tuned and not self.painter.takes_pictures(options.image):
-                    yield Notice(BLIND)
+                reply.question, reply.named = prompt.question, prompt.named
+                yield from map(Notice, self._list_notices(path[-1], prompt, options))
                 encoded, reply.opening = self._read_prompt(prompt.packed), prompt.answer
                 yield from self._think(reply)
                 yield from self._draft(reply)
@@ -317,6 +321,19 @@ class Engine:
         done = Conversation(turns, turn.id, conversation.id, conversation.title)
         seconds, read = time.monotonic() - reply.started, len(prompt.packed.ids)
         yield Done(done, Stats(read, encoded, reply.text_tokens, reply.images(), reply.first_text, seconds, stopped), versions)
+
+    def _list_notices(self, asked: Turn, prompt: Prompt, options: Options) -> Iterator[str]:
+        """What of a question has no effect, a sentence each."""
+        if prompt.notice:
+            yield prompt.notice
+        if self.tuned and options.text.system_prompt.strip():
+            yield NO_SYSTEM_PROMPT
+        if self.tuned:
+            return
+        if not self.painter.takes_pictures(options.image):
+            yield from [BLIND] * bool(asked.images())
+        elif sum(map(len, prompt.named)) > (most := self.pair.about.most_sources):
+            yield TOO_FEW.format(most=most)
 
     def generate_image(self, conversation: Conversation, options: Options) -> Image:
         """The picture that `stream_image` ends with.
@@ -360,7 +377,7 @@ class Engine:
                 if prompt.notice:
                     yield Notice(prompt.notice)
                 self._read_prompt(prompt.packed)
-                reply.opening = prompt.answer
+                reply.opening, reply.named = prompt.answer, prompt.named
                 if drafts:
                     yield from self._draft_again(reply, drafts)
                     return
@@ -395,35 +412,70 @@ class Engine:
         Raises:
             ValueError: the last question alone is too long.
         """
-        first, last = Packed(), Packed()
+        first = Packed()
         system = SYSTEM if self.painter.takes_pictures(options.image) else BLIND_SYSTEM
         style = options.image.style_words.strip() if self.tuned else ""  # an untuned pair's painter reads them with every picture's words
         if not self.tuned:
             system = f"{system}\n\n{options.text.system_prompt}".strip()
             first.add([*self.tokens.opening("system"), *self.tokens.text(system), *self.tokens.closing()], False)
-        for turn in path[-1:]:
-            last.extend(self._pack_turn(turn, style))
-        last.add(self.tokens.opening("assistant"), False)
-        opening = len(last.ids)
-        self.tokens.add_parts(last, begun, True)
+        turns, opening = self._pack_path(path, begun, style)
+        last = turns[-1]
         self._check_length(len(first.ids) + len(last.ids), len(last.slots))
         tokens, pictures = self._room(options, len(first.ids))
-        turns = [*(self._pack_turn(turn, style) for turn in path[:-1]), last]
         asks = [*(turn.role == "user" for turn in path[:-1]), True]
         start = find_start(list(zip(turns, asks, strict=True)), tokens, pictures)
+        left_out = sum(len(turn.images()) for turn in path[:start])
+        if left_out and not self.tuned:
+            turns, opening = self._pack_path(path, begun, style, left_out)
         packed = first
         for turn in turns[start:]:
             packed.extend(turn)
-        return Prompt(packed, len(packed.ids) - len(last.ids) + opening, self._describe_cut(turns, start, tokens))
+        answer, notice = len(packed.ids) - len(turns[-1].ids) + opening, self._describe_cut(turns, start, tokens)
+        return Prompt(packed, answer, notice, *self._read_names(path, left_out))
 
-    def _pack_turn(self, turn: Turn, style: str) -> Packed:
-        """A turn as it is read, a question with the style words behind it."""
+    def _pack_path(self, path: list[Turn], begun: tuple[Piece, ...], style: str, left_out: int = 0) -> tuple[list[Packed], int]:
+        """The turns as they are read, the last with the first parts of its answer, and where in it these begin.
+
+        `left_out` of the pictures, the oldest, are not read.
+        """
+        before: list[Image] = []
+        turns, last = [], Packed()
+        for turn in path:
+            turns.append(self._pack_turn(turn, before, style, left_out))
+            before += turn.images()
+        for turn in turns[-1:]:
+            last.extend(turn)
+        last.add(self.tokens.opening("assistant"), False)
+        opening = len(last.ids)
+        self.tokens.add_parts(last, begun, True)
+        return [*turns[:-1], last], opening
+
+    def _pack_turn(self, turn: Turn, before: list[Image], style: str, left_out: int) -> Packed:
+        """A turn after the pictures `before` as it is read, a question with the style words behind it."""
         said = self.memory.said.get(turn.id)
         if said is None:
             said = Packed()
-            wants_style = style and turn.role == "user" and turn.text()
-            self.tokens.add_turn(said, replace(turn, parts=(*turn.parts, Text(f" {style}"))) if wants_style else turn)
+            parts = turn.parts
+            if turn.role == "user":
+                parts = self._number_pictures(turn, before, left_out).parts
+                roles = "" if self.tuned else describe_roles(turn, len(before) - left_out)
+                behind = roles + (f" {style}" if style and turn.text() else "")
+                parts = (*parts, Text(behind)) if behind else parts
+            self.tokens.add_turn(said, replace(turn, parts=parts))
         return said
+
+    def _number_pictures(self, question: Turn, before: list[Image], left_out: int) -> Turn:
+        """A question whose references and pictures are named, and for a trained pair ordered, as the models read it."""
+        said = spell_out(question, "@{}")
+        return arrange_turn(said, before) if self.tuned else number_turn(said, len(before), left_out)
+
+    def _read_names(self, path: list[Turn], left_out: int) -> tuple[tuple[list[int], list[int]], str]:
+        """`Prompt.named` and `Prompt.question` of the last turn."""
+        if not path:
+            return ([], []), ""
+        before = [image for turn in path[:-1] for image in turn.images()]
+        named = [[number - left_out for number in each if number > left_out] for each in order_sources(path[-1], len(before))]
+        return (named[0], named[1]), self._number_pictures(path[-1], before, left_out).text()
 
     def _check_length(self, tokens: int, pictures: int) -> None:
         """Raises ValueError: a question and what there is of its answer are more than the pair can follow."""
@@ -481,6 +533,11 @@ class Engine:
         # A picture stays as it was painted if all before it is the same: its frame has read those words.
         kept = sum(slot.end <= len(packed.ids) - encoded for slot in memory.slots)
         memory.frames.keep(kept, len(packed.ids) - encoded)
+        roles = [(old.image.role, now.image.role) for old, now in zip(memory.slots[:kept], packed.slots, strict=False)]
+        changed = next((at for at, (old, now) in enumerate(roles) if old != now), kept)
+        if changed < kept:  # the same picture is for something else now
+            kept = changed
+            memory.frames.keep(kept, packed.slots[kept].bov)
         del memory.slots[kept:]
         new = packed.slots[kept:]
         if new:
@@ -488,7 +545,9 @@ class Engine:
         for slot in new:
             condition = memory.context.condition(slot.bov) if self.tuned else None  # an untuned painter remembers pictures alone
             size = self.pair.about.picture_size(0, slot.image.picture.size)
-            self.painter.remember(memory.frames, self.painter.encode(slot.image.picture, size), condition, packed.last_segment(slot.bov))
+            goes_on = bool(slot.image.role and memory.slots and memory.slots[-1].image.role == REFERENCE)
+            latents, segment = self.painter.encode(slot.image.picture, size), packed.last_segment(slot.bov)
+            self.painter.remember(memory.frames, latents, condition, segment, goes_on)
             memory.slots.append(slot)
         if new:
             self.pair.swapper.use_mllm()
@@ -713,7 +772,7 @@ class Engine:
             self.pair.swapper.use_painter()
         reply.versions += [(len(reply.parts), other) for other in others]
         reply.parts.append(made.image)
-        self.painter.remember(memory.frames, made.latents, made.condition, made.segment)
+        self.painter.remember(memory.frames, made.latents, made.condition, made.segment, bool(self._role_before()))
         self.pair.swapper.use_mllm()
         packed = memory.context.packed.between(0)
         self.tokens.add_image(packed, made.image, True)
@@ -753,6 +812,8 @@ class Engine:
         memory, options, index = self.memory, reply.options.image, reply.images()
         masked = reply.masked if index == 0 else None  # what comes next is a new picture
         read = asked and add_style(asked, options.style_words.strip())
+        if read and index == 0:
+            read = add_sources(read, *reply.named)
         if self.guard:
             self.guard.read(read.prompt if read else _last_line(reply) or reply.question)
         condition, segment = self._condition(read)
@@ -763,7 +824,7 @@ class Engine:
             options = replace(options, side=0)
         size = self._picture_size(options, masked or next(iter(reply.pictures()), None), condition)
         inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size) if masked and masked.mask else None
-        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative)
+        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative, self._role_before())
         yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size))
         begun = time.monotonic()
         made = yield from self._paint_picture(reply, index, request)
@@ -829,8 +890,16 @@ class Engine:
             raise ValueError(f"This pair paints pictures of {width} x {height} pixels only; set the aspect of pictures to auto.")
         shape = options.shape or (like.picture.size if like else None)
         if shape is None and self.painter.takes_pictures(options):
-            shape = self.painter.source_shape(self.memory.frames, condition)
+            if role := self._role_before():
+                shape = self.memory.slots[-1].image.picture.size if role == SOURCE else None
+            else:
+                shape = self.painter.source_shape(self.memory.frames, condition)
         return about.picture_size(options.side, shape)
+
+    def _role_before(self) -> str:
+        """The role of the picture before the next one, where the user brought it and the painter goes on from frame to frame; else ""."""
+        slots = self.memory.slots
+        return slots[-1].image.role if slots and not slots[-1].painted and not self.painter.reads_words else ""
 
     def _estimate_seconds(self, options: ImageOptions, size: tuple[int, int]) -> float:
         """Seconds that a picture will take, 0 where nobody knows. Raises ValueError, before it is begun, when it would not fit."""
@@ -877,8 +946,10 @@ class Engine:
 
     def _find_origin(self, options: ImageOptions, condition: Any, masked: Image | None) -> Origin:
         """The origin of the next picture: a change of a brought one where it goes on from one, else painted whole."""
-        takes = self.painter.takes_pictures(options)
-        sources = self.painter.find_sources(self.memory.frames, condition) if takes else []
+        takes, role = self.painter.takes_pictures(options), self._role_before()
+        sources = self.painter.find_sources(self.memory.frames, condition) if takes and not role else []
+        if role == SOURCE:
+            sources = [len(self.memory.slots) - 1]
         changed = masked is not None or any(self.memory.slots[at].image.origin is not Origin.PAINTED for at in sources)
         return Origin.CHANGED if changed else Origin.PAINTED
 
@@ -928,7 +999,7 @@ def describe_failure(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"The pair needs the package {package} ({kind}); install it with pip and open the pair anew."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"The disk is full ({kind}); make room, and try again."
     said = (error.strerror if isinstance(error, OSError) else "") or (lines[0] if lines else "")
     return f"The pair failed ({kind}{f': {said}' if said else ''}); try again, or open the pair anew."
@@ -939,6 +1010,12 @@ def add_style(asked: PictureRequest, style: str) -> PictureRequest:
     if not style or style.lower() in asked.prompt.lower():
         return asked
     return replace(asked, prompt=f"{asked.prompt.rstrip(' .')}. {style}")
+
+
+def add_sources(asked: PictureRequest, changed: list[int], references: list[int]) -> PictureRequest:
+    """A request with the pictures that the user named around those that the MLLM did: first what is changed, last the references."""
+    own = [number for number in asked.sources if number not in references]
+    return replace(asked, sources=tuple(dict.fromkeys((*changed, *own, *references))))
 
 
 def _last_line(reply: Reply) -> str:

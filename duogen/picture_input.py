@@ -17,6 +17,7 @@ from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 from duogen.files import read_bytes
 
 MAX_PIXELS = 50_000_000
+PICTURE_SIDE = 1536  # a photo from a phone takes 150 MB of memory, and no pair sees more
 LARGEST_FILE = 512 << 20  # bytes
 THINNEST = 200  # longer side / shorter side; the vision towers of Qwen take no more
 MOST_SCANS = 100  # of a JPEG; a progressive one has about ten, and each is a pass over all pixels: with 50 megapixels 30 ms

@@ -15,12 +15,14 @@ from duogen.library.conversations import ConversationStore
 from duogen.library.export import FOLLOW_SCRIPT
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
+from duogen.library.references import ReferenceStore
 from duogen.options import Options
 from ui import STATIC
 from ui.chat.actions import ChatActions, make_packer
 from ui.chat.answers import Jobs
 from ui.chat.history import PAINTING
 from ui.chat.panel import Chat, ChatParts, View
+from ui.chat.references import ReferenceFunctions
 from ui.chat.welcome import WAITING, WELCOME_PICTURES, make_examples, welcome_html
 from ui.parts import controls
 from ui.parts.disk_space import DiskSpace
@@ -38,6 +40,7 @@ from ui.tabs.models import Models
 from ui.tabs.studio import Studio
 
 KEPT_PICTURES, KEPT_PREVIEWS = 2000, 100
+SHOW = "() => ({ __type__: 'update', visible: true })"
 TOGGLE_DRAWER = "() => { document.querySelector('#options .toggle-button').click() }"
 TOGGLE_SIDE = "() => { document.querySelector('#side .toggle-button').click() }"
 TOGGLE_DARK = "() => { localStorage.look = document.body.classList.toggle('dark') ? 'dark' : 'light' }"
@@ -47,7 +50,9 @@ REMEMBERED = """() => {
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
-OWN_SCRIPTS = [STATIC / f"{name}.js" for name in ("event_stream", "drafts", "flipbook", "actions", "waiting_list", "head", "connection")]
+SCRIPT_NAMES = ("event_stream", "drafts", "flipbook", "picture_roles", "actions", "references", "waiting_list", "head", "connection")
+SHOW_ROLES = "() => { document.dispatchEvent(new Event('roles')) }"
+OWN_SCRIPTS = [STATIC / f"{name}.js" for name in SCRIPT_NAMES]
 ASK_NOW = "You can ask now."
 LOST = "Connection to the server was lost. Attempting reconnection..."  # as Gradio says it
 WORDS = f"const LOST = {json.dumps({'en': LOST} | {language: table[LOST] for language, table in TABLES.items()})};\n"
@@ -72,7 +77,9 @@ class Page:
         self.disk_space = DiskSpace(self.gallery, store, (self.pictures, self.previews), folder.parent / "uploads")
         served = [self.pictures.folder, self.previews.folder, self.gallery.pictures, self.gallery.thumbnails.folder, self.exports]
         gr.set_static_paths([*served, PAINTING, WELCOME_PICTURES])
-        self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery)
+        self.references = ReferenceStore(folder.parent / "references")
+        self.references.remove_leftovers()
+        self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery, self.references)
         with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
             self._wire()
@@ -99,20 +106,24 @@ class Page:
                 self._lay_out_chat()
             names = ("Studio", "Library", "Models", "Data", "Fine-tune", "Arena")
             tabs = [gr.Tab(name, id=name.lower(), elem_id=f"tab-{name.lower()}") for name in names]
-        with gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options") as self.options:
+        self.options = gr.Sidebar(label="Options", position="right", open=False, width=330, elem_id="options")
+        with self.options, gr.Column(visible=False, elem_id="settings") as self.settings:
             self.presets = PresetPanel(self.loading)
             self.controls = controls.build(Options, without=(controls.ASPECT[-1],))
             gr.Button("Sign out", size="sm", visible=not self.local, elem_id="sign-out").click(None, None, None, js=SIGN_OUT)
         self.controls[controls.ASPECT] = self.shapes
         self.place = gr.Textbox(visible="hidden", elem_id="place")
+        self.roles = gr.Textbox(visible="hidden", elem_id="roles")
         self._lay_out_tabs(*tabs)
         packer = make_packer(self.store, self.exports, self.pictures)
-        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[packer])
+        asked = ReferenceFunctions(self.references, self.gallery, self.store).functions()
+        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[packer, *asked])
 
     def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab, arena: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.disk_space, self.previews, self.controls)
         self.studio = Studio(studio, self.shared)
-        parts = ChatParts(self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.waiting, self.place)
+        around = (self.view, self.search, self.bring, self.list, self.chatbot, self.status)
+        parts = ChatParts(*around, self.box, self.waiting, self.place, self.roles)
         self.chat = Chat(parts, self.shared, self.store, self.jobs)
         self.actions = ChatActions(self.chat, self._open_in_studio)
         drawn = [self.tabs, *self.chat.outputs, *self.controls.values(), *self.studio.outputs]
@@ -159,7 +170,7 @@ class Page:
         )
 
     def _wire(self) -> None:
-        inputs: set[Block] = {self.box, self.view, self.search, *self.controls.values()}
+        inputs: set[Block] = {self.box, self.roles, self.view, self.search, *self.controls.values()}
         chat = self.chat
         outputs = chat.outputs
         quick: dict[str, Any] = {**QUICK, "trigger_mode": "multiple"}
@@ -187,8 +198,10 @@ class Page:
         self.blocks.load(None, None, None, js=REMEMBERED)
         self.blocks.load(self.translate, None, list(self.translate()), queue=False, **quick)
         self.place.change(None, self.place, None, js=SHOW_ADDRESS)
+        self.roles.change(None, None, None, js=SHOW_ROLES)
         self.theme_button.click(None, None, None, js=TOGGLE_DARK)
         self.drawer.click(None, None, None, js=TOGGLE_DRAWER)
+        self.options.expand(None, None, self.settings, js=SHOW)  # its controls take a third of the time in which the page opens
         self.side.click(None, None, None, js=TOGGLE_SIDE)
         self.blocks.unload(self.leave)
 

@@ -22,16 +22,17 @@ from duogen import silence_libraries
 from duogen.cli import data as data_command
 from duogen.cli import evaluate as evaluate_command
 from duogen.cli import finetune as train_command
-from duogen.cli import pairs
+from duogen.cli import pairs, references
 from duogen.content_credentials import add_signing_flags, encode_signed, sign_as_flags_say
-from duogen.conversation import Conversation, Text
+from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Text
 from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
-from duogen.files import fill_folder
+from duogen.files import explain_disk, fill_folder
 from duogen.hub.catalogue import bundled_id
 from duogen.hub.timings import say_seconds
 from duogen.library.presets import PresetStore, find_options
+from duogen.library.references import open_references
 from duogen.options import PRESETS, ImageOptions, LoadOptions, Options, TextOptions, add_flags, from_flags
-from duogen.paths import data_home
+from duogen.paths import data_home, explain_home
 from duogen.picture_input import open_picture
 from duogen.text_decoding import clean_message
 
@@ -44,7 +45,15 @@ DESCRIPTION = "Ask, and get an answer in words and pictures."
 PAIR_CHOOSES = ("steps", "guidance", "max_tokens")  # a pair knows what it does best with
 NOT_HERE = ("preview_every",)  # a terminal shows no previews
 Command = Callable[[argparse.Namespace], int]
-CHAT_HELP = "/image FILE adds a picture to your next words, /on goes on with an answer that was cut, /new starts a new chat, /quit ends."
+PICTURE_FLAGS = {
+    "image": ("", "a picture to talk about"),
+    "source": (SOURCE, "a picture to change, whose pixels are kept"),
+    "reference": (REFERENCE, "a picture whose looks are kept"),
+}
+CHAT_HELP = (
+    "/image FILE, /source FILE and /reference FILE add a picture to your next words, /on goes on with an answer that was cut, /new starts "
+    "a new chat, /quit ends."
+)
 EXPORTED = "a file that ends in .pdf, .html, .zip (Markdown), or as a flipbook in .webp, .gif or .mp4"
 CUT = {
     "max_tokens": "its longest (--max-tokens)", "max_images": "its most pictures (--max-images)",
@@ -64,7 +73,9 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     asking = commands.add_parser("ask", help="one question, one answer", description="Answers one question; the text is streamed.")
     asking.add_argument("prompt", help="what you want to know or see")
-    asking.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture to talk about; may be given again")
+    for flag, (role, about) in PICTURE_FLAGS.items():  # in one list: pictures are numbered as they are given
+        kind: dict[str, Any] = {"dest": "image", "action": "append", "default": [], "type": partial(_note_picture, role)}
+        asking.add_argument(f"--{flag}", **kind, metavar="FILE", help=f"{about}; may be given again")
     asking.add_argument("--json", action="store_true", help="print reply.json instead of the text")
     chatting = commands.add_parser("chat", help="several turns", description=f"Reads your words line by line. {CHAT_HELP}")
     for each in (asking, chatting):
@@ -75,8 +86,8 @@ def parser() -> Parser:
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
-    splits = ("held-out", "train", "held-out-kinds", "second-request", "child", "marker")
-    shown = "what training never saw, what it did, or drawings by another hand, to be changed or asked about"
+    splits = ("held-out", "train", "held-out-kinds", "second-request", "child", "marker", "composing", "by-example")
+    shown = "what training never saw, what it did, drawings by another hand, several pictures made into one, a change to be repeated"
     sketchbook.add_argument("--split", choices=splits, default="held-out", help=shown)
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
@@ -102,7 +113,12 @@ def parser() -> Parser:
     add_signing_flags(exporting)
     train_command.add_commands(commands)
     pairs.add_commands(commands)
+    references.add_commands(commands)
     return top
+
+
+def _note_picture(role: str, file: str) -> tuple[str, str]:
+    return role, file
 
 
 def _names(listed: str) -> list[str]:
@@ -176,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         given = parser().parse_args(argv)
         own: dict[str, Command] = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
-        return (own | train_command.COMMANDS | pairs.COMMANDS)[given.command](given)
+        return (own | train_command.COMMANDS | pairs.COMMANDS | references.COMMANDS)[given.command](given)
     except ValueError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -188,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         return _complain(f"{error.name or error} cannot be imported; install what is needed with: pip install -r requirements.txt")
     except Exception as error:
-        return _complain(f"Something went wrong ({type(error).__name__}: {' '.join(str(error).split())}).")
+        known = explain_disk(error) or explain_home(error)
+        return _complain(known or f"Something went wrong ({type(error).__name__}: {' '.join(str(error).split())}).")
 
 
 def _complain(sentence: str) -> int:
@@ -217,9 +234,9 @@ def ask(given: argparse.Namespace) -> int:
         raise ValueError('There is no question; write one, such as: python -m duogen ask "How do I draw a house?"')
     options_of(given)
     sign_as_flags_say(given)
-    pictures = [open_picture(Path(file)) for file in given.image]
+    pictures = [Image(open_picture(Path(file)), role=role) for role, file in given.image]
     out = free_folder(given.out)
-    conversation = Conversation().say("user", *pictures, prompt)
+    conversation = open_references().attach(Conversation().say("user", *pictures, prompt))
     engine = open_engine(given)
     answer = print_answer(engine, conversation, options_of(given, engine.about), quiet=given.json)
     if answer.parts:
@@ -250,15 +267,16 @@ def chat(given: argparse.Namespace) -> int:
                 case "/new":
                     conversation, pictures = Conversation(), []
                     print("A new chat.")
-                case "/image" if not rest.strip():
-                    raise ValueError("Say which picture: /image FILE")
-                case "/image":
-                    pictures.append(open_picture(Path(rest.strip()).expanduser()))
+                case "/image" | "/source" | "/reference" if not rest.strip():
+                    raise ValueError(f"Say which picture: {word} FILE")
+                case "/image" | "/source" | "/reference":
+                    role, _ = PICTURE_FLAGS[word[1:]]
+                    pictures.append(Image(open_picture(Path(rest.strip()).expanduser()), role=role))
                     print(f"{Path(rest.strip()).name} goes with your next words.")
                 case _ if word.startswith("/") and line != "/on":
                     raise ValueError(f"There is no command {word}. {CHAT_HELP}")
                 case _:
-                    asked = conversation if line == "/on" else conversation.say("user", *pictures, line)
+                    asked = conversation if line == "/on" else open_references().attach(conversation.say("user", *pictures, line))
                     answer = print_answer(engine, asked, options, goes_on=line == "/on")
                     if answer.parts:  # else nothing was said, and the next words take the place of these
                         conversation, pictures = answer.conversation, []

@@ -85,6 +85,18 @@ def matches_edit(said: Scene, before: Scene, meant: Scene, ask: str) -> bool:
     return _differs_in_open_colour(said, before, meant, ask)
 
 
+def matches_composition(said: Scene, before: Scene, meant: Scene, ask: str) -> bool:
+    """Whether what was put into `before` looks as in the picture that it comes from; only its place may differ from the reference."""
+    if said == meant:
+        return True
+    kept = len(before.things)
+    new, wanted = said.things[kept:], meant.things[kept:]
+    if said.background != before.background or said.things[:kept] != before.things or not new or len(new) != len(wanted):
+        return False
+    pairs = zip(new, wanted, strict=True)
+    return all(one.kind == other.kind and one.parts == other.parts and _has_requested_side(one, other, ask) for one, other in pairs)
+
+
 def _differs_in_open_colour(said: Scene, before: Scene, meant: Scene, ask: str) -> bool:
     """Whether only the colour of a new part differs, and the request names no colour."""
     if (said.background, len(said.things)) != (meant.background, len(meant.things)) or find_colours(ask):

@@ -17,7 +17,15 @@ from PIL.Image import Image as Picture
 
 from duogen.conversation import Image, Piece, Text
 from duogen.evaluate.answers import answers_agree
-from duogen.evaluate.intent import Named, find_background, find_named_parts, matches_edit, matches_part, matches_picture
+from duogen.evaluate.intent import (
+    Named,
+    find_background,
+    find_named_parts,
+    matches_composition,
+    matches_edit,
+    matches_part,
+    matches_picture,
+)
 from duogen.sketchbook import verify
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.read import read_reply
@@ -44,6 +52,7 @@ class TurnCase:
         shown: the picture before the answer.
         renderer: draws a scene in the style of the upload; `None` for the world's own style.
         continues: the answer goes on with a guide that an earlier one began.
+        composed: the request is about several uploads, which say how what is new looks.
     """
 
     what: str
@@ -55,6 +64,7 @@ class TurnCase:
     shown: Picture | None = None
     renderer: Callable[[Scene], Picture] | None = None
     continues: bool = False
+    composed: bool = False
 
     def scenes(self) -> list[Scene]:
         return [part for part in self.meant if isinstance(part, Scene)]
@@ -163,7 +173,8 @@ def check_steps(asked: TurnCase, said: Sequence[Scene | None]) -> list[bool]:
         elif asked.what == "picture":
             right.append(asked.free or matches_picture(one, other, asked.ask))
         else:
-            right.append(matches_edit(one, asked.before or other, other, asked.ask))
+            matches = matches_composition if asked.composed else matches_edit
+            right.append(matches(one, asked.before or other, other, asked.ask))
     return right + [False] * (max(len(said), len(meant)) - len(right))
 
 

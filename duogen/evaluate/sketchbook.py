@@ -3,7 +3,8 @@
 Splits: "train"; "held-out" (known things in combinations that training never showed); "held-out-kinds" (things that training never
 showed: the words are those of the reference and only the painter is tested); "second-request" (held-out combinations, after a guide or a
 picture of something else in the same conversation; the answer to the second request counts); "child" and "marker" (uploads of held-out
-combinations in these drawing styles, which the user asks about or wants changed).
+combinations in these drawing styles, which the user asks about or wants changed); "composing" (two or three uploads of held-out
+combinations, made into one) and "by-example" (a change seen between two uploads, done to a third).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from duogen.conversation import Conversation, Image, Piece, Text
+from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.figures import Figure, mean, share
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
@@ -37,9 +38,14 @@ from duogen.sketchbook.world import HELD_OUT_KINDS, has_held_out, random_scene
 SHARES = {"guide": 0.35, "picture": 0.15, "edit": 0.15, "question": 0.2, "talk": 0.1, "ten-edits": 0.05}
 STYLE_SHARES = {"edit": 0.5, "question": 0.5}
 PAINTER_SHARES = {"guide": 0.6, "picture": 0.2, "edit": 0.2}
+COMPOSING_SHARES = {"put": 0.34, "colours": 0.33, "three": 0.33}
 SECOND = "second-request"
 SECOND_SHARES = {"guide": 0.5, "picture": 0.5}
-SPLITS = ("held-out", "train", "held-out-kinds", SECOND, *STYLES)
+SPLITS = ("held-out", "train", "held-out-kinds", SECOND, *STYLES, "composing", "by-example")
+SPLIT_SHARES = {
+    "held-out-kinds": PAINTER_SHARES, SECOND: SECOND_SHARES, "composing": COMPOSING_SHARES, "by-example": {"example": 1.0},
+    **dict.fromkeys(STYLES, STYLE_SHARES),
+}  # fmt: skip
 TEN = 10
 Log = Callable[[str], None]
 
@@ -101,8 +107,7 @@ def evaluate(
     image = default_image_options(engine, painting)
     player = Player(engine, Options(image=image), forced)
     played: list[PlayedConversation] = []
-    shares = STYLE_SHARES if split in STYLES else {"held-out-kinds": PAINTER_SHARES, SECOND: SECOND_SHARES}.get(split, SHARES)
-    for number, task in enumerate(allot_tasks(n, shares)):
+    for number, task in enumerate(allot_tasks(n, SPLIT_SHARES.get(split, SHARES))):
         played.append(play_conversation(player, task, random.Random(f"{seed}/{number}"), split, kinds))
         right = sum(score.right for score in played[-1].scores)
         log(f"{number + 1}/{n} {task}: {right} of {len(played[-1].scores)} answers right")
@@ -192,7 +197,7 @@ def _plan_turn(played: PlayedConversation, dialogue: Dialogue, index: int, rng: 
     if answer.kind == "guide":
         played.opening = str(meant[0]).partition("\n")[0]
     asked = TurnCase(what, _line_text(line), meant, played.scene, played.opening, answer.free, played.shown, played.renderer)
-    return replace(asked, continues=answer.kind == "more"), line
+    return replace(asked, continues=answer.kind == "more", composed=len(line.scenes()) > 1), line
 
 
 def answer_kind(answer: Line) -> str:
@@ -214,15 +219,17 @@ def _add_upload(played: PlayedConversation, scene: Scene) -> None:
     played.panels.append(Panel(played.shown, None, "(upload)"))
 
 
-def _upload_picture(played: PlayedConversation) -> PILImage.Image:
-    assert played.shown is not None, "whoever plans a turn with an upload draws it"
-    return played.shown
+def _bring_uploads(played: PlayedConversation, line: Line) -> list[str | Image]:
+    """The parts of a message with its uploads; where they are several, the last is to be changed."""
+    most = len(line.scenes()) - 1
+    roles = iter([*[REFERENCE] * most, SOURCE] if most > 0 else [""])
+    draw_upload = played.renderer or draw
+    return [Image(draw_upload(part), role=next(roles)) if isinstance(part, Scene) else part for part in line.parts]
 
 
 def _play_turn(player: Player, played: PlayedConversation, asked: TurnCase, line: Line, rng: random.Random) -> bool:
     """Ask the pair one turn and score the answer. Returns `False` if it failed."""
-    parts = [_upload_picture(played) if isinstance(part, Scene) else part for part in line.parts]
-    conversation = played.conversation.say("user", *parts)
+    conversation = played.conversation.say("user", *_bring_uploads(played, line))
     options = replace(player.options, seed=rng.randrange(2**31))
     try:
         answer = answer_as_reference if player.forced else answer_freely

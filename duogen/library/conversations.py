@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock
 
-from duogen.conversation import Conversation, load_conversation, read_payload, save_conversation
+from duogen.conversation import ROLES, Conversation, load_conversation, read_payload, save_conversation
 from duogen.files import make_folder, move, place_folder, read_bytes, read_record, write_beside
 from duogen.library.conversation_zip import ABOUT, CONVERSATION, NOT_OURS, extract_zip, pack_folder
 from duogen.library.deletions import remove_leftovers, remove_old
@@ -82,13 +82,13 @@ class Entry:
 def make_title(words: str) -> str:
     """Make a title from the subject of a question, else from its first words."""
     line = clean_title(words)
-    line = _find_subject(line) or line
+    line = find_subject(line) or line
     if len(line) <= TITLE_LETTERS:
         return line or "Pictures"
     return cut_text(line, TITLE_LETTERS) + " …"
 
 
-def _find_subject(line: str) -> str:
+def find_subject(line: str) -> str:
     """What a request is about: "How do I draw a red house?" is about "Red house"; "" where nothing is left."""
     led = max((found.end() for opening in OPENINGS if (found := opening.match(line))), default=0)
     subject = CLOSINGS.sub("", line[led:]).strip()
@@ -262,7 +262,7 @@ class ConversationStore:
             self._write_about(id, about | {"notes": about["notes"] | {turn: note}})
 
     def save_waiting(self, id: str, waiting: list[dict[str, Any]]) -> None:
-        """Save the questions to ask later: `id`, `words`, `files`, `options`, and `early` if no pair was open yet."""
+        """Save the questions to ask later: `id`, `words`, `files`, `options`, `early` if no pair was open yet, and `roles` by file."""
         with self._changing():
             self._write_about(id, self.read_about(id) | {"waiting": waiting})
 
@@ -459,6 +459,8 @@ def _check_waiting(waiting: Any) -> list[dict[str, Any]]:
         if isinstance(words, str) and isinstance(files, list):
             here = [file for file in files if isinstance(file, str) and os.path.isfile(file)]
             about = {"options": options if isinstance(options, dict) else {}, "early": each.get("early") is True}
+            roles = each.get("roles") if isinstance(each.get("roles"), dict) else {}
+            about["roles"] = {file: roles[file] for file in here if roles.get(file) in ROLES[1:]}
             known = id if isinstance(id, str) and ID.fullmatch(id) else f"{place:032x}"
             checked.append({"id": known, "words": clean_text(words), "files": here, **about})
     return checked

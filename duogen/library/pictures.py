@@ -17,16 +17,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image as PILImage
 
 from duogen.files import make_folder, move, write_beside
+from duogen.library.conversations import find_subject
 from duogen.library.deletions import remove_leftovers, remove_old
 from duogen.library.picture_file import PictureInfo, clear_links, encode_png, from_json, read_header, read_upload, replace_info, to_json
+from duogen.paths import ASSETS
 from duogen.picture_input import open_picture
-from duogen.text_decoding import fold_text
+from duogen.text_decoding import clean_title, fold_text
 
 VERSION = 2
 THUMBNAIL_PIXELS = 320
@@ -38,6 +41,9 @@ SORTS = {
     "large": "width * height DESC, bytes DESC, made > :now, made DESC",
 }
 CJK = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff])")
+WORD = re.compile(rf"{CJK.pattern}+|(?:(?!{CJK.pattern})[^\W_])+")
+MOST_TERMS, RANKED = 40, 200  # words of a message that are looked for, and pictures of which the best are chosen
+SHARE_OF_BEST = 0.5  # what fits less well than this beside the best picture does not fit
 GONE = "This picture is no longer here; it may have been deleted."
 COLUMNS = "id, width, height, bytes, about"
 SCHEMA = f"""
@@ -200,6 +206,29 @@ class Gallery:
             listed = f"SELECT {COLUMNS} {chosen} ORDER BY {SORTS[wanted.sort]}, number DESC LIMIT :count OFFSET :start"
             return [self._make_entry(row) for row in index.execute(listed, given)], total
 
+    def suggest(self, words: str, count: int = 3, apart_from: str = "") -> list[Entry]:
+        """The pictures that fit best to what a message names, one of an answer; none where nothing fits.
+
+        Args:
+            apart_from: the id of a conversation whose pictures are left out.
+        """
+        terms = _message_terms(words)
+        if not terms:
+            return []
+        found: dict[tuple[str, str], Entry] = {}
+        with self._connect() as index:
+            ranked = f"""SELECT {", ".join(f"pictures.{name}" for name in COLUMNS.split(", "))}, words.rank FROM words
+                JOIN pictures ON pictures.number = words.rowid WHERE words MATCH ? ORDER BY words.rank, number DESC LIMIT {RANKED}"""
+            rows = index.execute(ranked, (terms,)).fetchall()
+        entries = [(self._make_entry(row[:-1]), -row[-1]) for row in rows]
+        for entry, fit in entries:
+            about = entry.about
+            if fit < entries[0][1] * SHARE_OF_BEST or len(found) == count:
+                break
+            if not apart_from or about.conversation != apart_from:
+                found.setdefault((about.conversation, about.turn) if about.turn else ("", entry.id), entry)
+        return list(found.values())
+
     def versions(self, id: str) -> list[Entry]:
         """All pictures made from the same first picture as this one, with that one, oldest first; parents before their children.
 
@@ -335,6 +364,24 @@ def _search_terms(words: str) -> str:
     """The words of a search for FTS5: quoted prefixes of words; "" if there are none."""
     parts = (_space_cjk(part).strip() for part in fold_text(words).replace('"', " ").replace("\0", " ").split())
     return " ".join(f'"{part}"*' for part in parts if re.search(r"\w", part))
+
+
+@cache
+def _empty_words() -> frozenset[str]:
+    """Words that name nothing, in the languages of the page."""
+    return frozenset((ASSETS / "data" / "empty-words.txt").read_text(encoding="utf-8").split())
+
+
+def _message_terms(words: str) -> str:
+    """What a message names as a search of FTS5 for any of it; "" for nothing. In scripts without spaces two letters count as a word."""
+    line = clean_title(words)
+    terms: dict[str, None] = {}
+    for word in (found[0] for found in WORD.finditer(fold_text(find_subject(line) or line))):
+        if CJK.match(word[0]):
+            terms |= dict.fromkeys(" ".join(word[at : at + 2]) for at in range(len(word) - 1))
+        elif word not in _empty_words() and len(word) > 1 and not word.isdecimal():
+            terms[word] = None
+    return " OR ".join(f'"{term}"' for term in list(terms)[:MOST_TERMS])
 
 
 def _space_cjk(words: str) -> str:

@@ -41,7 +41,8 @@ _TASK = (
 )
 _SOURCES = (
     "The pictures of the conversation are numbered 1, 2, 3 ... in order, the user's and yours; to change one or go on from it, name it: "
-    '<picture from="1">. '
+    '<picture from="1">, or several: <picture from="1, 2">; in the description call them @1 and @2. Asked to do to one picture '
+    "what was done from another to a third, first say what changed there, then describe that change. "
 )
 _BLIND = "The painter cannot see pictures, neither the user's nor its own: what it should know of them, describe between the marks. "
 _RESTRAINT = "Answer without a picture when none is wanted."

@@ -15,6 +15,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from duogen.conversation import Image, Piece, Text, Turn
+from duogen.mentions import spell_out
 from duogen.models.placeholders import mark_picture
 from duogen.picture_input import pad_size, pad_thin
 from duogen.text_decoding import clean_text
@@ -148,10 +149,10 @@ class Tokens:
             self.add_image(packed, part, mine)
 
     def add_turn(self, packed: Packed, turn: Turn) -> None:
-        """Append a whole turn."""
+        """Append a whole turn, its mentions of references as plain words."""
         mine = turn.role == "assistant"
         packed.add(self.opening(turn.role), False)
-        self.add_parts(packed, turn.parts, mine)
+        self.add_parts(packed, turn.parts if mine else spell_out(turn).parts, mine)
         packed.add([self.end], mine)
         packed.add(self.newline, False)
 

@@ -100,6 +100,8 @@ class PaintRequest:
         size: (width, height) of the picture, `None` for the pair's own at `options.side`.
         negative: hidden states [1, S, D] that the branch without guidance reads, as an untuned painter was trained; `None` where it reads
             the words before `segment`.
+        role: of the picture before: a `SOURCE` is gone on from and nothing of a `REFERENCE` is copied, whether or not a scene begins
+            here; "" where the painter decides.
     """
 
     condition: Any
@@ -109,6 +111,7 @@ class PaintRequest:
     inpaint: Any = None
     size: tuple[int, int] | None = None
     negative: torch.Tensor | None = None
+    role: str = ""
 
 
 @runtime_checkable
@@ -158,8 +161,11 @@ class Painter(Protocol):
     def composite(self, painted: PILImage.Image, picture: PILImage.Image, mask: PILImage.Image) -> PILImage.Image:
         """`picture` in its own size with what was painted where `mask` is white; outside not a pixel changes."""
 
-    def remember(self, frames: Frames, latents: Any, condition: Any, segment: int) -> None:
-        """Add a final picture to `frames`. `condition` and `segment` are those of its `PaintRequest`."""
+    def remember(self, frames: Frames, latents: Any, condition: Any, segment: int, goes_on: bool = False) -> None:
+        """Add a final picture to `frames`. `condition` and `segment` are those of its `PaintRequest`.
+
+        `goes_on`: it is of the scene of the picture before, whatever the words say.
+        """
 
     def fill_cache(self, frames: Frames) -> None:
         """Compute what is still due of earlier pictures."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
+from duogen.conversation import REFERENCE
 from duogen.models.pipeline import DuoGenPipeline
 from duogen.models.placement import CACHE_THRESHOLD, wants_block_cache
 from duogen.models.samplers import choose_scheduler
@@ -149,18 +150,21 @@ class CosmosPainter:
         return composite_inside(painted, picture, mask)
 
     @torch.no_grad()
-    def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int) -> None:
+    def remember(
+        self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int, goes_on: bool = False
+    ) -> None:
         """Add a final picture; its keys and values are computed once, before the next picture, and serve every later one.
 
         Args:
             condition: [1, S, D] states of the words before its BOV.
             segment: index of the first word of the last text segment before it.
+            goes_on: as of `Painter`.
 
         Raises:
             ValueError: the conversation has more pictures than the model has positions for.
         """
         self._check_room(frames)
-        frames.scenes.append(self._find_start(frames, condition, segment))
+        frames.scenes.append(self._find_start(frames, condition, segment, goes_on))
         frames.past.append(latents)
         if self.causal:
             self._condition(frames, condition)  # now, since the states are not kept
@@ -204,7 +208,8 @@ class CosmosPainter:
             frames = Frames.empty()  # it never learnt what a frame a step later is
         self._check_room(frames)
         self.fill_cache(frames)
-        frames = frames.since(self._find_start(frames, request.condition, request.segment, inpaint is not None))
+        goes_on = inpaint is not None or bool(request.role)
+        frames = frames.since(self._find_start(frames, request.condition, request.segment, goes_on))
         height, width = self.size(size)
         shape = (1, self.pair.vae.config.z_dim, height, width)
         # Drawn on the CPU: the same seed gives the same picture on every device.
@@ -375,6 +380,7 @@ class _GuidedVelocity:
 
     def __init__(self, painter: CosmosPainter, frames: Frames, request: PaintRequest, size: tuple[int, int]) -> None:
         self.painter, self.frames, self.options = painter, frames, request.options
+        self.copies = bool(frames.past) and request.role != REFERENCE
         self.run = painter._predict_causal if painter.causal else painter._predict_bidirectional
         self.branches = painter._branches(frames, request.options)
         self.inputs = painter._step_inputs(frames, request, size, self.branches)
@@ -387,7 +393,7 @@ class _GuidedVelocity:
         batch = latents.expand(self.branches, -1, -1, -1)
         frame, gate = split_gate(self.run(self.frames, batch, sigma, self.inputs).float(), latents.shape[1])
         guided = guide(to_velocity(frame, batch, sigma, about.prediction), self.strength, self.options.picture_guidance)
-        if gate is None or not self.frames.past:
+        if gate is None or not self.copies:
             return guided
         # The gate of the branch that reads everything decides, by the distance that guidance made.
         made, before = latents - sigma * guided, self.frames.past[-1]

@@ -46,6 +46,7 @@ from duogen.options import ImageOptions, LoadOptions, scale_size
 from duogen.painters.base import Frames, PaintRequest, PaintStep
 from duogen.painters.masks import check_mask, composite_inside, fit
 from duogen.painters.pipeline_run import PipelineRun
+from duogen.picture_roles import name_pictures
 from duogen.precision import token_dtype
 
 FRAME_PIPELINES = ("DuoGenPipeline", "Cosmos2_5_PredictBasePipeline")  # opened by `duogen.models.pipeline`
@@ -358,7 +359,7 @@ class DiffusersPainter:
     def fill_cache(self, frames: Frames) -> None:
         """Nothing is due: the pipeline reads the pictures themselves."""
 
-    def remember(self, frames: Frames, latents: PILImage.Image, condition: Any, segment: int) -> None:
+    def remember(self, frames: Frames, latents: PILImage.Image, condition: Any, segment: int, goes_on: bool = False) -> None:
         """Add a final picture."""
         frames.past.append(latents)
 
@@ -380,7 +381,9 @@ class DiffusersPainter:
         sources = [_enlarge(each) for each in self.sources(frames, request.condition, request.inpaint)]
         pipe = self._pipe_for(sources)
         pipe.scheduler = choose_scheduler(self.scheduler, options.sampler)
-        given = self._call(pipe, request, size, sources)
+        numbers = [0] * (request.inpaint is not None) + [each + 1 for each in self.find_sources(frames, request.condition)]
+        prompt = name_pictures(request.condition.prompt, type(pipe).__name__, numbers[: len(sources)])
+        given = self._call(pipe, replace(request, condition=PictureRequest(prompt)), size, sources)
         set_block_cache(denoiser_of(pipe), options.steps, self.pair.load.caching)
         run = PipelineRun(pipe, given, denoiser_of(pipe), _picture_of)
         try:

@@ -32,7 +32,7 @@ def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
         scene: what the picture shows.
     """
     if words.startswith("Now there "):
-        return draft_steps(scene, first=len(scene.things) - 1)
+        return draft_steps(scene, first=len(scene.things) - words.count("Now there "))
     if words.lower().startswith(tuple(f"{each}:" for each in BACKGROUND_WORDS.values())):
         return draft_steps(scene)
     return []

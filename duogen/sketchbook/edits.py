@@ -95,6 +95,13 @@ def is_clear_of_others(scene: Scene, thing: Thing, ignore: int | None = None) ->
     return fits_canvas(thing) and all(_covered_share(thing, other) <= OVERLAP for other in others)
 
 
+def find_spot(rng: random.Random, scene: Scene, thing: Thing | None) -> Thing | None:
+    """The thing at a free place of the scene; `None` where it has none, or there is no thing."""
+    levels = ["sky", "ground"] if thing is not None and rng.random() < (0.9 if thing.kind == "sun" else 0.3) else ["ground", "sky"]
+    spots = [{"side": side, "level": level} for level in levels for side in rng.sample(SIDES, 3)]
+    return next((found for spot in spots if thing is not None and is_clear_of_others(scene, found := replace(thing, **spot))), None)
+
+
 def _covered_share(one: Thing, other: Thing) -> float:
     a, b = extent(one), extent(other)
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
@@ -155,12 +162,9 @@ def _add(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
     if len(scene.things) >= 3:
         return None
     thing = _make_new_thing(rng, pool, scene)
-    levels = ["sky", "ground"] if thing is not None and rng.random() < (0.9 if thing.kind == "sun" else 0.3) else ["ground", "sky"]
-    spots = [{"side": side, "level": level} for level in levels for side in rng.sample(SIDES, 3)]
-    free = next((found for spot in spots if thing is not None and is_clear_of_others(scene, found := replace(thing, **spot))), None)
-    if free is None:
+    thing = find_spot(rng, scene, thing)
+    if thing is None:
         return None
-    thing = free
     if thing.kind:
         named = [index for index in range(len(thing.parts)) if rng.random() < 0.12 and words.can_be_named(thing, index)]
         fields = {"a": thing_phrase(thing, named, (), rng)}

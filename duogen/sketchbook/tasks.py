@@ -9,12 +9,14 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from PIL.Image import Image as Picture
 
 from duogen.conversation import Image, Message, Turn
 from duogen.sketchbook import words, world
 from duogen.sketchbook.change import loose_parts, remove_part
+from duogen.sketchbook.compose import Composition, compose_three, follow_example, give_colours, put_thing
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Edit, Pool, random_edit
 from duogen.sketchbook.phrases import background_phrase, fill_template, make_untidy, phrases, placing_phrase, shapes_phrase, thing_phrase
@@ -457,6 +459,16 @@ def _make_description(rng: random.Random, pool: Pool) -> list[Line]:
     return [_upload_line(rng, "question", scene, ask), _assistant_line("question", said)]
 
 
+# Several pictures
+
+
+def _compose(make: Callable[[random.Random, Pool], Composition], rng: random.Random, pool: Pool) -> list[Line]:
+    """One request about several uploads, and the last of them changed."""
+    made = make(rng, pool)
+    parts = (*made.scenes, made.ask) if rng.random() < 0.75 else (made.ask, *made.scenes)
+    return [_user_line(rng, *parts), _assistant_line("edit", made.answer, made.scene)]
+
+
 # Talk
 
 
@@ -497,4 +509,8 @@ TASKS: dict[str, Callable[[random.Random, Pool], list[Line]]] = {
     "quiz": _make_quiz,
     "described": _make_description,
     "talk": _make_talk,
+    "put": partial(_compose, put_thing),
+    "colours": partial(_compose, give_colours),
+    "three": partial(_compose, compose_three),
+    "example": partial(_compose, follow_example),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from dataclasses import replace
 
@@ -294,6 +295,7 @@ CAUSES = [
     (StopIteration(), "RuntimeError: generator raised StopIteration"),
     (RecursionError("too deep"), "(RecursionError: too deep)"),
     (MemoryError(), "Memory ran out (MemoryError); make the pictures smaller"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "The disk is full (OSError); make room"),
     (OSError(28, "No space left on device"), "The disk is full (OSError); make room"),
     (OSError(5, "Input/output error"), "(OSError: Input/output error)"),
     (ImportError("cannot import name y"), "(ImportError: cannot import name y)"),

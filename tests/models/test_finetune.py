@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -514,7 +515,8 @@ def test_failures_are_told_in_plain_words(place, monkeypatch):
     kinds = {
         "memory": [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
         "loss": [Diverged("x")],
-        "disk": [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")],
+        "disk": [OSError(errno.EDQUOT, "Disk quota exceeded"), RuntimeError("PytorchStreamWriter failed writing file data/0")]
+        + [OSError(28, "No space left on device")],
         "data": [FileNotFoundError("a.png"), ValueError("There is no file a.png.")],
         "other": [RuntimeError("boom")],
     }

@@ -70,11 +70,11 @@ def in_colour(scene: Scene, name: str, colour: str) -> Scene:
 def test_the_reference_answer_gets_every_score(task: str) -> None:
     for seed in range(4):
         line, answer = sample(task, random.Random(seed), held=True).lines[:2]
-        before = (line.scenes() or [None])[0]
+        before = (line.scenes() or [None])[-1]
         what = sketchbook.answer_kind(answer)
         text = " ".join(part for part in line.parts if isinstance(part, str)).lower()
         opening = str(answer.parts[0]).partition("\n")[0]
-        turn = TurnCase(what, text, answer.parts, before, opening, shown=draw(before) if before else None)
+        turn = TurnCase(what, text, answer.parts, before, opening, shown=draw(before) if before else None, composed=len(line.scenes()) > 1)
         score = score_turn(turn, replied(answer.parts))
         assert score.words and score.draws and score.right and score.complete in (True, None), (text, answer.parts, score)
         for picture in score.pictures:

@@ -49,7 +49,7 @@ def phrasings(data: object) -> list[str]:
 
 
 @pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("task", ["guide", "picture", "edit"])
+@pytest.mark.parametrize("task", ["guide", "picture", "edit", "put", "colours", "three", "example"])
 def test_words_determine_every_picture(task: str, held: bool) -> None:
     for seed in range(100 if held else 300):
         before: Scene | None = None
@@ -100,7 +100,7 @@ def test_phrases_name_nothing_held_out() -> None:
         assert not forbidden.findall(file.read_text(encoding="utf-8")), file.name
 
 
-@pytest.mark.parametrize("task", ["guide", "picture", "edit", "question"])
+@pytest.mark.parametrize("task", ["guide", "picture", "edit", "question", "put", "colours", "three", "example"])
 def test_held_out_conversations_hold_something_out(task: str) -> None:
     for seed in range(60):
         dialogue = sample(task, random.Random(seed), held=True)

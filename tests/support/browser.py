@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 
 from duogen.library.conversations import ConversationStore
 from duogen.library.pictures import Gallery, PictureQuery
+from duogen.library.references import ReferenceStore
 from tests.support.waiting import patience
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,9 @@ def delete_everything(home: Path) -> None:
         for entry in entries:
             gallery.delete(entry.id)
     gallery.delete_freeable()
+    references = ReferenceStore(home / "references")
+    for each in references.list_references():
+        references.delete(each.about.name)
     for file in (home / "go", home / "arena" / "votes.jsonl"):
         file.unlink(missing_ok=True)
 

@@ -35,6 +35,7 @@ TOP = {
     "requirements-dev.txt",
     "requirements-gpu.txt",
     "requirements-torch.txt",
+    "requirements.lock",
     "requirements.txt",
     "tests",
     "ui",
@@ -43,7 +44,7 @@ TOP = {
 # From the ground up: a module imports from its own layer and from those below.
 LAYERS = [
     {"duogen.files", "duogen.text_decoding", "duogen.picture_input", "duogen.provenance", "duogen.content_credentials", "duogen.faults"},
-    {f"duogen.{name}" for name in ("conversation", "stored_picture", "events", "options")}
+    {f"duogen.{name}" for name in ("conversation", "mentions", "picture_roles", "stored_picture", "events", "options")}
     | {f"duogen.{name}" for name in ("prompts", "paths", "precision", "kernels", "lazy_imports")},
     {"duogen.nn", "duogen.library"},
     {"duogen.models"},

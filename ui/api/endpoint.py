@@ -15,6 +15,7 @@ from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.events import AnswerBuilder
 from duogen.options import ImageOptions, TextOptions
 from duogen.text_decoding import clean_text, is_blank
+from ui.api.messages import attach_references
 from ui.api.pictures import parse_picture
 from ui.api.requests import RequestError, answer_work, parse_options, run_in_queue
 from ui.parts.loading import Loading
@@ -80,7 +81,7 @@ class Endpoint:
             raise RequestError("There is no prompt; say what to draw or explain.")
         if not isinstance(pictures or [], list):
             raise RequestError("pictures must be a list of data URLs.")
-        return Conversation().say("user", *map(parse_picture, pictures or []), clean_text(prompt))
+        return attach_references(Conversation().say("user", *map(parse_picture, pictures or []), clean_text(prompt)))
 
     def _render(self, parts: Sequence[Piece]) -> list[Part]:
         return [{"text": part.text} if isinstance(part, Text) else self._render_picture(part) for part in parts]

@@ -15,9 +15,11 @@ from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image
 from duogen.events import Event, Events, Failed, ImageDone, ImageStep, Notice
+from duogen.mentions import spell_out
 from duogen.options import Options
 from duogen.text_decoding import clean_message
 from ui.api.chat import OPTIONS, RANGES, clamp_options, unread_fields
+from ui.api.messages import attach_references
 from ui.api.pictures import FORMATS, decode_address, encode_base64, find_address, mark_transparent, read_picture
 from ui.api.requests import RequestError, image_work, parse_flag, parse_number, parse_options
 from ui.api.streams import error_line, sse_line
@@ -50,7 +52,7 @@ class Output:
     def parse(cls, asked: dict[str, Any]) -> Output:
         """Raises RequestError: it cannot be sent so."""
         name = asked.get("output_format") or "png"
-        if name not in FORMATS:
+        if not isinstance(name, str) or name not in FORMATS:
             raise RequestError("output_format must be png, jpeg or webp.", param="output_format")
         if asked.get("response_format") not in (None, "", "url", "b64_json"):
             raise RequestError("response_format must be url or b64_json.", param="response_format")
@@ -109,13 +111,14 @@ class ImageRequest:
         known = READ | NO_MATTER | {name for name in ("quality", "style", "input_fidelity") if asked.get(name) in USUAL}
         notices += unread_fields({name: value for name, value in asked.items() if not SOURCE_FIELD.fullmatch(name)}, known)
         stream = parse_flag("stream", asked.get("stream") or False)
-        asking = Conversation().say("user", *sources, prompt)
+        asking = attach_references(Conversation().say("user", *sources, prompt))
+        prompt = spell_out(asking.path()[0]).text()
         return cls(prompt, asking, count, parse_size(asked.get("size")), given, Output.parse(asked), stream, partial, notices)
 
     @property
     def kind(self) -> str:
         """What the events of a stream begin with."""
-        return "image_edit" if self.conversation.path()[0].images() else "image_generation"
+        return "image_edit" if any(not each.reference for each in self.conversation.path()[0].images()) else "image_generation"
 
     def work(self, index: int) -> Callable[[Engine, threading.Event], Events]:
         """The work that makes the picture at `index`, with the options of the pair that is open when it begins."""

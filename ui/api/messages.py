@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from duogen.conversation import Conversation, Image, Piece, Text
+from duogen.conversation import REFERENCE, ROLES, SOURCE, Conversation, Image, Piece, Text
+from duogen.library.references import open_references
 from duogen.text_decoding import clean_text, is_blank
 from ui.api.pictures import MOST_PICTURES, NO_DATA, find_address, parse_picture
 from ui.api.requests import RequestError
@@ -62,11 +64,28 @@ def parse_messages(messages: Any) -> tuple[Conversation, list[str]]:
                 notices.append(NOT_FETCHED)
             parts.append(piece)
         if parts:
-            conversation = conversation.say(role, *parts)
+            said = conversation.say(role, *parts)
+            conversation = attach_references(said) if role == "user" else said
     path = conversation.path()
     if not path or path[-1].role != "user":
         raise RequestError("The last message must be the user's, and not empty.", param="messages")
     return conversation, list(dict.fromkeys(notices))
+
+
+def attach_references(conversation: Conversation) -> Conversation:
+    """The conversation with the pictures of the saved references that its last message mentions.
+
+    Raises:
+        RequestError: one of them cannot be read, or the conversation then holds too many.
+    """
+    try:
+        attached = open_references().attach(conversation)
+    except ValueError as error:
+        raise RequestError(str(error), param="messages") from error
+    if attached is not conversation and sum(len(turn.images()) for turn in attached.path()) > MOST_PICTURES:
+        words = f"With the pictures of the references that they mention, the messages hold more than {MOST_PICTURES}; mention fewer."
+        raise RequestError(words, param="messages")
+    return attached
 
 
 def _read_role(message: Any, index: int) -> str:
@@ -96,9 +115,17 @@ def _read_pieces(message: dict[str, Any], role: str) -> Iterator[Piece]:
             address = find_address({name: value for name, value in part.items() if name != "type"})
             if address is None:
                 raise RequestError(f"A part of the type {kind} holds no picture. {NO_DATA}")
-            yield parse_picture(address)
+            yield replace(parse_picture(address), role=_read_role_of_picture(part))
         else:
             raise RequestError(f"A message's part cannot be a {kind!r}; send text or image_url.")
+
+
+def _read_role_of_picture(part: dict[str, Any]) -> str:
+    """What a picture's part says that it is for; "" where that is open."""
+    role = part.get("role") or ""
+    if role not in ROLES:
+        raise RequestError(f"A picture's role is {SOURCE} or {REFERENCE}, not {role!r}.")
+    return role
 
 
 def _content_parts(content: Any) -> list[dict[str, Any]]:

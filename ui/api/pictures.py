@@ -15,11 +15,10 @@ from PIL import ImageOps
 from duogen.content_credentials import encode_signed
 from duogen.conversation import Image
 from duogen.faults import describe_fault
-from duogen.picture_input import open_picture
+from duogen.picture_input import PICTURE_SIDE, open_picture
 from duogen.provenance import find_origin
 from ui.api.requests import RequestError
 
-PICTURE_SIDE = 1536  # a photo from a phone takes 150 MB of memory, and no pair sees more
 MOST_PICTURES = 64
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP"}
 TRANSPARENT = 128  # of 255: a place with less is one that may change
@@ -110,7 +109,7 @@ def mark_transparent(image: Image, picture: bytes, mask: bytes | None) -> Image:
     Raises:
         RequestError: the mask is no picture, of another size than the picture, or has no transparent places.
     """
-    if mask is not None and read_picture(mask).picture.size != image.picture.size:
+    if mask is not None and _has_alpha(mask) and read_picture(mask).picture.size != image.picture.size:
         raise RequestError("The mask must have the size of the picture.", param="mask")
     marked = _find_transparent(picture if mask is None else mask, image.picture.size)
     if marked is None and mask is not None:
@@ -120,12 +119,21 @@ def mark_transparent(image: Image, picture: bytes, mask: bytes | None) -> Image:
 
 def _find_transparent(brought: bytes, size: tuple[int, int]) -> PILImage.Image | None:
     """The transparent places of a picture that `read_picture` could read, white on black; `None` if it has none."""
-    picture = ImageOps.exif_transpose(PILImage.open(io.BytesIO(brought)))
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
+    if not _has_alpha(brought):
         return None
+    picture = ImageOps.exif_transpose(PILImage.open(io.BytesIO(brought)))
     alpha = picture.convert("RGBA").getchannel("A").resize(size, PILImage.Resampling.BOX)
     mask = alpha.point(lambda value: 255 if value < TRANSPARENT else 0)
     return mask if mask.getbbox() else None
+
+
+def _has_alpha(brought: bytes) -> bool:
+    """Whether the head of a picture speaks of transparency, which costs no decoding; also where it cannot be read."""
+    try:
+        picture = PILImage.open(io.BytesIO(brought))
+    except Exception:  # `read_picture` says what is wrong
+        return True
+    return "A" in picture.getbands() or "transparency" in picture.info
 
 
 def encode_base64(image: Image, kind: str = "PNG", quality: int = 100) -> str:

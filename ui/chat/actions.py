@@ -25,15 +25,18 @@ from duogen.library.guide import Section, sections, text_direction
 from duogen.library.guide_pictures import alt_text
 from duogen.library.markdown import render_html
 from duogen.library.picture_file import PictureInfo
+from duogen.mentions import spell_out
 from duogen.text_decoding import cut_text, fold_text
 from ui.chat.answers import Task
 from ui.chat.correct import reword, write_words
 from ui.chat.history import SHOWN_PIXELS, address, button, find_versions
 from ui.chat.panel import Chat, Edit, View, catch_refusal
+from ui.chat.picture_roles import read_roles, write_roles
+from ui.chat.references import open_entry
 from ui.chat.waiting_list import Request, WaitingLists
 from ui.parts.i18n import translate
 from ui.parts.pictures import PictureFolder
-from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed
+from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed, status_line
 from ui.tabs.arena import open_contestant
 from ui.tabs.finetune import keep_example
 
@@ -56,6 +59,7 @@ class ChatActions:
             "teach": self._keep_example, "rest": self._repaint_rest, "split": self._continue_apart, "reword": self._reword,
             "wait-up": self._move_up, "wait-down": self._move_down, "wait-edit": self._edit_waiting, "wait-cancel": self._cancel_waiting,
             "go-on": self._go_on, "better": partial(self._mark, True), "worse": partial(self._mark, False),
+            "restyle": self._restyle, "bring": self._bring, "kept": self._tell_kept,
         }  # fmt: skip
 
     @catch_refusal
@@ -168,7 +172,10 @@ class ChatActions:
         updates = self._change_waiting(values, lambda lists, chat: taken.append(lists.remove(chat, id)))
         given = values[self.chat.box] or EMPTY_BOX
         words = "\n".join(filter(None, [taken[0].words, given.get("text")]))
-        return updates | {self.chat.box: gr.MultimodalTextbox(value={"text": words, "files": [*taken[0].files, *given.get("files", [])]})}
+        files = given.get("files", [])
+        roles = dict(zip(files, read_roles(values[self.chat.roles], files), strict=True)) | taken[0].roles
+        box = gr.MultimodalTextbox(value={"text": words, "files": [*taken[0].files, *files]})
+        return updates | {self.chat.box: box, self.chat.roles: write_roles(roles)}
 
     def _change_waiting(self, values: dict, change: Callable[[WaitingLists, str], object]) -> Updates:
         view, jobs = values[self.chat.view], self.chat.jobs
@@ -192,13 +199,16 @@ class ChatActions:
     def _edit(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         if turn.role == "user":
-            box = {"text": turn.text(), "files": [self.chat.pictures.keep_image(image) for image in turn.images()]}
+            own = [image for image in turn.images() if image.reference is None]  # its words bring the others again
+            roles = {self.chat.pictures.keep_image(image): image.role for image in own}
+            box = {"text": turn.text(), "files": [self.chat.pictures.keep_image(image) for image in own]}
             said = "Sending it makes a branch; the old one stays."
         else:
-            box = {"text": write_words(turn), "files": []}
+            box, roles = {"text": write_words(turn), "files": []}, {}
             said = "[1] is the first picture. Sending it makes a branch; the old one stays."
         view = View(conversation.id, Edit(id))
-        return self.chat.render(values, view, said, act=_cancel_button()) | {self.chat.box: self.chat.free_box(box)}
+        filled = {self.chat.box: self.chat.free_box(box), self.chat.roles: write_roles(roles)}
+        return self.chat.render(values, view, said, act=_cancel_button()) | filled
 
     def _continue(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         """Continue an answer after one of its parts. The old answer stays as a branch."""
@@ -250,12 +260,32 @@ class ChatActions:
 
     def _use(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
+        file = self.chat.pictures.keep_image(turn.image_at(int(at)))
+        return self._put_into_box(values, file, View(conversation.id))
+
+    def _bring(self, values: dict, request: gr.Request, id: str) -> Updates:
+        """Put a picture of the Library into the box."""
+        return self._put_into_box(values, str(self.chat.shared.gallery.entry(id).file), values[self.chat.view])
+
+    def _put_into_box(self, values: dict, file: str, view: View) -> Updates:
         given = values[self.chat.box] or EMPTY_BOX
-        files = [*given.get("files", []), self.chat.pictures.keep_image(turn.image_at(int(at)))]
+        files = [*given.get("files", []), file]
         if len(files) > UPLOADS:
             raise Refusal(f"Bring at most {UPLOADS} pictures with a message.")
-        box = {self.chat.box: self.chat.free_box({"text": given.get("text") or "", "files": files})}
-        return self.chat.render(values, View(conversation.id), "The picture is in the box: say what to do with it.") | box
+        value, busy = {"text": given.get("text") or "", "files": files}, self.chat.jobs.find(view.id) is not None
+        box = {self.chat.box: self.chat.busy_box(value) if busy else self.chat.free_box(value)}
+        return self.chat.render(values, view, "The picture is in the box: say what to do with it.") | box
+
+    def _restyle(self, values: dict, request: gr.Request, id: str, kind: str, name: str) -> Updates:
+        """Repaint an answer in a saved style ("style NAME"), or in the style of a picture of the Library ("library ID")."""
+        conversation, turn = self.chat.find_turn(values, id)
+        saved = kind == "style"
+        style = self.chat.references.find(name).open_images() if saved else [open_entry(self.chat.shared.gallery.entry(name))]
+        return self.chat.restyle(values, request, conversation, turn, style)
+
+    def _tell_kept(self, values: dict, request: gr.Request, name: str) -> Updates:
+        """Say that a reference was saved or changed."""
+        return {self.chat.status: status_line(f"Saved. Type @{name} in a message, and it goes along.")}
 
     def _keep_example(self, values: dict, request: gr.Request, id: str) -> Updates:
         """Keep a conversation up to an answer as an example to learn from."""
@@ -269,7 +299,7 @@ class ChatActions:
         others = find_versions(conversation, turn, self.chat.store.read_about(conversation.id)["notes"])
         if not others:
             raise Refusal("There is no other finished version of this answer.")
-        asked, who = conversation.at(turn.parent).path(), open_contestant(self.chat.loading)
+        asked, who = [spell_out(each) for each in conversation.at(turn.parent).path()], open_contestant(self.chat.loading)
         for other in others:
             add_mark(arena_home() / VOTES, asked, *((turn, other) if better else (other, turn)), who)
         said = "better" if better else "worse"

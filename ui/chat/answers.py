@@ -19,6 +19,7 @@ from duogen.files import explain_disk
 from duogen.library.conversations import ConversationStore
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
+from duogen.library.references import ReferenceStore
 from duogen.options import Options, fit_defaults
 from ui.chat.history import BROKEN_OFF, Answer, Message, stats_line
 from ui.chat.waiting_list import Request, WaitingLists
@@ -49,6 +50,7 @@ class Task:
         parts: the parts of the answer that exist already.
         rest: the parts after the part that is made.
         places: the places of the pictures that are painted again one after the other, each in the answer that the one before it gave.
+        whole: whether an answer takes the place of the one before it, so that only the last one stays.
     """
 
     chat: str
@@ -60,6 +62,7 @@ class Task:
     parts: tuple[Piece, ...] = ()
     rest: tuple[Piece, ...] = ()
     places: tuple[int, ...] = ()
+    whole: bool = False
 
 
 @dataclass
@@ -80,6 +83,7 @@ class Job:
     kept: int = 0
     held: bool = False
     partial: str = field(default_factory=lambda: uuid.uuid4().hex)
+    replaced: str = ""  # the answer that the next one takes the place of
     saved_at: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -102,9 +106,16 @@ class Jobs:
     """All answers under way, at most one for a conversation."""
 
     def __init__(
-        self, loading: Loading, store: ConversationStore, pictures: PictureFolder, previews: PictureFolder, gallery: Gallery
+        self,
+        loading: Loading,
+        store: ConversationStore,
+        pictures: PictureFolder,
+        previews: PictureFolder,
+        gallery: Gallery,
+        references: ReferenceStore,
     ) -> None:
         self.loading, self.store, self.pictures, self.previews, self.gallery = loading, store, pictures, previews, gallery
+        self.references = references
         self.waiting = WaitingLists(store)
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -209,8 +220,9 @@ class Jobs:
             request = next(iter(self.waiting.read(chat)), None)
             if request is None:
                 return None
-            said = [*(open_upload(Path(file)) for file in request.files), request.words]
-            asked = self.store.change(chat, lambda now: now.say("user", *said))
+            brought = (replace(open_upload(Path(file)), role=request.roles.get(file, "")) for file in request.files)
+            said = [*brought, request.words]
+            asked = self.store.change(chat, lambda now: self.references.attach(now.say("user", *said)))
             self.waiting.remove(chat, request.id)
             return answer_task(asked, fit_defaults(request.options, self.loading.about) if request.early else request.options)
         return None
@@ -261,8 +273,12 @@ class Jobs:
         turns = (*versions, turn)
         for each in turns:
             self._remember(job, each.id, line, rejected=each is not turn)
-        kept = self.store.change(job.task.chat, lambda now: functools.reduce(Conversation.with_turn, turns, _drop_turn(now, job.partial)))
+        dropped = (job.partial, job.replaced)
+        kept = self.store.change(
+            job.task.chat, lambda now: functools.reduce(Conversation.with_turn, turns, functools.reduce(_drop_turn, dropped, now))
+        )
         job.kept += 1
+        job.replaced = turn.id if job.task.whole else ""
         asked = kept.turns[turn.parent].text() if turn.parent in kept.turns else ""
         options, model = job.options(), self.loading.about["title"]
         for image in {id(image): image for each in turns for image in each.images()}.values():

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from duogen.conversation import Conversation, Image, Piece, Text, Turn
+from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Piece, Text, Turn
 from duogen.events import AnswerBuilder, Event, ImageDone, ImageStarted, ImageStep, Notice, PendingPicture, Stats, TextDelta
 from duogen.hub.timings import say_seconds
 from duogen.library.guide import Block, are_steps, cut_blocks, place_in_steps
+from duogen.mentions import list_references
 from ui import STATIC
 from ui.chat.safe_html import render_words
 from ui.parts.i18n import translate
@@ -44,8 +45,10 @@ PICTURE_MENU = [
     ("vary", "Paint four different ones"),
     ("on", "Tell anew what comes after this picture"),
     ("use", "Use this picture in a question"),
+    ("reference", "Save as a reference"),
     ("studio", "Edit this picture in the studio"),
 ]
+ROLE_NAMES = {"": "", SOURCE: "Source", REFERENCE: "Reference"}
 MARKS = {"better": "Better than its other versions", "worse": "Worse than its other versions"}
 PICTURE_REST = ("rest", "Paint again from here")
 OUTDATED = "What stands before this picture has changed since it was painted."
@@ -139,11 +142,14 @@ def messages(conversation: Conversation, notes: dict[str, dict], pictures: Pictu
 
 
 def _question_content(conversation: Conversation, turn: Turn, pictures: PictureFolder, unanswered: bool) -> list[Message]:
-    parts, number = [], 0
+    parts, number, before = [], 0, count_pictures(conversation, turn)
     for part in turn.parts:
         if isinstance(part, Image):
             number += 1
-        parts.append(text_part(part.text) if isinstance(part, Text) else question_picture(part, number, pictures))
+            if part.reference:
+                continue
+        parts.append(text_part(part.text) if isinstance(part, Text) else question_picture(part, number, before + number, pictures))
+    parts.append(html_part(reference_chips(turn, pictures)))
     bar = [button("copy", "Copy the words", conversation.id, turn.id), button("edit", "Edit, as a branch", turn.id)]
     menu = [menu_entry("retry", "Answer again with a new seed", turn.id)]
     menu.append(menu_entry("drop", "Delete, with all that came after it", turn.id))
@@ -168,6 +174,7 @@ def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dic
     menu = [
         *([menu_entry("play", "Play as a flipbook", conversation.id, turn.id)] if plays else []),
         menu_entry("reword", "Edit words", conversation.id, turn.id),
+        *([menu_entry("restyle", "Paint all in another style", turn.id)] if turn.images() else []),
         menu_entry("split", "Continue in a new conversation", turn.id),
         menu_entry("pdf", "Save this answer as PDF", conversation.id, turn.id),
         *(menu_entry(command, name, conversation.id, turn.id) for command, name in (FLIPBOOK_FILES if plays else [])),
@@ -232,10 +239,28 @@ def _step_part(block: Block, parts: list[Message]) -> Message:
     return {"type": "text", "text": shown + "".join(part["text"] for part in pictures) + "</div>"}
 
 
-def question_picture(image: Image, number: int, pictures: PictureFolder) -> Message:
-    """A picture of a question, with its number."""
-    alt, mark = image.alt or translate(f"Your picture {number}"), f'<span class="number">{number}</span>'
+def count_pictures(conversation: Conversation, turn: Turn) -> int:
+    """How many pictures the conversation has before a turn."""
+    return sum(len(each.images()) for each in conversation.at(turn.parent).path())
+
+
+def question_picture(image: Image, number: int, running: int, pictures: PictureFolder) -> Message:
+    """A picture of a question, with its number and its role, and where it is another one, its number in the conversation."""
+    alt, later = image.alt or translate(f"Your picture {number}"), f"@{running}" if running != number else ""
+    marked = filter(None, [str(number), html.escape(translate(ROLE_NAMES[image.role])), later])
+    mark = f'<span class="number">{" · ".join(marked)}</span>'
     return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt, pictures.keep_image(image), mark, "brought")
+
+
+def reference_chips(turn: Turn, pictures: PictureFolder) -> str:
+    """The references that went along with a question, each with its first picture."""
+    chips = []
+    for about, (first, *_) in list_references(turn):
+        small, full = (address(pictures.keep_image(first, most)) for most in (STRIP_PIXELS, 0))
+        name, words = html.escape(about.name), html.escape(about.words)
+        shown = f'<img src="{small}" alt="">@{name}'
+        chips.append(f'<a class="reference" href="{full}" target="_blank" rel="noopener" title="{words}">{shown}</a>')
+    return f'<div class="references">{"".join(chips)}</div>' if chips else ""
 
 
 def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image], pictures: PictureFolder, outdated: bool) -> Message:
@@ -246,6 +271,8 @@ def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image],
     save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
     bar = [*(button(command, name, turn.id, at) for command, name in PICTURE_BAR), save]
     menu = [PICTURE_REST] * outdated + PICTURE_MENU
+    number = count_pictures(conversation, turn) + sum(isinstance(part, Image) for part in turn.parts[: at + 1])
+    bar.append(f'<span class="called" title="{html.escape(translate(f"In a message, @{number} is this picture."))}">@{number}</span>')
     below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in menu], translate(OUTDATED) if outdated else "")
     below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
     return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)

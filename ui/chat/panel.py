@@ -20,12 +20,15 @@ from duogen.text_decoding import clean_message
 from ui.chat.answers import Job, Jobs, Task, answer_task, repaint_rest_work, repaint_work
 from ui.chat.correct import apply_correction
 from ui.chat.history import Message, messages
+from ui.chat.picture_roles import read_roles
+from ui.chat.references import ask_in_style
 from ui.chat.sidebar import chat_list, tag_row
 from ui.chat.waiting_list import Request, list_html
 from ui.parts.i18n import translate
 from ui.parts.shared import (
     EMPTY_BOX,
     REFUSALS,
+    UPLOADS,
     Refusal,
     Shared,
     Updates,
@@ -101,6 +104,7 @@ class ChatParts(NamedTuple):
     box: gr.MultimodalTextbox
     waiting: gr.HTML
     place: gr.Textbox
+    roles: gr.Textbox
 
 
 def _look_of_box(busy: bool) -> dict[str, Any]:
@@ -131,10 +135,10 @@ class Chat:
     """
 
     def __init__(self, parts: ChatParts, shared: Shared, store: ConversationStore, jobs: Jobs) -> None:
-        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.waiting, self.place = parts
-        self.outputs = [self.view, self.list, self.chatbot, self.status, self.box, self.waiting, self.place]
+        self.view, self.search, self.bring, self.list, self.chatbot, self.status, self.box, self.waiting, self.place, self.roles = parts
+        self.outputs = [self.view, self.list, self.chatbot, self.status, self.box, self.waiting, self.place, self.roles]
         self.shared, self.store, self.jobs = shared, store, jobs
-        self.loading, self.pictures = shared.loading, jobs.pictures
+        self.loading, self.pictures, self.references = shared.loading, jobs.pictures, jobs.references
         self.places: dict[str, str | None] = {}
         self.followers: dict[str, Follower] = {}
         self.expected_jobs: dict[str, Job] = {}
@@ -329,24 +333,27 @@ class Chat:
         if not words:
             raise Refusal("Type what you would like to know or see.")
         check_uploads(files)
+        self.references.check_room(words, len(files), UPLOADS)
         options, view = self.shared.options(values), values[self.view]
         if view.editing:
             self.check_free(values)
         conversation = self.store.open(view.id) if view.id else Conversation(title=make_title(words))
         old = conversation.turns[view.editing.turn] if view.editing else None
+        roles, emptied = read_roles(values.get(self.roles), files), {self.box: self.busy_box(EMPTY_BOX), self.roles: ""}
         if self.jobs.find(view.id):
             kept = tuple(str(self.shared.keep_upload(Path(file))) for file in files)
-            if self.jobs.enqueue(view.id, Request(words, kept, options, not self.loading.finished.is_set())):
-                return self.enter_view(values, request, view, None) | {self.box: self.busy_box(EMPTY_BOX)}
-        pictures = tuple(self._open_upload(Path(file), old) for file in files)
+            early, known = not self.loading.finished.is_set(), dict(zip(kept, roles, strict=True))
+            if self.jobs.enqueue(view.id, Request(words, kept, options, early, known)):
+                return self.enter_view(values, request, view, None) | emptied
+        pictures = tuple(replace(self._open_upload(Path(file), old), role=role) for file, role in zip(files, roles, strict=True))
         before = conversation.at(old.parent) if old else conversation
-        asked = self.store.save(before.say("user", *pictures, words))
-        return self.start_task(values, request, answer_task(asked, options)) | {self.box: self.busy_box(EMPTY_BOX)}
+        asked = self.store.save(self.references.attach(before.say("user", *pictures, words)))
+        return self.start_task(values, request, answer_task(asked, options)) | emptied
 
     def _open_upload(self, file: Path, old: Turn | None) -> Image:
         """A picture from the box. Pictures of an edited question stay as they are."""
         for image in old.images() if old else []:
-            if Path(self.pictures.keep_image(image)).name == file.name:
+            if image.reference is None and Path(self.pictures.keep_image(image)).name == file.name:
                 return image
         return self.shared.add_upload(file)
 
@@ -369,10 +376,24 @@ class Chat:
         places = tuple(place for place, part in enumerate(turn.parts) if place >= at and isinstance(part, Image))
         if turn.role != "assistant" or at not in places:
             raise Refusal("Only a picture of an answer can be painted again.")
+        return self._repaint_places(values, request, conversation, turn, places)
+
+    def restyle(self, values: dict, request: gr.Request, conversation: Conversation, turn: Turn, style: list[Image]) -> Updates:
+        """Repaint all pictures of an answer in the style of some pictures, as one version. Its words stay."""
+        places = tuple(place for place, part in enumerate(turn.parts) if isinstance(part, Image))
+        if turn.role != "assistant" or turn.parent is None or not places:
+            raise Refusal("Only a picture of an answer can be painted again.")
+        asked = conversation.with_turn(ask_in_style(conversation.turns[turn.parent], style)).at(conversation.head)
+        return self._repaint_places(values, request, asked, turn, places, whole=True)
+
+    def _repaint_places(
+        self, values: dict, request: gr.Request, conversation: Conversation, turn: Turn, places: tuple[int, ...], whole: bool = False
+    ) -> Updates:
+        """Start to repaint the pictures at `places` of an answer, as one job; `whole`, so that they make one version."""
         options, seeds = self.shared.options(values), tuple(draw_seed() for _ in places)
         work = repaint_rest_work(conversation, turn, places, options, seeds)
-        parts, rest = turn.parts[:at], turn.parts[at + 1 :]
-        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, parts, rest, places)
+        parts, rest = turn.parts[: places[0]], turn.parts[places[0] + 1 :]
+        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, parts, rest, places, whole)
         return self.start_task(values, request, task)
 
     def _repaint_with_words(self, values: dict, request: gr.Request, words: str) -> Updates:
@@ -436,7 +457,8 @@ class Chat:
             job.stop.set()
 
     def start_over(self, values: dict, request: gr.Request) -> Updates:
-        return self.enter_view(values, request, View(), self.loading.words) | {self.box: self.free_box(EMPTY_BOX)}
+        emptied = {self.box: self.free_box(EMPTY_BOX), self.roles: ""}
+        return self.enter_view(values, request, View(), self.loading.words) | emptied
 
     @catch_refusal
     def import_zip(self, values: dict, request: gr.Request) -> Updates:

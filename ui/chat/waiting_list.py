@@ -25,12 +25,14 @@ class Request:
     Attributes:
         files: its pictures, as files that outlast the server.
         early: whether it was given before the pair was open.
+        roles: of the files that have one.
     """
 
     words: str
     files: tuple[str, ...]
     options: Options
     early: bool = False
+    roles: dict[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -88,7 +90,7 @@ def _read_request(raw: dict[str, Any]) -> Request:
         options = Options(seed if isinstance(seed, int) else draw_seed(), text, image)
     except ValueError:
         options = Options(draw_seed())
-    return Request(raw["words"], tuple(raw["files"]), options, raw["early"], raw["id"])
+    return Request(raw["words"], tuple(raw["files"]), options, raw["early"], raw["roles"], raw["id"])
 
 
 def list_html(listed: list[Request], held: bool, gallery: Gallery) -> str:

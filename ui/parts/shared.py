@@ -18,9 +18,8 @@ from duogen.files import explain_disk
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
 from duogen.options import Options
-from duogen.picture_input import open_picture
+from duogen.picture_input import PICTURE_SIDE, open_picture
 from duogen.provenance import find_origin
-from ui.api.pictures import PICTURE_SIDE
 from ui.parts import controls
 from ui.parts.disk_space import DiskSpace
 from ui.parts.i18n import translate

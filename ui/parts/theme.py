@@ -56,6 +56,6 @@ def launch_style() -> dict[str, Any]:
     printed, follow = (STATIC / "print.css").read_text(encoding="utf-8"), FOLLOW_STYLE.read_text(encoding="utf-8")
     return {
         "theme": theme(),
-        "css_paths": [STATIC / "style.css", STATIC / "tabs.css", STATIC / "head.css"],
+        "css_paths": [STATIC / "style.css", STATIC / "tabs.css", STATIC / "head.css", STATIC / "references.css"],
         "head": f'<style media="print">{printed}</style><style>{follow}</style>',
     }

@@ -133,6 +133,10 @@ document.addEventListener('click', async event => {
     printGuide(act.value);
   } else if (command === 'reword') {
     editWords(act);
+  } else if (command === 'reference') {
+    saveReference(act);
+  } else if (command === 'restyle') {
+    chooseStyle(act);
   } else {
     sendCommand(act.value);
     if (command === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();
@@ -193,6 +197,7 @@ const translateNotices = () => {
 
 const tidy = () => {
   translateNotices();
+  drawRoles();
   closeSavedWords();
   for (const message of document.querySelectorAll(UNSPOKEN)) message.removeAttribute('aria-label');
   for (const list of document.querySelectorAll('#talk .examples[role=list]')) list.setAttribute('role', 'group');

@@ -22,6 +22,7 @@ from duogen.evaluate.arena import arena_home
 from duogen.files import write_beside
 from duogen.finetune.config import PRESETS, STAGES, FineTuneConfig
 from duogen.finetune.jobs import ENDED, Job, finetune_home, list_jobs
+from duogen.mentions import spell_out
 from duogen.options import split_device
 from duogen.paths import ROOT, data_home
 from duogen.text_decoding import clean_message
@@ -483,7 +484,7 @@ class Finetune:
 
 def keep_example(conversation: Conversation) -> None:
     """Save the current branch as an example. The same branch replaces its earlier example."""
-    path = {turn.id: turn for turn in conversation.path()}
+    path = {turn.id: spell_out(turn) for turn in conversation.path()}
     save_conversation(replace(conversation, turns=path), finetune_home() / "examples" / str(conversation.head))
 
 

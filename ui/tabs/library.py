@@ -18,6 +18,7 @@ from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry, PictureQuery
 from duogen.provenance import Origin
 from duogen.text_decoding import cut_text
+from ui.chat.history import button
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.pictures import UPLOAD_TYPES
 from ui.parts.shared import QUICK, Shared, Updates, catch_refusals, status_line
@@ -85,6 +86,8 @@ class Library:
                 self.drop = gr.File(
                     label="Bring a picture, or drop one to see its settings", file_types=UPLOAD_TYPES, height=140, elem_id="library-drop"
                 )
+                with gr.Accordion("References", elem_id="library-references"):
+                    gr.HTML('<div id="references"></div>')
                 with gr.Accordion("Disk space", open=False, elem_id="library-space"):
                     self.space = gr.HTML(status_line(FREEABLE))
                     with gr.Row(elem_classes="buttons"):
@@ -130,6 +133,7 @@ class Library:
             self.again = gr.Button("Use its settings", size="sm", min_width=120, elem_id="library-again")
             self.open_button = gr.Button("Open conversation", size="sm", min_width=130, elem_id="library-talk")
             self.compare = gr.Button("Compare", size="sm", min_width=90, elem_id="library-compare")
+            self.keep = gr.HTML(elem_id="library-keep")
             self.delete = gr.Button("Delete", size="sm", min_width=80, elem_id="library-delete")
         self.settings = gr.HTML(elem_id="library-settings")
 
@@ -139,8 +143,8 @@ class Library:
         compared = [each for pair in self.pair for each in pair]
         outputs = [
             *wanted, self.page, self.listed, self.chosen, self.deleted, self.other, self.status, self.undelete, self.two, *compared,
-            self.grid, self.earlier, self.where, self.later, self.detail, self.picture, self.star, self.open_button, self.settings,
-            self.drop,
+            self.grid, self.earlier, self.where, self.later, self.detail, self.picture, self.star, self.open_button, self.keep,
+            self.settings, self.drop,
         ]  # fmt: skip
         away = [*dict.fromkeys([*self.destinations.outputs, self.status])]
         tab.select(self.refresh, inputs, outputs, **QUICK)
@@ -216,6 +220,7 @@ class Library:
             self.picture: str(entry.file),
             self.star: translate("★ Favourite" if entry.about.favourite else "☆ Favourite"),
             self.open_button: gr.Button(interactive=bool(entry.about.conversation)),
+            self.keep: button("reference", "Save as a reference", "library", entry.id, words="Save as a reference"),
             self.settings: settings_html(entry),
             self.two: gr.Row(visible=False),
             self.other: "",
