@@ -20,7 +20,7 @@ from duogen.nn.scene_head import SCENE_HEAD, SceneHead
 from duogen.nn.vae import PatchVAE
 from duogen.train.dit import new_transformer
 from duogen.train.mllm import load_adapted_mllm
-from duogen.train.settings import DiTSettings
+from duogen.train.settings import DiTSettings, MLLMSettings
 from duogen.train.states import PROJECTION, Projection, fold_connector
 from duogen.train.trainer import Recipe, load_weights
 
@@ -39,36 +39,50 @@ MODEL_INDEX = {
 def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps of each stage, 0 for one that was kept.
 
-    The old folder is replaced as a whole at the end; its model card is kept.
+    A recipe of stage 1 alone gives the pair that it grew from, with another MLLM. The old folder is replaced as a whole at the end; its
+    model card is kept.
 
     Raises:
-        ValueError: a stage has no state.
+        ValueError: a stage has no state, or a recipe of stage 1 alone grows from no pair.
     """
     beside = out.with_name(f".{out.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    dit = DiTSettings.from_json(Recipe.load(recipe_file, "dit").settings)
-    steps = {"mllm": _export_mllm(recipe_file, dit.grow_from, runs, beside)}
-    vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
-    steps["vae"] = load_weights(runs / "vae", {"vae": vae})
-    vae.save_pretrained(beside / "vae")
-    projection = runs / "dit" / PROJECTION
-    width = dit.states if projection.exists() else 576 * len(dit.layers)
-    transformer = new_transformer(dit.model, vae.config.z_dim, width)
-    steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
-    if projection.exists():  # it was trained on projected states, and reads whole ones from now on
-        fold_connector(transformer, Projection.load(projection))
-    transformer.to(torch.bfloat16).save_pretrained(beside / "transformer")
-    FlowMatchEulerDiscreteScheduler(shift=dit.shift).save_pretrained(beside / "scheduler")
-    index = MODEL_INDEX | ({SCENE_HEAD: ["duogen", "SceneHead"]} if _export_scene_head(dit.grow_from, runs, beside) else {})
-    (beside / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (beside / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
+    steps = (_export_stages if "dit" in Recipe.list_stages(recipe_file) else _export_mllm_alone)(recipe_file, runs, beside)
     _forget_places(beside)
     if (out / "README.md").exists():
         shutil.copy(out / "README.md", beside / "README.md")
     shutil.rmtree(out, ignore_errors=True)
     place_folder(beside, out)
     return steps
+
+
+def _export_stages(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
+    dit = DiTSettings.from_json(Recipe.load(recipe_file, "dit").settings)
+    steps = {"mllm": _export_mllm(recipe_file, dit.grow_from, runs, out)}
+    vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
+    steps["vae"] = load_weights(runs / "vae", {"vae": vae})
+    vae.save_pretrained(out / "vae")
+    projection = runs / "dit" / PROJECTION
+    width = dit.states if projection.exists() else 576 * len(dit.layers)
+    transformer = new_transformer(dit.model, vae.config.z_dim, width)
+    steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
+    if projection.exists():  # it was trained on projected states, and reads whole ones from now on
+        fold_connector(transformer, Projection.load(projection))
+    transformer.to(torch.bfloat16).save_pretrained(out / "transformer")
+    FlowMatchEulerDiscreteScheduler(shift=dit.shift).save_pretrained(out / "scheduler")
+    index = MODEL_INDEX | ({SCENE_HEAD: ["duogen", "SceneHead"]} if _export_scene_head(dit.grow_from, runs, out) else {})
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (out / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
+    return steps
+
+
+def _export_mllm_alone(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
+    source = MLLMSettings.from_json(Recipe.load(recipe_file, "mllm").settings).grow_from
+    if not source:
+        raise ValueError(f"The recipe {recipe_file} has stage 1 alone; name in its grow_from the pair whose other parts are kept.")
+    shutil.copytree(source, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
+    return {"mllm": _export_mllm(recipe_file, "", runs, out)}
 
 
 def _export_mllm(recipe_file: Path, source: str, runs: Path, out: Path) -> int:

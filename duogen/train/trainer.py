@@ -99,15 +99,27 @@ class Recipe:
         Raises:
             ValueError: the file or the entry is missing, or a field is not known.
         """
-        if not file.exists():
-            raise ValueError(f"There is no recipe {file}.")
+        stages = Recipe.list_stages(file)
         try:
-            entry = json.loads(read_text(file))[stage]
+            entry = stages[stage]
             if "betas" in entry:
                 entry["betas"] = tuple(entry["betas"])
             return Recipe(**entry)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"The recipe {file} has no usable entry {stage!r}: {error}.") from error
+
+    @staticmethod
+    def list_stages(file: Path) -> dict[str, Any]:
+        """The entries of a recipe file, by stage. Raises ValueError: the file is missing, or it is no JSON object."""
+        if not file.exists():
+            raise ValueError(f"There is no recipe {file}.")
+        try:
+            stages = json.loads(read_text(file))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"The recipe {file} cannot be read: {error}.") from error
+        if not isinstance(stages, dict):
+            raise ValueError(f"The recipe {file} is no JSON object with an entry for each stage.")
+        return stages
 
 
 class Stage(Protocol):

@@ -29,8 +29,10 @@ ROOT = Path(__file__).parents[2]
 GROUP = {"name": "one", "frames": [1, 2], "targets": 4, "tasks": {"guide": 1}}
 
 
-@pytest.mark.parametrize("recipe", ["duogen-sketch", "duogen-sketch-192"])
-@pytest.mark.parametrize("kind", STAGES.values())
+WHOLE_RECIPES = [(recipe, kind) for recipe in ("duogen-sketch", "duogen-sketch-192") for kind in STAGES.values()]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [*WHOLE_RECIPES, ("duogen-sketch-words", MLLMSettings)])
 def test_a_shipped_recipe_sets_what_it_says(recipe: str, kind: type[StageSettings]) -> None:
     raw = json.loads((ROOT / "assets" / "recipes" / f"{recipe}.json").read_text(encoding="utf-8"))[kind.stage]["settings"]
     settings = kind.from_json(raw)

@@ -189,7 +189,11 @@ def test_a_wrong_recipe_gets_one_sentence(tmp_path):
     file = tmp_path / "recipe.json"
     with pytest.raises(ValueError, match="There is no recipe"):
         Recipe.load(file, "dit")
-    for text in ("{", "{}", '{"dit": {"steps": 1}}', '{"dit": {"steps": 1, "learning_rate": 1, "speed": 2}}', *UNKNOWN):
+    for text, words in (("{", "cannot be read"), ("[]", "is no JSON object")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            Recipe.load(file, "dit")
+    for text in ("{}", '{"dit": {"steps": 1}}', '{"dit": {"steps": 1, "learning_rate": 1, "speed": 2}}', *UNKNOWN):
         file.write_text(text)
         with pytest.raises(ValueError, match="no usable entry 'dit'"):
             Recipe.load(file, "dit")
@@ -325,6 +329,28 @@ def test_stage_one_begins_with_a_pairs_weights(tokens, pair, tmp_path):
     assert equal(dict(new.peft.named_parameters()), dict(old.peft.named_parameters()))
     with pytest.raises(ValueError, match="other layers|cannot begin"):
         MLLMStage(replace(again, settings=again.settings | {"rank": 3}), copy.deepcopy(pair.text_encoder), tokens)
+
+
+def test_a_recipe_of_stage_one_alone_exports_the_other_parts_of_its_pair(tmp_path, monkeypatch):
+    old, out, file = tmp_path / "old", tmp_path / "new", tmp_path / "words.json"
+    for part in ("text_encoder", "vae"):
+        (old / part).mkdir(parents=True)
+        (old / part / "config.json").write_text('{"of": "old"}')
+
+    def write_mllm(recipe_file, source, runs, folder):
+        (folder / "text_encoder").mkdir()
+        return 500
+
+    monkeypatch.setattr("duogen.train.export._export_mllm", write_mllm)
+    wish = {"steps": 500, "learning_rate": 1e-4, "settings": {"tasks": {"talk": 1.0}}}
+    file.write_text(json.dumps({"mllm": wish}))
+    with pytest.raises(ValueError, match="name in its grow_from the pair"):
+        export(file, tmp_path / "runs", out)
+    assert not out.exists()
+    wish["settings"]["grow_from"] = str(old)
+    file.write_text(json.dumps({"mllm": wish}))
+    assert export(file, tmp_path / "runs", out) == {"mllm": 500}
+    assert (out / "vae" / "config.json").read_text() == '{"of": "old"}' and not list((out / "text_encoder").iterdir())
 
 
 def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_copy_gate(pair, tokens, tmp_path):
