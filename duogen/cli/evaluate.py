@@ -59,6 +59,9 @@ def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> No
         each.add_argument("--seed", type=int, default=0)
         add_painting(each)
         _add_scoring(each)
+        again = "share of the answers that is judged again blindly, to print how often verdicts agree; 0.1 is a tenth (default: none)"
+        each.add_argument("--rejudge", type=float, default=0.0, metavar="SHARE", help=again)
+        each.add_argument("--second-judge", metavar="J", help="who judges again (default: --judge, which tells only that verdicts repeat)")
         add_pair(each)
     compare = what.add_parser("compare", help="folders of answers side by side, as a web page")
     compare.add_argument("name", choices=names, help="the benchmark that the answers are of")
@@ -80,6 +83,12 @@ def add_painting(command: argparse.ArgumentParser, default: str = PAIRS_OWN) -> 
             command.add_argument(f"--{each.name}", type=hints[each.name], default=argparse.SUPPRESS, metavar="X", help=about)
 
 
+def add_ideas(command: argparse.ArgumentParser) -> None:
+    """The flag that measures requests for ideas."""
+    about = "ask for so many ideas for each of --n wishes instead (2 to 6)"
+    command.add_argument("--ideas", type=int, default=0, choices=range(2, 7), metavar="N", help=about)
+
+
 def painting_of(given: argparse.Namespace) -> Painting:
     """How the flags say that pictures are painted.
 
@@ -93,8 +102,10 @@ def painting_of(given: argparse.Namespace) -> Painting:
 
 def measure(given: argparse.Namespace, engine: Engine, log: Callable[[str], None]) -> dict[str, Any]:
     """The figures of a measure in `OWN`."""
-    painting = {"painting": painting_of(given)} if OWN[given.what].paints else {}
-    return import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, log, **painting)
+    chosen: dict[str, Any] = {"painting": painting_of(given)} if OWN[given.what].paints else {}
+    if given.what == "vague":
+        chosen["ideas"] = given.ideas
+    return import_module(f"duogen.evaluate.{given.what}").evaluate(engine, given.n, given.seed, log, **chosen)
 
 
 def _add_scoring(each: argparse.ArgumentParser) -> None:
@@ -117,6 +128,7 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
         raise ValueError(f"--limit must be at least 1, not {given.limit}.")
     if given.what == "compare":
         return _compare(given)
+    _check_rejudging(given)
     benchmark, painting = find_benchmark(given.what), painting_of(given)
     benchmark.check_prompt()
     tasks = load_tasks(benchmark, given.data, given.limit)
@@ -138,6 +150,18 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
     return 0
 
 
+def _check_rejudging(given: argparse.Namespace) -> None:
+    """Check `--rejudge` and `--second-judge`.
+
+    Raises:
+        ValueError: they make no sense; one sentence.
+    """
+    if not 0 <= given.rejudge <= 1:
+        raise ValueError(f"--rejudge is a share of the answers, such as 0.1, not {given.rejudge:g}.")
+    if given.second_judge and not given.rejudge:
+        raise ValueError("--second-judge judges a share of the answers again; name it with --rejudge, such as --rejudge 0.1.")
+
+
 def _log(words: str) -> None:
     print(words, flush=True)
 
@@ -147,13 +171,17 @@ def _open_scorer(given: argparse.Namespace, kind: str) -> Scorer:
 
     load = from_flags(given, LoadOptions)
     device, _ = split_device(load.device)
+    if kind == "detected" and given.rejudge:
+        raise ValueError(f"{given.what} has no judge whose verdicts --rejudge could ask for again; leave it out.")
     if kind == "detected":
         return Scorer(detector=_open_detector(given.detector, device))
     if not given.judge:
         raise ValueError("Name a judge with --judge, or answer now and score later: --answer-only.")
     from duogen.vision_qa import open_vision_qa
 
-    return Scorer(judge=open_vision_qa(given.judge, device, load.precision))
+    judge = open_vision_qa(given.judge, device, load.precision)
+    second = open_vision_qa(given.second_judge, device, load.precision) if given.second_judge else None
+    return Scorer(judge=judge, rejudge=given.rejudge, second=second)
 
 
 def _open_detector(name: str | None, device: str) -> Detector:

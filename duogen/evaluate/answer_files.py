@@ -17,13 +17,14 @@ from typing import Any
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
+from duogen.evaluate.rubric import Rubric
 from duogen.evaluate.tasks import Benchmark, Task
 from duogen.events import AnswerBuilder
 from duogen.files import append_line, fill_folder, write_beside
 from duogen.options import Options
 from duogen.picture_input import open_picture
 
-ANSWERS, SCORES, PAINTING = "answers", "scores.jsonl", "painting.json"
+ANSWERS, SCORES, PAINTING, FROZEN = "answers", "scores.jsonl", "painting.json", "judge-prompts.json"
 Log = Callable[[str], None]
 
 
@@ -80,9 +81,10 @@ def answer_all(
         painting: how the pictures are painted, where not as the pair does by itself.
 
     Raises:
-        ValueError: the answers that are there were painted otherwise.
+        ValueError: the answers that are there were painted otherwise, or the judge's prompts changed since the first of them.
     """
     made = 0
+    _freeze_prompts(root, benchmark.rubric)
     _record_painting(root, painting_fields(default_image_options(engine, painting)))
     for number, task in enumerate(tasks, 1):
         if (answer_folder(root, task.id) / "answer.json").exists():
@@ -92,6 +94,30 @@ def answer_all(
         made += 1
         log(f"{number}/{len(tasks)} {task.id}: {sum(isinstance(part, Image) for part in parts)} pictures{f', {error}' if error else ''}")
     return made
+
+
+def check_frozen_prompts(root: Path, rubric: Rubric | None) -> bool:
+    """Whether the judge's prompts were written down before the first answer; not so for answers of other systems or older versions.
+
+    Raises:
+        ValueError: they changed since.
+    """
+    file = root / FROZEN
+    if rubric is None or not file.exists():
+        return False
+    if json.loads(file.read_text(encoding="utf-8"))["hash"] != rubric.hash_prompts():
+        raise ValueError(
+            f"The judge's prompts changed after the answers in {root} were begun; bring the old ones back, or answer anew in another --out."
+        )
+    return True
+
+
+def _freeze_prompts(root: Path, rubric: Rubric | None) -> None:
+    """Write down what the judge will be asked by before the first answer, so that it cannot be fitted to the answers."""
+    if rubric is not None and not check_frozen_prompts(root, rubric) and not (root / ANSWERS).exists():
+        root.mkdir(parents=True, exist_ok=True)
+        frozen = {"prompts": [rubric.prompt, *rubric.more_prompts], "hash": rubric.hash_prompts()}
+        write_beside(root / FROZEN, json.dumps(frozen).encode())
 
 
 def load_painting(root: Path) -> Painting | None:
@@ -123,20 +149,25 @@ def answer_task(
     return answer.parts, "", answer.stats.seconds
 
 
-def load_scores(root: Path, judge: str) -> dict[str, dict[str, Any]]:
-    """Load the scores of one judge, by task id. Lines that cannot be decoded, such as one cut off at the end, are skipped."""
+def load_scores(root: Path, judge: str, prompts: str = "", name: str = SCORES) -> dict[str, dict[str, Any]]:
+    """Load the scores of one judge, by task id. Lines that cannot be decoded, such as one cut off at the end, are skipped.
+
+    Args:
+        prompts: hash of its prompts; scores that other prompts got are skipped.
+        name: of the file in `root`.
+    """
     found = {}
-    with contextlib.suppress(FileNotFoundError), (root / SCORES).open(encoding="utf-8") as lines:
+    with contextlib.suppress(FileNotFoundError), (root / name).open(encoding="utf-8") as lines:
         for line in lines:
             with contextlib.suppress(json.JSONDecodeError):
                 raw = json.loads(line)
-                if raw.get("judge") == judge:
+                if raw.get("judge") == judge and (not prompts or raw.get("prompts", prompts) == prompts):
                     found[raw["id"]] = raw
     return found
 
 
-def add_score(root: Path, raw: dict[str, Any]) -> None:
-    append_line(root / SCORES, raw)
+def add_score(root: Path, raw: dict[str, Any], name: str = SCORES) -> None:
+    append_line(root / name, raw)
 
 
 def list_answered(root: Path) -> Iterator[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duogen.evaluate.answer_files import add_score, load_answer, load_painting, load_scores
+from duogen.evaluate.answer_files import SCORES, add_score, check_frozen_prompts, load_answer, load_painting, load_scores
 from duogen.evaluate.detector import Detector
 from duogen.evaluate.figures import Figure, mean, mean_of_shares, share
 from duogen.evaluate.judge import NO_PICTURE, judge_answer
+from duogen.evaluate.rejudge import REJUDGED, agreement_lines, compare_verdicts, pick_rows
 from duogen.evaluate.tasks import ASSETS, Benchmark, Check, Task
 from duogen.files import write_beside
 from duogen.picture_input import open_picture
@@ -26,10 +27,17 @@ CAUTION = "Scores by another judge than the published ones are not comparable wi
 
 @dataclass(frozen=True)
 class Scorer:
-    """What scores the answers: a detector for GenEval, a judge for the other benchmarks."""
+    """What scores the answers: a detector for GenEval, a judge for the other benchmarks.
+
+    Attributes:
+        rejudge: the share of the answers that is judged again; 0 for none.
+        second: who judges again; the judge itself where it is `None`.
+    """
 
     detector: Detector | None = None
     judge: VisionQA | None = None
+    rejudge: float = 0.0
+    second: VisionQA | None = None
 
     @property
     def name(self) -> str:
@@ -42,26 +50,43 @@ def score_all(benchmark: Benchmark, tasks: list[Task], root: Path, scorer: Score
     """Score every stored answer that this scorer has not scored yet, and write results.json.
 
     Raises:
-        ValueError: there are no answers, or the scorer is not of the kind that the benchmark needs.
+        ValueError: there are no answers, the scorer is not of the kind that the benchmark needs, or the judge's prompts changed since the
+            first answer.
     """
+    frozen = check_frozen_prompts(root, benchmark.rubric)
+    rows = _score_rows(benchmark, tasks, root, scorer, SCORES)
+    if not rows:
+        raise ValueError(f"There are no answers in {root}; make them first, without --score-only.")
+    results = summarise_scores(benchmark, rows, len(tasks), scorer.name) | {"painting": load_painting(root)}
+    if benchmark.rubric is not None:
+        results["prompts"] = {"hash": benchmark.rubric.hash_prompts(), "frozen": frozen}
+    if scorer.rejudge and scorer.judge is not None:
+        again = replace(scorer, judge=scorer.second or scorer.judge)
+        picked = {row["id"]: row for row in pick_rows(rows, scorer.rejudge)}
+        second = _score_rows(benchmark, [task for task in tasks if task.id in picked], root, again, REJUDGED)
+        results["agreement"] = compare_verdicts(picked, second, again.name)
+    write_beside(root / RESULTS, json.dumps(results, ensure_ascii=False, indent=1).encode())
+    for line in results_table(results):
+        log(line)
+    return results
+
+
+def _score_rows(benchmark: Benchmark, tasks: list[Task], root: Path, scorer: Scorer, name: str) -> list[dict[str, Any]]:
+    """A row for every task that has an answer. Those that the file `name` holds already are not scored again."""
     score_answer = _answer_scorer(benchmark, scorer)
-    done = load_scores(root, scorer.name)
+    prompts = benchmark.rubric.hash_prompts() if benchmark.rubric is not None else ""
+    done = load_scores(root, scorer.name, prompts, name)
     rows = []
     for task in tasks:
         answer = load_answer(root, task.id)
         if answer is None:
             continue
         if task.id not in done:
-            done[task.id] = {"id": task.id, "group": task.group, "judge": scorer.name} | score_answer(task, answer)
-            add_score(root, done[task.id])
+            about = {"id": task.id, "group": task.group, "judge": scorer.name} | ({"prompts": prompts} if prompts else {})
+            done[task.id] = about | score_answer(task, answer)
+            add_score(root, done[task.id], name)
         rows.append(done[task.id])
-    if not rows:
-        raise ValueError(f"There are no answers in {root}; make them first, without --score-only.")
-    results = summarise_scores(benchmark, rows, len(tasks), scorer.name) | {"painting": load_painting(root)}
-    write_beside(root / RESULTS, json.dumps(results, ensure_ascii=False, indent=1).encode())
-    for line in results_table(results):
-        log(line)
-    return results
+    return rows
 
 
 def _answer_scorer(benchmark: Benchmark, scorer: Scorer) -> Callable[[Task, Answer], dict[str, Any]]:
@@ -87,7 +112,8 @@ def _score_by_detector(check: Check, detector: Detector, task: Task, answer: Ans
 
 def _score_by_judge(benchmark: Benchmark, judge: VisionQA, task: Task, answer: Answer) -> dict[str, Any]:
     said = judge_answer(benchmark, task, answer, judge)
-    return {"scores": said.scores, "failed": said.failed} | ({"raw": said.raw} if said.failed else {})
+    found: dict[str, Any] = {"scores": said.scores, "failed": said.failed}
+    return found | ({"raw": said.raw} if said.failed else {}) | ({"verdicts": said.verdicts} if said.verdicts else {})
 
 
 def summarise_scores(benchmark: Benchmark, rows: list[dict[str, Any]], asked: int, judged_by: str) -> dict[str, Any]:
@@ -98,7 +124,7 @@ def summarise_scores(benchmark: Benchmark, rows: list[dict[str, Any]], asked: in
     figure = _share if benchmark.kind == "detected" else mean
     by_group = {group: figure(row["scores"]["score"] for row in read if row["group"] == group) for group in groups}
     whole = figure(row["scores"]["score"] for row in read)
-    if benchmark.kind == "detected" and by_group:  # the official figure is the mean over the six kinds of prompt
+    if benchmark.kind in ("detected", "criteria") and by_group:  # the official figure of GenEval and UEval is the mean over their groups
         whole = mean_of_shares(by_group.values())
     return {
         "benchmark": benchmark.name,
@@ -120,7 +146,7 @@ def _share(values: Iterable[float]) -> Figure:
 
 
 def published_figures(name: str) -> list[dict[str, Any]]:
-    """Figures that other systems published for a benchmark, with source and judge."""
+    """Figures that other systems published for a benchmark, with source, judge and version of the benchmark."""
     systems = json.loads((ASSETS / "published.json").read_text(encoding="utf-8"))["systems"]
     return [{"name": s["name"], "source": s["source"], **s["figures"][name]} for s in systems if name in s["figures"]]
 
@@ -136,6 +162,11 @@ def results_table(results: dict[str, Any]) -> list[str]:
     rows |= {f"  {name}": each for name, each in results["scores"].items() if name != "score"}
     lines += [f"{name:32} {Figure(**each).format(percent=False)}" for name, each in rows.items()]
     lines += [
-        f"{'published: ' + each['name']:32} {each['value']:6.2f}  ({each['judge']}; {each['source']})" for each in results["published"]
+        f"{'published: ' + each['name']:32} {each['value']:6.2f}  ({each['version']}; {each['judge']}; {each['source']})"
+        for each in results["published"]
     ]
+    if "prompts" in results:
+        when = "as before the first answer" if results["prompts"]["frozen"] else "not known to be as before the first answer"
+        lines.append(f"the judge's prompts: {results['prompts']['hash'][:12]}, {when}")
+    lines += agreement_lines(results["agreement"], results["judge"]) if "agreement" in results else []
     return [*lines, results["caution"]]

@@ -2,7 +2,7 @@
 
 Which prompt, and which scores it asks for, is the benchmark's `Rubric`. The five scores are those of DuoGen's benchmark (section 5): text
 completeness, image completeness, consistency between images, image quality, consistency of image and text, each from 0 to 5.
-InterleavedBench, CoMM and OpenING are asked for what their authors ask for, on their scales.
+InterleavedBench, CoMM and OpenING are asked for what their authors ask for, on their scales. UEval is asked about one criterion at a time.
 
 Scores of another judge are not comparable with published figures.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from duogen.vision_qa import MOST_TOKENS, VisionQA
 UNREADABLE = "the judge's answer could not be read"
 NO_PICTURE = "there is no picture in the answer"
 PAIR = "judge-pair"
+UNSURE = ("not sure", "unsure", "unknown")
 TRIES = 3
 MOST_PICTURES = 12
 AGAIN = "\n\nYour last answer could not be read. Answer with the JSON object only, with exactly the keys asked for."
@@ -32,11 +33,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Judgement:
-    """Scores by name, or the reason why there are none. `raw` is the last answer of the judge."""
+    """Scores by name, or the reason why there are none.
+
+    Attributes:
+        raw: the last answer of the judge.
+        verdicts: its single verdicts by name, where the scores are shares of them.
+    """
 
     scores: dict[str, float]
     failed: str = ""
     raw: str = ""
+    verdicts: dict[str, bool] = field(default_factory=dict)
 
 
 def ask_for_scores(vision_qa: VisionQA, question: str, pictures: Sequence[Path], needed: Sequence[str], scale: float) -> Judgement:
@@ -90,6 +97,8 @@ def judge_answer(benchmark: Benchmark, task: Task, answer: Parts, vision_qa: Vis
     pictures = [part for part in answer if isinstance(part, Path)]
     if benchmark.kind == "interleaved":
         return _judge_interleaved(rubric, task, answer, vision_qa)
+    if benchmark.kind == "criteria":
+        return _judge_criteria(rubric, task, answer, vision_qa)
     if not pictures:
         return Judgement({"score": 0.0}, NO_PICTURE)
     if benchmark.kind == "questions":
@@ -142,7 +151,29 @@ def _judge_questions(rubric: Rubric, task: Task, pictures: Sequence[Path], visio
             said[each["id"]] = verdict
         else:
             said[each["id"]] = False
-    return Judgement({"score": sum(said.values()) / len(said)}, "", raw)
+    return Judgement({"score": sum(said.values()) / len(said)}, "", raw, said)
+
+
+def _judge_criteria(rubric: Rubric, task: Task, answer: Parts, vision_qa: VisionQA) -> Judgement:
+    """Score words and pictures each by the share of their criteria that are met. Without a picture no criterion of pictures is met."""
+    shown: list[Path] = []
+    numbered = _number_pictures(answer, shown)
+    words = "\n".join(part for part in answer if isinstance(part, str))
+    met: dict[str, dict[str, bool]] = {}
+    raw = ""
+    for number, each in enumerate(task.about["criteria"], 1):
+        of_pictures, verdict = each["about"] == "image", False
+        if shown or not of_pictures:
+            said = (numbered if of_pictures else words) or "(none)"
+            question = fill_prompt(each["prompt"], prompt=task.words(), answer=said, criterion=each["ask"])
+            seen = shown[:MOST_PICTURES] if of_pictures else ()
+            verdict, raw = _ask_until_readable(vision_qa, question, seen, parse_criterion, 64)
+        if verdict is None:
+            return Judgement({}, UNREADABLE, raw)
+        met.setdefault(each["about"], {})[str(number)] = verdict
+    rates = {about: sum(found.values()) / len(found) for about, found in met.items()}
+    verdicts = {number: verdict for found in met.values() for number, verdict in found.items()}
+    return Judgement(rates | {"score": rubric.overall(rates)}, "", raw, verdicts)
 
 
 def _ask_until_readable(
@@ -167,6 +198,13 @@ def parse_verdict(raw: str) -> bool | None:
     text = str(found.get("answer", "")) if isinstance(found, dict) else raw
     first = "".join(letter for letter in text.strip().lower().split(" ")[0] if letter.isalpha()) if text.strip() else ""
     return {"yes": True, "no": False, "true": True, "false": False}.get(first)
+
+
+def parse_criterion(raw: str) -> bool | None:
+    """Whether a judge says that a criterion is met; not sure is a no, as UEval counts it. `None` where it says neither."""
+    found = parse_json(raw)
+    text = str(found.get("criteria_met", "")) if isinstance(found, dict) else raw
+    return False if text.strip().strip('."').lower() in UNSURE else parse_verdict(text)
 
 
 def check_pair_prompt() -> None:

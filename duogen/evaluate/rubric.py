@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ BLANKS = {  # by kind of benchmark: the blanks that a prompt must have, and thos
     "picture": FOR_ONE,
     "edit": FOR_ONE,
     "questions": (("question",), ()),
+    "criteria": (("prompt", "criterion"), ("answer",)),
     "interleaved": (("prompt", "answer"), ("reference",)),
 }
 
@@ -32,6 +34,7 @@ class Rubric:
         scale: the largest score.
         about_pictures: the scores that are 0 where nothing was drawn.
         overall: the one figure that the benchmark reports for an answer.
+        more_prompts: further prompts of the same form, where a task names a prompt for each of its questions.
     """
 
     prompt: str
@@ -39,6 +42,16 @@ class Rubric:
     scale: float = 5.0
     about_pictures: tuple[str, ...] = ()
     overall: Callable[[Mapping[str, float]], float] = mean_score
+    more_prompts: tuple[str, ...] = ()
+
+    def hash_prompts(self) -> str:
+        """A hash of all that the judge is asked by; it changes with each letter of a prompt.
+
+        Raises:
+            ValueError: a prompt is missing.
+        """
+        texts = {name: load_prompt(name) for name in (self.prompt, *self.more_prompts)}
+        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
     def check(self, kind: str) -> None:
         """Check that the prompt can be filled and asks for the scores that are read from the answer.
@@ -49,7 +62,8 @@ class Rubric:
         Raises:
             ValueError: it cannot, or does not; one sentence.
         """
-        check_prompt(self.prompt, *BLANKS[kind], keys=self.keys)
+        for name in (self.prompt, *self.more_prompts):
+            check_prompt(name, *BLANKS[kind], keys=self.keys)
         try:
             self.overall(dict.fromkeys(self.keys, self.scale))
         except KeyError as error:

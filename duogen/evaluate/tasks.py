@@ -18,6 +18,8 @@ from duogen.evaluate.rubric import Rubric
 from duogen.picture_input import open_picture
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from duogen.evaluate.detector import Detector
 
 ASSETS = paths.ASSETS / "benchmarks"
@@ -54,7 +56,8 @@ class Benchmark:
     """A benchmark.
 
     Attributes:
-        kind: how an answer is judged: "detected", "picture", "questions" (about a picture), "edit" or "interleaved".
+        kind: how an answer is judged: "detected", "picture", "questions" (about a picture), "edit", "interleaved" or
+            "criteria" (of words and of pictures, each met or not).
         read: reads the tasks from the folder that its authors publish.
         rubric: what a judge is asked, for all kinds but "detected".
         check: for "detected", whether a picture fits its task, and what is wrong with it in words.
@@ -75,7 +78,7 @@ class Benchmark:
     @property
     def most_pictures(self) -> int:
         """The most pictures of one answer."""
-        return 8 if self.kind == "interleaved" else 1
+        return 8 if self.kind in ("interleaved", "criteria") else 1
 
     def check_prompt(self) -> None:
         """Check what the judge will be asked, so that hours of answering are not in vain.
@@ -131,6 +134,18 @@ def read_json(file: Path) -> Any:
 def read_json_lines(file: Path) -> Iterator[dict[str, Any]]:
     with file.open(encoding="utf-8") as lines:
         yield from (json.loads(line) for line in lines if line.strip())
+
+
+def load_dataset_rows(folder: Path, split: str) -> Dataset | None:
+    """The rows of a dataset that `datasets` saved, or of Parquet files; `None` where the folder holds neither."""
+    saved = (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
+    files: list[Any] = sorted(map(str, folder.rglob("*.parquet")))
+    if not saved and not files:
+        return None
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    found = load_from_disk(str(folder)) if saved else Dataset.from_parquet(files, cache_dir=str(folder / ".rows"))
+    return found[split] if isinstance(found, DatasetDict) else found
 
 
 def find_file(folder: Path, *names: str) -> Path:

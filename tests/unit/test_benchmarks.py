@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from duogen.cli.main import main
 from duogen.conversation import Conversation, Image, Text
 from duogen.evaluate import benchmarks
 from duogen.evaluate.answer_files import SCORES, add_score, answer_all, list_answered, load_answer, load_painting, load_scores, save_answer
-from duogen.evaluate.benchmark import Scorer, score_all
+from duogen.evaluate.benchmark import Scorer, published_figures, score_all
 from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark, find_benchmark
 from duogen.evaluate.benchmarks.geneval import COLOURS, check_picture, dominant_colour
 from duogen.evaluate.detector import Detection, bounding_box
@@ -297,6 +298,13 @@ LAYOUTS = {
             True,
         ),
     ),
+    "ueval": (
+        (
+            "test.jsonl",
+            [{"id": "1", "task": "life", "prompt": "How?", "text_rubrics": ["Says how."], "image_rubrics": ["Shows."], "text_ref": "So."}],
+            True,
+        ),
+    ),
     "mmie": (
         (
             "data.json",
@@ -313,8 +321,8 @@ def test_readers_of_the_official_layouts(name: str, folder: Path):
         write(folder / file, raw, lines)
     tasks = load_tasks(find_benchmark(name), folder)
     assert len(tasks) == (3 if name == "wise" else 1) and all(task.id and task.words() and "<" not in task.words() for task in tasks)
-    assert len(tasks[0].pictures()) == (0 if name in ("wise", "comm") else 1)
-    if name in ("comm", "opening", "isg", "mmie", "interleavedbench"):
+    assert len(tasks[0].pictures()) == (0 if name in ("wise", "comm", "ueval") else 1)
+    if name in ("comm", "opening", "isg", "mmie", "interleavedbench", "ueval"):
         assert tasks[0].about["reference"].strip()
     (folder / LAYOUTS[name][0][0]).write_text('{"x": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="not laid out|no task"):
@@ -380,6 +388,37 @@ def test_dpg_ships_and_takes_its_published_questions(folder: Path):
     )
     (task,) = load_tasks(find_benchmark("dpg"), folder)
     assert [each["after"] for each in task.about["questions"]] == [[], ["1"]] and task.about["published_questions"]
+
+
+UEVAL = [  # id, task, prompt, criteria of words, criteria of pictures
+    ("1", "life", "How do I fold a shirt?", ["Says to lay it flat.", "Names three steps."], ["Each picture shows a step."]),
+    ("2", "paper", "Draw the model.", [], ["Shows an encoder.", "Shows a decoder."]),
+]
+
+
+def write_ueval(folder: Path, first_version: bool = False) -> Path:
+    """A miniature of the published Parquet file, with the columns and types of its card."""
+    criterion: object = Value("string")
+    if first_version:
+        criterion = {"criterion": Value("string"), "tags": [Value("string")]}
+    columns = {each: Value("string") for each in ("id", "task_type" if first_version else "task", "prompt", "text_ref")}
+    features = Features({**columns, "text_rubrics": [criterion], "image_rubrics": [criterion], "image_ref": [Picture()]})
+    rows: dict[str, list] = {name: [] for name in features}
+    for id, task, prompt, words, pictures in UEVAL:
+        marks = [[{"criterion": ask, "tags": []} if first_version else ask for ask in asks] for asks in (words, pictures)]
+        row = (id, task, prompt, "So.", *marks, [PILImage.new("RGB", (8, 8), "red")])
+        for name, value in zip(features, row, strict=True):
+            rows[name].append(value)
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_dict(rows, features).to_parquet(folder / "data" / "test-00000-of-00001.parquet")
+    return folder
+
+
+def test_ueval_is_read_in_both_published_layouts(tmp_path: Path):
+    one, other = (load_tasks(find_benchmark("ueval"), write_ueval(tmp_path / str(first), first)) for first in (False, True))
+    assert one == other and [(task.id, task.group, task.words(), task.pictures()) for task in one] == [(*row[:3], []) for row in UEVAL]
+    asked = [[(each["about"], each["ask"]) for each in task.about["criteria"]] for task in one]
+    assert asked == [[*(("text", ask) for ask in row[3]), *(("image", ask) for ask in row[4])] for row in UEVAL]
 
 
 # A file each
@@ -648,6 +687,23 @@ def test_interleaved_answers_are_asked_what_their_benchmark_asks(folder: Path, n
     assert bool(judge_answer(benchmark, task, ["So.", picture], high).scores) == (name != "interleavedbench")
 
 
+def test_ueval_scores_words_and_pictures_by_the_criteria_that_are_met(folder: Path, tmp_path: Path):
+    benchmark, picture = find_benchmark("ueval"), folder / "images" / "a" / "1.png"
+    how, model = load_tasks(benchmark, write_ueval(tmp_path / "ueval"))
+    judge = Says('{"criteria_met": true}', '{"criteria_met": "not sure"}', "hm", "true")
+    said = judge_answer(benchmark, how, ["Lay it flat.", picture], judge)
+    assert said.scores == {"text": 0.5, "image": 1.0, "score": 0.75} and said.verdicts == {"1": True, "2": False, "3": True}
+    assert [len(pictures) for _, pictures in judge.asked] == [0, 0, 1, 1], "words are judged by themselves; what is unreadable again"
+    assert "Says to lay it flat." in judge.asked[0][0] and "[image" not in judge.asked[0][0]
+    assert "Lay it flat.\n[image 1]" in judge.asked[2][0] and "main action" in judge.asked[2][0]
+    assert judge_answer(benchmark, how, ["Lay it flat."], Says("yes")).scores == {"text": 1.0, "image": 0.0, "score": 0.5}
+    closed = Says('{"criteria_met": true}', '{"criteria_met": false}')
+    assert judge_answer(benchmark, model, ["Here it is.", picture], closed).scores == {"image": 0.5, "score": 0.5}
+    assert not any("Here it is." in asked for asked, _ in closed.asked), "closed tasks judge the pictures without the words"
+    hopeless = judge_answer(benchmark, how, ["So.", picture], Says("perhaps"))
+    assert hopeless.scores == {} and hopeless.failed
+
+
 def test_each_benchmark_reports_its_own_figure(folder: Path):
     picture = folder / "images" / "a" / "1.png"
     task = Task("t", (picture, "Make it blue."), "adjust", {"explanation": "blue"})
@@ -756,6 +812,87 @@ def test_how_pictures_are_painted_is_chosen_once_and_told(tmp_path: Path, monkey
     assert main([*argv, "--score-only"]) == 0 and load_painting(tmp_path / "out") == chosen
     (tmp_path / "out" / "painting.json").unlink()  # as another system's answers are
     assert main([*argv, "--resume"]) == 0 and load_painting(tmp_path / "out") is None
+
+
+@pytest.fixture
+def answered(tmp_path: Path) -> tuple[Benchmark, list[Task], Path]:
+    """UEval's miniature, answered: the question of the open task three times."""
+    benchmark = find_benchmark("ueval")
+    how, model = load_tasks(benchmark, write_ueval(tmp_path / "ueval"))
+    tasks = [*(replace(how, id=f"how {number}") for number in range(3)), model]
+    answer_all(Painter(), benchmark, tasks, tmp_path / "out", log=lambda words: None)
+    return benchmark, tasks, tmp_path / "out"
+
+
+def test_answers_that_are_judged_again_tell_how_verdicts_agree(answered):
+    benchmark, tasks, root = answered
+    judge, second, said = Says('{"criteria_met": true}'), Says('{"criteria_met": false}', '{"criteria_met": true}'), []
+    second.version = "2"
+    results = score_all(benchmark, tasks, root, Scorer(judge=judge, rejudge=1.0, second=second), said.append)
+    assert results["score"]["value"] == 1.0 and results["agreement"]["judge"] == "says 2"
+    assert results["agreement"]["verdicts"]["value"] == pytest.approx(10 / 11), "eleven criteria, one seen otherwise"
+    assert results["agreement"]["difference"]["value"] == pytest.approx(0.25 / 4)
+    assert any("judged again blindly: 4 answers, by says 2" in line for line in said) and not any("greedily" in line for line in said)
+    asked = len(second.asked)
+    assert (
+        score_all(benchmark, tasks, root, Scorer(judge=judge, rejudge=1.0, second=second), said.append)["agreement"] == results["agreement"]
+    )
+    assert len(second.asked) == asked == 11 == len(judge.asked), "what was judged is not judged another time"
+    some = score_all(benchmark, tasks, root, Scorer(judge=judge, rejudge=0.1), said.append)["agreement"]
+    assert some["answers"] == 1 and some["verdicts"]["value"] == 1.0 and "greedily" in said[-2]
+    assert json.loads((root / "results.json").read_text())["agreement"] == some
+
+
+def test_ueval_reports_the_mean_of_its_tasks(answered):
+    benchmark, tasks, root = answered
+    judge = Says(*['{"criteria_met": true}'] * 9, '{"criteria_met": false}')
+    results = score_all(benchmark, tasks, root, Scorer(judge=judge), log=lambda words: None)
+    assert {group: each["value"] for group, each in results["groups"].items()} == {"life": 1.0, "paper": 0.0}
+    assert results["score"]["value"] == 0.5 and results["scores"]["score"]["value"] == 0.75
+
+
+def test_the_prompts_of_the_judge_stay_as_they_were_before_the_first_answer(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    benchmark, tasks, root = answered
+    judge = Says('{"criteria_met": true}')
+    results = score_all(benchmark, tasks, root, Scorer(judge=judge), log=lambda words: None)
+    assert results["prompts"] == {"hash": json.loads((root / "judge-prompts.json").read_text())["hash"], "frozen": True}
+    for file in PROMPTS.glob("*.md"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "judge-criterion-closed.md").open("r+") as kinder:
+        text = kinder.read()
+        kinder.seek(0)
+        kinder.write(f"Be kind. {text}")
+    monkeypatch.setattr("duogen.prompts.PROMPTS", tmp_path)
+    load_prompt.cache_clear()
+    try:
+        for act in (
+            lambda: score_all(benchmark, tasks, root, Scorer(judge=judge), log=lambda words: None),
+            lambda: answer_all(Painter(), benchmark, tasks, root, log=lambda words: None),
+        ):
+            with pytest.raises(ValueError, match="prompts changed after the answers in .* were begun"):
+                act()
+        (root / "judge-prompts.json").unlink()  # as another system's answers are
+        asked = len(judge.asked)
+        again = score_all(benchmark, tasks, root, Scorer(judge=judge), log=lambda words: None)
+        assert not again["prompts"]["frozen"] and again["prompts"]["hash"] != results["prompts"]["hash"]
+        assert len(judge.asked) == 2 * asked, "scores by other prompts are not taken over"
+    finally:
+        load_prompt.cache_clear()
+
+
+def test_judging_again_needs_a_share_and_a_judge(tmp_path: Path, capsys):
+    for name, more, why in (
+        ("dpg", ["--rejudge", "10"], "a share of the answers, such as 0.1, not 10"),
+        ("dpg", ["--second-judge", "x"], "name it with --rejudge"),
+        ("geneval", ["--rejudge", "0.1"], "geneval has no judge"),
+    ):
+        assert main(["evaluate", name, "--limit", "1", "--out", str(tmp_path / "out"), *more]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_every_published_figure_names_its_judge_and_version():
+    found = [(name, each) for name in benchmark_names() for each in published_figures(name)]
+    assert len(found) > 15 and [each for each in found if not (each[1]["judge"] and each[1]["version"] and each[1]["source"])] == []
 
 
 def test_side_by_side(tmp_path: Path):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duogen.evaluate.rubric import Rubric
-from duogen.evaluate.tasks import Benchmark, Task, find_file, find_picture, read_json_lines
+from duogen.evaluate.tasks import Benchmark, Task, find_file, find_picture, load_dataset_rows, read_json_lines
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def read(folder: Path) -> Iterator[Task]:
     """Read Parquet, a folder that `datasets` saved, or JSON lines with pictures beside them."""
-    saved = (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
-    if saved or any(folder.rglob("*.parquet")):
-        rows = _read_dataset_rows(folder, saved)
-    else:
-        rows = read_json_lines(find_file(folder, "gedit.jsonl", "metadata.jsonl"))
+    found = load_dataset_rows(folder, "train")
+    rows = read_json_lines(find_file(folder, "gedit.jsonl", "metadata.jsonl")) if found is None else _write_pictures(folder, found)
     for raw in rows:
         if raw.get("instruction_language", "en") == "en":
             name = raw.get("input_image") or raw["file_name"]
@@ -25,16 +25,9 @@ def read(folder: Path) -> Iterator[Task]:
             yield Task(str(raw["key"]), (picture, raw["instruction"]), raw["task_type"])
 
 
-def _read_dataset_rows(folder: Path, saved: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset, `saved` to disk or as Parquet. Their pictures are written beside it once."""
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    if saved:
-        found = load_from_disk(str(folder))
-    else:
-        files: list[Any] = sorted(map(str, folder.rglob("*.parquet")))
-        found = Dataset.from_parquet(files, cache_dir=str(folder / ".rows"))
-    rows: Iterable[dict[str, Any]] = found["train"] if isinstance(found, DatasetDict) else found
+def _write_pictures(folder: Path, rows: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset. Their pictures are written beside it once."""
+    raw: Any
     for raw in rows:
         file = folder / "pictures" / f"{raw['key']}.png"
         if not file.exists():
