@@ -119,12 +119,16 @@ class Message(Generic[P]):
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. `role` is "user" or "assistant"; `parent` is the id of the turn before it, `None` for the first."""
+    """One message. `role` is "user" or "assistant"; `parent` is the id of the turn before it, `None` for the first.
+
+    `ideas`: the message is several ideas for one wish, a line and a picture each, which do not go on from each other.
+    """
 
     role: str
     parts: tuple[Piece, ...]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     parent: str | None = None
+    ideas: bool = False
 
     def text(self) -> str:
         """The words of the turn, pictures left out."""
@@ -135,7 +139,12 @@ class Turn:
 
     def with_image(self, at: int, image: Image) -> Turn:
         """The same message beside this one, with another picture at this place of the parts."""
-        return Turn(self.role, (*self.parts[:at], image, *self.parts[at + 1 :]), parent=self.parent)
+        return Turn(self.role, (*self.parts[:at], image, *self.parts[at + 1 :]), parent=self.parent, ideas=self.ideas)
+
+    def before(self, at: int) -> tuple[Piece, ...]:
+        """What the picture at this place was painted after: the parts before it, of an idea only its line."""
+        start = at - 1 if self.ideas and at and isinstance(self.parts[at - 1], Text) else at if self.ideas else 0
+        return self.parts[start:at]
 
     def image_at(self, at: int) -> Image:
         """Raises IndexError: there is no picture at this place of the parts."""
@@ -242,7 +251,8 @@ def _write_conversation(conversation: Conversation, written: Path, folder: Path,
     stored: dict[str, Turn] = {}
     for turn in conversation.turns.values():
         parts = [_save_piece(part, images) for part in turn.parts]
-        turns.append({"id": turn.id, "role": turn.role, "parent": turn.parent, "parts": parts})
+        ideas = {"ideas": True} if turn.ideas else {}
+        turns.append({"id": turn.id, "role": turn.role, "parent": turn.parent, **ideas, "parts": parts})
         stored[turn.id] = _link_turn(turn, parts, folder / "images")
     title = clean_text(conversation.title)
     payload: dict[str, Any] = {"format": FORMAT, "id": conversation.id, "title": title, "head": conversation.head, "turns": turns}
@@ -269,7 +279,7 @@ def load_conversation(folder: Path, lazily: bool = False) -> Conversation:
         parts = tuple(
             Text(part["text"]) if part["type"] == "text" else _load_image(part, load_picture, load_mask) for part in entry["parts"]
         )
-        turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"])
+        turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"], entry.get("ideas", False))
     return Conversation(turns, payload["head"], payload["id"], payload["title"])
 
 
@@ -322,6 +332,7 @@ def _check_types(payload: dict[str, Any]) -> None:
     payload["title"] = clean_text(_expect(payload["title"], str, "the title"))
     for turn in payload["turns"]:
         _expect(turn["id"], str, "the id of a turn")
+        _expect(turn.get("ideas", False), bool, "the mark of ideas")
         for part in turn["parts"]:
             if part["type"] == "text":
                 part["text"] = clean_text(_expect(part["text"], str, "a text"))

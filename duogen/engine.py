@@ -43,6 +43,7 @@ from duogen.grounding import Box, find_boxes
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
 from duogen.hub.memory_plan import Plan
+from duogen.ideas import IdeasMade, IdeasRequest, find_ideas, make_ideas
 from duogen.mentions import spell_out
 from duogen.models import guardrail, thinking
 from duogen.models.adapters import AdapterSpec, read_about, set_adapters
@@ -274,7 +275,14 @@ class Engine:
         Yields:
             Events; the last one is `Done`, or `Failed` with the conversation as it was before the part that failed, whatever was raised.
         """
-        yield from self._answer(conversation, (), options, stop or threading.Event())
+        stop = stop or threading.Event()
+        path = conversation.path()
+        request = find_ideas(path[-1].text()) if path and path[-1].role == "user" else None
+        if request and options.image.max_images > 1:
+            answered = yield from self._answer_ideas(conversation, request, (), options, stop)
+            if answered:
+                return
+        yield from self._answer(conversation, (), options, stop)
 
     def continue_answer(self, conversation: Conversation, options: Options, stop: threading.Event | None = None) -> Events:
         """Go on with an answer that is there in part, as another answer to the same question.
@@ -292,7 +300,43 @@ class Engine:
         path = conversation.path()
         if not path or path[-1].role != "assistant":
             raise ValueError("There is no answer to go on with; ask for one first.")
-        yield from self._answer(conversation.at(path[-1].parent), path[-1].parts, options, stop or threading.Event())
+        asked, begun, stop = conversation.at(path[-1].parent), path[-1], stop or threading.Event()
+        request = find_ideas(asked.path()[-1].text()) if begun.ideas and begun.parent else None
+        if request:
+            yield from self._answer_ideas(asked, request, begun.parts, options, stop)
+        else:
+            yield from self._answer(asked, begun.parts, options, stop)
+
+    def _answer_ideas(
+        self, conversation: Conversation, request: IdeasRequest, begun: tuple[Piece, ...], options: Options, stop: threading.Event
+    ) -> Generator[Event, None, bool]:
+        """An answer of several ideas, whose first ones are `begun`; returns False where the pair answers without a picture.
+
+        A trained pair is asked for each idea in a conversation of its own, since it would go on from the pictures that are there.
+        """
+        started, question = time.monotonic(), conversation.path()[-1]
+        request = replace(request, count=min(request.count, options.image.max_images))
+        seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+        made, before = IdeasMade(list(begun)), conversation.at(None if self.tuned else question.parent)
+
+        def answer(words: str, tried: Options) -> Events:
+            return self._answer(before.say("user", *question.images(), words), (), tried, stop)
+
+        yield from make_ideas(request, self.tuned, made, replace(options, seed=seed), stop, answer)
+        if made.pictureless and not made.parts and not stop.is_set():
+            return False
+        turn = Turn("assistant", tuple(made.parts), parent=question.id, ideas=True)
+        versions = tuple(turn.with_image(at, image) for at, image in made.others)
+        turns = conversation.turns | {each.id: each for each in (*versions, turn)}
+        done = Conversation(turns, turn.id, conversation.id, conversation.title)
+        if made.failure:
+            yield Failed(made.failure, done if len(made.parts) > len(begun) else conversation)
+            return True
+        read = len(self.memory.context.packed.ids)
+        said, images = sum(len(self.tokens.text(part.text)) for part in made.parts if isinstance(part, Text)), len(made.pictures())
+        stopped = "user" if stop.is_set() else "end"
+        yield Done(done, Stats(read, read, said, images, 0.0, time.monotonic() - started, stopped), versions)
+        return True
 
     def _answer(self, conversation: Conversation, begun: tuple[Piece, ...], options: Options, stop: threading.Event) -> Events:
         """An answer whose first parts are `begun`."""
@@ -364,7 +408,7 @@ class Engine:
         Raises:
             ValueError: the head is no assistant turn.
         """
-        path = conversation.path()
+        path = self._separate_idea(conversation.path())
         if not path or path[-1].role != "assistant":
             raise ValueError("There is no answer to paint for; say the words of one first.")
         seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
@@ -385,6 +429,15 @@ class Engine:
         except Exception as error:  # as of `_answer`
             reply.begun = len(reply.parts)
             yield self._make_failure(conversation.at(path[-1].parent), reply, error)
+
+    def _separate_idea(self, path: list[Turn]) -> list[Turn]:
+        """The path to an answer; a trained pair's idea stands in a conversation of its own, as `_answer_ideas` asked for it."""
+        question = path[-2] if len(path) > 1 else None
+        request = find_ideas(question.text()) if question and path[-1].ideas and self.tuned else None
+        if question is None or request is None:
+            return path
+        line = tuple(Text(part.text.strip()) if isinstance(part, Text) else part for part in path[-1].parts)
+        return [replace(question, parts=(*question.images(), Text(request.ask(True, ())))), replace(path[-1], parts=line)]
 
     def keep_unchanged(self, painted: PILImage.Image, before: PILImage.Image) -> PILImage.Image:
         """`before` in its own size with what changed in `painted`, which was painted from it, as `masks.keep_unchanged`."""
@@ -646,7 +699,7 @@ class Engine:
         image = replace(image, alt=_last_line(reply), drafts=tuple(reply.drafts), seconds=seconds)
         reply.drafted = None
         reply.parts.append(image)
-        yield ImageStarted(index, image.seed or 0, 1)
+        yield ImageStarted(index, image.seed or 0, 1, words=image.alt)
         yield ImageDone(index, image)
 
     def _generate_parts(self, reply: Reply) -> Generator[Event, None, str]:
@@ -825,7 +878,8 @@ class Engine:
         size = self._picture_size(options, masked or next(iter(reply.pictures()), None), condition)
         inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size) if masked and masked.mask else None
         request = PaintRequest(condition, segment, options, seed, inpaint, size, negative, self._role_before())
-        yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size))
+        alt = asked.prompt if asked else _last_line(reply)
+        yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size), alt)
         begun = time.monotonic()
         made = yield from self._paint_picture(reply, index, request)
         if made is None:
@@ -841,7 +895,7 @@ class Engine:
         if picture is not plain:
             latents = self.painter.encode(picture, size)
         seconds = time.monotonic() - begun
-        alt, origin = asked.prompt if asked else _last_line(reply), self._find_origin(options, condition, masked)
+        origin = self._find_origin(options, condition, masked)
         image = Image(picture, request.seed, seconds, alt, origin=origin)
         if self.costs:
             self.costs.note(seconds, options)

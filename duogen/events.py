@@ -27,6 +27,11 @@ class Thought:
 
 
 @dataclass(frozen=True)
+class Ideas:
+    """The answer is ideas, a line and a picture each, which do not go on from each other."""
+
+
+@dataclass(frozen=True)
 class Draft:
     """A picture on the way to the next one, for readers who want to see the work. `number` counts from 1; the words are the `alt`."""
 
@@ -36,12 +41,16 @@ class Draft:
 
 @dataclass(frozen=True)
 class ImageStarted:
-    """A picture is about to be painted. `index` counts the pictures of this answer from 0; `seconds` is what it will take, 0 if unknown."""
+    """A picture is about to be painted. `index` counts the pictures of this answer from 0; `seconds` is what it will take, 0 if unknown.
+
+    `words` are those that it is painted from.
+    """
 
     index: int
     seed: int
     steps: int
     seconds: float = 0.0
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Failed:
     conversation: Conversation
 
 
-Event = TextDelta | Thought | Draft | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
+Event = TextDelta | Thought | Ideas | Draft | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
 Events = Generator[Event, None, None]  # of one answer; closing it ends the work
 
 
@@ -152,6 +161,7 @@ class AnswerBuilder:
         parts: what is finished, adjacent words as one part; after `Done`, the parts of the answer in its conversation.
         pending: the picture that is being painted.
         thoughts: what was thought before the answer.
+        ideas: whether its pictures are ideas, side by side.
         notices: what the user was told meanwhile, each once.
         conversation: what `Done` or `Failed` brought.
         stats: of a complete or stopped answer; `None` before its end and after a failure.
@@ -161,6 +171,7 @@ class AnswerBuilder:
     parts: list[Piece] = field(default_factory=list)
     pending: PendingPicture | None = None
     thoughts: str = ""
+    ideas: bool = False
     notices: list[str] = field(default_factory=list)
     conversation: Conversation = field(default_factory=Conversation)
     stats: Stats | None = None
@@ -184,6 +195,8 @@ class AnswerBuilder:
                     self.parts.append(Text(text))
             case Thought(text):
                 self.thoughts += text
+            case Ideas():
+                self.ideas = True
             case Draft(number, image):
                 self.pending = PendingPicture(len(self.images()), 0, 0.0, drafts=number, preview=image.picture)
             case ImageStarted(index, _, steps, seconds):

@@ -92,13 +92,15 @@ def parser() -> Parser:
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
     whole = evaluate_command.Measure("", 200, "conversations")
-    own = evaluate_command.OWN.items()
-    for each, about in [(sketchbook, whole), *((what.add_parser(name, help=about.about), about) for name, about in own)]:
+    own = evaluate_command.OWN
+    for each, about in [(sketchbook, whole), *((what.add_parser(name, help=about.about), about) for name, about in own.items())]:
         each.add_argument("--n", type=int, default=about.most, help=f"{about.of} (default: {about.most})")
         each.add_argument("--seed", type=int, default=0, help="the same seed plays the same conversations")
         each.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
         if about.paints:
             evaluate_command.add_painting(each, about.paints)
+        if about is own["vague"]:
+            evaluate_command.add_ideas(each)
         _add_pair(each)
     evaluate_command.add_to(what, _add_pair)
     making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")

@@ -110,6 +110,24 @@ def test_a_pair_that_always_thinks_of_the_same_is_found_out(monkeypatch):
         vague.evaluate(Named(), 0)
 
 
+def test_ideas_are_different_where_all_their_scenes_are(monkeypatch):
+    def drawing(colour: str) -> list[Piece]:
+        return reply(Scene("sea", (Thing(None, (Part("square", "big", colour, stand="high up"),)),)))
+
+    def answer(colours: tuple[str, ...]):
+        ideas = [part for colour in colours for part in drawing(colour)]
+        return lambda engine, words, options: ideas if "ideas" in words else drawing("red")
+
+    monkeypatch.setattr(vague, "ask_pair", answer(("red", "blue", "yellow")))
+    figures = vague.evaluate(Named(), 2, 0, log=lambda line: None, ideas=3)
+    assert {name: each["value"] for name, each in figures["scores"].items()} == {"all_different": 1.0, "right": 1.0, "right_alone": 1.0}
+    assert [each["say"] for each in figures["asked"]] == ["Give me 3 ideas.", "Give me 3 ideas for a house."]
+    assert figures["scores"]["right"]["n"] == 6 and figures["scores"]["right_alone"]["n"] == 2 * vague.ALONE
+    for colours in (("red", "blue", "red"), ("red", "blue")):
+        monkeypatch.setattr(vague, "ask_pair", answer(colours))
+        assert vague.evaluate(Named(), 1, 0, log=lambda line: None, ideas=3)["scores"]["all_different"]["value"] == 0.0
+
+
 def test_a_real_pair_is_asked(tmp_path):
     engine = Engine(open_pair(tiny_pair(tmp_path), "cpu", "fp32"))
     assert shapes.evaluate(engine, 1, log=lambda line: None)["asked"][0]["say"] == EVERY[0].say

@@ -1,7 +1,7 @@
 """The page with a stand-in for the engine, so that tests can look at an answer in the middle: python tests/support/stand_in.py
 
 Its answers have three pictures whose colours come from the seed; `--seconds` is what each takes. If the question says "slowly", the
-third of a new answer is half painted until somebody stops it or the file `go` is in DUOGEN_HOME.
+third of a new answer is half painted until somebody stops it or the file `go` is in DUOGEN_HOME. A request for ideas gets four.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import ImageDraw
 
 ROOT = Path(__file__).parents[2]
 STEPS, HALF, LAST = 5, 3, 2
+IDEAS = ("A boat at noon.", "\n\nA boat at dusk.", "\n\nA boat in fog.", "\n\nA boat at night.")
 WORDS = ("Step 1. Draw the hull of the boat.", "\n\nStep 2. Put a mast on it.", "\n\nStep 3. Paint the **sail**.", "\n\nAll done!")
 
 
@@ -44,25 +45,30 @@ class StandIn:
         yield from self._answer(conversation.at(head.parent), list(whole), options, stop)
 
     def _answer(self, conversation, parts: list, options, stop: threading.Event) -> Iterator:
-        from duogen.conversation import Image, Text
-        from duogen.events import Done, Stats, TextDelta
+        from duogen.conversation import Image, Text, Turn
+        from duogen.events import Done, Ideas, Stats, TextDelta
+        from duogen.ideas import find_ideas
 
         began, seeds = time.monotonic(), random.Random(options.seed)
         asked = conversation.path()[-1]
         masked = next((image for image in asked.images() if image.mask), None)
         first = sum(isinstance(part, Image) for part in parts)
         slow = "slowly" in asked.text() and first == 0
-        for at, words in enumerate(WORDS[first:], first):
+        ideas = find_ideas(asked.text()) is not None
+        if ideas:
+            yield Ideas()
+        for at, words in enumerate((IDEAS if ideas else WORDS)[first:], first):
             for word in words.split(" "):
                 yield TextDelta(word + " ")
                 time.sleep(self.seconds / 50)
             parts.append(Text(words))
-            if at < 3 and not stop.is_set():
+            if (at < 3 or ideas) and not stop.is_set():
                 yield from self._paint(at, seeds.randrange(1000), parts, stop, masked, slow and at == LAST)
             if stop.is_set():
                 break
         why = "user" if stop.is_set() else "end"
-        yield Done(conversation.say("assistant", *parts), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
+        turn = Turn("assistant", tuple(parts), parent=conversation.head, ideas=ideas)
+        yield Done(conversation.with_turn(turn), Stats(1, 1, 1, 3, 0.1, time.monotonic() - began, why))
 
     def keep_unchanged(self, painted: PILImage.Image, before: PILImage.Image) -> PILImage.Image:
         return painted.resize(before.size)

@@ -50,7 +50,7 @@ LAYERS = [
     {"duogen.models"},
     {"duogen.painters"},
     {"duogen.hub"},
-    {"duogen.engine", "duogen.critic", "duogen.grounding", "duogen.upscale", "duogen.vision_qa"},
+    {"duogen.engine", "duogen.critic", "duogen.grounding", "duogen.ideas", "duogen.upscale", "duogen.vision_qa"},
     {"duogen.sketchbook", "duogen.dataset"},
     {"duogen.train", "duogen.evaluate"},
     {"duogen.data_engine", "duogen.finetune"},

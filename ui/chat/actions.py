@@ -59,7 +59,7 @@ class ChatActions:
             "teach": self._keep_example, "rest": self._repaint_rest, "split": self._continue_apart, "reword": self._reword,
             "wait-up": self._move_up, "wait-down": self._move_down, "wait-edit": self._edit_waiting, "wait-cancel": self._cancel_waiting,
             "go-on": self._go_on, "better": partial(self._mark, True), "worse": partial(self._mark, False),
-            "restyle": self._restyle, "bring": self._bring, "kept": self._tell_kept,
+            "restyle": self._restyle, "bring": self._bring, "kept": self._tell_kept, "choose": self._choose_idea,
         }  # fmt: skip
 
     @catch_refusal
@@ -215,10 +215,24 @@ class ChatActions:
         conversation, turn = self.chat.find_turn(values, id)
         if turn.role != "assistant":
             raise Refusal("Only an answer can go on.")
-        begun = Turn("assistant", turn.parts[: int(at) + 1], parent=turn.parent)
+        begun = Turn("assistant", turn.parts[: int(at) + 1], parent=turn.parent, ideas=turn.ideas)
         asked, options = conversation.with_turn(begun), replace(self.chat.shared.options(values), seed=draw_seed())
         work = lambda engine, stop: engine.continue_answer(asked, options, stop)  # noqa: E731
-        return self.chat.start_task(values, request, Task(asked.id, turn.parent, work, options, conversation.head, parts=begun.parts))
+        task = Task(asked.id, turn.parent, work, options, conversation.head, parts=begun.parts, ideas=turn.ideas)
+        return self.chat.start_task(values, request, task)
+
+    def _choose_idea(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        """Go on with one of several ideas: a branch with an answer that is this one alone."""
+        conversation, turn = self.chat.find_turn(values, id)
+        line = [Text(part.text.strip()) for part in turn.before(int(at)) if isinstance(part, Text)]
+        parts = (*line, turn.image_at(int(at)))
+        chosen = next((each for each in conversation.branches(id) if conversation.turns[each].parts == parts), None)
+        if chosen is None:
+            new = Turn("assistant", parts, parent=turn.parent)
+            self.chat.store.change(conversation.id, lambda now: now.with_turn(new))
+        else:
+            self.chat.store.change(conversation.id, lambda now: now.at(now.tip(chosen)), quiet=True)
+        return self.chat.render(values, View(conversation.id), "This idea is the answer now; the arrows lead to the others.")
 
     def _drop(self, values: dict, request: gr.Request, id: str) -> Updates:
         conversation, _ = self.chat.find_turn(values, id)

@@ -51,6 +51,7 @@ class Task:
         rest: the parts after the part that is made.
         places: the places of the pictures that are painted again one after the other, each in the answer that the one before it gave.
         whole: whether an answer takes the place of the one before it, so that only the last one stays.
+        ideas: whether the answer that exists in part is ideas.
     """
 
     chat: str
@@ -63,6 +64,7 @@ class Task:
     rest: tuple[Piece, ...] = ()
     places: tuple[int, ...] = ()
     whole: bool = False
+    ideas: bool = False
 
 
 @dataclass
@@ -164,14 +166,14 @@ class Jobs:
         return job
 
     def _new_answer(self, task: Task) -> Answer:
-        return Answer(self.pictures, self.previews, task.parts, task.rest)
+        return Answer(self.pictures, self.previews, task.parts, task.rest, task.ideas)
 
     def _next_answer(self, job: Job, made: Turn) -> Answer:
         """The answer that is made after `made`."""
         if not job.task.places:
             return self._new_answer(job.task)
         at = job.task.places[job.kept] if job.kept < len(job.task.places) else len(made.parts)
-        return Answer(self.pictures, self.previews, made.parts[:at], made.parts[at + 1 :])
+        return Answer(self.pictures, self.previews, made.parts[:at], made.parts[at + 1 :], made.ideas)
 
     def _run(self, job: Job) -> None:
         early = not self.loading.finished.is_set()
@@ -262,7 +264,7 @@ class Jobs:
         parts = job.answer.finished_parts()
         if job.task.seeds or not parts or not (due or isinstance(event, ImageStarted | ImageDone)):
             return
-        task, turn = job.task, Turn("assistant", parts, job.partial, job.task.at)
+        task, turn = job.task, Turn("assistant", parts, job.partial, job.task.at, job.answer.ideas)
         if job.partial not in self.store.open(task.chat).turns:
             self._remember(job, job.partial, BROKEN_OFF)
         self.store.change(task.chat, lambda now: now.with_turn(turn))
@@ -315,9 +317,9 @@ def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Optio
 
     `turn` is the answer, with the words to paint.
     """
-    before = Turn("assistant", turn.parts[:at], parent=turn.parent)
+    before = Turn("assistant", turn.before(at), parent=turn.parent, ideas=turn.ideas)
     old = conversation.turns.get(turn.id)
-    same = old is not None and old.parts[:at] == turn.parts[:at]  # other words want other drafts
+    same = old is not None and old.before(at) == turn.before(at)  # other words want other drafts
     drafts = tuple(each.alt for each in turn.image_at(at).drafts) if same else ()
 
     def work(engine: Engine, stop: threading.Event) -> Events:

@@ -163,7 +163,8 @@ def _question_content(conversation: Conversation, turn: Turn, pictures: PictureF
 def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
     blocks, about = cut_blocks(turn.parts), notes.get(turn.id, {})
     outdated = find_outdated(conversation, turn, {id for id, note in notes.items() if note.get("rejected")})
-    parts = block_parts(blocks, turn.text(), lambda block: _answer_picture(conversation, turn, block, pictures, block.at in outdated))
+    show = lambda block: _answer_picture(conversation, turn, block, pictures, block.at in outdated)  # noqa: E731
+    parts = [ideas_part(blocks, show)] if turn.ideas else block_parts(blocks, turn.text(), show)
     said = str(about.get("line", ""))
     facts, told = [], []
     for each in filter(None, said.split(" · ")):
@@ -187,7 +188,7 @@ def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dic
     line = f"<small>{html.escape(' · '.join(told))}</small>" if told else ""
     if said.endswith(UNFINISHED) and parts:
         line += button("on", "Go on with this answer", turn.id, len(turn.parts) - 1, words="Go on")
-    can_follow = max(place_in_steps(blocks), default=0) > 1
+    can_follow = not turn.ideas and max(place_in_steps(blocks), default=0) > 1
     follow = button("follow", "Show it step by step over the whole window", conversation.id, turn.id, words="Follow") if can_follow else ""
     actions = f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu, " · ".join(facts))}{line}{follow}</div>'
     return [join_parts([thoughts_part(str(about.get("thoughts", ""))), *parts, html_part(actions)])]
@@ -228,6 +229,15 @@ def block_parts(blocks: list[Block], whole: str, picture: Callable[[Block], Mess
         parts = ([text_part(block.words)] if block.words else []) + ([picture(block)] if block.picture is not None else [])
         shown += [_step_part(block, parts)] if steps and block.is_step else parts
     return shown
+
+
+def ideas_part(blocks: list[Block], picture: Callable[[Block], Message]) -> Message:
+    """Ideas side by side, the line of each above its picture."""
+    cells = []
+    for block in blocks:
+        shown = picture(block)["text"] if block.picture is not None else ""
+        cells.append(f'<div class="idea"><div class="said">\n\n{text_part(block_words(block))["text"]}\n\n</div>{shown}</div>')
+    return {"type": "text", "text": f'<div class="ideas">{"".join(cells)}</div>' if cells else ""}
 
 
 def _step_part(block: Block, parts: list[Message]) -> Message:
@@ -275,6 +285,8 @@ def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image],
     bar.append(f'<span class="called" title="{html.escape(translate(f"In a message, @{number} is this picture."))}">@{number}</span>')
     below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in menu], translate(OUTDATED) if outdated else "")
     below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
+    if turn.ideas:
+        below += button("choose", "Go on with this one", turn.id, at, words="Go on with this one")
     return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)
 
 
@@ -363,13 +375,13 @@ def find_outdated(conversation: Conversation, turn: Turn, rejected: Collection[s
     """
     painted: dict[int, tuple[Piece, ...]] = {}  # by picture, what stood before it in the oldest answer that has it
     for beside in conversation.branches(turn.id):
-        parts = conversation.turns[beside].parts if beside not in rejected else ()
-        for at, part in enumerate(parts):
+        other = conversation.turns[beside]
+        for at, part in enumerate(other.parts if beside not in rejected else ()):
             if isinstance(part, Image):
-                painted.setdefault(id(part.source), parts[:at])
+                painted.setdefault(id(part.source), other.before(at))
     found = set()
     for at, part in enumerate(turn.parts):
-        now = turn.parts[:at]
+        now = turn.before(at)
         then = painted.get(id(part.source), now) if isinstance(part, Image) else now
         if len(then) != len(now) or _count_differences(then, now):
             found.add(at)
@@ -401,9 +413,14 @@ class Answer(AnswerBuilder):
     """
 
     def __init__(
-        self, pictures: PictureFolder, previews: PictureFolder, parts: tuple[Piece, ...] = (), rest: tuple[Piece, ...] = ()
+        self,
+        pictures: PictureFolder,
+        previews: PictureFolder,
+        parts: tuple[Piece, ...] = (),
+        rest: tuple[Piece, ...] = (),
+        ideas: bool = False,
     ) -> None:
-        super().__init__(list(parts))
+        super().__init__(list(parts), ideas=ideas)
         self.pictures, self.previews = pictures, previews
         self.rest = rest
         self.status = "Thinking ..."
@@ -430,7 +447,9 @@ class Answer(AnswerBuilder):
     def message(self) -> Message:
         parts = [*self.all_parts(), *self.rest]
         whole = "".join(part.text for part in parts if isinstance(part, Text))
-        shown = [thoughts_part(self.thoughts), *block_parts(cut_blocks(parts), whole, self._picture)]
+        blocks = cut_blocks(parts)
+        made = [ideas_part(blocks, self._picture)] if self.ideas else block_parts(blocks, whole, self._picture)
+        shown = [thoughts_part(self.thoughts), *made]
         shown = [part for part in shown if part["text"]]
         return {"role": "assistant", "content": shown or [{"type": "text", "text": "…"}]}
 

@@ -368,7 +368,8 @@ class Chat:
             raise Refusal("Only a picture of an answer can be painted again.")
         options, seeds = self.shared.options(values), tuple(draw_seed() for _ in range(count))
         work = repaint_work(conversation, turn, at, options, seeds)
-        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, turn.parts[:at], turn.parts[at + 1 :])
+        before, after = turn.parts[:at], turn.parts[at + 1 :]
+        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, before, after, ideas=turn.ideas)
         return self.start_task(values, request, task)
 
     def repaint_rest(self, values: dict, request: gr.Request, conversation: Conversation, turn: Turn, at: int) -> Updates:
@@ -393,7 +394,7 @@ class Chat:
         options, seeds = self.shared.options(values), tuple(draw_seed() for _ in places)
         work = repaint_rest_work(conversation, turn, places, options, seeds)
         parts, rest = turn.parts[: places[0]], turn.parts[places[0] + 1 :]
-        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, parts, rest, places, whole)
+        task = Task(conversation.id, turn.parent, work, options, conversation.head, seeds, parts, rest, places, whole, turn.ideas)
         return self.start_task(values, request, task)
 
     def _repaint_with_words(self, values: dict, request: gr.Request, words: str) -> Updates:
@@ -417,7 +418,9 @@ class Chat:
 
     def save_answer(self, conversation: Conversation, turn: Turn, parts: tuple[Piece, ...]) -> Conversation:
         """Save an answer with other parts beside the old one; the same parts change nothing."""
-        return conversation if parts == turn.parts else self.store.save(conversation.at(turn.parent).say(turn.role, *parts))
+        if parts == turn.parts:
+            return conversation
+        return self.store.save(conversation.with_turn(Turn(turn.role, parts, parent=turn.parent, ideas=turn.ideas)))
 
     def find_turn(self, values: dict, id: str) -> tuple[Conversation, Turn]:
         """Raises: KeyError, Refusal."""
