@@ -43,7 +43,7 @@ from duogen.grounding import Box, find_boxes
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
 from duogen.hub.memory_plan import Plan
-from duogen.ideas import IdeasMade, IdeasRequest, find_ideas, make_ideas
+from duogen.ideas import IdeasProgress, IdeasRequest, find_ideas, make_ideas
 from duogen.mentions import spell_out
 from duogen.models import guardrail, thinking
 from duogen.models.adapters import AdapterSpec, read_about, set_adapters
@@ -316,8 +316,8 @@ class Engine:
         """
         started, question = time.monotonic(), conversation.path()[-1]
         request = replace(request, count=min(request.count, options.image.max_images))
-        seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
-        made, before = IdeasMade(list(begun)), conversation.at(None if self.tuned else question.parent)
+        seed = _choose_seed(options)
+        made, before = IdeasProgress(list(begun)), conversation.at(None if self.tuned else question.parent)
 
         def answer(words: str, tried: Options) -> Events:
             return self._answer(before.say("user", *question.images(), words), (), tried, stop)
@@ -340,7 +340,7 @@ class Engine:
 
     def _answer(self, conversation: Conversation, begun: tuple[Piece, ...], options: Options, stop: threading.Event) -> Events:
         """An answer whose first parts are `begun`."""
-        seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+        seed = _choose_seed(options)
         reply = Reply(options, stop, random.Random(seed), torch.Generator().manual_seed(seed), parts=list(begun), begun=len(begun))
         try:
             path = conversation.path()
@@ -411,7 +411,7 @@ class Engine:
         path = self._separate_idea(conversation.path())
         if not path or path[-1].role != "assistant":
             raise ValueError("There is no answer to paint for; say the words of one first.")
-        seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+        seed = _choose_seed(options)
         generator = torch.Generator().manual_seed(seed)
         reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _find_masked(path), parts=list(path[-1].parts))
         try:
@@ -1082,6 +1082,10 @@ def _end_with_picture(parts: tuple[Piece, ...]) -> tuple[Piece, ...]:
     """The parts up to the last picture: the words after it are those of a picture to come."""
     pictures = [index for index, part in enumerate(parts) if isinstance(part, Image)]
     return parts[: pictures[-1] + 1] if pictures else ()
+
+
+def _choose_seed(options: Options) -> int:
+    return options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
 
 
 def _find_masked(path: list[Turn]) -> Image | None:

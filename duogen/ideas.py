@@ -90,7 +90,7 @@ def find_ideas(words: str) -> IdeasRequest | None:
 
 
 @dataclass
-class IdeasMade:
+class IdeasProgress:
     """The ideas so far.
 
     Attributes:
@@ -98,14 +98,14 @@ class IdeasMade:
         others: tries of pictures that were not chosen, and their places among the parts.
         failure: why the next one failed.
         pictureless: whether the pair answers the request without a picture.
-        told: whether `Ideas` was yielded.
+        is_announced: whether `Ideas` was yielded.
     """
 
     parts: list[Piece]
     others: list[tuple[int, Image]] = field(default_factory=list)
     failure: str = ""
     pictureless: bool = False
-    told: bool = False
+    is_announced: bool = False
 
     def pictures(self) -> list[Image]:
         return [part for part in self.parts if isinstance(part, Image)]
@@ -115,7 +115,7 @@ Answer = Callable[[str, Options], Events]  # asks a pair for one idea, which rea
 
 
 def make_ideas(
-    request: IdeasRequest, tuned: bool, made: IdeasMade, options: Options, stop: threading.Event, answer: Answer
+    request: IdeasRequest, tuned: bool, made: IdeasProgress, options: Options, stop: threading.Event, answer: Answer
 ) -> Generator[Event, None, None]:
     """Ask for each idea that is missing, until its words are new, and paint it; `made` grows."""
     seeds = random.Random(options.seed)
@@ -129,7 +129,7 @@ def make_ideas(
             yield from _try_idea(made, answer(asked, tried), set() if last else {_fold(words) for words in earlier})
             if len(made.parts) > before or made.failure or stop.is_set():
                 break
-            if made.pictureless and not made.told:
+            if made.pictureless and not made.is_announced:
                 return
         else:
             return
@@ -137,7 +137,7 @@ def make_ideas(
             return
 
 
-def _try_idea(made: IdeasMade, events: Events, known: set[str]) -> Generator[Event, None, None]:
+def _try_idea(made: IdeasProgress, events: Events, known: set[str]) -> Generator[Event, None, None]:
     """One answer up to its first picture, which is left before it is painted where its words are known."""
     said, line, index, shown = "", "", len(made.pictures()), False
     try:
@@ -150,10 +150,10 @@ def _try_idea(made: IdeasMade, events: Events, known: set[str]) -> Generator[Eve
                         return
                     if not shown:
                         line = ("\n\n" if made.parts else "") + (said.strip() or _first_sentence(words))
-                        if not made.told:
+                        if not made.is_announced:
                             yield Ideas()
                         yield TextDelta(line)
-                        shown = made.told = True
+                        shown = made.is_announced = True
                     yield replace(event, index=index)
                 case ImageStep():
                     yield replace(event, index=index)

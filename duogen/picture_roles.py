@@ -53,7 +53,7 @@ def replace_marks(words: str, name: Callable[[int], str]) -> str:
     return _MARK.sub(lambda found: name(int(found[1])) or found[0], words)
 
 
-def _running_number(number: int, own: int, before: int) -> int:
+def _find_running_number(number: int, own: int, before: int) -> int:
     """The number in the conversation of a picture that a message with `own` pictures names by `number`; 0 for no picture.
 
     `before` are the pictures before the message.
@@ -73,7 +73,7 @@ def arrange_turn(turn: Turn, before: Sequence[Image]) -> Turn:
         before: the pictures of the conversation before it.
     """
     own = turn.images()
-    numbers = {number: _running_number(number, len(own), len(before)) for number in find_marks(turn.text())}
+    numbers = {number: _find_running_number(number, len(own), len(before)) for number in find_marks(turn.text())}
     known = [*before, *own]
     if not any(numbers.values()) and not any(image.role for image in own):
         return turn
@@ -109,7 +109,7 @@ def number_turn(turn: Turn, before: int, left_out: int = 0) -> Turn:
     own = len(turn.images())
 
     def name(number: int) -> str:
-        running = _running_number(number, own, before)
+        running = _find_running_number(number, own, before)
         return f"@{running - left_out}" if running > left_out else NOT_SHOWN if running else ""
 
     return replace(turn, parts=tuple(Text(replace_marks(part.text, name)) if isinstance(part, Text) else part for part in turn.parts))
@@ -134,7 +134,7 @@ def order_sources(turn: Turn, before: int) -> tuple[list[int], list[int]]:
         before: how many pictures the conversation has before the message.
     """
     own = turn.images()
-    numbers = {_running_number(number, len(own), before) for number in find_marks(turn.text())} - {0}
+    numbers = {_find_running_number(number, len(own), before) for number in find_marks(turn.text())} - {0}
     roles = {before + number: image.role for number, image in enumerate(own, 1)}
     numbers |= roles.keys() if any(roles.values()) else set()
     ordered = sorted(numbers, key=lambda number: (-_SHOWN_ORDER[roles.get(number, "")], number))

@@ -134,12 +134,12 @@ class ConversationStore:
         self._open: OrderedDict[str, tuple[Stamp, Conversation]] = OrderedDict()
         self._read: dict[str, tuple[Stamp, Entry, str]] = {}
         self._newest: float | None = None  # the latest time of all conversations, once it is known
-        with self._changing():
+        with self._hold_lock():
             remove_old(self.deleted)
             remove_leftovers(folder)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         """Keep other threads and processes from changing anything meanwhile."""
         with self._lock, self._file_lock:
             yield
@@ -216,7 +216,7 @@ class ConversationStore:
         """
         if not ID.fullmatch(conversation.id):
             raise ValueError("This conversation has an id that DuoGen never gives.")
-        with self._changing():
+        with self._hold_lock():
             known, stamp = self._open.get(conversation.id), _stamp(self.folder / conversation.id / CONVERSATION)
             if known is not None and any(stamp) and known[0] != stamp:
                 conversation = replace(conversation, turns={**self.open(conversation.id).turns, **conversation.turns})
@@ -241,7 +241,7 @@ class ConversationStore:
         Raises:
             ValueError: it is gone.
         """
-        with self._changing():
+        with self._hold_lock():
             folder = self._folder_of(id)
             changed, summary = how(self.open(id)), self._summarise(folder)
             return self._write(changed, summary[0].changed if quiet and summary else self._next_time())
@@ -257,23 +257,23 @@ class ConversationStore:
 
     def save_note(self, id: str, turn: str, note: Note) -> None:
         """Save a note about an answer."""
-        with self._changing():
+        with self._hold_lock():
             about = self.read_about(id)
             self._write_about(id, about | {"notes": about["notes"] | {turn: note}})
 
     def save_waiting(self, id: str, waiting: list[dict[str, Any]]) -> None:
         """Save the questions to ask later: `id`, `words`, `files`, `options`, `early` if no pair was open yet, and `roles` by file."""
-        with self._changing():
+        with self._hold_lock():
             self._write_about(id, self.read_about(id) | {"waiting": waiting})
 
     def pin(self, id: str, pinned: bool) -> None:
-        with self._changing():
+        with self._hold_lock():
             self._write_about(id, self.read_about(id) | {"pinned": pinned})
 
     def set_tags(self, id: str, words: str) -> None:
         """Give a conversation the tags in `words`, in place of its old ones. Raises: ValueError: as `split_tags`, or it is gone."""
         tags = split_tags(words)
-        with self._changing():
+        with self._hold_lock():
             self._write_about(id, self.read_about(id) | {"tags": tags})
 
     def _write_about(self, id: str, about: dict[str, Any]) -> None:
@@ -293,7 +293,7 @@ class ConversationStore:
             ValueError: the old one is gone.
             KeyError: it has no such turn.
         """
-        with self._changing():
+        with self._hold_lock():
             old = self.open(id).at(turn)
             turns = {each.id: each for each in old.path()}
             new = self.save(Conversation(turns, turn, title=self._number_title(old.title)))
@@ -309,7 +309,7 @@ class ConversationStore:
 
     def delete(self, id: str) -> None:
         """Move a conversation, damaged or not, to the deleted ones, from where `restore` brings it back."""
-        with self._changing():
+        with self._hold_lock():
             folder = self._folder_of(id)  # checks the name, before anything is joined to a path or removed
             aside = self.deleted / folder.name
             if aside.exists():
@@ -325,13 +325,13 @@ class ConversationStore:
 
     def purge_deleted(self) -> None:
         """Delete the deleted conversations for good."""
-        with self._changing():
+        with self._hold_lock():
             for folder in self.deleted.iterdir():
                 shutil.rmtree(folder, ignore_errors=True)  # leaves the files beside them, which are ours
 
     def restore(self, id: str) -> None:
         """Raises: ValueError: it is no longer there, or was written again since it was deleted."""
-        with self._changing():
+        with self._hold_lock():
             if not ID.fullmatch(id) or not (self.deleted / id).is_dir():
                 raise ValueError("This conversation is gone for good.")
             if (self.folder / id).exists():
@@ -371,7 +371,7 @@ class ConversationStore:
                 raise ValueError(reason) from error
             if not all(ID.fullmatch(id) for id in conversation.turns):
                 raise ValueError(NOT_OURS)
-            with self._changing():
+            with self._hold_lock():
                 title = cut_text(clean_title(conversation.title), NAME_LETTERS)
                 save_conversation(replace(conversation, title=title), coming, self._next_time())
                 if (coming / ABOUT).exists():

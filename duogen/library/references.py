@@ -54,12 +54,12 @@ class ReferenceStore:
 
     def remove_leftovers(self) -> None:
         """Delete for good what was deleted a month ago, and what killed processes left."""
-        with self._changing():
+        with self._hold_lock():
             remove_old(self.deleted)
             remove_leftovers(self.folder)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         """Keep other threads and processes from changing anything meanwhile."""
         make_folder(self.deleted)
         with self._lock, FileLock(self.deleted / ".lock", thread_local=False):
@@ -86,7 +86,7 @@ class ReferenceStore:
         """Save a new reference. Raises ValueError: its name is taken or cannot be one, or the pictures are too many or none."""
         about = _check_about(about)
         _check_count(len(images))
-        with self._changing():
+        with self._hold_lock():
             self._check_free(about.name)
             folder = self.folder / fold_name(about.name)
             with fill_folder(folder) as part:
@@ -97,7 +97,7 @@ class ReferenceStore:
 
     def add_pictures(self, name: str, images: Sequence[Image]) -> SavedReference:
         """Add pictures to a reference. Raises ValueError: there is none of this name, or the pictures are too many."""
-        with self._changing():
+        with self._hold_lock():
             known = self.find(name)
             _check_count(len(known.files) + len(images))
             last = int(known.files[-1].stem)
@@ -108,7 +108,7 @@ class ReferenceStore:
     def change(self, name: str, about: Reference) -> SavedReference:
         """Give a reference another name, kind or words. Raises ValueError: there is none, or the new name is taken or cannot be one."""
         about = _check_about(about)
-        with self._changing():
+        with self._hold_lock():
             folder, new = self.find(name).files[0].parent, self.folder / fold_name(about.name)
             if folder == new:
                 _write_about(about, folder)
@@ -122,7 +122,7 @@ class ReferenceStore:
 
     def delete(self, name: str) -> None:
         """Move a reference to the deleted ones, from where `restore` brings it back. Raises ValueError: there is none of this name."""
-        with self._changing():
+        with self._hold_lock():
             folder = self.find(name).files[0].parent
             aside = self.deleted / folder.name
             if aside.exists():
@@ -132,7 +132,7 @@ class ReferenceStore:
 
     def restore(self, name: str) -> SavedReference:
         """Raises ValueError: it is gone for good, or its name is taken again."""
-        with self._changing():
+        with self._hold_lock():
             aside = self.deleted / fold_name(check_name(name))
             if not aside.is_dir():
                 raise ValueError("This reference is gone for good.")

@@ -21,7 +21,7 @@ COLOURS = ("red", "blue", "green")
 CHIPS = "#box .thumbnail-item .role"
 
 
-def bring(page, folder: Path) -> None:
+def attach_pictures(page, folder: Path) -> None:
     for colour in COLOURS:
         PILImage.new("RGB", (320, 200), colour).save(folder / f"{colour}.png")
     page.wait_for_selector("#talk .example, #talk .bot")
@@ -42,7 +42,7 @@ def roles(conversation: Conversation) -> list[str]:
 @browser_only
 def test_roles_are_tapped_sent_shown_and_come_back(fast: Server, tab, tmp_path: Path) -> None:
     page = tab(fast.address)
-    bring(page, tmp_path)
+    attach_pictures(page, tmp_path)
     for at, taps in ((1, 1), (2, 2)):
         for _ in range(taps):
             page.locator(CHIPS).nth(at).click()
@@ -68,7 +68,7 @@ def test_roles_are_tapped_sent_shown_and_come_back(fast: Server, tab, tmp_path: 
     wait_until_answered(page)
     expect(shown).to_have_text(["1 · Source", "2"])
     assert roles(only_conversation(fast)) == ["source", ""]
-    bring(page, tmp_path)  # what a file was in another message is over
+    attach_pictures(page, tmp_path)  # what a file was in another message is over
 
 
 @browser_only
@@ -77,7 +77,7 @@ def test_a_message_that_waits_keeps_its_roles(fast: Server, tab, tmp_path: Path)
     page.wait_for_selector("#talk .example")
     send(page, "Draw a boat slowly")
     page.wait_for_selector("#talk .pending")
-    bring(page, tmp_path)
+    attach_pictures(page, tmp_path)
     page.locator(CHIPS).nth(2).click()
     send(page, "Next")
     page.wait_for_selector("#waiting-list li")

@@ -101,7 +101,7 @@ def test_without_roles_and_marks_a_pipeline_gets_what_it_always_got(folders, mon
 
 
 @pytest.fixture(scope="module")
-def copying(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def copier(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """A tiny pair whose copy gate copies every place, and whose scene head sees a new scene before each picture."""
     pair = open_pair(tiny_pair(tmp_path_factory.mktemp("pair"), gate=True), "cpu", "fp32")
     pair.about = replace(pair.about, copy_below=math.inf, tuned=True)
@@ -126,33 +126,33 @@ def paint(engine: Engine, said: Conversation) -> Image:
         (("", ""), None),  # as ever: the scene head says that a new scene begins
     ],
 )
-def test_the_sources_pixels_are_kept_and_swapped_roles_keep_the_others(copying, roles, kept) -> None:
+def test_the_sources_pixels_are_kept_and_swapped_roles_keep_the_others(copier, roles, kept) -> None:
     pictures = [noise(seed, role) for seed, role in enumerate(roles)]
-    made = paint(copying, Conversation().say("user", *pictures, "Put the boat into it."))
+    made = paint(copier, Conversation().say("user", *pictures, "Put the boat into it."))
     same = [each.picture.tobytes() == made.picture.tobytes() for each in pictures]
     assert same == [index == kept for index in range(2)]
     assert made.origin is (Origin.PAINTED if kept is None else Origin.CHANGED)
-    seen = copying.memory.frames.scenes[-1].frame  # of the painted one
+    seen = copier.memory.frames.scenes[-1].frame  # of the painted one
     assert seen == (2 if roles == ("", "") else 0), "the references are in its scene"
 
 
-def test_the_same_pictures_for_something_else_are_read_again(copying) -> None:
+def test_the_same_pictures_for_something_else_are_read_again(copier) -> None:
     one, other = noise(5), noise(6)
     asked = [(replace(one, role="reference"), replace(other, role=role)) for role in ("source", "reference", "source")]
-    made = [paint(copying, Conversation().say("user", *pair, "Go.")).picture.tobytes() for pair in asked]
+    made = [paint(copier, Conversation().say("user", *pair, "Go.")).picture.tobytes() for pair in asked]
     assert made[0] == made[2] == other.picture.tobytes() != made[1]
 
 
-def test_a_mark_calls_up_an_earlier_picture(copying) -> None:
+def test_a_mark_calls_up_an_earlier_picture(copier) -> None:
     first, second = noise(7), noise(8)
     asked = Conversation().say("user", first, "A.").say("assistant", "B.").say("user", second, "C.").say("assistant", "D.")
-    made = paint(copying, asked.say("user", "Make the roof of @1 red."))
+    made = paint(copier, asked.say("user", "Make the roof of @1 red."))
     assert made.picture.tobytes() == first.picture.tobytes()
-    assert "Make the roof of picture 1 red." in copying.pair.tokenizer.decode(copying.memory.context.packed.ids)
+    assert "Make the roof of picture 1 red." in copier.pair.tokenizer.decode(copier.memory.context.packed.ids)
     # The message has one picture, so "@2" is the second of the conversation.
-    made = paint(copying, asked.say("user", noise(9, "reference"), "The boat of @1 into @2."))
+    made = paint(copier, asked.say("user", noise(9, "reference"), "The boat of @1 into @2."))
     assert made.picture.tobytes() == second.picture.tobytes()
-    assert "The boat of picture 1 into picture 2." in copying.pair.tokenizer.decode(copying.memory.context.packed.ids)
+    assert "The boat of picture 1 into picture 2." in copier.pair.tokenizer.decode(copier.memory.context.packed.ids)
 
 
 def test_saved_references_have_the_numbers_of_the_conversation(folders, monkeypatch) -> None:

@@ -21,7 +21,7 @@ from duogen.sketchbook.world import kinds
 POOLS = [Pool(tuple(kinds("train"))), Pool(tuple(kinds("train")), held=True, shapes=False)]
 
 
-def made(make, count: int = 80) -> list[Composition]:
+def make_compositions(make, count: int = 80) -> list[Composition]:
     return [make(random.Random(seed), POOLS[seed % 2]) for seed in range(count)]
 
 
@@ -30,7 +30,7 @@ def looks(thing: Thing) -> dict:
 
 
 def test_a_thing_of_one_picture_is_put_into_another() -> None:
-    for each in made(put_thing):
+    for each in make_compositions(put_thing):
         (donor, source), new = each.scenes, each.scene.things[-1]
         assert each.scene.things[:-1] == source.things and each.scene.background == source.background
         assert (new.kind, looks(new)) == (donor.things[0].kind, looks(donor.things[0]))
@@ -38,7 +38,7 @@ def test_a_thing_of_one_picture_is_put_into_another() -> None:
 
 
 def test_colours_of_one_picture_for_another() -> None:
-    for each in made(give_colours):
+    for each in make_compositions(give_colours):
         (reference, source), wanted = each.scenes, looks(each.scenes[0].things[0])
         changed = [new for new, old in zip(each.scene.things, source.things, strict=True) if new != old]
         assert len(changed) == 1 and looks(changed[0]) == {name: wanted[name] for name in looks(changed[0])}
@@ -47,7 +47,7 @@ def test_colours_of_one_picture_for_another() -> None:
 
 def test_three_pictures_are_made_into_one() -> None:
     ways = set()
-    for each in made(compose_three):
+    for each in make_compositions(compose_three):
         new = each.scene.things[len(each.scenes[2].things) :]
         donors = [scene.things[0] for scene in each.scenes[:2]]
         ways.add(len(new))
@@ -59,7 +59,7 @@ def test_three_pictures_are_made_into_one() -> None:
 
 def test_an_example_shows_the_change_and_no_words_say_it() -> None:
     seen = set()
-    for each in made(follow_example, 150):
+    for each in make_compositions(follow_example, 150):
         one, two, three = each.scenes
         assert one != two and three != each.scene and not re.search(r"red|blue|house|night|bigger", each.ask)
         seen.add(" ".join(each.answer.split()[:2]) if "set" in each.answer or "there" in each.answer else each.answer.split()[-1])
@@ -70,7 +70,7 @@ def test_an_example_shows_the_change_and_no_words_say_it() -> None:
     assert {"Now the", "Now there", "gone."} <= seen and len(seen) > 6
 
 
-def replied(answer: str, scene: Scene) -> list:
+def make_reply(answer: str, scene: Scene) -> list:
     return [Text(answer), Image(draw(scene))]
 
 
@@ -78,12 +78,12 @@ def replied(answer: str, scene: Scene) -> list:
 def test_another_look_than_the_pictures_is_wrong(make) -> None:
     each = make(random.Random(3), POOLS[1])
     turn = TurnCase("edit", each.ask.lower(), (each.answer, each.scene), each.scenes[-1], shown=draw(each.scenes[-1]), composed=True)
-    assert score_turn(turn, replied(each.answer, each.scene)).right
+    assert score_turn(turn, make_reply(each.answer, each.scene)).right
     colour = each.scene.things[-1].parts[0].colour
     other = "blue" if colour != "blue" else "red"
     false = each.answer[::-1].replace(colour[::-1], other[::-1], 1)[::-1]
-    assert not score_turn(turn, replied(false, each.scene)).words
-    assert not score_turn(turn, replied(each.answer, each.scenes[-1])).right
+    assert not score_turn(turn, make_reply(false, each.scene)).words
+    assert not score_turn(turn, make_reply(each.answer, each.scenes[-1])).right
 
 
 @pytest.mark.parametrize(("split", "task"), [("composing", "three"), ("by-example", "example")])

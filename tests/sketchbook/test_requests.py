@@ -111,12 +111,12 @@ def test_a_pair_that_always_thinks_of_the_same_is_found_out(monkeypatch):
 
 
 def test_ideas_are_different_where_all_their_scenes_are(monkeypatch):
-    def drawing(colour: str) -> list[Piece]:
+    def draw_reply(colour: str) -> list[Piece]:
         return reply(Scene("sea", (Thing(None, (Part("square", "big", colour, stand="high up"),)),)))
 
     def answer(colours: tuple[str, ...]):
-        ideas = [part for colour in colours for part in drawing(colour)]
-        return lambda engine, words, options: ideas if "ideas" in words else drawing("red")
+        ideas = [part for colour in colours for part in draw_reply(colour)]
+        return lambda engine, words, options: ideas if "ideas" in words else draw_reply("red")
 
     monkeypatch.setattr(vague, "ask_pair", answer(("red", "blue", "yellow")))
     figures = vague.evaluate(Named(), 2, 0, log=lambda line: None, ideas=3)

@@ -815,7 +815,7 @@ def test_how_pictures_are_painted_is_chosen_once_and_told(tmp_path: Path, monkey
 
 
 @pytest.fixture
-def answered(tmp_path: Path) -> tuple[Benchmark, list[Task], Path]:
+def ueval_answers(tmp_path: Path) -> tuple[Benchmark, list[Task], Path]:
     """UEval's miniature, answered: the question of the open task three times."""
     benchmark = find_benchmark("ueval")
     how, model = load_tasks(benchmark, write_ueval(tmp_path / "ueval"))
@@ -824,8 +824,8 @@ def answered(tmp_path: Path) -> tuple[Benchmark, list[Task], Path]:
     return benchmark, tasks, tmp_path / "out"
 
 
-def test_answers_that_are_judged_again_tell_how_verdicts_agree(answered):
-    benchmark, tasks, root = answered
+def test_answers_that_are_judged_again_tell_how_verdicts_agree(ueval_answers):
+    benchmark, tasks, root = ueval_answers
     judge, second, said = Says('{"criteria_met": true}'), Says('{"criteria_met": false}', '{"criteria_met": true}'), []
     second.version = "2"
     results = score_all(benchmark, tasks, root, Scorer(judge=judge, rejudge=1.0, second=second), said.append)
@@ -843,16 +843,16 @@ def test_answers_that_are_judged_again_tell_how_verdicts_agree(answered):
     assert json.loads((root / "results.json").read_text())["agreement"] == some
 
 
-def test_ueval_reports_the_mean_of_its_tasks(answered):
-    benchmark, tasks, root = answered
+def test_ueval_reports_the_mean_of_its_tasks(ueval_answers):
+    benchmark, tasks, root = ueval_answers
     judge = Says(*['{"criteria_met": true}'] * 9, '{"criteria_met": false}')
     results = score_all(benchmark, tasks, root, Scorer(judge=judge), log=lambda words: None)
     assert {group: each["value"] for group, each in results["groups"].items()} == {"life": 1.0, "paper": 0.0}
     assert results["score"]["value"] == 0.5 and results["scores"]["score"]["value"] == 0.75
 
 
-def test_the_prompts_of_the_judge_stay_as_they_were_before_the_first_answer(answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    benchmark, tasks, root = answered
+def test_the_prompts_of_the_judge_stay_as_they_were_before_the_first_answer(ueval_answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    benchmark, tasks, root = ueval_answers
     judge = Says('{"criteria_met": true}')
     results = score_all(benchmark, tasks, root, Scorer(judge=judge), log=lambda words: None)
     assert results["prompts"] == {"hash": json.loads((root / "judge-prompts.json").read_text())["hash"], "frozen": True}

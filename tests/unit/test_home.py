@@ -53,7 +53,7 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.fixture(params=["read-only", "of another user"])
-def refused(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def locked_home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A home that this process may not write, once `obey_rights` took the right to do so all the same."""
     home = tmp_path / "home"
     home.mkdir()
@@ -76,13 +76,13 @@ def obey_rights() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="rights of Linux")
 @pytest.mark.parametrize("words", [["app.py", "--no-browser"], ["-m", "duogen", "ask", "hello"], ["-m", "duogen", "pull", "duogen-sketch"]])
-def test_a_home_that_may_not_be_written_is_named_in_a_sentence(refused: Path, words: list[str]) -> None:
-    environment = {**os.environ, "DUOGEN_HOME": str(refused)}
+def test_a_home_that_may_not_be_written_is_named_in_a_sentence(locked_home: Path, words: list[str]) -> None:
+    environment = {**os.environ, "DUOGEN_HOME": str(locked_home)}
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, preexec_fn=obey_rights
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert str(refused) in done.stderr and "DUOGEN_HOME" in done.stderr and "Something went wrong" not in done.stderr
+    assert str(locked_home) in done.stderr and "DUOGEN_HOME" in done.stderr and "Something went wrong" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -130,19 +130,21 @@ def messages(conversation: Conversation, notes: dict[str, dict], pictures: Pictu
         notes: what `ConversationStore.read_about` holds, by turn.
         idle: whether no answer is being made: then a question without one offers to be answered.
     """
-    path = conversation.path()
+    path, before = conversation.path(), 0
     shown = []
     for turn in path:
         if turn.role == "user":
-            content = _question_content(conversation, turn, pictures, idle and turn is path[-1])
+            content = _question_content(conversation, turn, before, pictures, idle and turn is path[-1])
         else:
-            content = _answer_content(conversation, turn, notes, pictures)
+            content = _answer_content(conversation, turn, before, notes, pictures)
         shown.append({"role": turn.role, "content": content})
+        before += len(turn.images())
     return shown
 
 
-def _question_content(conversation: Conversation, turn: Turn, pictures: PictureFolder, unanswered: bool) -> list[Message]:
-    parts, number, before = [], 0, count_pictures(conversation, turn)
+def _question_content(conversation: Conversation, turn: Turn, before: int, pictures: PictureFolder, unanswered: bool) -> list[Message]:
+    """`before`: how many pictures the branch has before the turn."""
+    parts, number = [], 0
     for part in turn.parts:
         if isinstance(part, Image):
             number += 1
@@ -160,10 +162,13 @@ def _question_content(conversation: Conversation, turn: Turn, pictures: PictureF
     return [join_parts(parts), html_part(f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu)}{again}</div>')]
 
 
-def _answer_content(conversation: Conversation, turn: Turn, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
+def _answer_content(
+    conversation: Conversation, turn: Turn, before: int, notes: dict[str, dict], pictures: PictureFolder
+) -> list[Message]:
+    """`before`: how many pictures the branch has before the turn."""
     blocks, about = cut_blocks(turn.parts), notes.get(turn.id, {})
     outdated = find_outdated(conversation, turn, {id for id, note in notes.items() if note.get("rejected")})
-    show = lambda block: _answer_picture(conversation, turn, block, pictures, block.at in outdated)  # noqa: E731
+    show = lambda block: _answer_picture(conversation, turn, before, block, pictures, block.at in outdated)  # noqa: E731
     parts = [ideas_part(blocks, show)] if turn.ideas else block_parts(blocks, turn.text(), show)
     said = str(about.get("line", ""))
     facts, told = [], []
@@ -249,11 +254,6 @@ def _step_part(block: Block, parts: list[Message]) -> Message:
     return {"type": "text", "text": shown + "".join(part["text"] for part in pictures) + "</div>"}
 
 
-def count_pictures(conversation: Conversation, turn: Turn) -> int:
-    """How many pictures the conversation has before a turn."""
-    return sum(len(each.images()) for each in conversation.at(turn.parent).path())
-
-
 def question_picture(image: Image, number: int, running: int, pictures: PictureFolder) -> Message:
     """A picture of a question, with its number and its role, and where it is another one, its number in the conversation."""
     alt, later = image.alt or translate(f"Your picture {number}"), f"@{running}" if running != number else ""
@@ -273,15 +273,17 @@ def reference_chips(turn: Turn, pictures: PictureFolder) -> str:
     return f'<div class="references">{"".join(chips)}</div>' if chips else ""
 
 
-def _answer_picture(conversation: Conversation, turn: Turn, block: Block[Image], pictures: PictureFolder, outdated: bool) -> Message:
-    """A picture of an answer with its buttons and its other versions."""
+def _answer_picture(
+    conversation: Conversation, turn: Turn, before: int, block: Block[Image], pictures: PictureFolder, outdated: bool
+) -> Message:
+    """A picture of an answer, before which the branch has `before` pictures, with its buttons and its other versions."""
     at, image = block.at or 0, turn.image_at(block.at or 0)
     full = pictures.keep_image(image)
     name = html.escape(translate("Download"))
     save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
     bar = [*(button(command, name, turn.id, at) for command, name in PICTURE_BAR), save]
     menu = [PICTURE_REST] * outdated + PICTURE_MENU
-    number = count_pictures(conversation, turn) + sum(isinstance(part, Image) for part in turn.parts[: at + 1])
+    number = before + sum(isinstance(part, Image) for part in turn.parts[: at + 1])
     bar.append(f'<span class="called" title="{html.escape(translate(f"In a message, @{number} is this picture."))}">@{number}</span>')
     below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in menu], translate(OUTDATED) if outdated else "")
     below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
