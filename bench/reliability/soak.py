@@ -53,15 +53,16 @@ def read_memory(process: int) -> float:
 
 @contextmanager
 def train_beside(home: Path) -> Iterator[None]:
-    """A fine-tuning job that begins again when it ends."""
-    from bench.finetune_examples import write_lighthouses
+    """A fine-tuning job that begins again when it ends, in a session of its own as the page starts one."""
+    from bench.finetune_examples import lighthouse_world, write_lighthouses
 
-    data = write_lighthouses(home / "lighthouses")
+    with lighthouse_world():
+        data = write_lighthouses(home / "lighthouses")
     code = "import itertools, subprocess, sys\nfor n in itertools.count(): subprocess.run([*sys.argv[2:], '--out', f'{sys.argv[1]}-{n}'])"
     job = [sys.executable, "-m", "duogen", "finetune", "--device", "cpu", "--stage", "dit", "--recipe", "cpu", "--data", str(data)]
     with (home / "training.log").open("w") as log:
         command, environment = [sys.executable, "-c", code, str(home / "adapter"), *job], {**os.environ, "DUOGEN_HOME": str(home)}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, process_group=0)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         yield
     finally:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.attention
 
+from duogen.heaps import trim_heaps
 from duogen.kernels import Kernel, explain_no_xformers, explain_unfit_gpu, explain_unused_gpu, has_xformers, serves_wheels, torch_build
 from duogen.options import LoadOptions
 
@@ -208,26 +207,7 @@ def free() -> None:
     """Give back what nobody uses any more."""
     gc.collect()
     _give_back()
-    _trim_heaps()
-
-
-@contextmanager
-def return_memory() -> Iterator[None]:
-    """Give back to the system what the work inside has freed.
-
-    The C library of Linux has several heaps for the threads of a program and shrinks none by itself. A server that answers each question in
-    a new thread would grow by several MB an answer.
-    """
-    try:
-        yield
-    finally:
-        _trim_heaps()
-
-
-def _trim_heaps() -> None:
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)
+    trim_heaps()
 
 
 def _give_back() -> None:

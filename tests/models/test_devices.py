@@ -15,8 +15,9 @@ from PIL import Image as PILImage
 from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.events import Done
+from duogen.heaps import return_memory
 from duogen.models import pipeline
-from duogen.models.placement import DeviceSwapper, RemoteModel, return_memory, swap_devices
+from duogen.models.placement import DeviceSwapper, RemoteModel, swap_devices
 from duogen.options import LoadOptions
 from duogen.painters.pipeline_run import PipelineRun
 from tests.models.test_public import SAID, SIDE, options
