@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from duogen.text_decoding import clean_text
 
 FORMAT = 1
 SOURCE, REFERENCE = "source", "reference"
+MOTION_FILE = re.compile(r"[0-9a-f]{64}\.mp4")
 ROLES = ("", SOURCE, REFERENCE)  # of pictures that a user brings
 REFERENCE_KINDS = ("character", "thing", "style")
 
@@ -44,6 +46,19 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """An animation that begins with a picture.
+
+    Attributes:
+        source: the MP4 file, or its bytes. It holds its settings.
+        words: what happens in it.
+    """
+
+    source: Path | bytes = field(repr=False)
+    words: str = ""
+
+
+@dataclass(frozen=True)
 class Image:
     """A picture of a turn.
 
@@ -57,6 +72,7 @@ class Image:
         origin: how a model painted it, `None` for an upload without a mark of origin.
         reference: what it shows, where it came with a message because that mentions a saved reference; as it was at that time.
         role: what a picture of a question is for: `SOURCE` (its pixels are kept), `REFERENCE` (its looks are kept), "" where that is open.
+        motion: what it became when it was animated, `None` where it was not.
     """
 
     source: PILImage.Image | StoredPicture = field(compare=False)
@@ -68,6 +84,7 @@ class Image:
     origin: Origin | None = field(default=None, compare=False)
     reference: Reference | None = None
     role: str = ""
+    motion: Motion | None = field(default=None, compare=False)
 
     @property
     def picture(self) -> PILImage.Image:
@@ -141,6 +158,10 @@ class Turn:
         """The same message beside this one, with another picture at this place of the parts."""
         return Turn(self.role, (*self.parts[:at], image, *self.parts[at + 1 :]), parent=self.parent, ideas=self.ideas)
 
+    def with_motion(self, at: int, motion: Motion | None) -> Turn:
+        """The same message, with an animation of the picture at this place of the parts, or without one."""
+        return replace(self, parts=(*self.parts[:at], replace(self.image_at(at), motion=motion), *self.parts[at + 1 :]))
+
     def before(self, at: int) -> tuple[Piece, ...]:
         """What the picture at this place was painted after: the parts before it, of an idea only its line."""
         start = at - 1 if self.ideas and at and isinstance(self.parts[at - 1], Text) else at if self.ideas else 0
@@ -200,6 +221,12 @@ class Conversation:
     def with_turn(self, turn: Turn) -> Conversation:
         """The tree with `turn` in it, whose parent it must hold, standing there."""
         return Conversation({**self.turns, turn.id: turn}, turn.id, self.id, self.title)
+
+    def with_changed(self, turn: Turn) -> Conversation:
+        """The tree with `turn` in the place of the turn of its id, standing where it stood. Raises KeyError: there is no such turn."""
+        if turn.id not in self.turns:
+            raise KeyError(f"This conversation has no turn {turn.id}.")
+        return replace(self, turns={**self.turns, turn.id: turn})
 
     def tip(self, turn_id: str) -> str:
         """The end of the newest branch that goes through a turn."""
@@ -277,7 +304,8 @@ def load_conversation(folder: Path, lazily: bool = False) -> Conversation:
     turns = {}
     for entry in payload["turns"]:
         parts = tuple(
-            Text(part["text"]) if part["type"] == "text" else _load_image(part, load_picture, load_mask) for part in entry["parts"]
+            Text(part["text"]) if part["type"] == "text" else _load_moving(part, folder / "images", load_picture, load_mask)
+            for part in entry["parts"]
         )
         turns[entry["id"]] = Turn(entry["role"], parts, entry["id"], entry["parent"], entry.get("ideas", False))
     return Conversation(turns, payload["head"], payload["id"], payload["title"])
@@ -352,6 +380,10 @@ def _check_image(part: dict[str, Any]) -> None:
         raise _OtherType("the role of a picture is none of those that DuoGen writes")
     if "reference" in part:
         _check_reference(_expect(part["reference"], dict, "a reference"))
+    if "motion" in part:
+        motion = _expect(part["motion"], dict, "an animation")
+        _expect(motion["file"], str, "the name of an animation")
+        motion["words"] = clean_text(_expect(motion["words"], str, "the words of an animation"))
     for draft in _expect(part.get("drafts", []), list, "the drafts of a picture"):
         _check_image(draft)
 
@@ -398,6 +430,8 @@ def _save_image(part: Image, images: Path) -> dict:
         entry["role"] = part.role
     if part.reference:
         entry["reference"] = {name: clean_text(value) for name, value in asdict(part.reference).items()}
+    if part.motion:
+        entry["motion"] = {"file": _save_motion(part.motion, images), "words": clean_text(part.motion.words)}
     return entry | ({"mask": _save_picture(part.mask, images)} if part.mask else {})
 
 
@@ -410,6 +444,8 @@ def _link_turn(turn: Turn, entries: list[dict], images: Path) -> Turn:
 
 def _link_image(image: Image, entry: dict, images: Path) -> Image:
     file = images / entry["file"]
+    if image.motion and image.motion.source != images / entry["motion"]["file"]:
+        image = replace(image, motion=replace(image.motion, source=images / entry["motion"]["file"]))
     if isinstance(image.source, StoredPicture) and image.source.file == file:
         return image
     drafts = [_link_image(draft, each, images) for draft, each in zip(image.drafts, entry.get("drafts", ()), strict=True)]
@@ -422,6 +458,36 @@ def _save_picture(picture: PILImage.Image, images: Path, origin: Origin | None =
     if not (images / name).exists() or not (images / name).stat().st_size:
         write_beside(images / name, encode_signed(picture, "PNG", origin, painted))
     return name
+
+
+def _save_motion(motion: Motion, images: Path) -> str:
+    """The name of the file in `images` that holds it, by its content."""
+    if isinstance(motion.source, Path) and motion.source.parent == images:
+        return motion.source.name
+    data = motion.source if isinstance(motion.source, bytes) else motion.source.read_bytes()
+    name = hashlib.sha256(data).hexdigest() + ".mp4"
+    if not (images / name).exists():
+        write_beside(images / name, data)
+    return name
+
+
+def _find_motion(entry: dict, images: Path) -> Motion | None:
+    """The animation that an image's entry names; `None` where its file is not there, or is none."""
+    file = images / entry["motion"]["file"] if "motion" in entry else None
+    known = file is not None and MOTION_FILE.fullmatch(entry["motion"]["file"]) and file.is_file()
+    return Motion(file, entry["motion"]["words"]) if file is not None and known else None
+
+
+def _load_moving(
+    entry: dict,
+    images: Path,
+    load_picture: Callable[[str], PILImage.Image | StoredPicture],
+    load_mask: Callable[[str], PILImage.Image | None],
+) -> Image:
+    """As `_load_image`, with its animation."""
+    image = _load_image(entry, load_picture, load_mask)
+    motion = _find_motion(entry, images)
+    return replace(image, motion=motion) if motion else image
 
 
 def _load_image(

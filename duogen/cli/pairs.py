@@ -47,25 +47,27 @@ def read_gigabytes(words: str) -> list[float]:
 
 def pairs(given: argparse.Namespace) -> int:
     """`python -m duogen pairs`."""
-    from duogen.hub.catalogue import entries, entry, is_installed
+    from duogen.hub.catalogue import entries, entry, is_installed, video_models
 
     if given.pair:
-        print(show_card(entry(given.pair)))
+        print(show_card(video_models().get(given.pair) or entry(given.pair)))
         return 0
-    for each in entries().values():
-        state = "here" if is_installed(each) else f"{each.download_bytes / 1e9:.1f} GB to fetch"
-        print(f"{each.id:22}  {state:17}  {each.title}")
+    for known, what in ((entries(), ""), (video_models(), " (animates pictures)")):
+        for each in known.values():
+            state = "here" if is_installed(each) else f"{each.download_bytes / 1e9:.1f} GB to fetch"
+            print(f"{each.id:30}  {state:17}  {each.title}{what}")
     return 0
 
 
 def show_card(pair: Entry) -> str:
     """A pair's model card as plain text."""
-    from duogen.hub.catalogue import is_installed
+    from duogen.hub.catalogue import is_installed, video_models
     from duogen.hub.memory_plan import weigh_precisions
     from duogen.models.guardrail import DOWNLOAD_BYTES
 
     state = "on this machine" if is_installed(pair) else f"to fetch: {pair.download_bytes / 1e9:.1f} GB"
-    lines = [pair.title, pair.summary, f"It paints {pair.paints}.", "", f"id         {pair.id} ({state})"]
+    verb = "animates" if pair.id in video_models() else "paints"
+    lines = [pair.title, pair.summary, f"It {verb} {pair.paints}.", "", f"id         {pair.id} ({state})"]
     lines += [f"from       {source.repo}, revision {source.revision} ({source.role})" for source in pair.sources]
     lines += [f"licence    {pair.licence.name}, {pair.licence.url}"]
     lines += [f"           {pair.licence.conditions}"] if pair.licence.conditions else []
@@ -91,7 +93,7 @@ def files(given: argparse.Namespace) -> int:
 
 def plan(given: argparse.Namespace) -> int:
     """`python -m duogen plan`."""
-    from duogen.hub.catalogue import find, is_installed, replace_transformer
+    from duogen.hub.catalogue import find, is_installed, replace_transformer, video_models
     from duogen.hub.memory_plan import GB, Machine
     from duogen.hub.model_files import find_transformer
 
@@ -101,6 +103,7 @@ def plan(given: argparse.Namespace) -> int:
         return 0
     from duogen.hub.load import name_kernel
     from duogen.hub.load import plan_pair as planned_here
+    from duogen.hub.motion import animates_only
 
     here = Machine.here(load.device)
     host = here.host if given.ram is None else given.ram * GB
@@ -109,6 +112,9 @@ def plan(given: argparse.Namespace) -> int:
         two = len(given.vram) > 1 or here.mllm_gpu is not None
         machine = Machine.with_gpu(given.vram[-1], host, here.cores, given.vram[0] if two else None)
     known, this_one = _known(given.pair), given.vram is None and given.ram is None
+    if given.pair in video_models() or animates_only(given.pair):
+        print(_plan_video(given.pair, load, machine, this_one))
+        return 0
     if known is not None and not given.mllm and not (this_one and is_installed(known)):
         parts = replace_transformer(known.parts, find_transformer(load.transformer)) if load.transformer else known.parts
         chosen = plan_pair(parts, known.about, machine, load, known.presets)
@@ -118,6 +124,15 @@ def plan(given: argparse.Namespace) -> int:
     costs, _ = planned_here(find(given.pair, given.mllm), load, None if this_one else machine)
     print(costs.plan.line())
     return 0
+
+
+def _plan_video(model: str, load: LoadOptions, machine: Machine, this_one: bool) -> str:
+    """What an animation of a video model costs on a machine, in one line."""
+    from duogen.hub.catalogue import is_installed, video_models
+    from duogen.hub.motion import plan_motion
+
+    here = this_one and (model not in video_models() or is_installed(video_models()[model]))
+    return " ".join(plan_motion(model, load, machine=None if here else machine).sentences())
 
 
 def pull(given: argparse.Namespace) -> int:

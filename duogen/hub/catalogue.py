@@ -130,7 +130,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class Entry:
-    """A pair of the catalogue.
+    """A pair, or a video model, of the catalogue.
 
     Attributes:
         parts: what has to fit into memory, by its name in the pipeline; the MLLM is "mllm", or "text_encoder" where both are one.
@@ -152,13 +152,23 @@ class Entry:
 
 @cache
 def entries() -> dict[str, Entry]:
-    """The catalogue, by id, in its order."""
+    """The pairs of the catalogue, by id, in its order."""
+    return _read_entries("pairs")
+
+
+@cache
+def video_models() -> dict[str, Entry]:
+    """The video models of the catalogue, by id, in its order: they set pictures in motion, and are no pairs."""
+    return _read_entries("motion")
+
+
+def _read_entries(kind: str) -> dict[str, Entry]:
     raw = json.loads(FILE.read_text(encoding="utf-8"))
     parts = {
         name: Part.of(each["config"], each["parameters"], each["quantisable"], each.get("compression", 8))
         for name, each in raw["parts"].items()
     }
-    return {each["id"]: _entry(each, parts) for each in raw["pairs"]}
+    return {each["id"]: _entry(each, parts) for each in raw[kind]}
 
 
 def _entry(raw: dict[str, Any], parts: dict[str, Part]) -> Entry:
@@ -186,13 +196,13 @@ def entry(id: str) -> Entry:
 
 
 def find_download(name: str) -> Entry:
-    """The pair to download: one of the catalogue, or a repository id typed in (as "owner/name" or "owner/name@revision").
+    """What to download: one of the catalogue, or a repository id typed in (as "owner/name" or "owner/name@revision").
 
     Raises:
         ValueError: it is neither.
     """
-    if name in entries():
-        return entries()[name]
+    if known := (entries() | video_models()).get(name):
+        return known
     repo, _, revision = name.partition("@")
     if not REPOSITORY.fullmatch(repo):
         raise ValueError(f"{name!r} is neither in the catalogue ({', '.join(entries())}) nor a repository such as owner/name.")
@@ -354,8 +364,7 @@ def find(pair: str | Path | None = None, mllm: str | Path | None = None, progres
     name = str(pair) if pair is not None else BUNDLED
     if name == BUNDLED:
         return Found(prepare_pair(None, progress), None, entry(BUNDLED))
-    if name in entries():
-        known = entries()[name]
+    if known := (entries() | video_models()).get(name):
         there = find_folders(known)
         lacking = [source.role for source in known.sources if source.role not in there and not (source.role == "mllm" and mllm)]
         if lacking:
@@ -459,6 +468,10 @@ def _is_quantisable(name: str, shape: tuple[int, ...]) -> bool:
 
 def _compression(vae: dict[str, Any]) -> int:
     """How many pixels of a picture's side an autoencoder makes one latent."""
+    if "LTX" in str(vae.get("_class_name")):
+        return vae.get("spatial_compression_ratio") or 32
+    if isinstance(vae.get("scale_factor_spatial"), int):
+        return vae["scale_factor_spatial"]
     if isinstance(vae.get("patch_size"), int):
         return vae["patch_size"]
     widths = vae.get("encoder_block_out_channels") or ()  # of a deep-compression one

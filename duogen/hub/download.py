@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duogen.files import write_beside
-from duogen.hub.catalogue import entries, find_download, snapshot
+from duogen.hub.catalogue import entries, find_download, snapshot, video_models
 from duogen.hub.fetching import Fetch, Paused, Progress, digest, explain_failure, home_of, repositories, things
 from duogen.paths import ROOT, data_home
 
@@ -195,7 +195,8 @@ def remove(id: str) -> int:
         raise ValueError(f"{pair.title} comes with the program and cannot be removed.")
     if is_running(id):
         raise ValueError(f"{pair.title} is being fetched; pause that first.")
-    others = {source.repo for other in entries().values() if other.id != id and status(other.id) for source in other.sources}
+    known_ones = [*entries().values(), *video_models().values()]
+    others = {source.repo for other in known_ones if other.id != id and status(other.id) for source in other.sources}
     freed = 0
     for home in [home_of(source) for source in repositories(pair) if source.repo not in others]:
         if home.is_dir():

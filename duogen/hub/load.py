@@ -22,6 +22,7 @@ from duogen.models.transformer_weights import check_fits
 from duogen.models.weight_files import check_folder, describe_missing
 from duogen.options import ImageOptions, LoadOptions
 from duogen.painters.diffusers import DiffusersPair, check_paints, is_diffusers_pipeline, open_diffusers_pair, takes_sources
+from duogen.painters.motion import refuse_as_painter
 
 
 @dataclass
@@ -76,6 +77,7 @@ def plan_pair(
     """
     about, stock, known = asdict(About.load(found.folder)), is_diffusers_pipeline(found.folder), found.entry
     if stock:
+        refuse_as_painter(found.folder)
         check_paints(found.folder)
     check_whole(found, bool(requested.transformer))
     requested = _find_own_transformer(found, requested)

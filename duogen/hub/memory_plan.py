@@ -209,7 +209,7 @@ def plan(
     Args:
         parts: "text_encoder", "transformer", "vae" and, where another model talks, "mllm".
         about: `image_size`, `steps`, `guidance`; `frame_attention` of painters of frames, `most_sources` of pipelines with source
-            pictures.
+            pictures; `latent_frames` of video models, and `decoded_frames`, as many as their autoencoder decodes at once.
         requested: what is not "auto" is kept.
         few_steps: title of a few-step LoRA of the pair, to be named where steps are many.
 
@@ -283,7 +283,7 @@ def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, 
     held["transformer"] += held.pop("lora", 0.0)
     guardrail = held.pop("guardrail", 0.0)  # stays where it was opened
     talk, paint = mllm_work(mllm), painter_work(parts["transformer"], about, size)
-    decode = vae_work(parts.get("vae", NOTHING), size, load.tiling == "on")
+    decode = vae_work(parts.get("vae", NOTHING), size, load.tiling == "on") * about.get("decoded_frames", 1)
     read, own = mllm.layers * 2 * mllm.cached * CONTEXT * 2.0 + state_memory(mllm, about), 0.0
     largest, own_gpu = max(held.values()), machine.mllm_gpu is not None
     if own_gpu:
@@ -318,7 +318,7 @@ def _add_costs(parts: dict[str, Part], about: dict[str, Any], machine: Machine, 
 def _precision_of(name: str, load: LoadOptions) -> str:
     if name in ("vae", "lora", "guardrail"):
         return "bf16"
-    return load.painter_precision if name == "transformer" else load.precision
+    return load.painter_precision if name in ("transformer", "transformer_2") else load.precision
 
 
 def frame_tokens(part: Part, size: tuple[int, int]) -> int:
@@ -369,7 +369,7 @@ def painter_work(part: Part, about: dict[str, Any], size: tuple[int, int]) -> fl
     """Work memory of one denoising step: some 20 activations of 16 bits for every token and channel that goes through the layers."""
     branches = 2 if about.get("guidance", 1.0) > 1 and paints_frames(about) else 1  # pipelines run theirs one after the other
     cached = about.get("frame_attention") == "block_causal" and paints_frames(about)
-    tokens = frame_tokens(part, size) * (1 + (0 if cached else earlier_pictures(about))) + WORDS
+    tokens = frame_tokens(part, size) * (about.get("latent_frames", 1) + (0 if cached else earlier_pictures(about))) + WORDS
     return branches * tokens * part.width * 2.0 * 20 + 0.2 * GB
 
 
@@ -382,7 +382,7 @@ def vae_work(part: Part, size: tuple[int, int], tiled: bool) -> float:
 def _cpu_seconds(part: Part, about: dict[str, Any], size: tuple[int, int], cores: int) -> float:
     """Two operations for every weight and token, in each step and branch."""
     branches = 2 if about.get("guidance", 1.0) > 1 else 1
-    frame = frame_tokens(part, size)
+    frame = frame_tokens(part, size) * about.get("latent_frames", 1)
     words = 0 if paints_frames(about) else WORDS  # of painters of frames they do not go through the layers
     cached = about.get("frame_attention") == "block_causal" and paints_frames(about)
     tokens = words + frame * (1 if cached else 1 + min(1, earlier_pictures(about)))  # with one picture before it

@@ -16,7 +16,7 @@ ZIP_FILES, ZIP_BYTES, ZIP_TEXT_BYTES = 20_000, 512 * 1024**2, 32 * 1024**2
 ZIP_PIXELS, ZIP_MASK_PIXELS = 80 * MAX_PIXELS, 8 * MAX_PIXELS  # masks are all in memory when a conversation is open
 LARGEST_ZIP = ZIP_BYTES + 1024 * ZIP_FILES
 CONVERSATION, ABOUT = "conversation.json", "about.json"
-ZIP_NAMES = re.compile(r"conversation\.json|about\.json|images/[0-9a-f]{64}\.png")
+ZIP_NAMES = re.compile(r"conversation\.json|about\.json|images/[0-9a-f]{64}\.(?:png|mp4)")
 LITTER = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.IGNORECASE | re.DOTALL)
 NOT_OURS = 'This zip is no conversation that was exported here; bring a file that "Save to bring back" has made.'
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from duogen.conversation import Conversation, Image
 from duogen.library.guide import Block, Section, guess_language, guide_title, sections
 from duogen.library.guide_pdf import typeset
 from duogen.library.markdown import markdown_lines, strip_markdown
+from duogen.library.video_file import PAPER, encode_mp4, pack_origin
 from duogen.provenance import TERMS, Origin, write_packet
 from duogen.text_decoding import count_words
 
@@ -31,8 +30,6 @@ MOST_SECONDS, MOST_BLENDED = 60, 20
 LEAST_WIDTH, MOST_SIDE, MOST_HEIGHT = 480, 2048, 4096  # words need room; players show no larger videos
 MOST_PIXELS = 200_000_000  # of all frames together; Pillow holds those of an animated picture at once
 POINTS, LINE_SHARE, SMALLEST = 14, 30, 16  # the size of letters in flipbook.typ; in pixels a share of the width
-PAPER = "white"
-XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")  # the box of an MP4 that holds XMP
 
 
 @dataclass(frozen=True)
@@ -254,35 +251,10 @@ def _encode_gif(drawn: Drawn, mark: _Mark) -> bytes:
 
 
 def _encode_mp4(drawn: Drawn, mark: _Mark) -> bytes:
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-
-    colours = {"format": "yuv420p", "dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
-    tick = 0
-    with tempfile.TemporaryDirectory(prefix="duogen-flipbook-") as folder:  # the index goes to the front, so the file is written twice
-        file = Path(folder) / "flipbook.mp4"
-        with av.open(file, "w", options={"movflags": "faststart"}) as out:
-            out.metadata.update({"title": mark.title, "comment": mark.comment})
-            stream = out.add_stream("libx264", 1000 // TICK, options={"crf": "18", "preset": "veryfast", "tune": "stillimage"})
-            for picture, milliseconds in drawn:
-                if not tick:
-                    stream.width, stream.height, stream.pix_fmt = *(side + side % 2 for side in picture.size), "yuv420p"
-                    about = stream.codec_context
-                    about.colorspace, about.color_range = Colorspace.ITU709, ColorRange.MPEG
-                    about.color_primaries, about.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-                even = PILImage.new("RGB", (stream.width, stream.height), PAPER)
-                even.paste(picture)
-                frame = av.VideoFrame.from_image(even).reformat(**colours)
-                frame.time_base = Fraction(TICK, 1000)
-                for _ in range(milliseconds // TICK):
-                    frame.pts = tick
-                    out.mux(stream.encode(frame))
-                    tick += 1
-            out.mux(stream.encode(None))
-        return file.read_bytes() + _pack_xmp(mark)
+    shown = (picture for picture, milliseconds in drawn for _ in range(milliseconds // TICK))
+    return encode_mp4(shown, 1000 // TICK, mark.title, mark.comment, stills=True) + _pack_xmp(mark)
 
 
 def _pack_xmp(mark: _Mark) -> bytes:
     """The mark as a box at the end of an MP4; nothing without an origin."""
-    packet = XMP_BOX.bytes + mark.packet
-    return (len(packet) + 8).to_bytes(4, "big") + b"uuid" + packet if mark.origin or mark.blended else b""
+    return pack_origin(mark.origin, mark.frames if mark.blended else "")

@@ -1,4 +1,4 @@
-"""All painted and uploaded pictures: PNG files below `DUOGEN_HOME/pictures`, and an index that can be rebuilt from them.
+"""All painted and uploaded pictures: PNG files below `DUOGEN_HOME/pictures`, animations as MP4, and an index that can be rebuilt from them.
 
 The files hold everything. `pictures.sqlite` beside them searches and sorts; missing rows are read from the files again.
 Thumbnails are made on demand, and the oldest are deleted when there are too many. Deleted pictures stay for a month.
@@ -26,6 +26,7 @@ from PIL import Image as PILImage
 from duogen.files import make_folder, move, write_beside
 from duogen.library.conversations import find_subject
 from duogen.library.deletions import remove_leftovers, remove_old
+from duogen.library.motion_file import open_first_frame, read_motion, replace_motion_info
 from duogen.library.picture_file import PictureInfo, clear_links, encode_png, from_json, read_header, read_upload, replace_info, to_json
 from duogen.paths import ASSETS
 from duogen.picture_input import open_picture
@@ -40,6 +41,7 @@ SORTS = {
     "old": "made <= :now, made",
     "large": "width * height DESC, bytes DESC, made > :now, made DESC",
 }
+STILL, MOVING = ".png", ".mp4"
 CJK = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff])")
 WORD = re.compile(rf"{CJK.pattern}+|(?:(?!{CJK.pattern})[^\W_])+")
 MOST_TERMS, RANKED = 40, 200  # words of a message that are looked for, and pictures of which the best are chosen
@@ -58,7 +60,7 @@ PRAGMA user_version = {VERSION};
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of the gallery. `width` and `height` are in pixels, `bytes` is the size of its file."""
+    """A picture, or an animation, of the gallery. `width` and `height` are in pixels, `bytes` is the size of its file."""
 
     id: str
     file: Path
@@ -66,6 +68,11 @@ class Entry:
     height: int
     bytes: int
     about: PictureInfo
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is an animation."""
+        return self.file.suffix == MOVING
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,8 @@ class Gallery:
         """Update the index to the files: read new and changed ones, delete the rows of missing ones."""
         with self._lock:
             with os.scandir(self.pictures) as listed:
-                here = {file.name[:-4]: file.stat().st_mtime_ns for file in listed if file.name.endswith(".png") and file.name[0] != "."}
+                shown = [file for file in listed if file.name.endswith((STILL, MOVING)) and file.name[0] != "."]
+                here = {file.name[:-4]: file.stat().st_mtime_ns for file in shown}
             with self._transaction() as index:
                 known = dict(index.execute("SELECT id, stamp FROM pictures"))
                 for id in known.keys() - here.keys():
@@ -142,9 +150,9 @@ class Gallery:
 
     def _index_file(self, index: sqlite3.Connection, id: str) -> None:
         """Add a file to the index, unless it is no picture."""
-        file = self.pictures / f"{id}.png"
+        file = self._file_of(id)
         with contextlib.suppress(ValueError):
-            about, (width, height) = read_header(file)
+            about, (width, height) = read_header(file) if file.suffix == STILL else _read_moving(file)
             found = file.stat()
             _delete_row(index, id)
             row = (id, about.made, width, height, found.st_size, found.st_mtime_ns, about.favourite, about.root or id, to_json(about))
@@ -154,6 +162,26 @@ class Gallery:
             ).lastrowid
             said = _space_cjk(fold_text(f"{about.words} {about.caption}"))
             index.execute("INSERT INTO words (rowid, said) VALUES (?, ?)", (number, said))
+
+    def _file_of(self, id: str) -> Path:
+        """Where a picture or an animation of this id lies, or would lie as a picture."""
+        moving = self.pictures / f"{id}{MOVING}"
+        return moving if moving.exists() else self.pictures / f"{id}{STILL}"
+
+    def add_motion(self, data: bytes) -> Entry:
+        """Save an animation, an MP4 file that holds its settings. The same file again gives the same entry.
+
+        Raises:
+            ValueError: it cannot be read as a video.
+        """
+        id = hashlib.sha256(data).hexdigest()[:32]
+        file = self.pictures / f"{id}{MOVING}"
+        with self._lock:
+            if not file.exists():
+                write_beside(file, data)
+                with self._transaction() as index:
+                    self._index_file(index, id)
+        return self.entry(id)
 
     def add(self, picture: PILImage.Image, about: PictureInfo, signed: bool = True) -> Entry:
         """Save a picture with its info. The same pixels again give the same entry, as it was first added.
@@ -189,7 +217,7 @@ class Gallery:
 
     def _make_entry(self, row: tuple) -> Entry:
         id, width, height, size, about = row
-        return Entry(id, self.pictures / f"{id}.png", width, height, size, from_json(about))
+        return Entry(id, self._file_of(id), width, height, size, from_json(about))
 
     def find(self, wanted: PictureQuery, start: int = 0, count: int = 60) -> tuple[list[Entry], int]:
         """At most `count` pictures of a search from the `start`-th on, and the total number."""
@@ -220,7 +248,7 @@ class Gallery:
             ranked = f"""SELECT {", ".join(f"pictures.{name}" for name in COLUMNS.split(", "))}, words.rank FROM words
                 JOIN pictures ON pictures.number = words.rowid WHERE words MATCH ? ORDER BY words.rank, number DESC LIMIT {RANKED}"""
             rows = index.execute(ranked, (terms,)).fetchall()
-        entries = [(self._make_entry(row[:-1]), -row[-1]) for row in rows]
+        entries = [(entry, -row[-1]) for row in rows if not (entry := self._make_entry(row[:-1])).moves]
         for entry, fit in entries:
             about = entry.about
             if fit < entries[0][1] * SHARE_OF_BEST or len(found) == count:
@@ -246,7 +274,8 @@ class Gallery:
         """Raises: ValueError: there is no such picture."""
         with self._lock:
             entry = self.entry(id)
-            write_beside(entry.file, replace_info(entry.file.read_bytes(), replace(entry.about, favourite=favourite)))
+            write = replace_motion_info if entry.moves else replace_info
+            write_beside(entry.file, write(entry.file.read_bytes(), replace(entry.about, favourite=favourite)))
             with self._transaction() as index:
                 self._index_file(index, id)
         return self.entry(id)
@@ -268,8 +297,8 @@ class Gallery:
     def restore(self, id: str) -> Entry:
         """Raises: ValueError: it is gone for good."""
         with self._lock:
-            aside = self.deleted / f"{Path(id).name}.png"
-            if not aside.exists():
+            aside = next((each for end in (STILL, MOVING) if (each := self.deleted / f"{Path(id).name}{end}").exists()), None)
+            if aside is None:
                 raise ValueError("This picture is gone for good.")
             move(aside, self.pictures / aside.name)
             with self._transaction() as index:
@@ -281,22 +310,25 @@ class Gallery:
         file = self.thumbnails.find(entry.id)
         if file is None:
             try:
-                picture = open_picture(entry.file, letterbox=True)
+                picture = open_first_frame(entry.file) if entry.moves else open_picture(entry.file, letterbox=True)
             except ValueError:  # one damaged file must not keep the others from being shown
                 picture = PILImage.new("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), "grey")
             file = self.thumbnails.make(entry.id, picture)
         return file
 
     def freeable(self) -> FreeablePictures:
-        sizes = [file.stat().st_size for file in self.deleted.glob("*.png")]
+        sizes = [file.stat().st_size for file in self._list_deleted()]
         return FreeablePictures(len(self.thumbnails), self.thumbnails.bytes, len(sizes), sum(sizes))
 
     def delete_freeable(self) -> None:
         """Delete what `freeable` counts."""
         with self._lock:
             self.thumbnails.clear()
-            for file in self.deleted.glob("*.png"):
+            for file in self._list_deleted():
                 file.unlink(missing_ok=True)
+
+    def _list_deleted(self) -> list[Path]:
+        return [file for file in self.deleted.iterdir() if file.suffix in (STILL, MOVING)]
 
 
 class Thumbnails:
@@ -353,6 +385,12 @@ class Thumbnails:
 def picture_id(picture: PILImage.Image) -> str:
     """The id of a picture: a hash of its content, so that equal pictures are kept once."""
     return hashlib.sha256(f"{picture.width}x{picture.height}".encode() + picture.convert("RGB").tobytes()).hexdigest()[:32]
+
+
+def _read_moving(file: Path) -> tuple[PictureInfo, tuple[int, int]]:
+    """As `read_header`, of an animation."""
+    header = read_motion(file)
+    return header.about, header.size
 
 
 def _delete_row(index: sqlite3.Connection, id: str) -> None:

@@ -35,6 +35,26 @@ class Guardrail:
             raise ValueError("The guardrail that this pair's licence asks for refuses this picture; ask for something else.")
         return PILImage.fromarray(seen[0])
 
+    def look_at_frames(self, frames: list[PILImage.Image]) -> list[PILImage.Image]:
+        """The frames of a video, faces blurred where it wants that. Raises ValueError: it refuses them."""
+        seen = self.checker.check_video_safety(np.stack([np.array(each) for each in frames]))
+        if seen is None:
+            raise ValueError("The guardrail that this model's licence asks for refuses this video; ask for something else.")
+        return [PILImage.fromarray(each) for each in seen]
+
+
+class CheckedBefore:
+    """What diffusers' Cosmos pipelines ask about words and pictures, where whoever calls them asks the guardrail before and after."""
+
+    def to(self, device: Any) -> None:
+        pass
+
+    def check_text_safety(self, words: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: np.ndarray) -> np.ndarray:
+        return frames
+
 
 def names_guardrail(folder: Path) -> bool:
     """Whether a folder's own index names the guardrail."""

@@ -52,6 +52,7 @@ from duogen.precision import token_dtype
 FRAME_PIPELINES = ("DuoGenPipeline", "Cosmos2_5_PredictBasePipeline")  # opened by `duogen.models.pipeline`
 DEFAULTS = {"image_size": (1024, 1024), "steps": 28, "guidance": 4.0}  # where nobody says what a pipeline paints best with
 RELATIVES = {"QwenImageEdit": "QwenImagePipeline", "LongCatImageEdit": "LongCatImagePipeline"}  # what edits, and what begins
+SECOND_DENOISER = "transformer_2"  # of pipelines whose last steps are another model's
 LEAST_SOURCE = 64  # pixels of a source picture's shorter side
 
 
@@ -183,14 +184,28 @@ def _open_processor(folder: Path, mllm_folder: Path | None) -> tuple[Any, Any]:
 
 def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader: tuple[Any, Any]) -> Any:
     """The pipeline with its large parts opened in their precisions; `shared` is the MLLM where that is its text encoder too."""
+    kind = pipeline_class(folder)
+    given = open_large_parts(folder, kind, load, device, shared, reader)
+    dtype = dtype_of(load.painter_precision, device)
+    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
+
+
+def open_large_parts(
+    folder: Path, kind: Any, load: LoadOptions, device: str, shared: Any = None, reader: tuple[Any, Any] | None = None
+) -> dict[str, Any]:
+    """The parts of a pipeline that diffusers would not open in their precisions, by name, for its `from_pretrained`.
+
+    Args:
+        kind: the pipeline's class. `shared`, `reader`: as of `_pipeline`.
+    """
     import diffusers
     import transformers
 
-    index, kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")), pipeline_class(folder)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     given: dict[str, Any] = {}
     for name, value in index.items():
         library, cls = value if isinstance(value, list) and len(value) == 2 else ("", "")
-        if name in DENOISERS and library == "diffusers":
+        if name in (*DENOISERS, SECOND_DENOISER) and library == "diffusers":
             given[name] = _open_denoiser(folder / name, getattr(diffusers, cls), load, device)
         elif name == "text_encoder" and shared is not None:
             given[name] = shared
@@ -200,11 +215,10 @@ def _pipeline(folder: Path, load: LoadOptions, device: str, shared: Any, reader:
             given[name] = release_device(encoder, load.offload not in ("auto", "none"))
         elif "VLProcessor" in str(cls):
             kind_of_it = type(cls, (WordsAndPictures, getattr(transformers, cls)), {})  # diffusers asks for the class that the index names
-            given[name] = kind_of_it(*(reader if shared is not None else _open_processor(folder, None)))
+            given[name] = kind_of_it(*(reader if shared is not None and reader else _open_processor(folder, None)))
         elif name in kind._optional_components and name in ("safety_checker", "feature_extractor", "image_encoder") and library:
             given[name] = None  # they look for what is not to be seen, or serve adapters that nobody has
-    dtype = dtype_of(load.painter_precision, device)
-    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **given)
+    return given
 
 
 def _open_denoiser(part: Path, kind: Any, load: LoadOptions, device: str) -> Any:

@@ -6,29 +6,37 @@ import inspect
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from PIL import Image as PILImage
+Made = TypeVar("Made")
 
 
-class PipelineRun:
+class PipelineRun(Generic[Made]):
     """A pipeline's call in a thread of its own.
 
     Args:
         pipe: the pipeline.
         given: the arguments of its call.
         denoiser: the model that it calls at every step; a pipeline that reports no steps is stopped there.
-        pick: takes the picture out of what the call returns.
+        pick: takes what is wanted, a picture or the frames of a video, out of what the call returns.
+        stop: ends it after the step that is under way when somebody sets it; `steps` then raises `Stopped`.
 
     Attributes:
-        picture: what was painted, once the steps have ended.
+        picture: what was picked, once the steps have ended.
     """
 
-    def __init__(self, pipe: Any, given: dict[str, Any], denoiser: Any, pick: Callable[[Any], PILImage.Image]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        given: dict[str, Any],
+        denoiser: Any,
+        pick: Callable[[Any], Made],
+        stop: threading.Event | None = None,
+    ) -> None:
         self.pipe, self.given, self.denoiser, self.pick = pipe, given, denoiser, pick
         self.events: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
-        self.picture: PILImage.Image | None = None
-        self.stopped = threading.Event()
+        self.picture: Made | None = None
+        self.stopped, self.asked = threading.Event(), stop or threading.Event()
         self.thread = threading.Thread(target=self._work, name="pipeline", daemon=True)
 
     def _work(self) -> None:
@@ -45,15 +53,18 @@ class PipelineRun:
                 watch.remove()
 
     def _step(self, pipe: Any, step: int, timestep: Any, named: dict[str, Any]) -> dict[str, Any]:
-        if self.stopped.is_set():
+        if self._is_over():
             pipe._interrupt = True  # diffusers passes over the remaining steps
-            raise _Stopped
+            raise Stopped
         self.events.put(step + 1)
         return named
 
     def _end_when_stopped(self, *_: Any) -> None:
-        if self.stopped.is_set():
-            raise _Stopped
+        if self._is_over():
+            raise Stopped
+
+    def _is_over(self) -> bool:
+        return self.stopped.is_set() or self.asked.is_set()
 
     def steps(self) -> Iterator[int]:
         """Numbers of finished steps, none of a pipeline that does not report them; raises what the pipeline raised."""
@@ -70,5 +81,5 @@ class PipelineRun:
             self.thread.join()
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The user has gone."""

@@ -385,12 +385,20 @@ def test_a_guardrail_that_does_not_open_is_a_sentence(package, error) -> None:
 
 @pytest.mark.parametrize(
     ("name", "makes"),
-    [("LTXPipeline", "videos"), ("WanPipeline", "videos"), ("HunyuanVideoPipeline", "videos"), ("CogVideoXImageToVideoPipeline", "videos"),
-     ("StableVideoDiffusionPipeline", "videos"), ("Cosmos2VideoToWorldPipeline", "videos"), ("StableAudioPipeline", "sound")],
+    [("HunyuanVideoPipeline", "videos"), ("CogVideoXImageToVideoPipeline", "videos"), ("StableVideoDiffusionPipeline", "videos"),
+     ("StableAudioPipeline", "sound")],
 )  # fmt: skip
 def test_a_pipeline_that_makes_no_pictures_is_refused_before_anything_is_loaded(name, makes, folders, tmp_path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "transformer": ["diffusers", "X"]}))
     with pytest.raises(ValueError, match=f"^{name} in .* makes {makes}, not pictures; choose a pipeline that paints pictures"):
+        Engine.open(tmp_path, mllm=folders["mllm"], load=LoadOptions(device="cpu"))
+
+
+@pytest.mark.parametrize("name", ["LTXPipeline", "WanPipeline", "Cosmos2VideoToWorldPipeline"])
+def test_a_pipeline_that_sets_pictures_in_motion_says_what_it_is_for(name, folders, tmp_path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "transformer": ["diffusers", "X"]}))
+    match = f"^{name} in .* sets pictures in motion and paints none; .* python -m duogen animate PICTURE --model"
+    with pytest.raises(ValueError, match=match):
         Engine.open(tmp_path, mllm=folders["mllm"], load=LoadOptions(device="cpu"))
 
 

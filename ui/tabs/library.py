@@ -18,10 +18,10 @@ from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry, PictureQuery
 from duogen.provenance import Origin
 from duogen.text_decoding import cut_text
-from ui.chat.history import button
+from ui.chat.history import address, button
 from ui.parts.i18n import translate, translate_choices
 from ui.parts.pictures import UPLOAD_TYPES
-from ui.parts.shared import QUICK, Shared, Updates, catch_refusals, status_line
+from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, status_line
 
 PER_PAGE = 60
 TITLE_LETTERS = 400
@@ -127,6 +127,7 @@ class Library:
             height=300,
             elem_id="library-picture",
         )
+        self.video = gr.HTML(elem_id="library-video", visible=False)
         with gr.Row(elem_classes="buttons"):
             self.star = gr.Button("☆ Favourite", size="sm", min_width=100, elem_id="library-star")
             self.edit = gr.Button("Edit in studio", size="sm", min_width=110, elem_id="library-edit")
@@ -143,8 +144,8 @@ class Library:
         compared = [each for pair in self.pair for each in pair]
         outputs = [
             *wanted, self.page, self.listed, self.chosen, self.deleted, self.other, self.status, self.undelete, self.two, *compared,
-            self.grid, self.earlier, self.where, self.later, self.detail, self.picture, self.star, self.open_button, self.keep,
-            self.settings, self.drop,
+            self.grid, self.earlier, self.where, self.later, self.detail, self.picture, self.video, self.star, self.open_button,
+            self.edit, self.again, self.compare, self.keep, self.settings, self.drop,
         ]  # fmt: skip
         away = [*dict.fromkeys([*self.destinations.outputs, self.status])]
         tab.select(self.refresh, inputs, outputs, **QUICK)
@@ -217,10 +218,12 @@ class Library:
         return {
             self.chosen: entry.id,
             self.detail: gr.Column(visible=True),
-            self.picture: str(entry.file),
+            self.picture: gr.Image(None if entry.moves else str(entry.file), visible=not entry.moves),
+            self.video: gr.HTML(video_html(entry) if entry.moves else "", visible=entry.moves),
+            **{each: gr.Button(visible=not entry.moves) for each in (self.edit, self.again, self.compare)},
             self.star: translate("★ Favourite" if entry.about.favourite else "☆ Favourite"),
             self.open_button: gr.Button(interactive=bool(entry.about.conversation)),
-            self.keep: button("reference", "Save as a reference", "library", entry.id, words="Save as a reference"),
+            self.keep: "" if entry.moves else button("reference", "Save as a reference", "library", entry.id, words="Save as a reference"),
             self.settings: settings_html(entry),
             self.two: gr.Row(visible=False),
             self.other: "",
@@ -267,6 +270,8 @@ class Library:
 
     def _render_comparison(self, values: dict, entry: Entry) -> Updates:
         """Two pictures side by side with their settings; differences are in bold."""
+        if entry.moves:
+            raise Refusal("An animation cannot be compared; choose a picture.")
         both = [self.shared.gallery.entry(values[self.other]), entry]
         known = [picture_facts(each) for each in both]
         shown = {
@@ -319,6 +324,13 @@ class Library:
         return {self.space: status_line(f"{size_words(room.bytes)} freed."), self.free: gr.Button(visible=False)}
 
 
+def video_html(entry: Entry) -> str:
+    """An animation, to be played and saved."""
+    file, save = address(entry.file), html.escape(translate("Save as video"))
+    shown = f'<video src="{file}" title="{html.escape(picture_title(entry))}" controls loop muted playsinline preload="metadata"></video>'
+    return f'{shown}<a class="act worded" href="{file}" download="duogen.mp4">{save}</a>'
+
+
 def size_words(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
@@ -326,7 +338,8 @@ def size_words(count: int) -> str:
 def picture_title(entry: Entry) -> str:
     """The words under a picture in the grid, also for screen readers."""
     words = " ".join((entry.about.caption or entry.about.words).split())
-    return ("★ " if entry.about.favourite else "") + (cut_text(words, TITLE_LETTERS) or translate("Brought in"))
+    moving = "▶ " if entry.moves else ""
+    return ("★ " if entry.about.favourite else "") + moving + (cut_text(words, TITLE_LETTERS) or translate("Brought in"))
 
 
 ORIGINS: dict[str, str] = {

@@ -14,7 +14,18 @@ from gradio.blocks import Block
 from gradio.components import Component
 
 from duogen.hub import download
-from duogen.hub.catalogue import REPOSITORY, Entry, entries, find_download, find_folders, find_lora, is_installed, list_missing, snapshot
+from duogen.hub.catalogue import (
+    REPOSITORY,
+    Entry,
+    entries,
+    find_download,
+    find_folders,
+    find_lora,
+    is_installed,
+    list_missing,
+    snapshot,
+    video_models,
+)
 from duogen.hub.model_files import ModelFile, find_model_files, keep_models_folder, models_folder
 from duogen.options import LoadOptions
 from ui.parts import controls
@@ -157,8 +168,8 @@ class Models:
         return {self.status: gr.skip()} if late else updates
 
     def _render(self, values: dict) -> Updates:
-        id, other = self._id(values), values[self.choice] not in entries()
-        known = entries().get(id)
+        id, other = self._id(values), values[self.choice] not in known_models()
+        known = known_models().get(id)
         shown = {
             self.other: gr.Column(visible=other),
             self.name: gr.Textbox(visible=values[self.choice] == OTHER),
@@ -178,7 +189,7 @@ class Models:
         return [*found, (mllm, "")] if mllm and is_fetchable(mllm) else found
 
     def _mllm(self, values: dict) -> str:
-        return (values[self.mllm] or "").strip() if values[self.choice] not in entries() else ""
+        return (values[self.mllm] or "").strip() if values[self.choice] not in known_models() else ""
 
     def render_progress(self, values: dict) -> Updates:
         """Updates with the progress of the download, and the buttons that can be used now."""
@@ -195,7 +206,7 @@ class Models:
             self.poll: gr.Timer(active=busy or self.loading.is_busy),
             self.pull: gr.Button(go, visible=bool(lacking) and not busy),
             self.pause: gr.Button(visible=busy),
-            self.use: gr.Button(interactive=here and is_here(id)),
+            self.use: gr.Button(interactive=here and is_here(id) and id not in video_models()),
             self.verify: gr.Button(visible=is_fetchable(id) and is_here(id), interactive=True),
             self.remove: gr.Button(visible=is_fetchable(id) and not busy and (id in known or is_here(id))),
         }
@@ -229,6 +240,8 @@ class Models:
         id = self._id(values)
         try:
             load = self._read_load_options(values)
+            if id in video_models():
+                return " ".join([translate("On this machine:"), *map(translate, plan_video(id, load))])
             if id in entries() and entries()[id].sources and not is_installed(entries()[id]):
                 found = Found(Path("."), None, entries()[id])
             elif id:
@@ -305,20 +318,37 @@ def list_choices(found: Sequence[ModelFile] = ()) -> list[tuple[str, str]]:
     for each in entries().values():
         state = translate("bundled" if not each.sources else "here" if is_installed(each) else f"{each.download_bytes / 1e9:.0f} GB")
         listed.append((f"{each.title} · {state}", each.id))
+    for each in video_models().values():
+        state = translate("here" if is_installed(each) else f"{each.download_bytes / 1e9:.0f} GB")
+        listed.append((f"{each.title} · {translate('animates pictures')} · {state}", each.id))
     listed += [(each.title(), str(each.path)) for each in found if each.kind == "pair"]
     return [*listed, (translate("Another folder or repository ..."), OTHER)]
 
 
+def known_models() -> dict[str, Entry]:
+    """The pairs and the video models of the catalogue, by id."""
+    return entries() | video_models()
+
+
+def plan_video(id: str, load: LoadOptions) -> list[str]:
+    """What an animation of a video model of the catalogue would cost on this machine, in sentences."""
+    from duogen.hub.memory_plan import Machine
+    from duogen.hub.motion import plan_motion
+
+    here = is_installed(video_models()[id])
+    return plan_motion(id, load, machine=None if here else Machine.here(load.device)).sentences()
+
+
 def is_fetchable(id: str) -> bool:
-    if id in entries():
-        return bool(entries()[id].sources)
+    if id in known_models():
+        return bool(known_models()[id].sources)
     return REPOSITORY.fullmatch(id.partition("@")[0]) is not None and not Path(id).exists()
 
 
 def is_here(id: str, preset: str = "") -> bool:
     """Whether a pair of the catalogue with this preset, or a typed folder or repository, is complete on this machine."""
-    if id in entries():
-        return is_installed(entries()[id]) and all(find_lora(each) for each in entries()[id].presets if each.id == preset)
+    if known := known_models().get(id):
+        return is_installed(known) and all(find_lora(each) for each in known.presets if each.id == preset)
     if not is_fetchable(id):
         return bool(id) and Path(id).is_dir()
     folder = snapshot(find_download(id).sources[0])
@@ -333,7 +363,8 @@ def card_html(pair: Entry) -> str:
     link = f'<a href="{html.escape(licence.url)}" target="_blank" rel="noreferrer">{translate_html(licence.name)}</a>'
     asked = [licence.conditions, "You must agree to its conditions on the hub and be logged in." if licence.gated else ""]
     conditions = "".join(f"<br>{translate_html(each)}" for each in asked if each)
-    rows = [("Paints", translate_html(pair.paints)), ("Weights", translate_html(weights_words(pair))), ("Licence", link + conditions)]
+    verb = "Animates" if pair.id in video_models() else "Paints"
+    rows = [(verb, translate_html(pair.paints)), ("Weights", translate_html(weights_words(pair))), ("Licence", link + conditions)]
     if licence.guardrail:
         rows.append(("Guardrail", translate_html(guardrail_words(licence.guardrail))))
     for source in pair.sources:
