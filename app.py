@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from duogen import silence_libraries
 from duogen.content_credentials import add_signing_flags, sign_as_flags_say
+from duogen.heaps import limit_heaps
 from duogen.options import LoadOptions, add_flags, from_flags
 from duogen.paths import check_home, data_home, lock_home
+from duogen.replicas.cluster import RayCluster, add_ray_flags, connect_as_flags_say
 from ui.parts.address import bracket_host, check_address, explain_refusal, is_local, read_host, show_page
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mllm", metavar="DIR", help="a Qwen2.5-VL or Qwen3-VL that talks, for a painter that cannot")
     parser.add_argument("--brain", dest="mllm", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # the old name
     add_flags(parser, LoadOptions)
+    add_ray_flags(parser)
     about = "an adapter or a LoRA file that is on, and how strongly; may be given again"
     parser.add_argument("--adapter", action="append", default=[], metavar="PATH[:WEIGHT]", help=about)
     about = "the models folder of ComfyUI or Forge, whose transformers and LoRAs are listed; kept for later starts"
@@ -64,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = parse_arguments()
+    limit_heaps()
     silence_libraries()
     try:
         from_flags(given, LoadOptions)
@@ -81,14 +85,17 @@ def main() -> None:
             from duogen.hub.model_files import keep_models_folder
 
             keep_models_folder(given.models)
+        cluster = connect_as_flags_say(given)
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print("Starting DuoGen: importing what the page needs ...", flush=True)
     try:
-        serve(given, users)
+        serve(given, users, cluster)
     finally:
+        if cluster:
+            cluster.close()
         if lock:
             lock.release()
 
@@ -123,8 +130,11 @@ def read_root_path(given: str | None) -> str:
     return parse_root_path(os.environ.get("GRADIO_ROOT_PATH", "") if given is None else given)
 
 
-def serve(given: argparse.Namespace, users: Users | None) -> None:
-    """Start the page and the API, then load the pair in the background. Returns when the page ends."""
+def serve(given: argparse.Namespace, users: Users | None, cluster: RayCluster | None = None) -> None:
+    """Start the page and the API, then load the pair in the background, on the machines of a cluster if there is one.
+
+    Returns when the page ends.
+    """
     from duogen.library.conversation_zip import LARGEST_ZIP
 
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
@@ -134,13 +144,11 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     from ui.api.openai import Api
     from ui.parts.gpu_sharing import GPUSharing
     from ui.parts.i18n import browser_translations
-    from ui.parts.loading import Loading
     from ui.parts.login import refuse_try
     from ui.parts.root_path import set_page_base
     from ui.parts.theme import launch_style
 
-    adapters = {each.path.resolve(): each.weight for each in given.adapter}
-    loading = Loading(given.pair, mllm=given.mllm, load=from_flags(given, LoadOptions), adapters=adapters, log=partial(print, flush=True))
+    loading = make_loading(given, cluster)
     page = build_page(loading, users)
     if given.root_path:
         set_page_base(given.root_path)
@@ -170,6 +178,19 @@ def serve(given: argparse.Namespace, users: Users | None) -> None:
     if not given.no_browser:
         show_page(given.host, given.port)
     page.blocks.block_thread()
+
+
+def make_loading(given: argparse.Namespace, cluster: RayCluster | None) -> Loading:
+    """What will load the pair."""
+    from ui.parts.loading import Loading
+    from ui.parts.queue import FairQueue
+
+    adapters = {each.path.resolve(): each.weight for each in given.adapter}
+    log, load = partial(print, flush=True), from_flags(given, LoadOptions)
+    loading = Loading(given.pair, mllm=given.mllm, load=load, adapters=adapters, log=log)
+    if cluster:
+        loading.open_pair, loading.queue = cluster.open, FairQueue(cluster.share.replicas)
+    return loading
 
 
 def list_middleware(root_path: str, users: Users | None, functions: Mapping[int, Any]) -> list[Middleware]:

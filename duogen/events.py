@@ -80,6 +80,13 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Restarted:
+    """The answer is begun again: what came of it so far is void. `message` tells the user why, in one sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Stats:
     """What an answer cost.
 
@@ -122,7 +129,7 @@ class Failed:
     conversation: Conversation
 
 
-Event = TextDelta | Thought | Ideas | Draft | ImageStarted | ImageStep | ImageDone | Notice | Done | Failed
+Event = TextDelta | Thought | Ideas | Draft | ImageStarted | ImageStep | ImageDone | Notice | Restarted | Done | Failed
 Events = Generator[Event, None, None]  # of one answer; closing it ends the work
 
 
@@ -177,6 +184,9 @@ class AnswerBuilder:
     stats: Stats | None = None
     error: str = ""
 
+    def __post_init__(self) -> None:
+        self._begun = tuple(self.parts), self.ideas
+
     @classmethod
     def from_events(cls, events: Iterable[Event]) -> Self:
         """The answer at the end of its events."""
@@ -210,6 +220,9 @@ class AnswerBuilder:
                 self.pending = None
             case Notice(message):
                 self.notices += [message] if message not in self.notices else []
+            case Restarted(message):
+                (parts, self.ideas), self.pending, self.thoughts = self._begun, None, ""
+                self.parts, self.notices = list(parts), [message]
             case Done(conversation, stats):
                 self.conversation, self.stats, self.pending = conversation, stats, None
                 self.parts = list(conversation.path()[-1].parts)

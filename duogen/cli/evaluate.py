@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from duogen.evaluate.benchmarks import benchmark_names, describe_benchmark
 from duogen.options import ImageOptions, LoadOptions, from_flags, split_device
+from duogen.replicas.cluster import add_ray_flags, connect_as_flags_say
 
 if TYPE_CHECKING:
     from duogen.engine import Engine
     from duogen.evaluate.benchmark import Scorer
     from duogen.evaluate.detector import Detector
     from duogen.evaluate.replies import Painting
+    from duogen.evaluate.tasks import Benchmark, Task
 
 SKETCHBOOK = "sketchbook"
 PAIRS_OWN = "the pair's own"
@@ -63,6 +65,7 @@ def add_to(what: Any, add_pair: Callable[[argparse.ArgumentParser], None]) -> No
         each.add_argument("--rejudge", type=float, default=0.0, metavar="SHARE", help=again)
         each.add_argument("--second-judge", metavar="J", help="who judges again (default: --judge, which tells only that verdicts repeat)")
         add_pair(each)
+        add_ray_flags(each)
     compare = what.add_parser("compare", help="folders of answers side by side, as a web page")
     compare.add_argument("name", choices=names, help="the benchmark that the answers are of")
     compare.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of answers, as --out of a benchmark has them")
@@ -129,7 +132,8 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
     if given.what == "compare":
         return _compare(given)
     _check_rejudging(given)
-    benchmark, painting = find_benchmark(given.what), painting_of(given)
+    benchmark = find_benchmark(given.what)
+    painting_of(given)
     benchmark.check_prompt()
     tasks = load_tasks(benchmark, given.data, given.limit)
     check_pictures(tasks)
@@ -139,15 +143,33 @@ def run(given: argparse.Namespace, open_engine: Callable[[argparse.Namespace], E
     # Opened before any answer is made, so a missing judge is noticed at once and not after hours.
     scorer = None if given.answer_only else _open_scorer(given, benchmark.kind)
     if not given.score_only:
-        from duogen.evaluate.answer_files import answer_all
-
-        out.mkdir(parents=True, exist_ok=True)
-        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _log, painting=painting)
+        _answer(given, benchmark, tasks, out, open_engine)
     if scorer is not None:
         from duogen.evaluate.benchmark import score_all
 
         score_all(benchmark, tasks, out, scorer, _log)
     return 0
+
+
+def _answer(
+    given: argparse.Namespace, benchmark: Benchmark, tasks: list[Task], out: Path, open_engine: Callable[[argparse.Namespace], Engine]
+) -> None:
+    """Answer the tasks here, or on the machines of a cluster."""
+    from duogen.evaluate.answer_files import answer_all
+
+    painting, cluster = painting_of(given), connect_as_flags_say(given)
+    out.mkdir(parents=True, exist_ok=True)
+    if cluster is None:
+        answer_all(open_engine(given), benchmark, tasks, out, given.seed, _log, painting=painting)
+        return
+    from duogen.models.adapters import AdapterSpec
+
+    try:
+        adapters = [AdapterSpec.parse(each) for each in given.adapter]
+        engine = cluster.open(given.pair, mllm=given.mllm, load=from_flags(given, LoadOptions), adapters=adapters)
+        answer_all(engine, benchmark, tasks, out, given.seed, _log, painting=painting, at_once=cluster.share.replicas)
+    finally:
+        cluster.close()
 
 
 def _check_rejudging(given: argparse.Namespace) -> None:

@@ -11,11 +11,12 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from duogen.answerer import Answerer
 from duogen.conversation import Conversation, Image, Piece, Text
-from duogen.engine import Engine
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
 from duogen.evaluate.rubric import Rubric
 from duogen.evaluate.tasks import Benchmark, Task
@@ -66,7 +67,7 @@ def save_answer(root: Path, id: str, parts: Iterable[Piece], error: str = "", se
 
 
 def answer_all(
-    engine: Engine,
+    engine: Answerer,
     benchmark: Benchmark,
     tasks: list[Task],
     root: Path,
@@ -74,26 +75,32 @@ def answer_all(
     log: Log = print,
     *,
     painting: Painting | None = None,
+    at_once: int = 1,
 ) -> int:
     """Answer the tasks that have no answer yet. Returns how many there were.
 
     Args:
         painting: how the pictures are painted, where not as the pair does by itself.
+        at_once: how many tasks are answered at a time, where the engine is one of several replicas.
 
     Raises:
         ValueError: the answers that are there were painted otherwise, or the judge's prompts changed since the first of them.
     """
-    made = 0
     _freeze_prompts(root, benchmark.rubric)
     _record_painting(root, painting_fields(default_image_options(engine, painting)))
-    for number, task in enumerate(tasks, 1):
-        if (answer_folder(root, task.id) / "answer.json").exists():
-            continue
+    missing = [each for each in enumerate(tasks, 1) if not (answer_folder(root, each[1].id) / "answer.json").exists()]
+
+    def answer(each: tuple[int, Task]) -> str:
+        number, task = each
         parts, error, seconds = answer_task(engine, benchmark, task, seed, painting)
         save_answer(root, task.id, parts, error, seconds)
-        made += 1
-        log(f"{number}/{len(tasks)} {task.id}: {sum(isinstance(part, Image) for part in parts)} pictures{f', {error}' if error else ''}")
-    return made
+        pictures = sum(isinstance(part, Image) for part in parts)
+        return f"{number}/{len(tasks)} {task.id}: {pictures} pictures{f', {error}' if error else ''}"
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for said in map(answer, missing) if at_once == 1 else pool.map(answer, missing):
+            log(said)
+    return len(missing)
 
 
 def check_frozen_prompts(root: Path, rubric: Rubric | None) -> bool:
@@ -138,7 +145,7 @@ def _record_painting(root: Path, painting: Painting) -> None:
 
 
 def answer_task(
-    engine: Engine, benchmark: Benchmark, task: Task, seed: int, painting: Painting | None = None
+    engine: Answerer, benchmark: Benchmark, task: Task, seed: int, painting: Painting | None = None
 ) -> tuple[list[Piece], str, float]:
     """Let the pair answer a task. Returns the parts, an error sentence ("" if none), and the seconds."""
     image = default_image_options(engine, painting, max_images=benchmark.most_pictures)

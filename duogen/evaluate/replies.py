@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, TypedDict, TypeVar
 
+from duogen.answerer import Answerer
 from duogen.conversation import Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.figures import Figure
@@ -27,7 +28,7 @@ class Painting(TypedDict, total=False):
     check: int
 
 
-def default_image_options(engine: Engine, painting: Painting | None = None, **more: int) -> ImageOptions:
+def default_image_options(engine: Answerer, painting: Painting | None = None, **more: int) -> ImageOptions:
     """Image options without previews: what `painting` chooses, else the pair's own steps, guidance and sampler.
 
     Raises:

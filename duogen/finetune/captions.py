@@ -14,7 +14,7 @@ from duogen.files import write_beside
 from duogen.options import ImageOptions, Options, TextOptions
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer
 
 QUESTION = "Describe this picture in one sentence."
 
@@ -26,7 +26,7 @@ def caption_files(pictures: list[Path]) -> dict[Path, Path]:
     return {picture: picture.with_suffix(".txt") if own else picture.with_name(f"{picture.name}.txt") for picture, own in alone.items()}
 
 
-def caption_all(engine: Engine, pictures: list[Path]) -> Iterator[tuple[Path, str]]:
+def caption_all(engine: Answerer, pictures: list[Path]) -> Iterator[tuple[Path, str]]:
     """Write NAME.txt beside each picture that has none; yields each picture with its caption. Files that exist are not changed.
 
     A picture that shares its name with others, but for the ending, gets NAME.ENDING.txt. One that cannot be read is left out.

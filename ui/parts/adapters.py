@@ -81,7 +81,7 @@ class AdapterPanel:
         before = dict(self.loading.adapters)
         self.loading.adapters = {**before, path: weight} if weight else {each: how for each, how in before.items() if each != path}
         try:
-            with self.loading.queue.wait_turn(lambda before: None, threading.Event()):
+            with self.loading.queue.wait_turn(lambda before: None, threading.Event(), alone=True):
                 self.loading.set_adapters()
         except ValueError as error:
             self.loading.adapters = {}

@@ -132,7 +132,8 @@ class ArenaRounds:
     def _run(self, made: Round) -> None:
         failure = ""
         try:
-            with self.loading.queue.wait_turn(lambda before: made.set_status(waiting_words(before)), made.stop) as mine:
+            wait = lambda before: made.set_status(waiting_words(before))  # noqa: E731
+            with self.loading.queue.wait_turn(wait, made.stop, alone=True) as mine:
                 while mine and not made.stop.is_set() and not self.loading.finished.wait(0.3):
                     made.set_status(self.loading.words)
                 if mine and not made.stop.is_set():

@@ -58,7 +58,7 @@ class GPUSharing:
         return any(known["phase"] == "waiting" and known.get("device") in where and known.get("wants_gpu") for known in found)
 
     def _release(self, locks: list[FileLock]) -> None:
-        with self.loading.queue.wait_turn(lambda before: None, threading.Event()):
+        with self.loading.queue.wait_turn(lambda before: None, threading.Event(), alone=True):
             self.loading.unload(WORDS)
         for lock in locks:
             lock.release()

@@ -16,12 +16,12 @@ from duogen.options import LoadOptions
 from ui.parts.queue import FairQueue
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer, OpenPair
     from duogen.models.adapters import AdapterSpec
 
 IMPORTING = "Loading the model: importing PyTorch and its libraries ..."
 
-Lend = Callable[[str, str, Mapping[Path, float]], "Engine"]  # pair, mllm, adapters
+Lend = Callable[[str, str, Mapping[Path, float]], "Answerer"]  # pair, mllm, adapters
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Loading:
         queue: the queue of all requests that use the engine.
         pending_switches: the number of switches to other pairs that are not over.
         adapters: the weights of the adapters that are on, by folder.
+        open_pair: what opens a pair, by default `Engine.open`.
         opened: the titles of all pairs that were open since the start, by `pair_id` and MLLM.
         engine: set when `finished` is set, unless `error` says in one sentence why not.
     """
@@ -47,13 +48,14 @@ class Loading:
     words: str = "Loading the model ..."
     queue: FairQueue = field(default_factory=FairQueue)
     adapters: dict[Path, float] = field(default_factory=dict)
-    engine: Engine | None = None
+    engine: Answerer | None = None
     error: str = ""
     finished: threading.Event = field(default_factory=threading.Event)
     mllm: str | None = None
     load: LoadOptions | None = None
     pending_switches: int = 0
     log: Callable[[str], None] = lambda words: None
+    open_pair: OpenPair | None = None
     opened: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -93,7 +95,7 @@ class Loading:
 
     def _switch(self, pair: str | None, mllm: str | None, load: LoadOptions) -> None:
         self.finished.wait()  # the pair that is being opened is never left half open
-        with self.queue.wait_turn(lambda before: None, threading.Event()):
+        with self.queue.wait_turn(lambda before: None, threading.Event(), alone=True):
             self.finished.clear()
             before = self.pair, self.mllm, self.load, self.adapters
             adapters = self.adapters if (pair, mllm) == (self.pair, self.mllm) else {}
@@ -118,11 +120,8 @@ class Loading:
         try:
             if "duogen.engine" not in sys.modules:
                 self._report(IMPORTING)
-            # Imported here: torch and what comes with it would keep the page waiting.
-            from duogen.engine import Engine
-
             self.error = ""
-            self.engine = Engine.open(self.pair, progress=self._report, mllm=self.mllm, load=self.load_options())
+            self.engine = self._open_pair(self.pair, progress=self._report, mllm=self.mllm, load=self.load_options())
             self.opened[self.pair_id(), self.mllm or ""] = self.engine.about["title"]
             self.set_adapters()
         except ValueError as error:
@@ -133,6 +132,13 @@ class Loading:
             self._report(self.error)
         finally:
             self.finished.set()
+
+    @property
+    def _open_pair(self) -> OpenPair:
+        # Imported here: torch and what comes with it would keep the page waiting.
+        from duogen.engine import Engine
+
+        return self.open_pair or Engine.open
 
     def set_adapters(self, adapters: Mapping[Path, float] | None = None) -> None:
         """Set the adapters of the engine to those that are on, or to `adapters`. Raises ValueError if one does not fit; then none is on."""
@@ -155,9 +161,7 @@ class Loading:
             except ValueError:  # thrown away meanwhile
                 self.adapters = {}
 
-    def _lend(self, pair: str, mllm: str, adapters: Mapping[Path, float], words: str) -> Engine:
-        from duogen.engine import Engine
-
+    def _lend(self, pair: str, mllm: str, adapters: Mapping[Path, float], words: str) -> Answerer:
         if (pair, mllm) == (self.pair_id(), self.mllm or ""):
             self._reopen()
             if self.engine is None:
@@ -165,7 +169,7 @@ class Loading:
             self.set_adapters(adapters)
             return self.engine
         self.unload(words)
-        return Engine.open(pair, mllm=mllm or None, load=self.load_for_others(), adapters=_adapter_specs(adapters))
+        return self._open_pair(pair, mllm=mllm or None, load=self.load_for_others(), adapters=_adapter_specs(adapters))
 
     def _reopen(self) -> None:
         """After `unload`: open the pair again in this thread."""

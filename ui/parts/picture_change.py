@@ -30,7 +30,9 @@ class PictureChange:
     """A requested change: a conversation whose last turn asks for a change of `entry`.
 
     Attributes:
+        words: what is to change; "" where only an example shows it.
         before: the picture of which the result keeps the size and what did not change; `None` where a mask or a chosen size rules.
+        by_example: an example shows the change.
     """
 
     entry: Entry
@@ -38,6 +40,7 @@ class PictureChange:
     asked: Conversation
     options: Options
     before: PILImage.Image | None = None
+    by_example: bool = False
 
 
 def brush_mask(layers: list[PILImage.Image], size: tuple[int, int]) -> PILImage.Image | None:

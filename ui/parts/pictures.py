@@ -1,10 +1,11 @@
-"""Pictures on their way in and out: a box for a brought picture, and pictures as files for the chat.
+"""Pictures on their way in and out: a box for a brought picture, and pictures and animations as files for the chat.
 
 A picture object in the chat's history would be encoded again at every word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import weakref
@@ -16,8 +17,9 @@ from gradio.data_classes import ImageData
 from PIL import Image as PILImage
 
 from duogen.content_credentials import encode_signed, signer_id
-from duogen.conversation import Image
+from duogen.conversation import Image, Motion
 from duogen.files import make_folder, write_beside
+from duogen.library.motion_file import is_motion
 from duogen.provenance import Origin
 from duogen.stored_picture import StoredPicture, open_pixels
 
@@ -44,12 +46,13 @@ class PictureBox(gr.Image):
 
 
 class PictureFolder:
-    """A folder of PNG files named by their content. It keeps the last used, at most `limit` files and `most` bytes. Thread-safe."""
+    """A folder of PNG and MP4 files named by their content. It keeps the last used, at most `limit` files and `most` bytes. Thread-safe."""
 
     def __init__(self, folder: Path, limit: int, most: int = MOST_BYTES) -> None:
         self.folder, self.limit, self.most = folder, limit, most
         make_folder(folder)
-        found = sorted((file.stat().st_mtime, file, file.stat().st_size) for file in folder.glob("*.png"))
+        kept = [file for file in folder.iterdir() if file.suffix in (".png", ".mp4") and not file.name.startswith(".")]
+        found = sorted((file.stat().st_mtime, file, file.stat().st_size) for file in kept)
         self._files = {file: size for _, file, size in found}
         self.bytes = sum(self._files.values())
         self._known: dict[tuple[int, int, Origin | None, bool], Path] = {}  # by picture object, as hashing costs more than showing
@@ -70,14 +73,33 @@ class PictureFolder:
             if file is None:
                 file = self._known[key] = self._write(open_pixels(picture), most, origin, painted)
                 weakref.finalize(picture, self._known.pop, key, None)
-            size = self._files.pop(file, None)
-            if size is None:
-                size = file.stat().st_size
-                self.bytes += size
-            self._files[file] = size  # a dict remembers the order: the last is the newest
-            while len(self._files) > self.limit or (self.bytes > self.most and len(self._files) > 1):
-                self._drop(next(iter(self._files)))
+            self._use(file)
         return str(file)
+
+    def keep_motion(self, motion: Motion) -> str:
+        """The path of a file that holds an animation, "" where the animation's own file is gone or is no video."""
+        with self._lock, contextlib.suppress(OSError):
+            data = motion.source if isinstance(motion.source, bytes) else None
+            name = hashlib.sha256(data).hexdigest() if data else Path(str(motion.source)).stem
+            file = self.folder / f"{name}.mp4"
+            if not file.exists():
+                data = data or Path(str(motion.source)).read_bytes()
+                if not is_motion(data) or hashlib.sha256(data).hexdigest() != name:
+                    return ""
+                write_beside(file, data)
+            self._use(file)
+            return str(file)
+        return ""
+
+    def _use(self, file: Path) -> None:
+        """Make a file the newest, and delete the oldest where there are too many."""
+        size = self._files.pop(file, None)
+        if size is None:
+            size = file.stat().st_size
+            self.bytes += size
+        self._files[file] = size  # a dict remembers the order: the last is the newest
+        while len(self._files) > self.limit or (self.bytes > self.most and len(self._files) > 1):
+            self._drop(next(iter(self._files)))
 
     def _write(self, picture: PILImage.Image, most: int, origin: Origin | None, painted: bool) -> Path:
         if most and max(picture.size) > most:

@@ -1,4 +1,4 @@
-"""A fair queue for the models, which only one request can use at a time."""
+"""A fair queue for the models, which one request can use at a time, or as many as there are replicas."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from contextlib import contextmanager
 
 
 class FairQueue:
-    """First come, first served."""
+    """First come, first served.
 
-    def __init__(self) -> None:
+    Args:
+        places: how many requests may have the models at a time.
+    """
+
+    def __init__(self, places: int = 1) -> None:
+        self.places = places
         self._waiting: list[object] = []
+        self._alone: set[object] = set()
         self._moved = threading.Condition()
 
     @contextmanager
-    def wait_turn(self, on_wait: Callable[[int], None], stop: threading.Event) -> Iterator[bool]:
+    def wait_turn(self, on_wait: Callable[[int], None], stop: threading.Event, alone: bool = False) -> Iterator[bool]:
         """Wait, then hold the models until the block ends.
 
         Args:
             on_wait: called while waiting, with the number of requests before this one.
             stop: set it to leave the queue.
+            alone: for a change of the models themselves: no other request has them meanwhile.
 
         Yields:
             `True` when it is this caller's turn; `False` when `stop` was set first.
@@ -28,24 +35,33 @@ class FairQueue:
         me = object()
         with self._moved:
             self._waiting.append(me)
+            if alone:
+                self._alone.add(me)
         try:
             yield self._wait(me, on_wait, stop)
         finally:
             with self._moved:
                 self._waiting.remove(me)
+                self._alone.discard(me)
                 self._moved.notify_all()
 
     def _wait(self, me: object, on_wait: Callable[[int], None], stop: threading.Event) -> bool:
         while not stop.is_set():
             with self._moved:
-                before = self._waiting.index(me)
+                before = self._count_before(me)
                 if before == 0:
                     return True
             on_wait(before)
             with self._moved:
-                if self._waiting.index(me) == before:
+                if self._count_before(me) == before:
                     self._moved.wait(0.3)  # `stop` does not wake it
         return False
+
+    def _count_before(self, me: object) -> int:
+        """How many requests must end before this one has its turn."""
+        at = self._waiting.index(me)
+        last_alone = max((index + 1 for index, each in enumerate(self._waiting[:at]) if each in self._alone), default=0)
+        return at if me in self._alone else max(last_alone, at - self.places + 1)
 
 
 def waiting_words(before: int) -> str:
