@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from duogen.conversation import Image, Text, Turn
@@ -125,13 +126,20 @@ def _make_steps(scene: Scene) -> list[Turn]:
 
 
 def _sample_drafts(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
-    """A picture, or an edit that adds a thing, drawn part by part; half of the longer ones begin with a later picture."""
+    return _draw_in_styles(sample_drafts(rng, frames, settings), rng, settings)
+
+
+def sample_drafts(rng: random.Random, frames: int, settings: CurriculumSettings, held: Sequence[str] | None = None) -> Dialogue:
+    """A picture, or an edit that adds a thing, drawn part by part; half of the longer ones begin with a later picture.
+
+    `held`: kinds to show with something held out of training, `None` for what training shows.
+    """
     task = rng.choice(("picture", "picture", "edit"))
-    dialogue = draft_dialogue(sample(task, rng, kinds=choose_core_kinds(rng, settings)))
+    dialogue = draft_dialogue(sample(task, rng, held is not None, held or choose_core_kinds(rng, settings)))
     spare = len(dialogue.scenes()) - frames
     if frames > 1 and spare > 0 and rng.random() < 0.5:
         dialogue = cut_dialogue(dialogue, rng.randint(1, spare))
-    return _draw_in_styles(dialogue, rng, settings)
+    return dialogue
 
 
 def draft_dialogue(dialogue: Dialogue) -> Dialogue:

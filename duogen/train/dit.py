@@ -21,7 +21,7 @@ from torch import nn
 
 from duogen.conversation import Turn
 from duogen.models.sequence import Packed, Slot, Tokens, positions
-from duogen.nn.attention import frame_mask, word_scores
+from duogen.nn.attention import KeyValue, frame_mask, word_scores
 from duogen.nn.flow import add_noise
 from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
 from duogen.nn.vae import PatchVAE, pixel_weights
@@ -149,6 +149,39 @@ class NoisyFrames:
     def times(self) -> list[int]:
         """The time of each target."""
         return [time for time, _ in self.order[-self.sigma.shape[1] :]]
+
+
+@dataclass(frozen=True)
+class TargetRunner:
+    """Runs a DiT over the clean and the noisy frames of a batch at once, as stage 2 teaches it.
+
+    `timestep_scale` and `fresh_bias` are those of the pair's `About`.
+    """
+
+    timestep_scale: float
+    fresh_bias: float
+
+    def run(
+        self, transformer: CosmosTransformer3DModel, batch: NoisyFrames, condition: list[KeyValue], scores: torch.Tensor, first: int = 0
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The output for each target, [B, C (+ 2), h, w] float32, and the clean frame before it, `None` for a first frame.
+
+        Args:
+            condition: what `project_condition` returned for the words of the batch.
+            scores: [B, frames, S], what `word_scores` gives for each frame of `batch.order`.
+            first: time index of the first frame.
+        """
+        packed, order, sigma = batch.packed, batch.order, batch.sigma
+        given = len(order) - sigma.shape[1]
+        before = [packed[:, time - 1] if time else None for time, _ in order]  # the clean frames come first, in order
+        times, clean = [first + time for time, _ in order], [index < given for index in range(len(order))]
+        frames = embed_frames(transformer, list(packed.unbind(1)), times, clean, before)
+        size = frames.lengths[0]
+        timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.timestep_scale
+        read = scores.repeat_interleave(size, 1)[:, None]
+        out, _ = forward_frames(transformer, frames, timesteps, condition, read, frame_mask(order, order))
+        outputs = out[:, given * size :].float().unflatten(1, (-1, size)).unbind(1)
+        return [(unpatchify(transformer, each, frames.sizes[0]), old) for each, old in zip(outputs, before[given:], strict=True)]
 
 
 def new_transformer(settings: DiTModel, channels: int, states: int) -> CosmosTransformer3DModel:
@@ -365,26 +398,15 @@ class DiTStage:
 
     def _predict(self, batch: NoisyFrames, data: FrameBatch, generator: torch.Generator) -> list[Prediction]:
         """What the DiT makes of each target."""
-        packed, order, sigma = batch.packed, batch.order, batch.sigma
-        given = len(order) - sigma.shape[1]
-        times = [data.first + time for time, _ in order]
-        before = [packed[:, time - 1] if time else None for time, _ in order]  # the clean frames come first, in order
-        frames = embed_frames(self.transformer, list(packed.unbind(1)), times, [index < given for index in range(len(order))], before)
-        size = frames.lengths[0]
-        sees = frame_mask(order, order)
-        reads = data.words[:, [time for time, _ in order]]
+        given = len(batch.order) - batch.sigma.shape[1]
+        reads, fewer = (each[:, [time for time, _ in batch.order]] for each in (data.words, data.fewer))
         dropped = torch.rand(reads.shape[:2], generator=generator) < self.settings.dropout
         dropped[:, :given] = False
-        fewer = data.fewer[:, [time for time, _ in order]]
         reads = torch.where(dropped[..., None], fewer, reads)
-        scores = word_scores(reads, reads & ~fewer, self.settings.fresh_bias).repeat_interleave(size, 1)[:, None]
-        timesteps = torch.cat([torch.zeros(len(packed), given), sigma], 1) * self.settings.timestep_scale
-        out, _ = forward_frames(self.transformer, frames, timesteps, project_condition(self.transformer, self.states(data)), scores, sees)
-        outputs = out[:, given * size :].float().unflatten(1, (-1, size)).unbind(1)
-        return [
-            self.objective.read_output(unpatchify(self.transformer, each, frames.sizes[0]), old, packed.shape[2])
-            for each, old in zip(outputs, before[given:], strict=True)
-        ]
+        runner = TargetRunner(self.settings.timestep_scale, self.settings.fresh_bias)
+        condition = project_condition(self.transformer, self.states(data))
+        outputs = runner.run(self.transformer, batch, condition, word_scores(reads, reads & ~fewer, runner.fresh_bias), data.first)
+        return [self.objective.read_output(out, before, batch.packed.shape[2]) for out, before in outputs]
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
-from duogen.options import RangeChecked, option, read_options
+from duogen.options import RangeChecked, choice, option, read_options
 
+REWARDED_TASKS = ("guide", "picture", "edit", "drafts")  # whose pictures the exact check can judge
 OLD_KEYS = {"hands": "styles"}  # as recipes call them that older versions wrote
 
 
@@ -168,7 +169,59 @@ class DiTSettings(CurriculumSettings):
         return raw
 
 
-STAGES: dict[str, type[StageSettings]] = {kind.stage: kind for kind in (VAESettings, VisionSettings, MLLMSettings, DiTSettings)}
+@dataclass(frozen=True, kw_only=True)
+class RequestGroup(RangeChecked):
+    """Requests that make up one part of every batch of the reward stage."""
+
+    name: str = option(MISSING, "The group's name, in logs.")
+    frames: tuple[int, ...] = option(MISSING, "Which picture of its dialogues is painted, from 1; for each batch one number is drawn.")
+    tasks: dict[str, float] = option(MISSING, "Tasks of its dialogues and their weights: guide, picture, edit or drafts.")
+    requests: int = option(4, "Requests in a batch.", 1, 4096)
+    weight: float = option(1.0, "What the group's loss counts.", 0.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.frames or not self.tasks or min(self.frames) < 1:
+            raise ValueError(f"the group {self.name} needs frames, counted from 1, and tasks")
+        unknown = [task for task in self.tasks if task not in REWARDED_TASKS]
+        if unknown:
+            raise ValueError(f"the group {self.name} has the task {unknown[0]}; known are {', '.join(REWARDED_TASKS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(CurriculumSettings):
+    """The settings of the reward stage, in which the DiT learns from the checks of what it paints."""
+
+    stage = "reward"
+
+    method: str = choice("nft", "How it learns from the checks.", "nft", "rejection")
+    grow_from: str = option(MISSING, "Folder of the pair whose painter is trained.")
+    groups: tuple[RequestGroup, ...] = option(MISSING, "Groups of requests; every batch has requests of each.")
+    pictures: int = option(8, "Pictures that are painted for each request.", 2, 1024)
+    noises: int = option(2, "Noisy copies of each painted picture that is learnt from.", 1, 1024)
+    kept: int = option(2, "Of rejection: the most pictures of a request that are learnt from.", 1, 1024)
+    sampling_steps: int = option(0, "Denoising steps of a painted picture; 0 for the pair's own number.", 0, 1000)
+    bonus: float = option(1.0, "Added to the share of right marks where a picture is wholly right.", 0.0, 100.0)
+    beta: float = option(1.0, "Of nft: how far the positive and the negative painter go from the old one, in steps to the new.", 0.01, 10.0)
+    clip: float = option(2.0, "Of nft: standard deviations from the mean reward at which a picture is all good or all bad.", 0.1, 100.0)
+    kl: float = option(0.001, "Of nft: what the squared distance to the painter in `grow_from` counts.", 0.0, 1000.0)
+    training_shift: float = option(8.0, "Moves the noise levels of training towards pure noise.", 0.01, 100.0)
+    context_noise: float = option(0.1, "The most noise on earlier pictures, as the painter's own are not perfect.", 0.0, 10.0)
+    focus: float = option(0.5, "Of rejection: how much more the new places of a picture count than those that stay.", 0.0, 1000.0)
+    watch_every: int = option(20, "Every so many steps held-out requests are painted and checked for the log; 0 for never.", 0, 1_000_000)
+    watched: int = option(8, "Held-out requests of each group that are watched.", 1, 4096)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.groups:
+            raise ValueError("groups must not be empty")
+        if self.styles:
+            raise ValueError("styles must be 0, as the check reads the world's own drawings")
+
+
+_KINDS: tuple[type[StageSettings], ...] = (VAESettings, VisionSettings, MLLMSettings, DiTSettings, RewardSettings)
+STAGES: dict[str, type[StageSettings]] = {kind.stage: kind for kind in _KINDS}
+FROM_NOTHING = ("vae", "vision", "mllm", "dit")  # the stages of a pair, in order; the reward stage goes on with one
 
 
 def settings_table() -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -134,6 +134,14 @@ class Stage(Protocol):
         """The loss and figures for the log."""
 
 
+@runtime_checkable
+class AverageReader(Protocol):
+    """A stage that reads the averaged weights while it learns, such as one that learns from what they paint."""
+
+    def read_average(self, averaged: dict[str, torch.Tensor]) -> None:
+        """Called once, before a state is loaded, with the tensors by their names in it; loading and every step change them in place."""
+
+
 class Batches(Dataset):
     def __init__(self, make: Callable[[int], Any], steps: int) -> None:
         self.make, self.steps = make, steps
@@ -196,7 +204,7 @@ def train(
     whole = _distribute(stage, recipe, accelerator)
     names = _trainable(stage)
     optimizers = make_optimizers(names, recipe)
-    averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
+    averaged = _copy_average(stage, names, recipe)
     tell = (warn or log) if accelerator.is_main_process else (lambda words: None)
     start, frozen, before = load_state(folder, stage.modules, names, averaged, optimizers, warn=tell)
     if before not in ("", precision):
@@ -222,6 +230,13 @@ def train(
         if ends:
             break
     return done
+
+
+def _copy_average(stage: Stage, names: dict[str, nn.Parameter], recipe: Recipe) -> dict[str, torch.Tensor]:
+    averaged = {name: value.detach().clone() for name, value in names.items()} if recipe.ema else {}
+    if isinstance(stage, AverageReader):
+        stage.read_average(averaged)
+    return averaged
 
 
 def _open_accelerator(precision: str) -> Accelerator:

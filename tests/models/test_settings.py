@@ -13,10 +13,13 @@ import pytest
 
 from duogen.train import __main__ as commands
 from duogen.train.settings import (
+    FROM_NOTHING,
     STAGES,
     DiTModel,
     DiTSettings,
     MLLMSettings,
+    RequestGroup,
+    RewardSettings,
     StageSettings,
     TaskGroup,
     VAEModel,
@@ -29,10 +32,11 @@ ROOT = Path(__file__).parents[2]
 GROUP = {"name": "one", "frames": [1, 2], "targets": 4, "tasks": {"guide": 1}}
 
 
-WHOLE_RECIPES = [(recipe, kind) for recipe in ("duogen-sketch", "duogen-sketch-192") for kind in STAGES.values()]
+WHOLE_RECIPES = [(recipe, kind) for recipe in ("duogen-sketch", "duogen-sketch-192") for kind in map(STAGES.get, FROM_NOTHING)]
+PARTIAL_RECIPES = [("duogen-sketch-words", MLLMSettings), ("duogen-sketch-reward", RewardSettings)]
 
 
-@pytest.mark.parametrize(("recipe", "kind"), [*WHOLE_RECIPES, ("duogen-sketch-words", MLLMSettings)])
+@pytest.mark.parametrize(("recipe", "kind"), [*WHOLE_RECIPES, *PARTIAL_RECIPES])
 def test_a_shipped_recipe_sets_what_it_says(recipe: str, kind: type[StageSettings]) -> None:
     raw = json.loads((ROOT / "assets" / "recipes" / f"{recipe}.json").read_text(encoding="utf-8"))[kind.stage]["settings"]
     settings = kind.from_json(raw)
@@ -110,5 +114,5 @@ assert not {"torch", "numpy", "transformers", "diffusers"} & set(sys.modules)
     for words in ("## vision", "| `model.z_dim` | `96` |", "| `groups[].frames` | required |", "| `layers` | `[1, 2, 3, 4, 6, 8]` |"):
         assert words in done.stdout
     rows = [line for line in done.stdout.splitlines() if line.startswith("| `")]
-    kinds = (*STAGES.values(), VAEModel, DiTModel, TaskGroup)
+    kinds = (*STAGES.values(), VAEModel, DiTModel, TaskGroup, RequestGroup)
     assert len(rows) == sum(len(fields(kind)) for kind in kinds) and all(len(row.split("|")) == 5 and row.endswith(". |") for row in rows)
