@@ -37,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from duogen.nn.scene_head import SceneHead
 
         return SceneHead
+    if name == "ChangeHead":
+        from duogen.nn.change_head import ChangeHead
+
+        return ChangeHead
     if name == "ModelMixin":  # diffusers asks a component's library for the base class whose loading methods it may call
         from diffusers import ModelMixin
 

@@ -16,6 +16,7 @@ from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3D
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError
 
+import duogen.nn.change_head
 import duogen.nn.scene_head
 import duogen.nn.vae  # noqa: F401  diffusers loads a part by its module's name only where that has been imported
 from duogen.files import write_beside
@@ -53,6 +54,7 @@ class About:
         frame_attention: "block_causal" or "bidirectional".
         prediction: what the DiT predicts, "velocity" or "sample".
         copy_below: where the DiT has a copy gate, the logit below which a place of the frame before is copied as it is.
+        keep_below: where the pair has a change head, the logit below which a place of the frame before is copied as it is.
         limits: what it cannot do, in a sentence or two for who meets it for the first time.
         timestep_scale: the DiT's timestep is sigma times this.
         fresh_bias: added to the cross-attention scores of the words since the picture before; block-causal pairs only.
@@ -81,6 +83,7 @@ class About:
     frame_attention: str = "bidirectional"
     prediction: str = "velocity"
     copy_below: float = 0.0
+    keep_below: float = -2.0
     timestep_scale: float = 1.0
     fresh_bias: float = 0.0
     sees_previous: bool = False
@@ -172,10 +175,11 @@ class DuoGenPipeline(DiffusionPipeline):
         vae: encodes and decodes frames.
         scheduler: a diffusers flow-matching scheduler.
         scene_head: a `SceneHead`, `None` where every picture goes on from the one before.
+        change_head: a `ChangeHead`, `None` where the painter alone knows what stays.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["image_processor", "safety_checker", "scene_head"]
+    _optional_components = ["image_processor", "safety_checker", "scene_head", "change_head"]
 
     def __init__(
         self,
@@ -188,11 +192,12 @@ class DuoGenPipeline(DiffusionPipeline):
         image_processor: Any = None,
         safety_checker: Any = None,
         scene_head: Any = None,
+        change_head: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(
             text_encoder=text_encoder, tokenizer=tokenizer, image_processor=image_processor, transformer=transformer, vae=vae,
-            scheduler=scheduler, safety_checker=safety_checker, scene_head=scene_head,
+            scheduler=scheduler, safety_checker=safety_checker, scene_head=scene_head, change_head=change_head,
         )  # fmt: skip
         self.about = About()
         self.attention, self.caching = Kernel("native"), "off"

@@ -16,6 +16,7 @@ import torch
 from PIL import Image as PILImage
 
 from duogen.conversation import REFERENCE
+from duogen.models.guardrail import CheckedBefore
 from duogen.models.pipeline import DuoGenPipeline
 from duogen.models.placement import CACHE_THRESHOLD, wants_block_cache
 from duogen.models.samplers import choose_scheduler
@@ -242,7 +243,7 @@ class CosmosPainter:
         options, pair = request.options, self.pair
         scheduler = copy.deepcopy(choose_scheduler(pair.scheduler, options.sampler))
         reader: Any = None  # the words have been read
-        pipe = Cosmos2_5_PredictBasePipeline(reader, pair.tokenizer, pair.transformer, pair.vae, scheduler, _CheckedBefore())
+        pipe = Cosmos2_5_PredictBasePipeline(reader, pair.tokenizer, pair.transformer, pair.vae, scheduler, CheckedBefore())
         pipe.set_progress_bar_config(disable=True)
         words, negative = (each if each is None else each.to(self.device) for each in (request.condition, request.negative))
         given = {
@@ -265,6 +266,18 @@ class CosmosPainter:
         """Whether the picture after these words shows a new scene, as the MLLM's last state says."""
         head = self.pair.scene_head
         return head is not None and bool((head(condition[0, -1]) > 0).item())
+
+    def _find_kept(self, frames: Frames, request: PaintRequest) -> torch.Tensor | None:
+        """Boolean [1, 1, h, w], the places of the picture before that stay, as the change head says; `None` without one, for a picture of
+        another shape than it knows, and where the MLLM did not read the picture."""
+        head, size = self.pair.change_head, tuple(frames.past[-1].shape[-2:])
+        first = request.segment - 1 - size[0] * size[1]  # the picture's last token, EOV, is no place
+        if head is None or size != tuple(head.config.places) or first < 0:
+            return None
+        places = request.condition[:, first : request.segment - 1]
+        words = request.condition[:, request.segment :].flip(1)
+        logits = head(places, words, torch.tensor([words.shape[1]], device=words.device))
+        return (logits < self.about.keep_below).view(1, 1, *size)
 
     def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
         """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""
@@ -364,13 +377,6 @@ class CosmosPainter:
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
 
 
-class _CheckedBefore:
-    """What diffusers' pipeline asks about words and pictures; the engine's guardrail has read the words and will look at the picture."""
-
-    def to(self, device: Any) -> None:
-        pass
-
-
 class _GuidedVelocity:
     """The velocity of one picture at a noise level, as `sample` calls it: guidance, and the copy gate where the DiT has one.
 
@@ -386,6 +392,7 @@ class _GuidedVelocity:
         self.inputs = painter._step_inputs(frames, request, size, self.branches)
         # Cosmos' own code adds the difference to the guided branch, so its numbers count from 0, and ours from 1.
         self.strength = request.options.guidance + (request.negative is not None)
+        self.kept = painter._find_kept(frames, request) if self.copies and request.inpaint is None else None
         self.stays: torch.Tensor | None = None
 
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -398,4 +405,6 @@ class _GuidedVelocity:
         # The gate of the branch that reads everything decides, by the distance that guidance made.
         made, before = latents - sigma * guided, self.frames.past[-1]
         self.stays = gate_logit(made, gate[:1], before, painter.weight) < about.copy_below
+        if self.kept is not None:
+            self.stays = self.stays | self.kept
         return to_velocity(torch.where(self.stays, before, made), latents, sigma, "sample")

@@ -1,9 +1,11 @@
 """`python -m duogen.train STAGE --recipe FILE`: make the bundled pair, stage by stage.
 
 `fit-last-layer`, after the vision stage, fits the tower's last layer in closed form. `fit-scene-head`, after the `mllm` stage, fits what
-tells a picture that begins a new scene from one that goes on. `states` computes the MLLM's states of the fixed
-dialogues of the `dit` stage; several processes may do that at the same time, and `dit` does it itself where it was not done. `export`
-writes the trained pair into `weights/`. `all` does everything from the beginning. `settings` prints what a recipe can set.
+tells a picture that begins a new scene from one that goes on. `fit-change-head` fits what tells the places that a picture changes, to the
+MLLM and the autoencoder. `states` computes the MLLM's states of the fixed dialogues of the `dit`
+stage; several processes may do that at the same time, and `dit` does it itself where it was not done. `reward` goes on with a pair's
+painter, which learns from the checks of what it paints; `all` leaves it out. `export` writes the trained pair into `weights/`. `all` does
+everything from the beginning. `settings` prints what a recipe can set.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duogen import silence_libraries
-from duogen.train.settings import STAGES, DiTSettings, MLLMSettings, settings_table
+from duogen.train.settings import FROM_NOTHING, STAGES, DiTSettings, MLLMSettings, RewardSettings, settings_table
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
 
 # torch and the models take seconds to import: the functions import them, so that --help and wrong input answer at once.
 
-COMMANDS = (*STAGES, "fit-last-layer", "fit-scene-head", "states", "export", "all", "settings")
+COMMANDS = (*STAGES, "fit-last-layer", "fit-scene-head", "fit-change-head", "states", "export", "all", "settings")
 FITTED_PICTURES = 3200  # that `fit-last-layer` fits to
 FITTED_CONVERSATIONS = 1000  # that `fit-scene-head` fits to, less a tenth that it is tested with
+CHANGE_DIALOGUES, CHANGE_STEPS = 3000, 2000  # that `fit-change-head` reads, less a twentieth that it is tested with; and its steps
 ALIASES = {"refit": "fit-last-layer"}
 
 
@@ -57,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "fit-scene-head":
             print(f"The scene head tells {fit_scenes(options.recipe, runs):.1%} of the pictures right that it was not fitted to.")
             return 0
+        if options.stage == "fit-change-head":
+            found = fit_changes(options.recipe, runs)
+            print(f"The change head tells {found['places']:.1%} of the places right, all of a picture in {found['pictures']:.1%}.")
+            return 0
         if options.stage == "states":
             build_dit_stage(Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()
             return 0
@@ -77,7 +84,7 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
     """Train one stage, or all; returns whether to go on: `False` where one of all stages was stopped before its end."""
     from duogen.train.trainer import Recipe, train
 
-    recipes = {stage: Recipe.load(options.recipe, stage) for stage in (STAGES if options.stage == "all" else [options.stage])}
+    recipes = {stage: Recipe.load(options.recipe, stage) for stage in (FROM_NOTHING if options.stage == "all" else [options.stage])}
     for stage, recipe in recipes.items():
         STAGES[stage].from_json(recipe.settings)  # a wrong one ends here, before the stages ahead of it are trained
     for stage, recipe in recipes.items():
@@ -89,6 +96,7 @@ def _train(options: argparse.Namespace, runs: Path) -> bool:
             fit_vision_layer(options.recipe, runs)
         if options.stage == "all" and stage == "mllm":
             fit_scenes(options.recipe, runs)
+            fit_changes(options.recipe, runs)
     return True
 
 
@@ -104,11 +112,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def build_stage(stage: str, recipe: Recipe, runs: Path) -> Stage:
-    """Build the stage "vae", "vision" or "mllm", with the results of the stages before it."""
+    """Build the stage "vae", "vision", "mllm" or "reward", with the results of the stages before it."""
     if stage == "vae":
         from duogen.train.vae import VAEStage
 
         return VAEStage(recipe, runs / "vae")
+    if stage == "reward":
+        return build_reward_stage(recipe, runs)
     if stage == "vision":
         return build_vision_stage(recipe)
     from duogen.train.mllm import MLLMStage
@@ -125,6 +135,20 @@ def build_vision_stage(recipe: Recipe) -> VisionStage:
     from duogen.train.vision import VisionStage
 
     return VisionStage(recipe, *open_base_mllm())
+
+
+def build_reward_stage(recipe: Recipe, runs: Path) -> Stage:
+    """Build the reward stage on the pair in its `grow_from`: a folder of trained parts, as `weights/` has them, or a whole pair."""
+    from duogen.hub.assemble import assemble_bundled
+    from duogen.models.pipeline import open_pair
+    from duogen.precision import resolve_precision
+    from duogen.train.reward import RewardStage
+
+    source = Path(RewardSettings.from_json(recipe.settings).grow_from)
+    if not (source / "model_index.json").is_file():
+        raise ValueError(f"The reward stage goes on with the pair in {source}, which is none; name one in grow_from.")
+    folder = source if (source / "tokenizer").is_dir() else assemble_bundled(source, runs / "pairs", print)
+    return RewardStage(recipe, open_pair(folder, "cpu", resolve_precision(recipe.precision)))
 
 
 def build_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
@@ -212,6 +236,25 @@ def fit_scenes(file: Path, runs: Path) -> float:
     head, right = fit_scene_head(mllm, tokens, list(settings.layers), FITTED_CONVERSATIONS, seed=5)
     head.save_pretrained(runs / SCENE_HEAD)
     return right
+
+
+def fit_changes(file: Path, runs: Path) -> dict[str, float]:
+    """Fit the change head to the MLLM after stage 1 and to the autoencoder; returns its figures on dialogues that it was not fitted to."""
+    from duogen.nn.change_head import CHANGE_HEAD
+    from duogen.nn.vae import PatchVAE
+    from duogen.train.change_head import ChangeReader, fit_change_head
+    from duogen.train.states import truncate_layers
+    from duogen.train.trainer import Recipe
+
+    settings = DiTSettings.from_json(Recipe.load(file, "dit").settings)
+    mllm, tokens = open_base_mllm()
+    mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
+    own = (runs / "vae" / "fitted").is_dir() or not settings.grow_from
+    vae = load_fitted_vae(runs) if own else PatchVAE.from_pretrained(Path(settings.grow_from) / "vae")
+    reader = ChangeReader(truncate_layers(mllm, max(settings.layers)).eval(), tokens, list(settings.layers), vae)
+    head, figures = fit_change_head(reader, settings, CHANGE_DIALOGUES, CHANGE_STEPS, seed=6)
+    head.save_pretrained(runs / CHANGE_HEAD)
+    return figures
 
 
 def open_base_mllm() -> tuple[Qwen2_5_VLForConditionalGeneration, Tokens]:

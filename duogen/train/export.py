@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 
@@ -16,11 +17,12 @@ from duogen.files import place_folder
 from duogen.hub.assemble import base_model, processor
 from duogen.models.pipeline import ABOUT, About
 from duogen.models.sequence import Tokens
+from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
 from duogen.nn.scene_head import SCENE_HEAD, SceneHead
 from duogen.nn.vae import PatchVAE
 from duogen.train.dit import new_transformer
 from duogen.train.mllm import load_adapted_mllm
-from duogen.train.settings import DiTSettings, MLLMSettings
+from duogen.train.settings import DiTSettings, MLLMSettings, RewardSettings
 from duogen.train.states import PROJECTION, Projection, fold_connector
 from duogen.train.trainer import Recipe, load_weights
 
@@ -39,16 +41,16 @@ MODEL_INDEX = {
 def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps of each stage, 0 for one that was kept.
 
-    A recipe of stage 1 alone gives the pair that it grew from, with another MLLM. The old folder is replaced as a whole at the end; its
-    model card is kept.
+    A recipe of stage 1 or of the reward stage alone gives the pair that it grew from, with another MLLM or DiT. The old folder is replaced
+    as a whole at the end; its model card is kept.
 
     Raises:
-        ValueError: a stage has no state, or a recipe of stage 1 alone grows from no pair.
+        ValueError: a stage has no state, or a recipe of stage 1 or the reward stage alone grows from no pair.
     """
     beside = out.with_name(f".{out.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    steps = (_export_stages if "dit" in Recipe.list_stages(recipe_file) else _export_mllm_alone)(recipe_file, runs, beside)
+    steps = (_export_stages if "dit" in Recipe.list_stages(recipe_file) else _export_onto_pair)(recipe_file, runs, beside)
     _forget_places(beside)
     if (out / "README.md").exists():
         shutil.copy(out / "README.md", beside / "README.md")
@@ -71,18 +73,27 @@ def _export_stages(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
         fold_connector(transformer, Projection.load(projection))
     transformer.to(torch.bfloat16).save_pretrained(out / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=dit.shift).save_pretrained(out / "scheduler")
-    index = MODEL_INDEX | ({SCENE_HEAD: ["duogen", "SceneHead"]} if _export_scene_head(dit.grow_from, runs, out) else {})
+    index = MODEL_INDEX | _export_heads(dit.grow_from, runs, out)
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     (out / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
     return steps
 
 
-def _export_mllm_alone(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
-    source = MLLMSettings.from_json(Recipe.load(recipe_file, "mllm").settings).grow_from
+def _export_onto_pair(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
+    """Write the pair that a recipe without a `dit` stage grew from, with the one part that it trained."""
+    stage = "reward" if "reward" in Recipe.list_stages(recipe_file) else "mllm"
+    kind: type[RewardSettings | MLLMSettings] = RewardSettings if stage == "reward" else MLLMSettings
+    source = kind.from_json(Recipe.load(recipe_file, stage).settings).grow_from
     if not source:
         raise ValueError(f"The recipe {recipe_file} has stage 1 alone; name in its grow_from the pair whose other parts are kept.")
+    if stage == "reward":
+        shutil.copytree(source, out, dirs_exist_ok=True)
+        transformer: Any = CosmosTransformer3DModel.from_pretrained(out / "transformer", torch_dtype=torch.float32)
+        steps = load_weights(runs / stage, {"transformer": transformer})
+        transformer.to(torch.bfloat16).save_pretrained(out / "transformer")
+        return {stage: steps}
     shutil.copytree(source, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
-    return {"mllm": _export_mllm(recipe_file, "", runs, out)}
+    return {stage: _export_mllm(recipe_file, "", runs, out)}
 
 
 def _export_mllm(recipe_file: Path, source: str, runs: Path, out: Path) -> int:
@@ -102,12 +113,15 @@ def _export_mllm(recipe_file: Path, source: str, runs: Path, out: Path) -> int:
     return seen
 
 
-def _export_scene_head(source: str, runs: Path, out: Path) -> bool:
-    """Write the scene head of the run, or of the pair that the run grew from; returns whether there is one."""
-    found = [folder / SCENE_HEAD for folder in (runs, Path(source)) if (folder / SCENE_HEAD).is_dir()]
-    if found:
-        SceneHead.from_pretrained(found[0], torch_dtype=torch.bfloat16).save_pretrained(out / SCENE_HEAD)
-    return bool(found)
+def _export_heads(source: str, runs: Path, out: Path) -> dict[str, list[str]]:
+    """Write the heads of the run, or of the pair that the run grew from; returns their entries in `model_index.json`."""
+    entries = {}
+    for name, kind in ((SCENE_HEAD, SceneHead), (CHANGE_HEAD, ChangeHead)):
+        found = [folder / name for folder in (runs, Path(source)) if (folder / name).is_dir()]
+        if found:
+            kind.from_pretrained(found[0], torch_dtype=torch.bfloat16).save_pretrained(out / name)
+            entries[name] = ["duogen", kind.__name__]
+    return entries
 
 
 def _forget_places(folder: Path) -> None:

@@ -1,0 +1,176 @@
+"""The change head: fitted to the MLLM's states before pictures that go on from the one before, in the sketchbook's edits and guides.
+
+N places, W words, D channels of the states, K channels of their projection.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from duogen.models.sequence import Tokens, positions
+from duogen.nn.change_head import ChangeHead
+from duogen.nn.vae import PatchVAE, pixel_weights
+from duogen.sketchbook.tasks import Dialogue, draw_turns, sample
+from duogen.train.curriculum import choose_core_kinds, draft_dialogue
+from duogen.train.objective import FlowObjective
+from duogen.train.scene_head import label_scenes
+from duogen.train.settings import CurriculumSettings
+from duogen.train.states import Projection, read_states
+from duogen.train.vae import to_pixels
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+SHARES = {"edit": 0.75, "guide": 0.25}
+DRAFTED = 0.3  # of the dialogues
+TESTED = 0.05  # of the dialogues, which the head is not fitted to
+PROJECTED, FITTED_TO = 384, 100  # channels of the projection, and dialogues that it is fitted to
+BATCH, LEARNING_RATE = 48, 1.5e-3
+
+
+@dataclass(frozen=True)
+class Change:
+    """A picture that goes on from the one before.
+
+    Attributes:
+        places: [N, D] or [N, K], the MLLM's states of the picture before.
+        words: [W, D] or [W, K], its states of the words since, the last one first.
+        moved: boolean [N], the places that differ.
+    """
+
+    places: torch.Tensor
+    words: torch.Tensor
+    moved: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ChangeReader:
+    """Makes examples: the frozen MLLM, and the autoencoder whose latents say what differs. Of the MLLM no more than `layers` are needed."""
+
+    mllm: Qwen2_5_VLForConditionalGeneration
+    tokens: Tokens
+    layers: list[int]
+    vae: PatchVAE
+
+    @torch.no_grad()
+    def read(self, dialogue: Dialogue) -> list[Change]:
+        """The changes of a dialogue. Pictures of another grid of tokens than of latents are left out."""
+        packed = self.tokens.pack(draw_turns(dialogue))
+        slots, begins = packed.slots, label_scenes(dialogue)
+        pairs = [(old, new) for old, new, begin in zip(slots, slots[1:], begins[1:], strict=False) if not begin]
+        if not pairs:
+            return []
+        part = packed.between(0, slots[-1].bov)
+        ids, shown = torch.tensor([part.ids]), [slot.image for slot in part.slots]
+        everything = torch.ones_like(ids, dtype=torch.bool)
+        states = read_states(self.mllm, self.layers, ids, positions(part)[0][:, None], everything, self.tokens.pixels(shown))[0]
+        changes = []
+        for old, new in pairs:
+            moved = self._find_moved(to_pixels([old.image.picture, new.image.picture]))
+            if moved.shape == old.grid:
+                first = old.end - 1 - moved.numel()  # EOV ends it
+                changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten()))
+        return changes
+
+    def _find_moved(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Boolean [h, w], where the second of two pictures [2, 3, H, W] differs."""
+        config = self.vae.config
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (config.latents_mean, config.latents_std))
+        latents = (self.vae.encode(pixels[:, :, None]).latent_dist.mode().float()[:, :, 0] - mean) / std
+        return FlowObjective(pixel_weights(config.latents_std)).find_moved(latents[1:], latents[:1])[0]
+
+
+def sample_changes(rng: random.Random, settings: CurriculumSettings) -> Dialogue:
+    """Sample edits or a guide, a share of them drawn in drafts."""
+    dialogue = sample(rng.choices(list(SHARES), list(SHARES.values()))[0], rng, kinds=choose_core_kinds(rng, settings))
+    return draft_dialogue(dialogue) if rng.random() < DRAFTED else dialogue
+
+
+def fit_change_head(
+    reader: ChangeReader, settings: CurriculumSettings, dialogues: int, steps: int, seed: int, log: Callable[[str], None] = print
+) -> tuple[ChangeHead, dict[str, float]]:
+    """Fit a head to sampled dialogues.
+
+    Returns:
+        The head, and its figures on the dialogues that it was not fitted to: the share of places told right, and of pictures of which every
+        place is.
+
+    Raises:
+        ValueError: the MLLM sees pictures in another grid than the autoencoder.
+    """
+    rng = random.Random(seed)
+    whole = [reader.read(sample_changes(rng, settings)) for _ in range(min(FITTED_TO, dialogues))]
+    if not any(whole):
+        raise ValueError("The MLLM sees pictures in another grid than the autoencoder, so no change head can be fitted.")
+    channels = min(PROJECTED, whole[0][0].places.shape[1])
+    projection = Projection.fit((torch.cat([each.places, each.words]) for made in whole for each in made), channels)
+    found = [_project(made, projection) for made in whole]
+    del whole
+    for number in range(len(found), dialogues):
+        found.append(_project(reader.read(sample_changes(rng, settings)), projection))
+        if number % 100 == 99:
+            log(f"{number + 1} of {dialogues} dialogues read")
+    fitted = len(found) - max(1, round(TESTED * len(found)))
+    examples, tested = ([change for made in part for change in made] for part in (found[:fitted], found[fitted:]))
+    head = train_head(examples, steps, seed, log)
+    return fold_head(head, projection), measure_head(head, tested)
+
+
+def _project(changes: list[Change], projection: Projection) -> list[Change]:
+    return [Change(projection.project(each.places).half(), projection.project(each.words).half(), each.moved) for each in changes]
+
+
+def train_head(changes: list[Change], steps: int, seed: int, log: Callable[[str], None] = print) -> ChangeHead:
+    """Train a head on projected states; the learning rate falls to zero over the last half."""
+    torch.manual_seed(seed)
+    rng, side = random.Random(seed), round(len(changes[0].moved) ** 0.5)
+    head = ChangeHead(changes[0].places.shape[1], (side, side))
+    optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=0.05)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50, 2 * (1 - step / steps)))
+    for step in range(steps):
+        places, words, lengths, moved = collate(rng.choices(changes, k=BATCH))
+        loss = F.binary_cross_entropy_with_logits(head(places, words, lengths), moved)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        if step % 200 == 199:
+            log(f"step {step + 1} of {steps}: loss {loss.item():.4f}")
+    return head.eval().requires_grad_(False)
+
+
+def collate(changes: list[Change]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A batch: places [B, N, K], words [B, W, K] with padding, their lengths [B], and what moved as numbers [B, N]."""
+    words = torch.nn.utils.rnn.pad_sequence([each.words.float() for each in changes], batch_first=True)
+    lengths = torch.tensor([len(each.words) for each in changes])
+    return torch.stack([each.places.float() for each in changes]), words, lengths, torch.stack([each.moved.float() for each in changes])
+
+
+@torch.no_grad()
+def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
+    """The share of places told right, and of pictures of which every place is."""
+    right = []
+    for start in range(0, len(changes), BATCH):
+        places, words, lengths, moved = collate(changes[start : start + BATCH])
+        right.append((head(places, words, lengths) > 0) == (moved > 0.5))
+    marks = torch.cat(right)
+    return {"places": float(marks.float().mean()), "pictures": float(marks.all(1).float().mean())}
+
+
+@torch.no_grad()
+def fold_head(head: ChangeHead, projection: Projection) -> ChangeHead:
+    """A head that reads whole states, with the same result."""
+    config = head.config
+    whole = ChangeHead(projection.axes.shape[1], tuple(config.places), config.words, config.width, config.layers, config.heads)
+    weights = head.state_dict()
+    for name in ("from_places", "from_words"):
+        weights[f"{name}.weight"] = weights[f"{name}.weight"] @ projection.axes
+        weights[f"{name}.bias"] = weights[f"{name}.bias"] - weights[f"{name}.weight"] @ projection.mean
+    whole.load_state_dict(weights)
+    return whole.eval().requires_grad_(False)

@@ -1,0 +1,141 @@
+"""The change head: what it is fitted to, what it reads when a pair serves, and what the painter then keeps."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from duogen.conversation import Conversation
+from duogen.engine import Engine
+from duogen.models.pipeline import open_pair
+from duogen.models.sequence import Packed, Tokens
+from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
+from duogen.nn.vae import PatchVAE
+from duogen.painters.base import Frames, PaintRequest
+from duogen.sketchbook.tasks import draw_turns
+from duogen.train import __main__ as commands
+from duogen.train.change_head import Change, ChangeReader, collate, fold_head, measure_head, sample_changes, train_head
+from duogen.train.settings import DiTSettings
+from duogen.train.states import Projection
+from tests.models.test_caches import noise_picture, options
+from tests.models.test_training import SETTINGS
+from tests.support.tiny import SIDE, tiny_pair
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return open_pair(tiny_pair(tmp_path_factory.mktemp("pair"), gate=True), "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def vae():
+    """An autoencoder with as many places as the tiny MLLM has tokens for a picture."""
+    torch.manual_seed(0)
+    return PatchVAE(z_dim=8, patch_size=64, width=8, blocks=1, latents_mean=[0.0] * 8, latents_std=[0.5] * 8)
+
+
+def make_changes(count: int = 40, places: int = 4) -> list[Change]:
+    """Changes whose words name the kind of place that moves: a rule that only words and places together obey."""
+    generator = torch.Generator().manual_seed(3)
+    kinds, made = torch.eye(6), []
+    for _ in range(count):
+        seen = torch.randint(0, 6, (places,), generator=generator)
+        wanted = seen[torch.randint(0, places, (1,), generator=generator)]
+        made.append(Change(kinds[seen], torch.cat([kinds[wanted], torch.zeros(1, 6)]), seen == wanted))
+    return made
+
+
+def test_a_head_learns_which_places_words_name():
+    head = train_head(make_changes(200), 150, seed=0, log=lambda words: None)
+    assert measure_head(head, make_changes(230)[200:])["places"] > 0.95
+
+
+def test_padding_changes_nothing():
+    head, (one, other) = train_head(make_changes(8), 2, seed=0), make_changes(2)
+    longer = replace(other, words=torch.cat([other.words, torch.ones(5, 6)]))
+    alone = head(*collate([one])[:3])
+    assert torch.allclose(head(*collate([one, longer])[:3])[:1], alone, atol=1e-5)
+
+
+def test_a_folded_head_says_of_whole_states_what_it_said_of_projected_ones():
+    states = torch.randn(100, 10, generator=torch.Generator().manual_seed(1)) + 3
+    projection = Projection.fit([states], 6)
+    head = train_head(make_changes(8), 2, seed=0)
+    places, words = states[:4], states[4:9]
+    said = head(projection.project(places)[None], projection.project(words)[None], torch.tensor([5]))
+    folded = fold_head(head, projection)
+    assert folded.config.channels == 10 and torch.allclose(folded(places[None], words[None], torch.tensor([5])), said, atol=1e-4)
+
+
+def test_fit_change_head_reads_what_serving_reads(tmp_path, monkeypatch, capsys, pair, vae):
+    tokens = Tokens(pair.tokenizer, pair.image_processor)
+    file = tmp_path / "small.json"
+    file.write_text(json.dumps({"dit": {"steps": 1, "learning_rate": 0.001, "settings": SETTINGS | {"layers": [1, 2]}}}))
+    monkeypatch.setattr(commands, "CHANGE_DIALOGUES", 12)
+    monkeypatch.setattr(commands, "CHANGE_STEPS", 20)
+    monkeypatch.setattr(commands, "open_base_mllm", lambda: (pair.text_encoder, tokens))
+    monkeypatch.setattr(commands, "load_trained_mllm", lambda mllm, *given: mllm)
+    monkeypatch.setattr(commands, "load_fitted_vae", lambda runs: vae)
+    assert commands.main(["fit-change-head", "--recipe", str(file), "--runs", str(tmp_path), "--threads", "1"]) == 0
+    assert "of the places right, all of a picture in" in capsys.readouterr().out
+    head = ChangeHead.from_pretrained(tmp_path / "small" / CHANGE_HEAD)
+    reader, rng = ChangeReader(pair.text_encoder, tokens, [1, 2], vae), random.Random(6)
+    settings = DiTSettings.from_json(SETTINGS)
+    dialogue = next(each for each in (sample_changes(rng, settings) for _ in range(50)) if reader.read(each))
+    changes = reader.read(dialogue)
+    engine, packed = Engine(pair), tokens.pack(draw_turns(dialogue))
+    engine.mllm.layers = [1, 2]
+    engine.mllm.prefill(engine.memory.context, packed)
+    slot = next(slot for slot in packed.slots if len(changes[0].words) == slot.bov - packed.last_segment(slot.bov) > 0)
+    served, segment = engine.memory.context.condition(slot.bov), packed.last_segment(slot.bov)
+    assert (served[0, segment:].flip(0) - changes[0].words).abs().max() < 1e-3
+    assert (served[0, segment - 17 : segment - 1] - changes[0].places).abs().max() < 1e-3
+    assert head(*collate(changes)[:3]).shape == (len(changes), 16)
+
+
+def test_a_head_of_another_grid_is_refused(pair):
+    tokens = Tokens(pair.tokenizer, pair.image_processor)
+    finer = PatchVAE(z_dim=8, patch_size=32, width=8, blocks=1, latents_mean=[0.0] * 8, latents_std=[0.5] * 8)
+    reader = ChangeReader(pair.text_encoder, tokens, [1, 2], finer)
+    assert reader.read(sample_changes(random.Random(6), DiTSettings.from_json(SETTINGS))) == []
+
+
+@pytest.mark.parametrize("kept", [(), (0, 5, 15), tuple(range(16))])
+def test_the_painter_keeps_the_places_that_the_head_keeps(tmp_path, kept):
+    """The head is saved with a pair and opened with it; a mask of the user counts more."""
+    whole = open_pair(tiny_pair(tmp_path / "whole", gate=True), "cpu", "fp32")
+    whole.about = replace(whole.about, image_size=(SIDE, SIDE), copy_below=-1e9, keep_below=0.0)  # the gate alone copies nothing
+    tokens, packed = Engine(whole).tokens, Packed()
+    packed.add(tokens.text("red"), False)
+    tokens.add_image(packed, Conversation().say("user", noise_picture(1)).path()[0].images()[0], False)
+    packed.add(tokens.text("and a blue door"), True)
+    context = Engine(whole)
+    context.mllm.prefill(context.memory.context, packed)
+    states, segment = context.memory.context.condition(), packed.last_segment(len(packed.ids))
+    whole.register_modules(change_head=make_head(states.shape[-1], kept))
+    whole.save_pretrained(tmp_path / "saved")
+    painter, frames = Engine(open_pair(tmp_path / "saved", "cpu", "fp32")).painter, Frames.empty()
+    before = painter.encode(noise_picture(1))
+    slot = packed.slots[0]
+    painter.remember(frames, before, states[:, : slot.bov], packed.last_segment(slot.bov))
+    *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7))
+    assert painted.stays.flatten().nonzero().flatten().tolist() == list(kept)
+    assert (painted.latents == before).all(1).flatten().nonzero().flatten().tolist() == list(kept)
+    mask = painter.prepare_inpaint(noise_picture(1), PILImage.new("L", (SIDE, SIDE), 255))
+    *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7, mask))
+    assert not painted.stays.any()
+
+
+def make_head(channels: int, kept: tuple[int, ...]) -> ChangeHead:
+    """A head that keeps these places of 4 x 4 whatever it reads."""
+    head = ChangeHead(channels, (4, 4), layers=1, width=8, heads=1)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.place_table[:, 0] = 1
+        head.place_table[list(kept), 0] = -1
+        head.to_logit.weight[0, 0] = 1
+    return head.eval()
