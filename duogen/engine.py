@@ -34,12 +34,15 @@ import torch
 from PIL import Image as PILImage
 from tokenizers.decoders import DecodeStream
 
+from duogen.approved import CANNOT_POINT, FILLS_ALL, NOT_FOUND, describe_place, find_approval, find_shown, mask_rest, reword
 from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Piece, Text, Turn
 from duogen.critic import PictureTry, look_again, open_critic
+from duogen.draft_plan import NO_PLAN, plan_drafts
 from duogen.events import Done, Draft, Event, Events, Failed, ImageDone, ImageStarted, ImageStep, Notice, Stats, TextDelta, Thought
 from duogen.faults import report_fault
 from duogen.files import DISK_FULL
 from duogen.grounding import Box, find_boxes
+from duogen.heaps import return_memory
 from duogen.hub.catalogue import Found, find
 from duogen.hub.load import Costs, is_guarded, open_planned, plan_pair
 from duogen.hub.memory_plan import Plan
@@ -52,7 +55,7 @@ from duogen.models.picture_marks import PictureRequest
 from duogen.models.pipeline import DuoGenPipeline, check_parts, pick_devices
 from duogen.models.pipeline_loras import set_loras
 from duogen.models.placeholders import BLIND_SYSTEM, OPENING, SYSTEM, Placeholders, find_open_fence, mark_picture
-from duogen.models.placement import free, return_memory, swap_devices
+from duogen.models.placement import free, swap_devices
 from duogen.models.sequence import Packed, Slot, Tokens, find_start
 from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
@@ -60,12 +63,16 @@ from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
 from duogen.painters.masks import fit, keep_places, keep_unchanged
 from duogen.picture_roles import arrange_turn, describe_roles, number_turn, order_sources
+from duogen.prompts import THOUGHT, fill_prompt
 from duogen.provenance import Origin
+from duogen.vision_qa import MLLMVisionQA
 
 SMALLEST_SIDE = 256  # smaller pictures are of no use
 BLIND = "This painter cannot see pictures; the language model sees yours and describes it to the painter in words."
 TOO_FEW = "This painter sees {most} of the pictures that you named; the language model describes the others to it in words."
 NO_SYSTEM_PROMPT = "The language model of this pair was never taught to follow a system prompt, so yours is left out."
+CANNOT_WORD = "The language model of this pair cannot word a change; leave the words empty, and the pair goes by the pictures."
+CHANGE_TOKENS = 96  # of a change in words
 PROMPT_TOKENS = 256  # of a picture's words, where one is painted anew
 MOST_TOKENS = 32_768  # that an MLLM reads, whatever its configuration allows: time and memory grow with them
 SHORTEST_ANSWER = 32  # tokens that must remain for an answer
@@ -316,7 +323,7 @@ class Engine:
         """
         started, question = time.monotonic(), conversation.path()[-1]
         request = replace(request, count=min(request.count, options.image.max_images))
-        seed = _choose_seed(options)
+        seed = choose_seed(options)
         made, before = IdeasProgress(list(begun)), conversation.at(None if self.tuned else question.parent)
 
         def answer(words: str, tried: Options) -> Events:
@@ -340,13 +347,13 @@ class Engine:
 
     def _answer(self, conversation: Conversation, begun: tuple[Piece, ...], options: Options, stop: threading.Event) -> Events:
         """An answer whose first parts are `begun`."""
-        seed = _choose_seed(options)
+        seed = choose_seed(options)
         reply = Reply(options, stop, random.Random(seed), torch.Generator().manual_seed(seed), parts=list(begun), begun=len(begun))
         try:
             path = conversation.path()
             if not path or path[-1].role != "user":
                 raise ValueError("There is nothing to answer; say something first.")
-            reply.masked = _find_masked(path)
+            path, reply.masked = self._find_approved(path, begun, stop)
             with return_memory(), self._forget_on_failure():
                 self.memory.said = {id: said for id, said in self.memory.said.items() if id in conversation.turns}
                 prompt = self._prompt(path, begun, options)
@@ -411,12 +418,14 @@ class Engine:
         path = self._separate_idea(conversation.path())
         if not path or path[-1].role != "assistant":
             raise ValueError("There is no answer to paint for; say the words of one first.")
-        seed = _choose_seed(options)
+        seed = choose_seed(options)
         generator = torch.Generator().manual_seed(seed)
-        reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, _find_masked(path), parts=list(path[-1].parts))
+        reply = Reply(options, stop or threading.Event(), random.Random(seed), generator, parts=list(path[-1].parts))
         try:
+            question, reply.masked = self._find_approved(path[:-1], path[-1].parts, reply.stop)
+            path = [*question, path[-1]]
             with return_memory(), self._forget_on_failure():
-                drafts = drafts if self.tuned else ()
+                plan, drafts = ((), drafts) if self.tuned else (drafts, ())
                 prompt = self._prompt(path[:-1], _end_with_picture(path[-1].parts) if drafts else path[-1].parts, options)
                 if prompt.notice:
                     yield Notice(prompt.notice)
@@ -425,10 +434,42 @@ class Engine:
                 if drafts:
                     yield from self._draft_again(reply, drafts)
                     return
-                yield from self._add_picture(reply, None if self.tuned else self._write_prompt(reply))
+                asked = None if self.tuned else PictureRequest(" ".join(plan)) if plan else self._write_prompt(reply)
+                yield from self._add_picture(reply, asked, plan=plan)
         except Exception as error:  # as of `_answer`
             reply.begun = len(reply.parts)
             yield self._make_failure(conversation.at(path[-1].parent), reply, error)
+
+    def _find_approved(self, path: list[Turn], begun: Sequence[Piece], stop: threading.Event) -> tuple[list[Turn], Image | None]:
+        """The turns up to a question as they are read, and the picture that may change inside its mask only, `None` for none.
+
+        Where the question approves a part of a picture, all but that part may change: what its mask leaves out, else where the MLLM
+        sees it.
+
+        Args:
+            begun: the first parts of the answer; after a first picture nothing is kept.
+
+        Raises:
+            ValueError: the part is not found, or nothing is left to change; one sentence.
+        """
+        masked = _find_masked(path)
+        request = find_approval(path[-1].text()) if path and path[-1].role == "user" else None
+        shown = find_shown(path) if request and not any(isinstance(part, Image) for part in begun) else None
+        if request is None or shown is None:
+            return path, masked
+        if masked is None:
+            if self.pair.about.check_questions:
+                raise ValueError(CANNOT_POINT)
+            self.pair.swapper.use_mllm()
+            picture = shown.picture
+            boxes = find_boxes(self.mllm, picture, request.part, stop)
+            if not boxes and not stop.is_set():
+                raise ValueError(NOT_FOUND.format(part=request.part))
+            mask = mask_rest(picture.size, boxes)
+            if mask.getbbox() is None:
+                raise ValueError(FILLS_ALL.format(part=request.part))
+            masked = replace(shown, mask=mask)
+        return [*path[:-1], reword(path[-1], request.ask(self.tuned, describe_place(masked.mask) if masked.mask else ""))], masked
 
     def _separate_idea(self, path: list[Turn]) -> list[Turn]:
         """The path to an answer; a trained pair's idea stands in a conversation of its own, as `_answer_ideas` asked for it."""
@@ -458,6 +499,18 @@ class Engine:
             raise ValueError("The language model of this pair cannot point at things; tap the picture instead.")
         self.pair.swapper.use_mllm()
         return find_boxes(self.mllm, picture, words)
+
+    def describe_change(self, before: PILImage.Image, after: PILImage.Image) -> str:
+        """What was changed from one picture to the other, as an order in one sentence; "" where the MLLM says nothing.
+
+        Raises:
+            ValueError: the MLLM only answers short questions.
+        """
+        if self.pair.about.check_questions:
+            raise ValueError(CANNOT_WORD)
+        self.pair.swapper.use_mllm()
+        said = MLLMVisionQA(self.mllm, "example", "").ask(fill_prompt("say-change"), [before, after], CHANGE_TOKENS)
+        return THOUGHT.sub("", said).strip().partition("\n")[0].strip()
 
     def _prompt(self, path: list[Turn], begun: tuple[Piece, ...], options: Options) -> Prompt:
         """The latest turns, as many as can be read, the assistant's own as they were said, and an answer whose first parts are `begun`.
@@ -804,16 +857,23 @@ class Engine:
                 reply.parts.append(Text(reply.shown))
         reply.stream, reply.shown = DecodeStream(skip_special_tokens=True), ""
 
-    def _add_picture(self, reply: Reply, asked: PictureRequest | None = None, times: int | None = None) -> Generator[Event, None, bool]:
+    def _add_picture(
+        self, reply: Reply, asked: PictureRequest | None = None, times: int | None = None, plan: Sequence[str] = ()
+    ) -> Generator[Event, None, bool]:
         """Paint one picture and show it to both models; returns False when the user stopped it.
 
         Args:
             asked: the request of an untuned pair: the painter reads its words alone.
             times: how often it is painted again at most, if the MLLM refuses it; by default as the options say.
+            plan: the words of the drafts that it is painted by, of an untuned pair; by default as the options say.
         """
         memory, index = self.memory, reply.images()
         asked = asked and self._fill_prompt(asked, reply)
-        made = yield from self._try_picture(reply, asked, reply.rng.randrange(2**31))
+        plan = plan or (yield from self._plan_drafts(reply, asked))
+        if asked and plan:
+            made, times = (yield from self._paint_plan(reply, asked, plan)), 0
+        else:
+            made = yield from self._try_picture(reply, asked, reply.rng.randrange(2**31))
         if made is None:
             return False
         others: tuple[Image, ...] = ()
@@ -832,6 +892,55 @@ class Engine:
         self.mllm.prefill(memory.context, packed)
         memory.slots.append(packed.slots[-1])
         return True
+
+    def _plan_drafts(self, reply: Reply, asked: PictureRequest | None) -> Generator[Event, None, Sequence[str]]:
+        """The words of the drafts that lead to a picture of an untuned pair; none where it is painted in one stroke.
+
+        A picture that goes on from another needs none, and neither do the later pictures of an answer, which are drawn one by one anyway.
+        """
+        image, masked = reply.options.image, reply.masked and reply.masked.mask
+        if asked is None or image.drafts != "on" or masked or reply.images() or not self.painter.reads_words:
+            return ()
+        if not self.painter.takes_pictures(image) or self.painter.find_sources(self.memory.frames, asked):
+            return ()
+        plan = plan_drafts(self.mllm, asked.prompt, reply.stop)
+        if not plan and not reply.stop.is_set():
+            yield Notice(NO_PLAN)
+        return plan
+
+    def _paint_plan(self, reply: Reply, asked: PictureRequest, plan: Sequence[str]) -> Generator[Event, None, PictureTry | None]:
+        """Paint a picture by drafts, each an edit of the one before; the last is the picture. Returns `None` when the user stopped it.
+
+        The latest draft stands among the pictures for this long only: what comes next goes on from the picture.
+        """
+        memory, begun, drafts, made = self.memory, time.monotonic(), [], None
+        shown, named = len(memory.slots), reply.named
+        try:
+            for words in plan:
+                yield Thought(f"{words}\n")
+                sources = (shown + 1,) if drafts else asked.sources
+                made = yield from _hide_steps(self._try_picture(reply, PictureRequest(words, sources), reply.rng.randrange(2**31)))
+                if made is None:
+                    return None
+                drafts.append(replace(made.image, alt=words))
+                yield Draft(len(drafts), drafts[-1])
+                self._forget_draft(shown)
+                self.painter.remember(memory.frames, made.latents, made.condition, made.segment)
+                end = len(memory.context.packed.ids)
+                memory.slots.append(Slot(end, end, (0, 0), made.image, True))
+                reply.named = ([], named[1])  # what was to be changed is in the first draft
+        finally:
+            reply.named = named
+            self._forget_draft(shown)
+        assert made is not None, "a plan has words"
+        image = replace(made.image, alt=asked.prompt, drafts=tuple(drafts), seconds=time.monotonic() - begun)
+        yield ImageStarted(reply.images(), image.seed or 0, 1, words=image.alt)
+        return replace(made, image=image, asked=asked)
+
+    def _forget_draft(self, shown: int) -> None:
+        """Leave only the first `shown` pictures."""
+        del self.memory.slots[shown:]
+        self.memory.frames.keep(shown, len(self.memory.context.packed.ids))
 
     def _look_again(self, reply: Reply, first: PictureTry, times: int) -> Generator[Event, None, tuple[PictureTry, tuple[Image, ...]]]:
         """As `critic.look_again`. Where another try fails, the picture that is there stays."""
@@ -1004,7 +1113,8 @@ class Engine:
         sources = self.painter.find_sources(self.memory.frames, condition) if takes and not role else []
         if role == SOURCE:
             sources = [len(self.memory.slots) - 1]
-        changed = masked is not None or any(self.memory.slots[at].image.origin is not Origin.PAINTED for at in sources)
+        shown = [*([masked] if masked else []), *(self.memory.slots[at].image for at in sources)]
+        changed = any(image.origin is not Origin.PAINTED for image in shown)
         return Origin.CHANGED if changed else Origin.PAINTED
 
     def _fill_prompt(self, asked: PictureRequest, reply: Reply) -> PictureRequest:
@@ -1059,6 +1169,19 @@ def describe_failure(error: Exception) -> str:
     return f"The pair failed ({kind}{f': {said}' if said else ''}); try again, or open the pair anew."
 
 
+def _hide_steps(painting: Generator[Event, None, PictureTry | None]) -> Generator[Event, None, PictureTry | None]:
+    """The events of a painting but those of its steps."""
+    try:
+        while True:
+            event = next(painting)
+            if not isinstance(event, ImageStarted | ImageStep):
+                yield event
+    except StopIteration as ended:
+        return ended.value
+    finally:
+        painting.close()
+
+
 def add_style(asked: PictureRequest, style: str) -> PictureRequest:
     """A request with the style words behind its own, unless it names them itself."""
     if not style or style.lower() in asked.prompt.lower():
@@ -1084,7 +1207,8 @@ def _end_with_picture(parts: tuple[Piece, ...]) -> tuple[Piece, ...]:
     return parts[: pictures[-1] + 1] if pictures else ()
 
 
-def _choose_seed(options: Options) -> int:
+def choose_seed(options: Options) -> int:
+    """The seed of an answer: the chosen one, else a new one."""
     return options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
 
 

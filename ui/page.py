@@ -21,6 +21,7 @@ from ui import STATIC
 from ui.chat.actions import ChatActions, make_packer
 from ui.chat.answers import Jobs
 from ui.chat.history import PAINTING
+from ui.chat.motion import MotionFunctions
 from ui.chat.panel import Chat, ChatParts, View
 from ui.chat.references import ReferenceFunctions
 from ui.chat.welcome import WAITING, WELCOME_PICTURES, make_examples, welcome_html
@@ -50,7 +51,9 @@ REMEMBERED = """() => {
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
 SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
-SCRIPT_NAMES = ("event_stream", "drafts", "flipbook", "picture_roles", "actions", "references", "waiting_list", "head", "connection")
+SCRIPT_NAMES = (
+    "event_stream", "drafts", "flipbook", "motion", "picture_roles", "actions", "references", "waiting_list", "head", "connection",
+)  # fmt: skip
 SHOW_ROLES = "() => { document.dispatchEvent(new Event('roles')) }"
 OWN_SCRIPTS = [STATIC / f"{name}.js" for name in SCRIPT_NAMES]
 ASK_NOW = "You can ask now."
@@ -117,7 +120,8 @@ class Page:
         self._lay_out_tabs(*tabs)
         packer = make_packer(self.store, self.exports, self.pictures)
         asked = ReferenceFunctions(self.references, self.gallery, self.store).functions()
-        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[packer, *asked])
+        moving = MotionFunctions(self.store, self.loading).functions()
+        self.commands = gr.HTML("", visible="hidden", js_on_load=SCRIPTS, server_functions=[packer, *asked, *moving])
 
     def _lay_out_tabs(self, studio: gr.Tab, library: gr.Tab, models: gr.Tab, data: gr.Tab, finetune: gr.Tab, arena: gr.Tab) -> None:
         self.shared = Shared(self.loading, self.gallery, self.disk_space, self.previews, self.controls)

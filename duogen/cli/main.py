@@ -19,13 +19,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from duogen import silence_libraries
+from duogen.cli import animate, pairs, references
 from duogen.cli import data as data_command
 from duogen.cli import evaluate as evaluate_command
 from duogen.cli import finetune as train_command
-from duogen.cli import pairs, references
 from duogen.content_credentials import add_signing_flags, encode_signed, sign_as_flags_say
 from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Text
-from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, TextDelta, Thought
+from duogen.events import AnswerBuilder, Event, Failed, ImageDone, ImageStarted, Notice, Restarted, TextDelta, Thought
 from duogen.files import explain_disk, fill_folder
 from duogen.hub.catalogue import bundled_id
 from duogen.hub.timings import say_seconds
@@ -61,6 +61,11 @@ CUT = {
 }  # fmt: skip
 
 
+SPLITS = (  # of the sketchbook, as `duogen.evaluate.sketchbook` has them
+    *("held-out", "train", "held-out-kinds", "second-request", "child", "marker", "composing", "by-example", "approved", "reference-words"),
+)
+
+
 class Parser(argparse.ArgumentParser):
     """Answers wrong usage with one sentence; argparse would print the whole usage before it."""
 
@@ -86,9 +91,8 @@ def parser() -> Parser:
     evaluating = commands.add_parser("evaluate", help="measure a pair", description="Measures how well a pair does.")
     what = evaluating.add_subparsers(dest="what", required=True, metavar="WHAT")
     sketchbook = what.add_parser("sketchbook", help="on conversations of the sketchbook world, whose every picture can be checked")
-    splits = ("held-out", "train", "held-out-kinds", "second-request", "child", "marker", "composing", "by-example")
-    shown = "what training never saw, what it did, drawings by another hand, several pictures made into one, a change to be repeated"
-    sketchbook.add_argument("--split", choices=splits, default="held-out", help=shown)
+    shown = "what training never saw, what it did, another hand's drawings, several pictures into one, a change to repeat, a part to keep"
+    sketchbook.add_argument("--split", choices=SPLITS, default="held-out", help=shown)
     sketchbook.add_argument("--kinds", type=_names, metavar="NAME,NAME", help="only these things, such as house,tree")
     sketchbook.add_argument("--out", type=Path, metavar="DIR", help="folder for contact sheets (default: ./output/TIME)")
     whole = evaluate_command.Measure("", 200, "conversations")
@@ -105,6 +109,15 @@ def parser() -> Parser:
     evaluate_command.add_to(what, _add_pair)
     making = commands.add_parser("data", help="make training data from pages", description="Makes training data, and looks after it.")
     data_command.add_to(making)
+    _add_export(commands)
+    animate.add_command(commands)
+    train_command.add_commands(commands)
+    pairs.add_commands(commands)
+    references.add_commands(commands)
+    return top
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
     exporting = commands.add_parser("export", help="a saved conversation as a guide", description="Writes a conversation as a guide.")
     exporting.add_argument("folder", type=Path, help="a conversation's folder, of those below conversations/ in DUOGEN_HOME")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help=EXPORTED)
@@ -113,10 +126,6 @@ def parser() -> Parser:
     exporting.add_argument("--no-words", dest="words", action="store_false", help="a flipbook of the pictures alone")
     exporting.add_argument("--crossfade", type=int, default=0, metavar="N", help="blend N frames between its pictures (default: 0)")
     add_signing_flags(exporting)
-    train_command.add_commands(commands)
-    pairs.add_commands(commands)
-    references.add_commands(commands)
-    return top
 
 
 def _note_picture(role: str, file: str) -> tuple[str, str]:
@@ -194,6 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         given = parser().parse_args(argv)
         own: dict[str, Command] = {"ask": ask, "chat": chat, "evaluate": evaluate, "export": export, "data": data_command.run}
+        own["animate"] = partial(animate.animate, stop_on_ctrl_c=stop_on_ctrl_c)
         return (own | train_command.COMMANDS | pairs.COMMANDS | references.COMMANDS)[given.command](given)
     except ValueError as error:
         return _complain(str(error))
@@ -420,7 +430,7 @@ def _take(answer: Answer, event: Event, show: Callable[[str], None]) -> None:
             print(text, end="", file=sys.stderr, flush=True)
         case ImageStarted(index, _, _, seconds):
             _hint(f"\nPainting picture {index + 1}{f', which takes about {say_seconds(seconds)}' if seconds else ''} ...")
-        case Notice(message):
+        case Notice(message) | Restarted(message):
             print(f"\n{message}", file=sys.stderr, flush=True)
         case ImageDone(index):
             show(f"\n[picture {index + 1}: {picture_file(index)}]\n")

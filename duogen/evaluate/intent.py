@@ -97,6 +97,12 @@ def matches_composition(said: Scene, before: Scene, meant: Scene, ask: str) -> b
     return all(one.kind == other.kind and one.parts == other.parts and _has_requested_side(one, other, ask) for one, other in pairs)
 
 
+def keeps_thing(said: Scene, before: Scene, kept: Thing) -> bool:
+    """Whether `kept` stays as it is in `before` and nothing else of it does: the other things go or change, or there are new ones."""
+    others = [thing for thing in before.things if thing != kept]
+    return kept in said.things and said != before and not any(thing in said.things for thing in others)
+
+
 def _differs_in_open_colour(said: Scene, before: Scene, meant: Scene, ask: str) -> bool:
     """Whether only the colour of a new part differs, and the request names no colour."""
     if (said.background, len(said.things)) != (meant.background, len(meant.things)) or find_colours(ask):

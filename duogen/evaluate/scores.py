@@ -21,6 +21,7 @@ from duogen.evaluate.intent import (
     Named,
     find_background,
     find_named_parts,
+    keeps_thing,
     matches_composition,
     matches_edit,
     matches_part,
@@ -29,7 +30,7 @@ from duogen.evaluate.intent import (
 from duogen.sketchbook import verify
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.read import read_reply
-from duogen.sketchbook.scene import CANVAS, Scene, Thing, part_boxes
+from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, Scene, Thing, part_boxes
 
 MOST_DECIBELS = 99.0  # stands for equal pictures, whose PSNR is infinite
 CHANGED = 24.0  # mean difference of the channels, in 0..255, from which a place is part of an edit
@@ -53,6 +54,7 @@ class TurnCase:
         renderer: draws a scene in the style of the upload; `None` for the world's own style.
         continues: the answer goes on with a guide that an earlier one began.
         composed: the request is about several uploads, which say how what is new looks.
+        approved: the thing that is to stay while the rest changes; `None` where the request is none of that kind.
     """
 
     what: str
@@ -65,6 +67,7 @@ class TurnCase:
     renderer: Callable[[Scene], Picture] | None = None
     continues: bool = False
     composed: bool = False
+    approved: Thing | None = None
 
     def scenes(self) -> list[Scene]:
         return [part for part in self.meant if isinstance(part, Scene)]
@@ -83,6 +86,8 @@ class PictureScore:
         kept: I-Co, whether everything that was there before and should stay is right; `None` with nothing before.
         decibels: I-Co, PSNR against the picture before, where nothing should change.
         distance: I-Q, RMSE to the clean drawing of its words at the best small shift, in 0..255.
+        approved: whether not a pixel of what was approved has changed; `None` where nothing was.
+        renewed: the share of all other places that have visibly changed.
     """
 
     kind: str | None
@@ -94,6 +99,8 @@ class PictureScore:
     decibels: float | None = None
     distance: float | None = None
     seconds: float | None = None
+    approved: bool | None = None
+    renewed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,8 @@ def check_steps(asked: TurnCase, said: Sequence[Scene | None]) -> list[bool]:
     for one, other in zip(said, meant, strict=False):
         if one is None:
             right.append(False)
+        elif asked.approved:
+            right.append(keeps_thing(one, asked.before or other, asked.approved))
         elif asked.what == "picture":
             right.append(asked.free or matches_picture(one, other, asked.ask))
         else:
@@ -220,6 +229,9 @@ def score_pictures(asked: TurnCase, images: Sequence[Image], said: Sequence[Scen
         goes_on = asked.what == "guide" and not starts_anew and now is not None and now.things
         number = len(now.things[0].parts) if goes_on else index + 1
         blank = PictureScore(None, number, words, False, seconds=image.seconds)
+        if asked.approved and asked.shown and not index:
+            kept, renewed = compare_approved(asked.shown, image.picture, mark_thing(asked.approved))
+            blank = replace(blank, approved=kept, renewed=renewed)
         if asked.renderer and not starts_anew and now is not None and scene is not None:
             right, kept = check_styled_edit(resize_to_canvas(image.picture), asked.renderer(scene), asked.renderer(now), draw(now))
             scores.append(replace(blank, right=right, decibels=kept))
@@ -227,6 +239,24 @@ def score_pictures(asked: TurnCase, images: Sequence[Image], said: Sequence[Scen
             scores.append(_score_picture(image, now, scene, shown, blank))
         scene, shown = now, image.picture
     return scores
+
+
+def mark_thing(thing: Thing) -> Picture:
+    """The pixels of a thing on the canvas, white in an "L" picture, as taps on all its parts would mark them."""
+    marked = np.zeros((CANVAS, CANVAS), bool)
+    for background in BACKGROUNDS:  # on one of its own colour a part could not be seen
+        plain, drawn = (np.asarray(draw(Scene(background, things))) for things in ((), (thing,)))
+        marked |= (plain != drawn).any(-1)
+    return PILImage.fromarray(marked.astype(np.uint8) * 255)
+
+
+def compare_approved(before: Picture, painted: Picture, marked: Picture) -> tuple[bool, float]:
+    """Whether not a pixel where `marked` is white has changed, and the share of the others that visibly have."""
+    if painted.size != before.size:
+        return False, 1.0
+    old, new, stays = np.asarray(before), np.asarray(painted), np.asarray(marked) > 0
+    changed = np.abs(old.astype(np.float32) - new).mean(-1) > CHANGED
+    return bool((old == new)[stays].all()), float(changed[~stays].mean())
 
 
 def check_styled_edit(picture: Picture, before: Picture, after: Picture, clean: Picture) -> tuple[bool, float | None]:

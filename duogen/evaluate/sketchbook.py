@@ -1,10 +1,12 @@
 """Play whole conversations of the picture world with a pair and measure words, pictures and seconds.
 
 Splits: "train"; "held-out" (known things in combinations that training never showed); "held-out-kinds" (things that training never
-showed: the words are those of the reference and only the painter is tested); "second-request" (held-out combinations, after a guide or a
+showed: the words are those of the reference and only the painter is tested); "reference-words" (held-out combinations, painted after the
+reference words likewise); "second-request" (held-out combinations, after a guide or a
 picture of something else in the same conversation; the answer to the second request counts); "child" and "marker" (uploads of held-out
 combinations in these drawing styles, which the user asks about or wants changed); "composing" (two or three uploads of held-out
-combinations, made into one) and "by-example" (a change seen between two uploads, done to a third).
+combinations, made into one), "by-example" (a change seen between two uploads, done to a third) and "approved" (a thing of an upload that
+is to stay to the pixel while the rest is painted anew; it is marked as taps in the Studio mark it).
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image as PILImage
+from PIL import ImageOps
 
 from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Piece, Text
 from duogen.engine import Engine
 from duogen.evaluate.figures import Figure, mean, share
 from duogen.evaluate.replies import Painting, default_image_options, painting_fields
-from duogen.evaluate.scores import DRAWS, PictureScore, TurnCase, TurnScore, resize_to_canvas, score_failed_turn, score_turn
+from duogen.evaluate.scores import DRAWS, PictureScore, TurnCase, TurnScore, mark_thing, resize_to_canvas, score_failed_turn, score_turn
 from duogen.evaluate.sheet import Panel, write_sheets
 from duogen.events import AnswerBuilder, Stats
 from duogen.options import Options
@@ -30,7 +33,7 @@ from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import fill_template, make_untidy, phrases
 from duogen.sketchbook.questions import random_question
-from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.scene import Scene, Thing
 from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.tasks import Dialogue, Line, sample
 from duogen.sketchbook.world import HELD_OUT_KINDS, has_held_out, random_scene
@@ -41,10 +44,14 @@ PAINTER_SHARES = {"guide": 0.6, "picture": 0.2, "edit": 0.2}
 COMPOSING_SHARES = {"put": 0.34, "colours": 0.33, "three": 0.33}
 SECOND = "second-request"
 SECOND_SHARES = {"guide": 0.5, "picture": 0.5}
-SPLITS = ("held-out", "train", "held-out-kinds", SECOND, *STYLES, "composing", "by-example")
+APPROVED = "approved"
+REFERENCE_WORDS = "reference-words"
+FORCED = ("held-out-kinds", REFERENCE_WORDS)
+LEAST_RENEWED = 0.05  # share of the other places from which they count as changed: a small thing covers as much
+SPLITS = ("held-out", "train", "held-out-kinds", SECOND, *STYLES, "composing", "by-example", APPROVED, REFERENCE_WORDS)
 SPLIT_SHARES = {
-    "held-out-kinds": PAINTER_SHARES, SECOND: SECOND_SHARES, "composing": COMPOSING_SHARES, "by-example": {"example": 1.0},
-    **dict.fromkeys(STYLES, STYLE_SHARES),
+    **dict.fromkeys(FORCED, PAINTER_SHARES), SECOND: SECOND_SHARES, "composing": COMPOSING_SHARES, "by-example": {"example": 1.0},
+    APPROVED: {APPROVED: 1.0}, **dict.fromkeys(STYLES, STYLE_SHARES),
 }  # fmt: skip
 TEN = 10
 Log = Callable[[str], None]
@@ -103,7 +110,7 @@ def evaluate(
         raise ValueError(f"n must be at least 1, not {n}.")
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    forced = split == "held-out-kinds"
+    forced = split in FORCED
     image = default_image_options(engine, painting)
     player = Player(engine, Options(image=image), forced)
     played: list[PlayedConversation] = []
@@ -197,7 +204,14 @@ def _plan_turn(played: PlayedConversation, dialogue: Dialogue, index: int, rng: 
     if answer.kind == "guide":
         played.opening = str(meant[0]).partition("\n")[0]
     asked = TurnCase(what, _line_text(line), meant, played.scene, played.opening, answer.free, played.shown, played.renderer)
-    return replace(asked, continues=answer.kind == "more", composed=len(line.scenes()) > 1), line
+    kept = _find_kept(dialogue, index) if dialogue.task == APPROVED else None
+    return replace(asked, continues=answer.kind == "more", composed=len(line.scenes()) > 1, approved=kept), line
+
+
+def _find_kept(dialogue: Dialogue, index: int) -> Thing | None:
+    """The thing that both the question's upload and the answer's scene show."""
+    before, after = (next(iter(line.scenes()), None) for line in dialogue.lines[index : index + 2])
+    return next((thing for thing in after.things if thing in before.things), None) if before and after else None
 
 
 def answer_kind(answer: Line) -> str:
@@ -219,17 +233,18 @@ def _add_upload(played: PlayedConversation, scene: Scene) -> None:
     played.panels.append(Panel(played.shown, None, "(upload)"))
 
 
-def _bring_uploads(played: PlayedConversation, line: Line) -> list[str | Image]:
-    """The parts of a message with its uploads; where they are several, the last is to be changed."""
+def _bring_uploads(played: PlayedConversation, line: Line, approved: Thing | None = None) -> list[str | Image]:
+    """The parts of a message with its uploads; where they are several, the last is to be changed, but for an approved thing."""
+    mask = None if approved is None else ImageOps.invert(mark_thing(approved))
     most = len(line.scenes()) - 1
     roles = iter([*[REFERENCE] * most, SOURCE] if most > 0 else [""])
     draw_upload = played.renderer or draw
-    return [Image(draw_upload(part), role=next(roles)) if isinstance(part, Scene) else part for part in line.parts]
+    return [Image(draw_upload(part), role=next(roles), mask=mask) if isinstance(part, Scene) else part for part in line.parts]
 
 
 def _play_turn(player: Player, played: PlayedConversation, asked: TurnCase, line: Line, rng: random.Random) -> bool:
     """Ask the pair one turn and score the answer. Returns `False` if it failed."""
-    conversation = played.conversation.say("user", *_bring_uploads(played, line))
+    conversation = played.conversation.say("user", *_bring_uploads(played, line, asked.approved))
     options = replace(player.options, seed=rng.randrange(2**31))
     try:
         answer = answer_as_reference if player.forced else answer_freely
@@ -354,6 +369,18 @@ def compute_figures(scores: Sequence[TurnScore]) -> dict[str, Figure]:
         "seconds_per_picture": mean(picture.seconds for picture in pictures),
         "seconds_per_reply": mean(score.seconds for score in scores),
         "seconds_first_word": mean(score.first for score in scores),
+    } | _compute_approved(pictures)
+
+
+def _compute_approved(pictures: Sequence[PictureScore]) -> dict[str, Figure]:
+    """The figures of pictures with an approved part; none where there are none."""
+    renewed = [picture.renewed for picture in pictures if picture.renewed is not None]
+    if not renewed:
+        return {}
+    return {
+        "approved_kept": share(picture.approved for picture in pictures if picture.approved is not None),
+        "approved_rest_changed": share(value >= LEAST_RENEWED for value in renewed),
+        "approved_rest_share": mean(renewed),
     }
 
 

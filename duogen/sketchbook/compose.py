@@ -1,5 +1,7 @@
 """Requests about several pictures: a thing of one put into another, the colours of one for another, a change seen in two done to a third.
 
+And one about a single picture: a thing of it stays, and the rest is another scene.
+
 The pictures stand as a trained pair reads them (`duogen.picture_roles`): references first, last the source, which is changed.
 """
 
@@ -72,6 +74,24 @@ def follow_example(rng: random.Random, pool: Pool) -> Composition:
         if done:
             return Composition((before, edit.scene, other), _phrase(rng, "example"), *done)
     raise ValueError("No change of these kinds can be done to two scenes; choose other kinds.")
+
+
+def keep_thing(rng: random.Random, pool: Pool) -> Composition:
+    """One thing of a picture stays where it is; everything else becomes another scene."""
+    for _ in range(TRIES):
+        before = random_scene(rng, list(pool.kinds), pool.held)
+        number = rng.randrange(len(before.things))
+        kept, present = before.things[number], {thing.kind for thing in before.things}
+        others = [kind for kind in pool.kinds if kind not in present]
+        count = min(rng.choices((0, 1, 2), (0.3, 0.45, 0.25))[0], len(others))
+        new = [make_thing(kind, random_colours(kind, rng, held=pool.held)) for kind in rng.sample(others, count)]
+        background = rng.choice([each for each in BACKGROUNDS if each != before.background])
+        placed = _place_things(rng, Scene(background, (kept,)), new)
+        if not is_unique(before, number) or len(placed) < count:
+            continue
+        after = Scene(background, (kept, *placed))
+        return Composition((before,), _phrase(rng, "approved", the=f"the {kept.kind}"), words.picture_sentence(after), after)
+    raise ValueError("No thing of these kinds can stay while the rest changes; choose other kinds.")
 
 
 def _put_things(rng: random.Random, pool: Pool, count: int) -> Composition:

@@ -16,7 +16,7 @@ from PIL.Image import Image as Picture
 from duogen.conversation import Image, Message, Turn
 from duogen.sketchbook import words, world
 from duogen.sketchbook.change import loose_parts, remove_part
-from duogen.sketchbook.compose import Composition, compose_three, follow_example, give_colours, put_thing
+from duogen.sketchbook.compose import Composition, compose_three, follow_example, give_colours, keep_thing, put_thing
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Edit, Pool, random_edit
 from duogen.sketchbook.phrases import background_phrase, fill_template, make_untidy, phrases, placing_phrase, shapes_phrase, thing_phrase
@@ -462,11 +462,11 @@ def _make_description(rng: random.Random, pool: Pool) -> list[Line]:
 # Several pictures
 
 
-def _compose(make: Callable[[random.Random, Pool], Composition], rng: random.Random, pool: Pool) -> list[Line]:
-    """One request about several uploads, and the last of them changed."""
+def _compose(make: Callable[[random.Random, Pool], Composition], rng: random.Random, pool: Pool, kind: str = "edit") -> list[Line]:
+    """One request about one or several uploads, and the last of them changed."""
     made = make(rng, pool)
     parts = (*made.scenes, made.ask) if rng.random() < 0.75 else (made.ask, *made.scenes)
-    return [_user_line(rng, *parts), _assistant_line("edit", made.answer, made.scene)]
+    return [_user_line(rng, *parts), _assistant_line(kind, made.answer, made.scene)]
 
 
 # Talk
@@ -513,4 +513,5 @@ TASKS: dict[str, Callable[[random.Random, Pool], list[Line]]] = {
     "colours": partial(_compose, give_colours),
     "three": partial(_compose, compose_three),
     "example": partial(_compose, follow_example),
+    "approved": partial(_compose, keep_thing, kind="picture"),
 }

@@ -89,8 +89,9 @@ def find_written() -> Iterator[str]:
 
 def catalogue_texts() -> set[str]:
     """What the cards of the catalogue say; names of pairs and licences are the same everywhere."""
-    pairs = json.loads((ROOT / "assets" / "catalogue.json").read_text(encoding="utf-8"))["pairs"]
-    return {words for pair in pairs for words in (pair["summary"], pair["paints"], pair["licence"]["conditions"]) if words}
+    known = json.loads((ROOT / "assets" / "catalogue.json").read_text(encoding="utf-8"))
+    every = [*known["pairs"], *known["motion"]]
+    return {words for pair in every for words in (pair["summary"], pair["paints"], pair["licence"]["conditions"]) if words}
 
 
 def pair_texts() -> set[str]:

@@ -87,7 +87,7 @@ def open_picture_in(studio: Studio, file: Path) -> dict:
     """The values of a browser that has just opened a picture."""
     *_, shown = studio.open_file(str(file))
     values = {control: control.value for control in studio.shared.drawer.values()}
-    values |= {each: None for pair in studio.others for each in pair}
+    values |= {each: None for pair in (*studio.others, studio.example.pictures) for each in pair} | {studio.keep: False}
     plain = {studio.editor: None, studio.words: "", studio.width: 100, studio.height: 100, studio.anchor: "middle"}
     return values | plain | {studio.current: shown[studio.current], studio.shared.drawer["seed",]: "7"}
 

@@ -6,13 +6,16 @@ import random
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image as PILImage
+from PIL import ImageChops
 
 from duogen.conversation import Image, Text
 from duogen.evaluate import sketchbook
-from duogen.evaluate.scores import TurnCase, score_turn
+from duogen.evaluate.scores import TurnCase, compare_approved, mark_thing, score_turn
 from duogen.evaluate.sketchbook import PlayedConversation, play_conversation
-from duogen.sketchbook.compose import Composition, compose_three, follow_example, give_colours, put_thing
+from duogen.sketchbook.compose import Composition, compose_three, follow_example, give_colours, keep_thing, put_thing
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool
 from duogen.sketchbook.scene import Scene, Thing
@@ -100,3 +103,35 @@ def test_the_pair_is_shown_every_picture_with_its_role(split, task, monkeypatch)
     assert [image.role for image in images] == ["reference", "reference", "source"] and case.composed
     assert [image.picture.tobytes() for image in images] == [picture.tobytes() for picture in panels]
     assert case.shown.tobytes() == images[-1].picture.tobytes() and len({picture.tobytes() for picture in panels}) == 3
+
+
+def test_a_thing_stays_and_the_rest_is_another_scene() -> None:
+    for each in make_compositions(keep_thing, 40):
+        [before] = each.scenes
+        kept = [thing for thing in each.scene.things if thing in before.things]
+        assert len(kept) == 1 and before.background != each.scene.background and str(kept[0].kind) in each.ask.lower()
+        assert not {thing.kind for thing in each.scene.things} & {thing.kind for thing in before.things} - {kept[0].kind}
+
+
+def test_what_is_approved_is_marked_kept_and_scored(monkeypatch) -> None:
+    asked = []
+
+    def answer(engine, conversation, case, options):
+        asked.append((conversation.path()[-1].images(), case))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(sketchbook, "answer_freely", answer)
+    play_conversation(sketchbook.Player(None, sketchbook.Options()), "approved", random.Random(1), "approved")
+    [([image], case)] = asked
+    marked, wanted = mark_thing(case.approved), case.scenes()[-1]
+    before, new = image.picture, draw(wanted)
+    assert image.mask is not None and ImageChops.invert(image.mask).tobytes() == marked.tobytes() and 0 < np.mean(np.asarray(marked)) < 250
+    said = [Text(words) for words in case.meant if isinstance(words, str)]
+    laid = PILImage.composite(before, new, marked)  # as a painter that paints the new scene to the pixel would have it laid back
+    [right] = score_turn(case, [*said, Image(laid)]).pictures
+    assert right.approved and right.renewed > 0.5 and right.right and right.words
+    [false] = score_turn(case, [*said, Image(before)]).pictures
+    assert false.approved and false.renewed == 0 and not false.right
+    shifted = ImageChops.offset(laid, 1, 0)
+    assert compare_approved(before, shifted, marked)[0] is False
+    assert not score_turn(case, [Text("Now it is night."), Image(laid)]).words or len(case.before.things) == 1

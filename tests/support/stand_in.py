@@ -73,6 +73,9 @@ class StandIn:
     def keep_unchanged(self, painted: PILImage.Image, before: PILImage.Image) -> PILImage.Image:
         return painted.resize(before.size)
 
+    def describe_change(self, before: PILImage.Image, after: PILImage.Image) -> str:
+        return "Paint the hull red."
+
     def stream_image(self, conversation, options, stop: threading.Event, drafts: tuple[str, ...] = ()) -> Iterator:
         yield from self._paint(len(conversation.path()[-1].images()), options.seed, [], stop)
 

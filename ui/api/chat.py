@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from duogen.conversation import Conversation, Piece, Text
-from duogen.events import AnswerBuilder, Done, Draft, Event, Events, ImageDone, Notice, TextDelta, Thought
+from duogen.events import AnswerBuilder, Done, Draft, Event, Events, ImageDone, Notice, Restarted, TextDelta, Thought
 from duogen.options import ImageOptions, TextOptions
 from ui.api.messages import parse_messages
 from ui.api.pictures import data_url
@@ -26,7 +26,7 @@ from ui.api.stop_words import parse_stop, stop_at
 from ui.api.streams import error_line, sse_line
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer
 
 RANGES = {each.name: each.metadata for kind in (TextOptions, ImageOptions) for each in fields(kind)}
 OPTIONS = {*RANGES, "seed"}
@@ -40,6 +40,7 @@ NO_MATTER = {  # fields that an answer does not depend on
     *("parallel_tool_calls", "chat_id", "session_id", "id", "keep_alive"),
 }
 CUT = 'The answer was cut at a limit (max_tokens, max_images or what the pair can read); say "go on" for the rest, or raise the limit.'
+CHANGED = "The machine that made this answer was lost, and another one answers in other words; ask again."
 NO_TOOLS = "This pair calls no tools; it answers in words and pictures."
 
 
@@ -76,7 +77,7 @@ class ChatRequest:
         with_usage = parse_flag("include_usage", extra.get("include_usage") or False)
         return cls(conversation, given, parse_stop(asked.get("stop")), stream, with_usage, list(dict.fromkeys(notices)))
 
-    def work(self, engine: Engine, stop: threading.Event) -> Events:
+    def work(self, engine: Answerer, stop: threading.Event) -> Events:
         """The answer, with the options of the pair that is open when it begins."""
         options = parse_options(self.given, engine.about)
         return stop_at(engine.answer(self.conversation, options, stop), self.stop, stop)
@@ -144,7 +145,7 @@ class Completion:
 
     def take(self, event: Event) -> None:
         self.made.take(event)
-        if isinstance(event, Notice):
+        if isinstance(event, Notice | Restarted):
             self.notices.append(event.message)
         elif isinstance(event, Done) and self._reason() == "length":
             self.notices.append(CUT)
@@ -162,10 +163,17 @@ class Completion:
     async def stream(self, events: AsyncIterator[Event], with_usage: bool) -> AsyncGenerator[str]:
         """Server-sent events, as OpenAI writes them."""
         yield self._chunk({"role": "assistant", "content": ""}, notices=self.notices)
+        sent = Sent()
         async for event in events:
-            delta = await asyncio.to_thread(self._delta, event)
-            if delta or isinstance(event, Notice):
-                yield self._chunk(delta, notices=[event.message] if isinstance(event, Notice) else [])
+            told = [event.message] if isinstance(event, Notice | Restarted) else []
+            if isinstance(event, Restarted):
+                sent.begin_again()
+            delta = sent.cut(await asyncio.to_thread(self._delta, event))
+            if delta is None:
+                yield error_line(RequestError(CHANGED, 500))
+                return
+            if delta or told:
+                yield self._chunk(delta, notices=told)
         if self.made.error:
             yield error_line(RequestError(self.made.error, 500))
             return
@@ -199,6 +207,29 @@ class Completion:
         stats = self.made.stats
         prompt, said = (stats.prompt_tokens, stats.text_tokens) if stats else (0, 0)
         return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+
+
+class Sent:
+    """What of an answer was sent. Where it is begun again, only what comes behind that is sent: a stream takes nothing back."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, Any] = {}
+        self._now: dict[str, Any] = {}
+
+    def begin_again(self) -> None:
+        self._now = {}
+
+    def cut(self, delta: dict[str, Any]) -> dict[str, Any] | None:
+        """What of a delta is not sent yet; `None` where the new beginning is another one."""
+        rest = {}
+        for name, value in delta.items():
+            before, now = self._sent.get(name, value[:0]), self._now.get(name, value[:0]) + value
+            self._now[name] = now
+            if isinstance(value, str) and not (before.startswith(now) or now.startswith(before)):
+                return None
+            if len(now) > len(before):
+                self._sent[name], rest[name] = now, now[len(before) :]
+        return rest
 
 
 def _notices(notices: list[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as PILImage
 
 from duogen.conversation import Conversation, Image
-from duogen.events import Event, Events, Failed, ImageDone, ImageStep, Notice
+from duogen.events import Event, Events, Failed, ImageDone, ImageStep, Notice, Restarted
 from duogen.mentions import spell_out
 from duogen.options import Options
 from duogen.text_decoding import clean_message
@@ -25,7 +25,7 @@ from ui.api.requests import RequestError, image_work, parse_flag, parse_number, 
 from ui.api.streams import error_line, sse_line
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer
 
 MOST_AT_ONCE, MOST_SOURCES, MOST_PARTIAL = 10, 16, 3
 SIZE = re.compile(r"\s*(\d{1,5})\s*[xX×*]\s*(\d{1,5})\s*")
@@ -120,10 +120,10 @@ class ImageRequest:
         """What the events of a stream begin with."""
         return "image_edit" if any(not each.reference for each in self.conversation.path()[0].images()) else "image_generation"
 
-    def work(self, index: int) -> Callable[[Engine, threading.Event], Events]:
+    def work(self, index: int) -> Callable[[Answerer, threading.Event], Events]:
         """The work that makes the picture at `index`, with the options of the pair that is open when it begins."""
 
-        def work(engine: Engine, stop: threading.Event) -> Events:
+        def work(engine: Answerer, stop: threading.Event) -> Events:
             yield from image_work(self.conversation, self.prompt, self.options(engine.about, index))(engine, stop)
 
         return work
@@ -209,7 +209,7 @@ class Painted:
         """Raises RequestError: the answer failed."""
         if isinstance(event, Failed):
             raise RequestError(event.message, 500)
-        if isinstance(event, Notice):
+        if isinstance(event, Notice | Restarted):
             self.notices.append(event.message)
         if isinstance(event, ImageDone):
             self.notices += self.asked.size_notice(event.image.picture)

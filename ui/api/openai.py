@@ -1,4 +1,4 @@
-"""OpenAI's API for chat completions and images, on the server of the page: its routes, who may use them, and how bodies are read."""
+"""OpenAI's API for chat completions, images and videos, on the page's server: its routes, who may use them, and how bodies are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import json
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -24,17 +24,18 @@ from ui.api.chat import ChatRequest, Completion
 from ui.api.images import ImageRequest, Painted, has_sources, parse_sources
 from ui.api.requests import RequestError, Work, run_in_queue
 from ui.api.streams import error_response, stream_response
+from ui.api.videos import VideoJobs, VideoRequest
 from ui.parts.foreign_pages import is_own_page
 from ui.parts.loading import Loading
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer
 
 MOST_BYTES = 64_000_000
 MOST_FIELDS = 100
 POLL_SECONDS = 0.3
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-HERE = "/v1/models, /v1/chat/completions, /v1/images/generations and /v1/images/edits"
+HERE = "/v1/models, /v1/chat/completions, /v1/images/generations, /v1/images/edits and /v1/videos"
 
 Handler = Callable[["Api", Request], Awaitable[Response]]
 
@@ -59,10 +60,14 @@ def answer_errors(handler: Handler) -> Handler:
 
 @dataclass(frozen=True)
 class Api:
-    """The API. `users` are those who may use it, `None` for everybody."""
+    """The API. `users` are those who may use it, `None` for everybody; `videos` are the jobs of all of them."""
 
     loading: Loading
     users: Users | None = None
+    videos: VideoJobs = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "videos", VideoJobs(self.loading))
 
     def router(self) -> APIRouter:
         routes = APIRouter(include_in_schema=False)
@@ -93,6 +98,10 @@ class Api:
         """What serves a path, by method."""
         if path == "models" or path.startswith("models/"):
             return {"GET": self._models}
+        if path == "videos":
+            return {"POST": self._make_video}
+        if path.startswith("videos/"):
+            return {"GET": self._send_video} if path.endswith("/content") else {"GET": self._show_video, "DELETE": self._delete_video}
         posts = {
             "chat/completions": self._chat,
             "images/generations": self._generate,
@@ -140,6 +149,31 @@ class Api:
 
     async def _refuse_variation(self, request: Request) -> Response:
         raise RequestError("This server makes no variations; send the picture to /v1/images/edits, with words for what should differ.")
+
+    async def _make_video(self, request: Request) -> Response:
+        """OpenAI's `POST /v1/videos`, as a form with files or as JSON with data URLs."""
+        if _content_type(request) == "multipart/form-data":
+            body, files = await self._read_form(request)
+        else:
+            body, files = await self._read_json(request), {}
+        asked = await asyncio.to_thread(VideoRequest.parse, body, files)
+        return JSONResponse((await asyncio.to_thread(self.videos.start, asked)).as_json())
+
+    async def _show_video(self, request: Request) -> Response:
+        return JSONResponse(self.videos.find(_video_id(request)).as_json())
+
+    async def _delete_video(self, request: Request) -> Response:
+        """Stop a video within a step, or throw a finished one away."""
+        id = _video_id(request)
+        self.videos.delete(id)
+        return JSONResponse({"id": id, "object": "video.deleted", "deleted": True})
+
+    async def _send_video(self, request: Request) -> Response:
+        """The MP4 file of a finished video."""
+        job = self.videos.find(_video_id(request))
+        if not job.data:
+            raise RequestError(job.error or "This video is not done yet; ask again when its status is completed.", 409, "not_ready")
+        return Response(job.data, media_type="video/mp4")
 
     async def _paint(self, request: Request, body: dict[str, Any], asked: ImageRequest) -> Response:
         await self._choose_model(body, asked.stream)
@@ -234,7 +268,7 @@ class Api:
     def _check_first(self, body: dict[str, Any], work: Work) -> Work:
         """The work, unless another model is open when its turn comes than the one that was asked for."""
 
-        def check_and_work(engine: Engine, stop: threading.Event) -> Events:
+        def check_and_work(engine: Answerer, stop: threading.Event) -> Events:
             self._check_model(body.get("model"))
             yield from work(engine, stop)
 
@@ -270,6 +304,10 @@ class Api:
         finally:
             stop.set()
             watching.cancel()
+
+
+def _video_id(request: Request) -> str:
+    return request.path_params["path"].strip("/").removeprefix("videos/").removesuffix("/content")
 
 
 def _content_type(request: Request) -> str:

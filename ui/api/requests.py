@@ -15,11 +15,11 @@ from duogen.options import Checked, ImageOptions, Options, TextOptions, preset_v
 from ui.parts.loading import Loading
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer
 
 FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
-Work = Callable[["Engine", threading.Event], Events]
+Work = Callable[["Answerer", threading.Event], Events]
 
 
 class RequestError(Exception):
@@ -65,7 +65,7 @@ def image_work(conversation: Conversation, prompt: str, options: Options) -> Wor
         conversation: its last turn is the user's, who asks for `prompt`.
     """
 
-    def work(engine: Engine, stop: threading.Event) -> Events:
+    def work(engine: Answerer, stop: threading.Event) -> Events:
         with contextlib.closing(engine.answer(conversation, options, stop)) as events:
             for event in events:
                 yield event

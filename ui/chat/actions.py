@@ -27,9 +27,10 @@ from duogen.library.markdown import render_html
 from duogen.library.picture_file import PictureInfo
 from duogen.mentions import spell_out
 from duogen.text_decoding import cut_text, fold_text
-from ui.chat.answers import Task
+from ui.chat.answers import Task, motion_task
 from ui.chat.correct import reword, write_words
 from ui.chat.history import SHOWN_PIXELS, address, button, find_versions
+from ui.chat.motion import read_task
 from ui.chat.panel import Chat, Edit, View, catch_refusal
 from ui.chat.picture_roles import read_roles, write_roles
 from ui.chat.references import open_entry
@@ -59,6 +60,7 @@ class ChatActions:
             "teach": self._keep_example, "rest": self._repaint_rest, "split": self._continue_apart, "reword": self._reword,
             "wait-up": self._move_up, "wait-down": self._move_down, "wait-edit": self._edit_waiting, "wait-cancel": self._cancel_waiting,
             "go-on": self._go_on, "better": partial(self._mark, True), "worse": partial(self._mark, False),
+            "animate": partial(self._animate, False), "animate-on": partial(self._animate, True), "still": self._remove_motion,
             "restyle": self._restyle, "bring": self._bring, "kept": self._tell_kept, "choose": self._choose_idea,
         }  # fmt: skip
 
@@ -69,6 +71,8 @@ class ChatActions:
         try:
             if command in ("name", "tags", "reword"):
                 arguments.append(event._data.get("words", ""))
+            if command in ("animate", "animate-on"):
+                arguments.append(event._data.get("motion"))
             return self.handlers[command](values, request, *arguments)
         except (KeyError, TypeError, IndexError) as error:
             raise Refusal("That is no longer there; open the page anew.") from error
@@ -145,6 +149,9 @@ class ChatActions:
             raise Refusal("There is nothing to undo any more.")
         self.chat.check_free(values)
         old = view.undo
+        if isinstance(old, Turn):
+            self.chat.store.change(view.id, lambda now: now.with_changed(old), quiet=True)
+            return self.chat.render(values, View(view.id), "It is back.")
         self.chat.store.change(old.id, lambda now: replace(now, turns={**old.turns, **now.turns}, head=old.head))
         return self.chat.render(values, View(old.id), "It is back.")
 
@@ -252,6 +259,19 @@ class ChatActions:
     def _vary(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)
         return self.chat.repaint(values, request, conversation, turn, int(at), VARIANTS)
+
+    def _animate(self, goes_on: bool, values: dict, request: gr.Request, id: str, at: str, given: Any) -> Updates:
+        """Set a picture of an answer in motion, alone or on the way to the next one."""
+        conversation, turn = self.chat.find_turn(values, id)
+        motion = read_task(turn, int(at), goes_on, given, draw_seed())
+        return self.chat.start_task(values, request, motion_task(conversation, motion, self.chat.shared.options(values)))
+
+    def _remove_motion(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
+        """Remove the animation of a picture from its answer; in the Library it stays."""
+        conversation, turn = self.chat.find_turn(values, id)
+        self.chat.store.change(conversation.id, lambda now: now.with_changed(now.turns[id].with_motion(int(at), None)), quiet=True)
+        said = "The animation is removed from here; it stays in the Library."
+        return self.chat.render(values, View(conversation.id, undo=turn), said, act=_undo_button())
 
     def _edit_words(self, values: dict, request: gr.Request, id: str, at: str) -> Updates:
         conversation, turn = self.chat.find_turn(values, id)

@@ -22,6 +22,7 @@ from duogen.library.pictures import Gallery
 from duogen.library.references import ReferenceStore
 from duogen.options import Options, fit_defaults
 from ui.chat.history import BROKEN_OFF, Answer, Message, stats_line
+from ui.chat.motion import SAID, MotionTask, animate_turn, describe_source, keep_motion
 from ui.chat.waiting_list import Request, WaitingLists
 from ui.parts.loading import Loading
 from ui.parts.pictures import PictureFolder
@@ -29,11 +30,11 @@ from ui.parts.queue import waiting_words
 from ui.parts.shared import Refusal, open_upload
 
 if TYPE_CHECKING:
-    from duogen.engine import Engine
+    from duogen.answerer import Answerer
 
 SAVE_SECONDS = 2.0
 
-Work = Callable[["Engine", threading.Event], Events]
+Work = Callable[["Answerer", threading.Event], Events]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Task:
         places: the places of the pictures that are painted again one after the other, each in the answer that the one before it gave.
         whole: whether an answer takes the place of the one before it, so that only the last one stays.
         ideas: whether the answer that exists in part is ideas.
+        motion: an animation of a picture that is there, instead of an answer; `at` is then the end of the branch.
     """
 
     chat: str
@@ -65,6 +67,7 @@ class Task:
     places: tuple[int, ...] = ()
     whole: bool = False
     ideas: bool = False
+    motion: MotionTask | None = None
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Job:
     bad: bool = False
     kept: int = 0
     held: bool = False
+    notice: str = ""  # what is said at the end of an animation
     partial: str = field(default_factory=lambda: uuid.uuid4().hex)
     replaced: str = ""  # the answer that the next one takes the place of
     saved_at: float = field(default_factory=time.monotonic)
@@ -99,9 +103,9 @@ class Job:
         return replace(self.task.options, seed=seeds[min(self.kept, len(seeds) - 1)]) if seeds else self.task.options
 
     def messages(self) -> list[Message]:
-        """The answer so far."""
+        """The answer so far; none where a picture is animated."""
         with self.lock:
-            return [self.answer.message()]
+            return [] if self.task.motion else [self.answer.message()]
 
 
 class Jobs:
@@ -178,12 +182,13 @@ class Jobs:
     def _run(self, job: Job) -> None:
         early = not self.loading.finished.is_set()
         try:
-            with self.loading.queue.wait_turn(lambda before: job.set_status(waiting_words(before)), job.stop) as mine:
+            alone = job.task.motion is not None  # the pair may leave the memory for it
+            with self.loading.queue.wait_turn(lambda before: job.set_status(waiting_words(before)), job.stop, alone=alone) as mine:
                 while mine and not job.stop.is_set() and not self.loading.finished.wait(0.3):
                     job.set_status(f"{self.loading.words} The answer begins as soon as that is done.")
                 if mine and not job.stop.is_set():
                     job.task = self._fit_task(job.task) if early else job.task
-                    self._work(job)
+                    self._animate(job, job.task.motion) if job.task.motion else self._work(job)
             self._finish(job)
         except Exception as error:  # the chat must go on after whatever happened
             job.bad, job.status = True, explain_disk(error) or f"The answer failed ({describe_fault(error)}); you can ask again."
@@ -194,7 +199,7 @@ class Jobs:
 
     def _fit_task(self, task: Task) -> Task:
         """A task that was given before the pair was open, with the pair's own settings where none were chosen."""
-        if task.seeds or task.parts:  # it paints again what is there, with the settings of the drawer
+        if task.seeds or task.parts or task.motion:  # it paints again what is there, with the settings of the drawer
             return task
         asked = self.store.open(task.chat).at(task.at)
         return replace(answer_task(asked, fit_defaults(task.options, self.loading.about)), back=task.back)
@@ -238,6 +243,26 @@ class Jobs:
         with contextlib.closing(job.task.work(engine, job.stop)) as events:
             for event in events:
                 self._handle_event(job, event)
+
+    def _animate(self, job: Job, task: MotionTask) -> None:
+        """Make an animation; a stop or an error leaves everything as it was."""
+        from duogen.motion import MotionDone, MotionNotice, MotionStep
+
+        job.set_status("Loading the video model ...")
+        turn = self.store.open(job.task.chat).turns[task.turn]
+        about, told = describe_source(job.task.chat, turn, task), ""
+        try:
+            with contextlib.closing(animate_turn(self.loading, task, turn, about, job.stop)) as events:
+                for event in events:
+                    if isinstance(event, MotionStep):
+                        job.set_status(f"Animating the picture, step {event.step} of {event.steps} ...")
+                    elif isinstance(event, MotionNotice):
+                        told = event.message
+                    elif isinstance(event, MotionDone) and not job.stop.is_set():
+                        keep_motion(self.store, self.gallery, job.task.chat, task, event.data)
+                        job.kept, job.notice = 1, told or SAID
+        except ValueError as error:
+            job.bad, job.status = True, str(error)
 
     def _handle_event(self, job: Job, event: Event) -> None:
         if isinstance(event, Done):
@@ -295,6 +320,9 @@ class Jobs:
 
     def _finish(self, job: Job) -> None:
         """Set the last status, and the head of the conversation if no answer came."""
+        if job.task.motion:
+            job.status = job.status if job.bad else job.notice or "Stopped."
+            return
         if job.stop.is_set() and not job.bad:
             job.status = "Stopped."
         elif not job.bad and not job.kept:
@@ -312,6 +340,16 @@ def answer_task(asked: Conversation, options: Options) -> Task:
     return Task(asked.id, asked.head, lambda engine, stop: engine.answer(asked, options, stop), options, asked.head)
 
 
+def motion_task(conversation: Conversation, motion: MotionTask, options: Options) -> Task:
+    """The task of animating a picture of the branch that is shown."""
+    return Task(conversation.id, conversation.head, _say_nothing, options, conversation.head, motion=motion)
+
+
+def _say_nothing(engine: Answerer, stop: threading.Event) -> Events:
+    """The work of an answer that is not made."""
+    yield from ()
+
+
 def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Options, seeds: tuple[int, ...]) -> Work:
     """The work that repaints the picture at `at` of an answer, once for each seed. The rest of the answer stays.
 
@@ -322,7 +360,7 @@ def repaint_work(conversation: Conversation, turn: Turn, at: int, options: Optio
     same = old is not None and old.before(at) == turn.before(at)  # other words want other drafts
     drafts = tuple(each.alt for each in turn.image_at(at).drafts) if same else ()
 
-    def work(engine: Engine, stop: threading.Event) -> Events:
+    def work(engine: Answerer, stop: threading.Event) -> Events:
         for seed in seeds:
             began, image, others = time.monotonic(), None, ()
             for event in engine.stream_image(conversation.with_turn(before), replace(options, seed=seed), stop, drafts=drafts):
@@ -344,7 +382,7 @@ def repaint_rest_work(conversation: Conversation, turn: Turn, places: tuple[int,
     A stop or a failure leaves the versions before it.
     """
 
-    def work(engine: Engine, stop: threading.Event) -> Events:
+    def work(engine: Answerer, stop: threading.Event) -> Events:
         said, at = conversation, turn
         for place, seed in zip(places, seeds, strict=True):
             done = None

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from duogen.conversation import REFERENCE, SOURCE, Conversation, Image, Piece, Text, Turn
-from duogen.events import AnswerBuilder, Event, ImageDone, ImageStarted, ImageStep, Notice, PendingPicture, Stats, TextDelta
+from duogen.events import AnswerBuilder, Event, ImageDone, ImageStarted, ImageStep, Notice, PendingPicture, Restarted, Stats, TextDelta
 from duogen.hub.timings import say_seconds
 from duogen.library.guide import Block, are_steps, cut_blocks, place_in_steps
 from duogen.mentions import list_references
@@ -41,8 +41,10 @@ FLIPBOOK_FILES = [
     ("mp4", "Save as video"),
 ]
 PICTURE_BAR = [("again", "Paint this picture again"), ("words", "Change its words and paint again")]
+ANIMATE, ANIMATE_ON = ("animate", "Animate this step"), ("animate-on", "Animate to the next step")
 PICTURE_MENU = [
     ("vary", "Paint four different ones"),
+    ANIMATE,
     ("on", "Tell anew what comes after this picture"),
     ("use", "Use this picture in a question"),
     ("reference", "Save as a reference"),
@@ -283,13 +285,26 @@ def _answer_picture(
     save = f'<a class="act icon i-save" href="{address(full)}" download="duogen.png" title="{name}"><span class="sr">{name}</span></a>'
     bar = [*(button(command, name, turn.id, at) for command, name in PICTURE_BAR), save]
     menu = [PICTURE_REST] * outdated + PICTURE_MENU
+    if any(isinstance(part, Image) for part in turn.parts[at + 1 :]) and not turn.ideas:
+        menu.insert(menu.index(ANIMATE) + 1, ANIMATE_ON)
     number = before + sum(isinstance(part, Image) for part in turn.parts[: at + 1])
     bar.append(f'<span class="called" title="{html.escape(translate(f"In a message, @{number} is this picture."))}">@{number}</span>')
     below = _bar(bar, [menu_entry(command, name, turn.id, at) for command, name in menu], translate(OUTDATED) if outdated else "")
-    below += _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
+    below += _motion(turn, at, image, pictures) + _drafts(image, pictures) + _versions(conversation, turn, at, pictures)
     if turn.ideas:
         below += button("choose", "Go on with this one", turn.id, at, words="Go on with this one")
     return picture_part(pictures.keep_image(image, SHOWN_PIXELS), alt_words(image, block_words(block)), full, below)
+
+
+def _motion(turn: Turn, at: int, image: Image, pictures: PictureFolder) -> str:
+    """The animation of a picture, which plays when it is wanted, and what can be done with it."""
+    file = pictures.keep_motion(image.motion) if image.motion else ""
+    if not image.motion or not file:
+        return ""
+    name, save = html.escape(image.motion.words), html.escape(translate("Save as video"))
+    shown = f'<video src="{address(file)}" title="{name}" controls loop muted playsinline preload="metadata"></video>'
+    link = f'<a class="act icon i-save" href="{address(file)}" download="duogen.mp4" title="{save}"><span class="sr">{save}</span></a>'
+    return f'<div class="motion">{shown}<span class="bar">{link}{button("still", "Remove the animation", turn.id, at)}</span></div>'
 
 
 def _drafts(image: Image, pictures: PictureFolder) -> str:
@@ -437,7 +452,7 @@ class Answer(AnswerBuilder):
             case ImageStep(index, step, steps):
                 painting = f"Painting picture {index + 1}, step {step} of {steps} ..."
                 self.status = f"Painting picture {index + 1}, step {step} of {steps} ... {self.notice}" if self.notice else painting
-            case Notice(words):
+            case Notice(words) | Restarted(words):
                 self.status = words
             case ImageDone(_, image):
                 self.pictures.keep_image(image, SHOWN_PIXELS)

@@ -65,14 +65,14 @@ class View:
         editing: what the next message replaces.
         renaming: the conversation that is being renamed.
         tagging: the conversation whose tags are being typed.
-        undo: what Undo restores: the id of a deleted conversation, or an earlier state of a conversation.
+        undo: what Undo restores: the id of a deleted conversation, an earlier state of a conversation, or of an answer in it.
     """
 
     id: str | None = None
     editing: Edit | None = None
     renaming: str | None = None
     tagging: str | None = None
-    undo: str | Conversation | None = None
+    undo: str | Conversation | Turn | None = None
 
 
 @dataclass(eq=False)

@@ -137,6 +137,8 @@ document.addEventListener('click', async event => {
     saveReference(act);
   } else if (command === 'restyle') {
     chooseStyle(act);
+  } else if (command === 'animate' || command === 'animate-on') {
+    animateStep(act);
   } else {
     sendCommand(act.value);
     if (command === 'open' && window.innerWidth < 900) document.querySelector('#side.open .toggle-button')?.click();

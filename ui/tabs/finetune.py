@@ -36,8 +36,8 @@ from ui.parts.training_view import Tile, figures_html, loss_points, problems_htm
 from ui.tabs.crop_tool import CropTool, dialog_html
 
 if TYPE_CHECKING:
+    from duogen.answerer import Answerer
     from duogen.dataset.format import Data
-    from duogen.engine import Engine
 
 WHAT = {"both": "Both", "mllm": "What to say and when to draw", "dit": "How to paint it"}
 PRESET_NAMES = {"cpu": "This computer's processor"} | {name: f"A GPU with {name[:-2]} GB" for name in PRESETS[1:]}
@@ -255,7 +255,7 @@ class Finetune:
             self.name: _free_name(name),
         }  # fmt: skip
 
-    def _engine(self) -> Engine:
+    def _engine(self) -> Answerer:
         """Raises Refusal: no pair is open."""
         if self.shared.loading.engine is None:
             raise Refusal(self.shared.loading.error or "The pair is still loading; try again in a moment.")

@@ -17,9 +17,10 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.blocks import Block
 from PIL import Image as PILImage
+from PIL import ImageOps
 
 from duogen.conversation import Conversation, Image
-from duogen.events import AnswerBuilder, Event, ImageStarted, ImageStep, Notice, TextDelta
+from duogen.events import AnswerBuilder, Event, ImageStarted, ImageStep, Notice, Restarted, TextDelta
 from duogen.faults import describe_fault
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Entry
@@ -41,6 +42,7 @@ from ui.parts.picture_change import (
 )
 from ui.parts.pictures import PictureBox
 from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, session_of, status_line
+from ui.tabs.studio_example import ExampleForm, ask_by_example
 from ui.tabs.studio_tools import TOOLS, RegionPicker, Reshaper, frame_html, version_caption
 
 MOST_CANVAS = 300
@@ -53,6 +55,8 @@ KINDS = {SOURCE: "source: keep its pixels", REFERENCE: "reference: keep its look
 PLACE_NAMES = {place: place.capitalize() for place in PLACES}
 CANVAS = STATIC / "canvas.js"
 EMPTY = "Drop or choose a picture\n\nor send one here from the chat or the library"
+CHANGED_ALIKE = "Here it is. The words say what was changed; to mend them, go back with Undo, change them and press Change."
+KEEP = "Keep what is marked, change the rest"
 READY = "Say what to change. Paint over a part, and only that part changes."
 
 
@@ -142,6 +146,7 @@ class Studio:
             lines=3,
             elem_id="studio-words",
         )
+        self.keep = gr.Checkbox(label=KEEP, elem_id="studio-keep")
         with gr.Row(elem_classes="buttons"):
             self.change = gr.Button("Change", variant="primary", min_width=90, elem_id="studio-change")
             self.four = gr.Button("Four versions", min_width=110, elem_id="studio-four")
@@ -162,6 +167,7 @@ class Studio:
         with gr.Accordion("More pictures", open=False, elem_id="studio-others"):
             gr.Markdown("The picture above is picture 1. Bring up to four more, and name them in your words: *picture 2* ...")
             self.others = [self._lay_out_other(number) for number in range(2, OTHERS + 2)]
+        self.example = ExampleForm(self.shared, self._import_file)
 
     def _lay_out_other(self, number: int) -> tuple[gr.Image, gr.Radio]:
         with gr.Row(elem_classes="other"):
@@ -179,12 +185,14 @@ class Studio:
         self.outputs = [
             self.open, self.current, self.listed, self.offered, self.upload, self.bench, self.view, self.editor, self.slider, self.choices,
             self.preview, self.strip, self.undo, self.redo, self.status, self.change, self.four, self.stop, self.width, self.height,
-            self.canvas, self.picker.view, self.picker.picture, self.version,
+            self.canvas, self.picker.view, self.picker.picture, self.version, self.words,
         ]  # fmt: skip
         self.views = [self.editor, self.slider, self.choices, self.picker.view]
         size = [self.width, self.height, self.anchor]
         others = [each for pair in self.others for each in pair]
-        inputs: set[Block] = {self.current, self.view, self.editor, self.words, *size, *others, *self.shared.drawer.values()}
+        given = [self.current, self.view, self.editor, self.words, self.keep, *size, *others, *self.example.pictures]
+        inputs: set[Block] = {*given, *self.shared.drawer.values()}
+        self.example.wire(self.words, self.status)
         tab.select(self.resume, [self.open, self.current], self.outputs, **QUICK)
         self.upload.upload(self.open_file, self.upload, self.outputs, **QUICK)
         gr.on([self.change.click, self.words.submit], self.make_one, inputs, self.outputs, **QUICK)
@@ -356,6 +364,7 @@ class Studio:
             options = replace(work.options, seed=(work.options.seed or 0) + number)
             answer = AnswerBuilder()
             yield from self._paint_one(replace(work, options=options), answer, stop)
+            work = replace(work, words=work.words or answer.text().strip() or next((each.alt for each in answer.images()), ""))
             for image in answer.images():
                 made.append(self._save(work, image, options))
                 yield self._render_offer(made) if count > 1 else {self.preview: gr.HTML(visible=False)}
@@ -372,16 +381,28 @@ class Studio:
         mask = brush_mask((values[self.editor] or {}).get("layers") or [], picture.size)
         size = scale_size(picture.size, values[self.width], values[self.height])
         words = clean_message(values[self.words] or "")
-        if not words and size == picture.size:
+        example = [] if words else self.example.read([values[each] for each in self.example.pictures])
+        if values[self.keep]:
+            if mask is None:
+                raise Refusal("Paint over what should stay, or tap it.")
+            mask, words = ImageOps.invert(mask), words if example else f"{KEEP}{f': {words}' if words else '.'}"
+        if not words and not example and size == picture.size:
             raise Refusal("Say what should change." if mask is None else "Say what belongs where you painted.")
-        words = words or "Continue the picture beyond its old edges."
         picture, mask = extend_canvas(picture, mask, size, values[self.anchor])
+        words = words or ("" if example else "Continue the picture beyond its old edges.")
+        asked = self._word_request(values, Image(picture, mask=mask), words, example)
+        options = self.shared.options(values)
+        before = picture if mask is None and not options.image.side and options.image.shape is None else None
+        options = replace(options, image=replace(options.image, max_images=1))
+        return PictureChange(entry, words, asked, options, before, by_example=bool(example))
+
+    def _word_request(self, values: dict, picture: Image, words: str, example: list[Image]) -> Conversation:
+        """What the pair is asked: by words and with the other pictures, or by an example."""
+        if example:
+            return ask_by_example(example, picture)
         others = [(values[file], values[kind]) for file, kind in self.others if values[file]]
         brought = [Image(open_picture(self.shared.gallery.entry(self._import_file(file)).file)) for file, _ in others]
-        options = self.shared.options(values)
-        asked = Conversation().say("user", Image(picture, mask=mask), *brought, change_request(words, [kind for _, kind in others]))
-        before = picture if mask is None and not options.image.side and options.image.shape is None else None
-        return PictureChange(entry, words, asked, replace(options, image=replace(options.image, max_images=1)), before)
+        return Conversation().say("user", picture, *brought, change_request(words, [kind for _, kind in others]))
 
     def _paint_one(self, work: PictureChange, answer: AnswerBuilder, stop: threading.Event) -> Iterator[Updates]:
         """Follow one answer up to its first picture; the rest is not needed."""
@@ -406,7 +427,7 @@ class Studio:
         match event:
             case TextDelta():
                 return {self.status: status_line(answer.text().strip() or "Thinking ...", "busy")}
-            case Notice(words):
+            case Notice(words) | Restarted(words):
                 return {self.status: status_line(words, "busy")}
             case ImageStarted(_, _, steps):
                 return {self.status: status_line(f"Painting, step 0 of {steps} ...", "busy", share=0.0)}
@@ -457,6 +478,8 @@ class Studio:
             return over | {self.status: status_line("Stopped.")}
         if made == [work.entry.id]:
             return over | {self.status: status_line("The picture came out as it was; try other words or another seed.")}
+        if made and work.by_example:
+            return over | {self.words: work.words, self.status: status_line(CHANGED_ALIKE)}
         if made:
             return over | {self.status: status_line("Here it is." if count == 1 else "Choose one; all are kept among the versions.")}
         said = answer.text().strip()
