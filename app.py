@@ -85,17 +85,17 @@ def main() -> None:
             from duogen.hub.model_files import keep_models_folder
 
             keep_models_folder(given.models)
-        cluster = connect_as_flags_say(given)
+        given.cluster = connect_as_flags_say(given)
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print("Starting DuoGen: importing what the page needs ...", flush=True)
     try:
-        serve(given, users, cluster)
+        serve(given, users)
     finally:
-        if cluster:
-            cluster.close()
+        if given.cluster:
+            given.cluster.close()
         if lock:
             lock.release()
 
@@ -130,11 +130,8 @@ def read_root_path(given: str | None) -> str:
     return parse_root_path(os.environ.get("GRADIO_ROOT_PATH", "") if given is None else given)
 
 
-def serve(given: argparse.Namespace, users: Users | None, cluster: RayCluster | None = None) -> None:
-    """Start the page and the API, then load the pair in the background, on the machines of a cluster if there is one.
-
-    Returns when the page ends.
-    """
+def serve(given: argparse.Namespace, users: Users | None) -> None:
+    """Start the page and the API, then load the pair in the background. Returns when the page ends."""
     from duogen.library.conversation_zip import LARGEST_ZIP
 
     # Read when gradio is imported; its own choice is a folder that all its pages on this machine share, and serve.
@@ -148,7 +145,7 @@ def serve(given: argparse.Namespace, users: Users | None, cluster: RayCluster | 
     from ui.parts.root_path import set_page_base
     from ui.parts.theme import launch_style
 
-    loading = make_loading(given, cluster)
+    loading = make_loading(given, given.cluster)
     page = build_page(loading, users)
     if given.root_path:
         set_page_base(given.root_path)
