@@ -148,16 +148,17 @@ class RewardStage:
 
     def batch(self, step: int) -> RewardBatch:
         rng, settings = random.Random(self.recipe.step_seed(step)), self.settings
-        groups = [self._make_requests(rng, group, group.requests) for group in settings.groups]
+        groups = [self.make_requests(rng, group, group.requests) for group in settings.groups]
         watched: dict[str, list[RequestBatch]] = {}
         if settings.watch_every and step % settings.watch_every == 0:
             for name, kinds in WATCHED.items():
                 same = random.Random(f"{self.recipe.seed}/{name}")  # the same requests every time
                 held = kinds or settings.core_kinds
-                watched[name] = [self._make_requests(same, group, settings.watched, held) for group in settings.groups]
+                watched[name] = [self.make_requests(same, group, settings.watched, held) for group in settings.groups]
         return RewardBatch(groups, watched)
 
-    def _make_requests(self, rng: random.Random, group: RequestGroup, count: int, held: Sequence[str] | None = None) -> RequestBatch:
+    def make_requests(self, rng: random.Random, group: RequestGroup, count: int, held: Sequence[str] | None = None) -> RequestBatch:
+        """Requests of a group, all for the same picture of their dialogues; `held` as of `sample_request`."""
         frame = rng.choice(group.frames)
         requests = [sample_request(rng, group, frame, self.settings, held) for _ in range(count)]
         dialogues = [tasks.draw_turns(each.dialogue) for each in requests]

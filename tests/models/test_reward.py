@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from bench.rewards import compare, grade_requests
 from duogen.models.pipeline import About, DuoGenPipeline, open_pair
 from duogen.nn.vae import PatchVAE
 from duogen.options import ImageOptions
@@ -193,7 +194,7 @@ def test_the_stage_paints_what_the_pair_paints(folder):
     stage = RewardStage(recipe(settings={"context_noise": 0.0}), pair)
     copied = 0
     for frame in (1, 3):
-        asked = stage._make_requests(random.Random(5), RequestGroup(name="g", frames=(frame,), tasks={"guide": 1.0}, requests=2), 2)
+        asked = stage.make_requests(random.Random(5), RequestGroup(name="g", frames=(frame,), tasks={"guide": 1.0}, requests=2), 2)
         setting = stage.prepare(asked.data, torch.Generator().manual_seed(0))
         painted = stage.paint(stage.old, setting, 2, torch.Generator().manual_seed(7))
         noise = torch.randn(2, 2, 8, 8, 8, generator=torch.Generator().manual_seed(7))
@@ -344,3 +345,14 @@ def test_a_pair_or_recipe_that_does_not_fit_gets_one_sentence(folder, tmp_path, 
     file.write_text(json.dumps({"reward": {"steps": 1, "learning_rate": 1, "settings": SETTINGS | {"grow_from": str(tmp_path)}}}))
     assert commands.main(["reward", "--recipe", str(file), "--runs", str(tmp_path / "runs"), "--threads", "1"]) == 2
     assert f"goes on with the pair in {tmp_path}, which is none; name one in grow_from." in capsys.readouterr().err
+
+
+def test_the_same_painter_adds_nothing(folder):
+    stage = RewardStage(recipe(), open_tiny(folder))
+    group = RequestGroup(name="singles", frames=(1,), tasks={"picture": 1.0})
+    before, after = (grade_requests(stage, each, group, 2) for each in (stage.reference, stage.transformer))
+    assert len(before) == 2 and compare(before, after) == (0.0, 0.0, 0.0)
+    better = [replace(each, share=each.share + 0.1) for each in before]
+    assert compare(before, better) == pytest.approx((0.1, 0.1, 0.1))
+    mean, low, high = compare(before, [replace(before[0], share=before[0].share + 0.2), before[1]])
+    assert (mean, mean - low, high - mean) == pytest.approx((0.1, 0.196, 0.196))
