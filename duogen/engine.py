@@ -986,7 +986,8 @@ class Engine:
             options = replace(options, side=0)
         size = self._picture_size(options, masked or next(iter(reply.pictures()), None), condition)
         inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size) if masked and masked.mask else None
-        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative, self._role_before())
+        is_step = segment > reply.opening
+        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative, self._role_before(), is_step)
         alt = asked.prompt if asked else _last_line(reply)
         yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size), alt)
         begun = time.monotonic()

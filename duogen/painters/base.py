@@ -102,6 +102,7 @@ class PaintRequest:
             the words before `segment`.
         role: of the picture before: a `SOURCE` is gone on from and nothing of a `REFERENCE` is copied, whether or not a scene begins
             here; "" where the painter decides.
+        is_step: it is a step of an answer that has a picture already, and nothing was requested since that one.
     """
 
     condition: Any
@@ -112,6 +113,7 @@ class PaintRequest:
     size: tuple[int, int] | None = None
     negative: torch.Tensor | None = None
     role: str = ""
+    is_step: bool = False
 
 
 @runtime_checkable

@@ -392,7 +392,9 @@ class _GuidedVelocity:
         self.inputs = painter._step_inputs(frames, request, size, self.branches)
         # Cosmos' own code adds the difference to the guided branch, so its numbers count from 0, and ours from 1.
         self.strength = request.options.guidance + (request.negative is not None)
-        self.kept = painter._find_kept(frames, request) if self.copies and request.inpaint is None else None
+        # Steps build on the picture before, and the gate alone was taught enough of them. The head is for what a user wants changed.
+        asked = self.copies and request.inpaint is None and not request.is_step
+        self.kept = painter._find_kept(frames, request) if asked else None
         self.stays: torch.Tensor | None = None
 
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -124,6 +124,8 @@ def test_the_painter_keeps_the_places_that_the_head_keeps(tmp_path, kept):
     *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7))
     assert painted.stays.flatten().nonzero().flatten().tolist() == list(kept)
     assert (painted.latents == before).all(1).flatten().nonzero().flatten().tolist() == list(kept)
+    *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7, is_step=True))
+    assert not painted.stays.any()
     mask = painter.prepare_inpaint(noise_picture(1), PILImage.new("L", (SIDE, SIDE), 255))
     *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7, mask))
     assert not painted.stays.any()
