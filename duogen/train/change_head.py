@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from duogen.models.sequence import Tokens, positions
+from duogen.models.sequence import Tokens
 from duogen.nn.change_head import ChangeHead
 from duogen.nn.vae import PatchVAE, pixel_weights
 from duogen.sketchbook.tasks import Dialogue, draw_turns, sample
 from duogen.train.curriculum import choose_core_kinds, draft_dialogue
 from duogen.train.objective import FlowObjective
-from duogen.train.scene_head import label_scenes
+from duogen.train.scene_head import label_scenes, read_packed_states
 from duogen.train.settings import CurriculumSettings
-from duogen.train.states import Projection, read_states
+from duogen.train.states import Projection
 from duogen.train.vae import to_pixels
 
 if TYPE_CHECKING:
@@ -66,10 +66,7 @@ class ChangeReader:
         pairs = [(old, new) for old, new, begin in zip(slots, slots[1:], begins[1:], strict=False) if not begin]
         if not pairs:
             return []
-        part = packed.between(0, slots[-1].bov)
-        ids, shown = torch.tensor([part.ids]), [slot.image for slot in part.slots]
-        everything = torch.ones_like(ids, dtype=torch.bool)
-        states = read_states(self.mllm, self.layers, ids, positions(part)[0][:, None], everything, self.tokens.pixels(shown))[0]
+        states = read_packed_states(self.mllm, self.tokens, self.layers, packed)
         changes = []
         for old, new in pairs:
             moved = self._find_moved(to_pixels([old.image.picture, new.image.picture]))

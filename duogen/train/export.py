@@ -85,7 +85,7 @@ def _export_onto_pair(recipe_file: Path, runs: Path, out: Path) -> dict[str, int
     kind: type[RewardSettings | MLLMSettings] = RewardSettings if stage == "reward" else MLLMSettings
     source = kind.from_json(Recipe.load(recipe_file, stage).settings).grow_from
     if not source:
-        raise ValueError(f"The recipe {recipe_file} has stage 1 alone; name in its grow_from the pair whose other parts are kept.")
+        raise ValueError(f"The recipe {recipe_file} has no stage 2; name in its grow_from the pair whose other parts are kept.")
     if stage == "reward":
         shutil.copytree(source, out, dirs_exist_ok=True)
         transformer: Any = CosmosTransformer3DModel.from_pretrained(out / "transformer", torch_dtype=torch.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from duogen.models.sequence import Tokens, positions
+from duogen.models.sequence import Packed, Tokens, positions
 from duogen.nn.scene_head import SceneHead
 from duogen.sketchbook.drafts import draft_line
 from duogen.sketchbook.scene import Scene
@@ -50,11 +50,16 @@ def label_scenes(dialogue: Dialogue) -> list[bool]:
 def read_scene_states(mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], dialogue: Dialogue) -> torch.Tensor:
     """The state before each picture's BOV, [N, D], of a dialogue with a picture."""
     packed = tokens.pack(draw_turns(dialogue))
+    return read_packed_states(mllm, tokens, layers, packed)[[slot.bov - 1 for slot in packed.slots]]
+
+
+@torch.no_grad()
+def read_packed_states(mllm: Qwen2_5_VLForConditionalGeneration, tokens: Tokens, layers: list[int], packed: Packed) -> torch.Tensor:
+    """The states of all that stands before the last picture's BOV, [S, D]."""
     read = packed.between(0, packed.slots[-1].bov)
     ids, shown = torch.tensor([read.ids]), [slot.image for slot in read.slots]
     vision = tokens.pixels(shown) if shown else None
-    states = read_states(mllm, layers, ids, positions(read)[0][:, None], torch.ones_like(ids, dtype=torch.bool), vision)
-    return states[0, [slot.bov - 1 for slot in packed.slots]]
+    return read_states(mllm, layers, ids, positions(read)[0][:, None], torch.ones_like(ids, dtype=torch.bool), vision)[0]
 
 
 def fit_scene_head(
