@@ -228,9 +228,9 @@ class Page:
         self.models.leave(request)
 
     def translate(self) -> Updates:
-        """Updates for the texts that the browser cannot translate by itself."""
+        """Updates for the texts that the browser cannot translate by itself. None holds a value: that could undo what a user did first."""
         welcomed = gr.skip() if self.loading.finished.is_set() else gr.update(placeholder=welcome_html(WAITING))
-        parts = (self.studio, self.library, self.models, self.data, self.finetune, self.arena, self.pair_switch, self.presets)
+        parts = (self.studio, self.library, self.models, self.data, self.finetune)
         return {self.chatbot: welcomed} | functools.reduce(dict.__or__, [each.translate() for each in parts])
 
     def say_size(self, side: float, aspect: str) -> str:

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from tests.models.test_transformer_files import other_weights, write_gguf
-from tests.support.browser import SHOTS, Server, browser_only, serve_klein
+from tests.support.browser import SHOTS, Server, browser_only, serve_klein, settle
 from tests.support.waiting import until
 from ui.parts.adapters import keep_lora
 
@@ -51,6 +51,27 @@ def test_a_lora_is_brought_and_switched_on(painter: Server, tab, tmp_path: Path)
     page.click("#adapter-other input[type=checkbox]")
     page.wait_for_selector("#adapters-status:has-text('was made for sdxl_base_v1-0 and does not fit this one')")
     expect(page.locator("#adapters-status")).to_contain_text("All adapters are off now.")
+
+
+@browser_only
+def test_a_page_that_starts_slowly_keeps_what_was_said(painter: Server, tab, tmp_path: Path) -> None:
+    """What the page does at its start may end late; it must not undo what its user has done by then."""
+    style = lora(tmp_path / "Early.safetensors", **{"modelspec.trigger_phrase": "early"})
+    page, held = tab(painter.address), []
+    page.goto("about:blank")
+    page.route("**/gradio_api/run/predict", lambda route: held.append(route))
+    page.goto(painter.address)
+    page.click("#pair button.label-wrap")
+    page.set_input_files("#adapters input[type=file]", style)
+    page.wait_for_selector("#adapters-status:has-text('Early is here now')")
+    assert held
+    for route in held:
+        route.continue_()
+        route.request.response().finished()
+    page.unroute("**/gradio_api/run/predict")
+    page.wait_for_selector("#adapter-Early")
+    settle(page)
+    expect(page.locator("#adapters-status")).to_contain_text("Early is here now")
 
 
 @browser_only

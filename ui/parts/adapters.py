@@ -15,7 +15,7 @@ from duogen.hub.model_files import find_model_files
 from duogen.models.lora_files import SUFFIX, read_lora
 from duogen.paths import data_home
 from ui.parts.loading import Loading
-from ui.parts.shared import QUICK, Updates, status_line, translate_html
+from ui.parts.shared import QUICK, status_line, translate_html
 
 LARGEST_LORA = 4 << 30  # bytes
 HINT = "Turn adapters on or off here, several at once; this applies to everyone who uses this page."
@@ -42,10 +42,6 @@ class AdapterPanel:
             def rows(listed: list[tuple[str, float]] | None) -> None:
                 for folder, weight in listed or ():
                     self._lay_out_row(Path(folder), weight)
-
-    def translate(self) -> Updates:
-        """What the browser cannot put into its language by itself."""
-        return {self.status: status_line(HINT)}
 
     def list_weights(self) -> list[tuple[str, float]]:
         """All adapters with their weights, 0 for off."""

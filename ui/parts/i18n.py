@@ -30,8 +30,14 @@ def mark_translatable(blocks: gr.Blocks) -> None:
     ours = set().union(*here.translations.values())
     for block in blocks.blocks.values():
         for name in ("label", "info", "placeholder", "value"):
-            if isinstance(words := getattr(block, name, None), str) and words in ours:
-                setattr(block, name, str(here(words)))
+            words = getattr(block, name, None)
+            if isinstance(words, str) and (found := next((each for each in _list_texts(words) if each in ours), "")):
+                setattr(block, name, words.replace(found, str(here(found)), 1))
+
+
+def _list_texts(words: str) -> list[str]:
+    """What may be a sentence of the page: the words themselves, then the texts between tags. The browser translates only one."""
+    return [words, *re.findall(r">([^<>&]+)<", words)]
 
 
 def browser_language() -> str:

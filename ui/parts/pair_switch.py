@@ -66,10 +66,6 @@ class PairSwitch:
         open_it = functools.partial(self.open_pair, choice.pair, choice.mllm)
         button.click(open_it, None, [self.status, self.timer, self.listed], **QUICK)
 
-    def translate(self) -> Updates:
-        """What the browser cannot put into its language by itself."""
-        return {self.status: status_line(HINT)} | self.adapters.translate()
-
     def name(self) -> str:
         """The title of the open pair, or what is the matter with it."""
         if self.loading.engine is not None:

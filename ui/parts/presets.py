@@ -54,10 +54,6 @@ class PresetPanel:
         for event in opened:
             event(self.list_own, [self.chosen], self.outputs, **quick)
 
-    def translate(self) -> Updates:
-        """What the browser cannot put into its language by itself."""
-        return {self.status: status_line(HINT)}
-
     def list_own(self, chosen: str | None = None, said: str = "") -> Updates:
         """Updates with the presets of the open pair. `said` is what has happened; a damaged file goes before it."""
         presets, damaged = self.store.list_presets(self.loading.pair_id())

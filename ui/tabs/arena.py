@@ -72,10 +72,6 @@ class Arena:
         for vote, button in self.votes.items():
             button.click(functools.partial(self.vote, vote), inputs, [*shown, self.table], **QUICK)
 
-    def translate(self) -> Updates:
-        """Updates for the texts that the browser cannot translate by itself."""
-        return {self.status: status_line(HINT)}
-
     def refresh(self, values: dict) -> Updates:
         """Show the contestants, the last round of this browser and the table."""
         known = list_contestants(self.shared.loading)

@@ -99,8 +99,7 @@ class Data:
 
     def translate(self) -> Updates:
         """Updates for the texts that the browser cannot translate by itself."""
-        listed = {self.which: gr.update(choices=translate_choices(SETS)), self.why: gr.update(choices=translate_choices(REASONS))}
-        return listed | {self.status: status_line(FIRST)}
+        return {self.which: gr.update(choices=translate_choices(SETS)), self.why: gr.update(choices=translate_choices(REASONS))}
 
     # The sets
 

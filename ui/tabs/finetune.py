@@ -187,9 +187,6 @@ class Finetune:
         return {
             self.what: gr.update(choices=translate_choices(WHAT)),
             self.machine: gr.update(choices=translate_choices(PRESET_NAMES)),
-            self.report: status_line(FIRST),
-            self.idle: status_line(NOTHING),
-            self.said: status_line(IN_CHAT),
         }
 
     # Step 1

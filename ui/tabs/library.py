@@ -166,11 +166,7 @@ class Library:
 
     def translate(self) -> Updates:
         """Updates for the texts that the browser cannot translate by itself."""
-        return {
-            self.sort: gr.update(choices=translate_choices(SORT_NAMES)),
-            self.status: status_line(HINT),
-            self.space: status_line(FREEABLE),
-        }
+        return {self.sort: gr.update(choices=translate_choices(SORT_NAMES))}
 
     def _render_page(self, values: dict, page: int) -> Updates:
         """A page of the search result; the last page if there are fewer."""

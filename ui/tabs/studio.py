@@ -214,7 +214,6 @@ class Studio:
         return {kind: gr.update(choices=translate_choices(KINDS)) for _, kind in self.others} | {
             self.view: gr.update(choices=translate_choices(VIEWS)),
             self.anchor: gr.update(choices=translate_choices(PLACE_NAMES)),
-            self.status: status_line(READY),
         }
 
     def resume(self, open: str, shown: str) -> Updates:
