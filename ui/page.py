@@ -27,6 +27,7 @@ from ui.chat.references import ReferenceFunctions
 from ui.chat.welcome import WAITING, WELCOME_PICTURES, make_examples, welcome_html
 from ui.parts import controls
 from ui.parts.disk_space import DiskSpace
+from ui.parts.fault_answers import ReportingBlocks
 from ui.parts.i18n import TABLES, mark_translatable
 from ui.parts.loading import Loading
 from ui.parts.pair_switch import PairSwitch
@@ -83,7 +84,7 @@ class Page:
         self.references = ReferenceStore(folder.parent / "references")
         self.references.remove_leftovers()
         self.jobs = Jobs(loading, store, self.pictures, self.previews, self.gallery, self.references)
-        with gr.Blocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
+        with ReportingBlocks(title="DuoGen", fill_height=True, analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self._lay_out()
             self._wire()
         mark_translatable(self.blocks)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import http.client
 import io
 import json
 import textwrap
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
 import openai
@@ -23,7 +21,7 @@ from duogen.events import Done, ImageDone, ImageStarted, ImageStep, Stats, TextD
 from tests.support.api import ask, picture, png, serve
 from tests.support.stand_in import StandIn
 from tests.support.tiny import BOV, END, script
-from tests.support.waiting import patience
+from tests.support.waiting import patience, run_apart
 from ui.api import streams
 from ui.api.chat import NO_TOOLS, ChatRequest, Completion
 from ui.api.images import ImageRequest
@@ -114,8 +112,7 @@ def test_an_answer_that_was_cut_says_so():
     async def collect() -> list[str]:
         return [line async for line in Completion("tiny", []).stream(events(), False)]
 
-    with ThreadPoolExecutor(1) as pool:  # the browser of other tests has an event loop in this thread
-        last = json.loads(pool.submit(asyncio.run, collect()).result()[-2].removeprefix("data: "))
+    last = json.loads(run_apart(collect())[-2].removeprefix("data: "))
     assert last["choices"][0]["finish_reason"] == "length" and last["notices"] == whole["notices"]
 
 

@@ -7,7 +7,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from duogen.library.conversations import ConversationStore
 from duogen.library.pictures import PictureQuery
 from duogen.options import Options
 from tests.support.browser import ROOT, SHOTS, Server, act, browser_only, loaded_pictures, overflow_width, send, settle, wait_until_answered
-from tests.support.waiting import patience, until
+from tests.support.waiting import patience, run_apart, until
 from ui.chat.answers import Job, Task, answer_task, repaint_work
 from ui.chat.history import Answer, messages, text_part
 from ui.chat.panel import View
@@ -318,8 +317,7 @@ def test_an_answer_that_ends_while_its_page_opens_is_shown_whole(tmp_path: Path)
     async def follow() -> list:
         return [update async for update in page.chat.follow(values, request)]
 
-    with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
-        drawn = pool.submit(asyncio.run, follow()).result()
+    drawn = run_apart(follow())
     assert "That is all." not in str(arrived[page.chatbot]) and "That is all." in str(drawn[-1][page.chatbot])
     assert page.chat.finish(values, request)[page.box].submit_btn, "nobody could ask again"
 
@@ -339,8 +337,7 @@ def follow_beside(page: Page, values: dict, request: SimpleNamespace, act: Calla
             drawn.append(update)
         return drawn, await later
 
-    with ThreadPoolExecutor() as pool:  # the browser of the other tests has a loop in this thread
-        return pool.submit(asyncio.run, follow()).result()
+    return run_apart(follow())
 
 
 def test_what_is_drawn_late_gives_way_to_where_a_person_went(tmp_path: Path) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import http.client
 import io
 import itertools
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -24,11 +23,12 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image as PILImage
 
+from bench.reliability.requests import count_tracebacks
 from duogen.events import TextDelta
 from duogen.library.conversation_zip import LARGEST_ZIP
 from tests.browser.test_everyone import faults
 from tests.support.browser import ROOT, SHOTS, Server, browser_only, overflow_width, stand_in
-from tests.support.waiting import patience
+from tests.support.waiting import patience, run_apart
 from ui.api.auth import FREE_TRIES, add_user
 from ui.api.endpoint import Endpoint
 from ui.parts.foreign_pages import FOREIGN, OTHER_NAME
@@ -106,6 +106,16 @@ def test_a_call_that_gradio_would_answer_with_a_traceback_is_refused(server, pat
     assert fetch(server, path, body, Content_Type="application/json")[0] == status
 
 
+def test_an_event_that_fails_says_the_number_that_the_log_gives_its_fault(server):
+    events = json.loads(fetch(server, "/config")[1])["dependencies"]
+    event = next(each["id"] for each in events if each["inputs"] and each["backend_fn"] and each["queue"])
+    post(server, "/gradio_api/queue/join", {"fn_index": event, "data": [], "session_hash": "faulty"})
+    said = fetch(server, "/gradio_api/queue/data?session_hash=faulty")[1].decode()
+    (number,) = re.findall(r"Something failed here \(ValueError; fault (\d{6})\)", said)
+    log = server.log.read_text()
+    assert f"Fault {number}" in log and not count_tracebacks(log)
+
+
 def test_openai_streams_through_the_pages_server(server):
     client = openai.OpenAI(base_url=server.address + "v1", api_key="none", max_retries=0, timeout=patience())
     asked = [{"role": "user", "content": "How do I draw a boat? Go slowly."}]
@@ -168,8 +178,7 @@ def test_mcp_has_one_tool_that_answers_in_words_and_pictures(server):
             answers = [await session.call_tool("answer", {"prompt": "a boat", **more}) for more in ({}, {"steps": 1000})]
             return tools, *answers
 
-    with ThreadPoolExecutor() as pool:  # the browser of other tests has a loop in this thread
-        tools, answer, refused = pool.submit(asyncio.run, talk()).result()
+    tools, answer, refused = run_apart(talk())
     inputs = tools[0].inputSchema
     assert [tool.name for tool in tools] == ["answer"] and inputs["required"] == ["prompt"]
     assert {"pictures", "seed", "temperature", "steps", "max_images"} <= inputs["properties"].keys()

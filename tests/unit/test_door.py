@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from bench.reliability.licences import KNOWN, list_licences
 from duogen.faults import describe_fault
+from tests.support.waiting import run_apart
 from ui.api import auth
 from ui.api.auth import CLIENT, FREE_TRIES, LONGEST_WAIT, TooManyTries, Users, add_user
 from ui.parts.checked_bodies import CheckedBodies
@@ -41,7 +42,7 @@ def try_password(users: Users, name: str, password: str, address: str = "10.0.0.
     """Whether it is right, or how many seconds one has to wait."""
     CLIENT.set(address)
     try:
-        return asyncio.run(users.admits(name, password))
+        return run_apart(users.admits(name, password))
     except TooManyTries as early:
         return round(early.seconds)
 
@@ -72,7 +73,7 @@ def test_a_flood_in_parallel_gets_no_more_tries(file: Path) -> None:
         return await asyncio.gather(*(users.admits("anna", f"wrong {n}") for n in range(40)), return_exceptions=True)
 
     CLIENT.set("10.0.0.1")
-    answers = asyncio.run(flood())
+    answers = run_apart(flood())
     assert answers.count(False) == FREE_TRIES and sum(isinstance(each, TooManyTries) for each in answers) == 40 - FREE_TRIES
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from duogen.conversation import Conversation, Text
 from duogen.events import AnswerBuilder, Done, Event, Ideas, Notice, Restarted, Stats, TextDelta, Thought
-from tests.support.waiting import until
+from tests.support.waiting import run_apart, until
 from ui.api.chat import CHANGED, Completion
 from ui.api.stop_words import stop_at
 from ui.parts.queue import FairQueue
@@ -44,8 +42,7 @@ def stream(*events: Event) -> list[dict]:
     async def read() -> list[str]:
         return [line async for line in Completion("pair", []).stream(come(), False)]
 
-    with ThreadPoolExecutor(1) as apart:  # the browser of other tests has an event loop in this thread
-        lines = apart.submit(asyncio.run, read()).result()
+    lines = run_apart(read())
     return [json.loads(line.removeprefix("data: ")) for line in lines if not line.startswith("data: [DONE]")]
 
 

@@ -1,7 +1,10 @@
-"""What a client gets when a route fails: a sentence with a number, not an empty 500 nor a line that breaks off."""
+"""What a client gets when a route or an event fails: a sentence with a number, not an empty 500 nor a line that breaks off."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import gradio as gr
 from gradio.route_utils import FnIndexInferError
 from httpx import InvalidURL  # of the client that Gradio uses
 from starlette.exceptions import HTTPException
@@ -9,9 +12,30 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from duogen.faults import name_fault, report_fault
+from ui.parts.i18n import translate
+from ui.parts.shared import translate_html
 
 # What Gradio's routes raise for a request that makes no sense.
 UNREADABLE = (ValueError, TypeError, LookupError, FnIndexInferError, InvalidURL)
+
+
+class ReportingBlocks(gr.Blocks):
+    """Blocks whose events tell the browser the number of a fault; Gradio's own say "Error" and log a traceback without a number."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Gradio's.
+
+        Raises:
+            gr.Error: the event failed; the browser shows what it says.
+        """
+        try:
+            return await super().process_api(*args, **kwargs)
+        except gr.Error as error:
+            error.print_exception = False  # it says itself what is wrong
+            raise
+        except Exception as error:
+            words = f"Something failed here ({name_fault(error)}). Try again; if it stays, tell the number to whoever runs this server."
+            raise gr.Error(translate_html(words), title=translate("Error"), print_exception=False) from error
 
 
 class FaultAnswers:
