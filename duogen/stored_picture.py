@@ -12,7 +12,8 @@ from PIL import Image as PILImage
 from duogen.paths import ASSETS
 from duogen.picture_input import MAX_PIXELS, open_picture
 
-KEPT_PIXELS = 16_000_000  # 64 MB, shared by all conversations
+KEPT_PIXELS = 8_000_000  # 32 MB, shared by all conversations
+Version = tuple[Path, int, int]  # a file, when it was changed (ns), and its bytes
 PLACEHOLDER = ASSETS / "damaged.png"  # stands in the place of a picture whose file is damaged
 
 
@@ -30,18 +31,16 @@ class StoredPicture:
     def open(self) -> PILImage.Image:
         """The pixels as RGB; for a damaged file, a grey picture that says so."""
         with RECENT.lock:
-            picture = self._opened() if self._opened else None
+            picture, version = self._opened() if self._opened else None, _read_version(self.file)
+            picture = picture or RECENT.find(version)
             if picture is None:
-                picture = self._read()
-                self._opened = weakref.ref(picture)
-            RECENT.keep(self, picture)
+                try:
+                    picture = open_picture(self.file)
+                except Exception:  # whatever a damaged file raises, it costs this picture alone
+                    return open_picture(PLACEHOLDER)
+            self._opened = weakref.ref(picture)
+            RECENT.keep(version, picture)
             return picture
-
-    def _read(self) -> PILImage.Image:
-        try:
-            return open_picture(self.file)
-        except Exception:  # whatever a damaged file raises, it costs this picture alone
-            return open_picture(PLACEHOLDER)
 
 
 def open_pixels(source: PILImage.Image | StoredPicture) -> PILImage.Image:
@@ -54,16 +53,20 @@ class RecentPictures:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._kept: OrderedDict[StoredPicture, PILImage.Image] = OrderedDict()
+        self._kept: OrderedDict[Version, PILImage.Image] = OrderedDict()
         self._pixels = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, stored: StoredPicture, picture: PILImage.Image) -> None:
-        """Keep a picture, and give up those that were used before it and are more than `KEPT_PIXELS`."""
-        old = self._kept.pop(stored, None)
-        self._kept[stored] = picture
+    def find(self, version: Version) -> PILImage.Image | None:
+        """The pixels of a file, where they are kept."""
+        return self._kept.get(version)
+
+    def keep(self, version: Version, picture: PILImage.Image) -> None:
+        """Keep the pixels of a file once, and give up those that were used before them and are more than `KEPT_PIXELS`."""
+        old = self._kept.pop(version, None)
+        self._kept[version] = picture
         self._pixels += picture.width * picture.height - (old.width * old.height if old else 0)
         while self._pixels > KEPT_PIXELS and len(self._kept) > 1:
             _, gone = self._kept.popitem(last=False)
@@ -71,6 +74,15 @@ class RecentPictures:
 
 
 RECENT = RecentPictures()
+
+
+def _read_version(file: Path) -> Version:
+    """The file as it is now."""
+    try:
+        now = file.stat()
+    except OSError:
+        return file, 0, 0
+    return file, now.st_mtime_ns, now.st_size
 
 
 def read_header(file: Path) -> tuple[int, str]:

@@ -276,6 +276,8 @@ def test_opened_pictures_do_not_fill_the_memory(store: ConversationStore, monkey
     images = ConversationStore(store.folder).open(said.id).path()[0].images()
     assert [image.picture.getpixel((0, 0))[0] for image in images] == list(range(9))
     assert len(stored_picture.RECENT) == 3
+    again = ConversationStore(store.folder).open(said.id).path()[0].images()
+    assert again[8].picture is images[8].picture and len(stored_picture.RECENT) == 3, "a file is kept once"
     held = images[0].picture
     assert all(image.picture for image in images) and images[0].picture is held, "what somebody holds stays the same object"
 
