@@ -13,6 +13,9 @@ import_lazily()
 
 # A thread that waits for another shall sleep: on a machine that has other work, those that spin make a picture take twenty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it when torch is imported
+# oneDNN and torch's bridge to it keep 1,024 kernels each, one for every length of every layer's input: 2.5 MB more with each new prompt.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 # Both announce at import what a CPU lacks, in words that would frighten a user; where they matter, opening a pair says so.
 for _name in ("xformers", "bitsandbytes.backends.cpu.ops"):

@@ -1,10 +1,12 @@
-"""The C library's heaps: how many a process has."""
+"""The memory that libraries keep: the C library's heaps, and the kernels that torch makes for each shape."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
 
 CODE = """
 import ctypes, os, sys, tempfile, threading
@@ -30,8 +32,30 @@ print(file.read().count(b"<heap nr="))
 """
 
 
+KERNELS = """
+import duogen, resource, torch
+torch.set_num_threads(1)
+weight = torch.randn(3072, 576).bfloat16()
+def run(lengths):
+    with torch.inference_mode():
+        for n in lengths: torch.nn.functional.linear(torch.zeros(1, n, 576, dtype=torch.bfloat16), weight)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(-run([301]) + run(range(2, 301)))
+"""
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such heaps")
 def test_a_limited_process_has_two_heaps() -> None:
     made = [subprocess.run([sys.executable, "-c", CODE, each], check=True, capture_output=True) for each in ("few", "many")]
     few, many = (int(each.stdout) for each in made)
     assert few <= 2 < many
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN makes no kernels for bf16 here")
+def test_kernels_for_new_lengths_do_not_fill_the_memory() -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    bare = {name: value for name, value in os.environ.items() if name not in names}
+    environments = (bare, bare | dict.fromkeys(names, "1024"))
+    runs = [subprocess.run([sys.executable, "-c", KERNELS], check=True, capture_output=True, env=each) for each in environments]
+    few, all_kept = (int(run.stdout) for run in runs)  # KiB
+    assert few < all_kept / 2 > 50_000, (few, all_kept)
