@@ -27,7 +27,6 @@ from duogen.painters.motion import Clip, VideoModel, frame_size
 from duogen.provenance import Origin
 
 MOST_STEPS = 100
-NO_LAST = "{title} cannot end with a second picture; animate this one alone, or choose a model that takes both, such as LTX-2."
 NO_WORDS = "Say what happens, in a few words: they lead the animation."
 
 
@@ -118,8 +117,7 @@ class Animator:
             ValueError: one sentence for the user; memory that runs out becomes one too.
         """
         plan, stop = self.plan, stop or threading.Event()
-        if request.last is not None and not self.model.takes_last:
-            raise ValueError(NO_LAST.format(title=plan.title))
+        plan.check_ends(request.last is not None)
         if plan.guarded and self.guard is None:
             yield MotionNotice(f"The licence of {plan.title} asks for a guardrail: pip install {guardrail.PACKAGE}")
         if self.guard:
@@ -180,6 +178,4 @@ def open_animator(
         closing: as of `plan_motion`.
     """
     plan = plan_motion(model, load, request.seconds, request.steps, closing=closing)
-    if request.last is not None and not plan.takes_last:
-        raise ValueError(NO_LAST.format(title=plan.title))
-    return Animator.open(plan, progress)
+    return Animator.open(plan.check_ends(request.last is not None), progress)

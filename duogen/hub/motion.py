@@ -27,6 +27,7 @@ from duogen.painters.motion import (
     takes_last,
 )
 
+NO_LAST = "{title} cannot end with a second picture; animate this one alone, or choose a model that takes both, such as LTX-2."
 HOW_TO_GET = "get one in the Models tab, or with: python -m duogen pull {id}"
 
 
@@ -56,6 +57,12 @@ class MotionPlan:
     def seconds(self) -> float:
         """How long the animation plays."""
         return self.frames / self.fps
+
+    def check_ends(self, two: bool) -> MotionPlan:
+        """The same plan. Raises ValueError: the animation shall have `two` ends, and the model takes a first picture alone."""
+        if two and not self.takes_last:
+            raise ValueError(NO_LAST.format(title=self.title))
+        return self
 
     def how(self) -> str:
         """All that makes a step faster or slower on one machine, as a word for `duogen.hub.timings`."""

@@ -188,11 +188,10 @@ class VideoModel:
     Attributes:
         pair: its pipeline and where the parts lie; it has no MLLM.
         family: how it is called. `more`: what its call takes too, such as a negative prompt.
-        takes_last: whether it ends with a second picture.
     """
 
-    def __init__(self, pair: DiffusersPair, family: Family, takes_last: bool, more: dict[str, Any] | None = None) -> None:
-        self.pair, self.family, self.takes_last, self.more = pair, family, takes_last, more or {}
+    def __init__(self, pair: DiffusersPair, family: Family, more: dict[str, Any] | None = None) -> None:
+        self.pair, self.family, self.more = pair, family, more or {}
 
     def animate(
         self, clip: Clip, steps: int, guidance: float, seed: int, stop: threading.Event | None = None
@@ -254,7 +253,7 @@ def open_video_model(folder: Path, load: LoadOptions, about: dict[str, Any]) -> 
         place(pair, load, device)
     _pad_without_torchvision(denoiser_of(pipe))
     _clean_without_ftfy(pipe)
-    return VideoModel(pair, family, takes_last(folder), about.get("call"))
+    return VideoModel(pair, family, about.get("call"))
 
 
 def _open_pipeline(folder: Path, family: Family, load: LoadOptions, device: str) -> Any:

@@ -140,12 +140,9 @@ class VideoJobs:
 
     def _plan(self, asked: VideoRequest, closing: Any) -> Any:
         from duogen.hub.motion import plan_motion
-        from duogen.motion import NO_LAST
 
         plan = plan_motion(asked.model, self.loading.load_for_others(), asked.seconds, asked.steps, closing=closing)
-        if asked.last is not None and not plan.takes_last:
-            raise ValueError(NO_LAST.format(title=plan.title))
-        return plan
+        return plan.check_ends(asked.last is not None)
 
     def _run(self, job: VideoJob, request: MotionRequest) -> None:
         from duogen.motion import MotionDone, MotionNotice, MotionStep

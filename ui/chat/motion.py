@@ -120,15 +120,13 @@ class MotionFunctions:
     def _plan(self, model: str, asked: dict) -> str:
         """What an animation would need, or why it cannot be made."""
         from duogen.hub.motion import plan_motion
-        from duogen.motion import NO_LAST
 
         try:
             seconds, steps = _read_number(asked.get("seconds")), int(_read_number(asked.get("steps")) or 0) or None
             plan = plan_motion(model, self.loading.load_for_others(), seconds, steps, closing=open_plan(self.loading))
+            plan.check_ends(bool(asked.get("on")))
         except (ValueError, Refusal) as error:
             return translate(str(error))
-        if asked.get("on") and not plan.takes_last:
-            return translate(NO_LAST.format(title=plan.title))
         return " ".join(map(translate, plan.sentences()))
 
 
@@ -143,15 +141,12 @@ def find_words(turn: Turn, at: int, goes_on: bool) -> str:
 def animate_turn(loading: Loading, task: MotionTask, turn: Turn, about: PictureInfo, stop: threading.Event) -> Generator[Any, None, None]:
     """The events of an animation of an answer's picture. Raises ValueError: one sentence for the user."""
     from duogen.hub.motion import plan_motion
-    from duogen.motion import NO_LAST
 
     request = task.request(turn)
 
     def plan(closed: Any) -> Any:
         made = plan_motion(task.model, loading.load_for_others(), task.seconds, task.steps, closing=closed)
-        if request.last is not None and not made.takes_last:
-            raise ValueError(NO_LAST.format(title=made.title))
-        return made
+        return made.check_ends(request.last is not None)
 
     yield from stream_motion(loading, lambda animator: animator.animate(request, stop, about), plan)
 
