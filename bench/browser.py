@@ -82,7 +82,9 @@ def served(home: Path, *program: str) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DUOGEN_HOME": str(home)}, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}/"
     try:
-        for _ in range(600):
+        for _ in range(3000):  # ten minutes: a busy machine is slow, not wrong
+            if process.poll() is not None:
+                raise ValueError(f"The server has ended: {(home / 'server.log').read_text()[-500:]}")
             try:
                 urllib.request.urlopen(address, timeout=5)
                 break

@@ -22,11 +22,10 @@ from duogen.library.picture_file import PictureInfo
 from duogen.models import guardrail
 from duogen.models.pipeline import pick_devices
 from duogen.models.placement import free
-from duogen.options import LoadOptions
+from duogen.options import MOST_MOTION_STEPS, LoadOptions
 from duogen.painters.motion import Clip, VideoModel, frame_size
 from duogen.provenance import Origin
 
-MOST_STEPS = 100
 NO_WORDS = "Say what happens, in a few words: they lead the animation."
 
 
@@ -54,8 +53,8 @@ class MotionRequest:
         """Raises ValueError: something is missing or out of range; one sentence."""
         if not self.prompt.strip():
             raise ValueError(NO_WORDS)
-        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(f"The steps of an animation must be from 1 to {MOST_STEPS}, not {self.steps}.")
+        if self.steps is not None and not 1 <= self.steps <= MOST_MOTION_STEPS:
+            raise ValueError(f"The steps of an animation must be from 1 to {MOST_MOTION_STEPS}, not {self.steps}.")
 
 
 @dataclass(frozen=True)

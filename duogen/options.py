@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 LONGEST_SHAPE = 4  # longer side to shorter one; of longer pictures the painters make nothing good
 SAME_AREA = 0.15
 MOST_TOKENS = 8192  # of an answer
+LONGEST_MOTION = 20.0  # seconds of an animation
+MOST_MOTION_STEPS = 100  # denoising steps of an animation
 
 
 def option(

@@ -371,7 +371,7 @@ def find(pair: str | Path | None = None, mllm: str | Path | None = None, progres
             raise ValueError(f"{known.title} is not on this machine yet; get it with: python -m duogen pull {name}")
         folder = there.get("pair") or there["painter"]
         return Found(folder, _mllm_folder(mllm) if mllm else there.get("mllm"), known)
-    folder = _folder_of(name)
+    folder = locate_folder(name)
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is not a pair: a pair is a folder with a model_index.json in it.")
     refuse_unsafe(folder)
@@ -381,14 +381,15 @@ def find(pair: str | Path | None = None, mllm: str | Path | None = None, progres
 def _mllm_folder(name: str | Path) -> Path:
     from duogen.models.pipeline import is_mllm
 
-    folder = _folder_of(name)
+    folder = locate_folder(name)
     if not is_mllm(folder):
         raise ValueError(f"{folder} holds no Qwen2.5-VL or Qwen3-VL; name the folder of one with --mllm DIR.")
     refuse_unsafe(folder)
     return folder
 
 
-def _folder_of(name: str | Path) -> Path:
+def locate_folder(name: str | Path) -> Path:
+    """The folder that is named, or that holds a repository of the hub. Raises ValueError: the repository is not on this machine."""
     folder = Path(name).expanduser()
     if folder.exists() or not REPOSITORY.fullmatch(str(name).partition("@")[0]):
         return folder

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from duogen.hub import timings
-from duogen.hub.catalogue import Entry, Found, entries, find, find_folders, is_installed, own_defaults, video_models
+from duogen.hub.catalogue import Entry, Found, entries, find, find_folders, is_installed, locate_folder, own_defaults, video_models
 from duogen.hub.load import check_whole, is_guarded, name_kernel
 from duogen.hub.memory_plan import GB, NOTHING, Machine, Plan
 from duogen.hub.memory_plan import plan as best_plan
 from duogen.hub.timings import say_seconds
 from duogen.models.pipeline import ABOUT, About
-from duogen.options import LoadOptions
+from duogen.options import LONGEST_MOTION, LoadOptions
 from duogen.painters.motion import (
     FAMILIES,
-    LONGEST_SECONDS,
     Family,
     VideoModel,
     count_frames,
@@ -127,6 +126,8 @@ def find_video_model(name: str | Path | None = None) -> Found:
         name = here[0][0]
     if str(name) in entries() and not entries()[str(name)].sources:
         raise ValueError(f"{entries()[str(name)].title} paints pictures and cannot set them in motion. {explain_none()}")
+    if str(name) not in entries() | video_models() and not (locate_folder(name) / "model_index.json").is_file():
+        raise ValueError(f"{name} is not a video model: name one of the Models tab, or a pipeline's folder with a model_index.json in it.")
     found = find(name)
     find_family(found.folder)
     return found
@@ -169,7 +170,7 @@ def _plan(
         own = About.load(found.folder)
         about |= {"image_size": own.image_size, "steps": own.steps, "guidance": own.guidance}
     about |= {"steps": steps} if steps else {}
-    fps, most = about["fps"], LONGEST_SECONDS
+    fps, most = about["fps"], LONGEST_MOTION
     if seconds is not None and not 0 < seconds <= most:
         raise ValueError(f"The seconds of an animation must be more than 0 and at most {most:g}, not {seconds:g}.")
     frames = count_frames(family, seconds if seconds is not None else about["frames"] / fps, fps)

@@ -28,7 +28,6 @@ from duogen.painters.diffusers import DiffusersPair, denoiser_of, open_large_par
 from duogen.painters.masks import fit
 from duogen.painters.pipeline_run import PipelineRun, Stopped
 
-LONGEST_SECONDS = 20.0
 STILLS = (  # what a video model says when somebody wants to paint with it
     "{kind} in {folder} sets pictures in motion and paints none; animate a step of an answer with it, or a picture with"
     " python -m duogen animate PICTURE --model {folder}, and choose another pair to paint."

@@ -78,7 +78,7 @@ def test_the_dialog_says_which_models_can_be_used_and_fits_a_phone(fast, tab, th
     expect(dialog.locator(".hint")).to_contain_text("python -m duogen pull wan2.2-ti2v-5b")
     expect(dialog.locator(".save")).to_be_disabled()
     dialog.locator("[name=other]").fill(str(fast.home))
-    expect(dialog.locator(".plan")).to_contain_text("is not a pair")
+    expect(dialog.locator(".plan")).to_contain_text("is not a video model")
     assert faults(page, ".motion-dialog") == [] and overflow_width(page) <= 0
     settle(page)
     page.screenshot(path=SHOTS / f"motion-dialog-{width}-{theme}.png")

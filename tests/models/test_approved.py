@@ -62,7 +62,7 @@ def same_inside(one: PILImage.Image, other: PILImage.Image, box: tuple[int, int,
     return one.crop(box).tobytes() == other.crop(box).tobytes()
 
 
-def painted_of(events) -> Image:
+def find_picture(events) -> Image:
     return next(event.image for event in events if isinstance(event, ImageDone))
 
 
@@ -75,7 +75,7 @@ def test_the_named_part_stays_to_the_pixel_and_the_rest_is_painted(editor, boxes
     *events, done = editor.answer(asked, OPTIONS)
     assert isinstance(done, Done), done
     assert [(picture.size, words) for picture, words in boxes] == [((90, 60), "the house")]
-    made = painted_of(events)
+    made = find_picture(events)
     assert made.picture.size == (90, 60) and same_inside(made.picture, shown.picture, BOX)
     rest = np.asarray(made.picture) != np.asarray(shown.picture)
     rest[BOX[1] : BOX[3], BOX[0] : BOX[2]] = True
@@ -91,8 +91,8 @@ def test_the_pipeline_sees_the_picture_that_is_kept_in_part(editor, boxes, calls
     script(monkeypatch, editor.tokens, *SAID)
     *events, done = editor.answer(Conversation().say("user", first, last, "Keep the house of @1, change the rest"), OPTIONS)
     assert isinstance(done, Done) and boxes[0][1] == "the house"
-    assert sources_of(calls[0])[0].tobytes() == first.picture.tobytes() and same_inside(painted_of(events).picture, first.picture, BOX)
-    assert painted_of(events).origin is Origin.CHANGED
+    assert sources_of(calls[0])[0].tobytes() == first.picture.tobytes() and same_inside(find_picture(events).picture, first.picture, BOX)
+    assert find_picture(events).origin is Origin.CHANGED
 
 
 def test_paint_again_and_go_on_keep_the_part_too(editor, boxes, monkeypatch) -> None:
@@ -103,7 +103,7 @@ def test_paint_again_and_go_on_keep_the_part_too(editor, boxes, monkeypatch) -> 
     assert same_inside(again.picture, shown.picture, BOX) and again.picture.tobytes() != shown.picture.tobytes()
     script(monkeypatch, editor.tokens, *SAID)
     *events, done = editor.continue_answer(asked.say("assistant", "So far"), OPTIONS)
-    assert isinstance(done, Done) and same_inside(painted_of(events).picture, shown.picture, BOX)
+    assert isinstance(done, Done) and same_inside(find_picture(events).picture, shown.picture, BOX)
     script(monkeypatch, editor.tokens, "the house again", "</picture>", END)
     later = editor.generate_image(asked.say("assistant", "One.", again, "Two."), OPTIONS)
     assert not same_inside(later.picture, shown.picture, BOX), "only the first picture of an answer keeps it"
@@ -123,7 +123,7 @@ def test_the_mllm_itself_is_asked_where_the_part_is(editor, monkeypatch) -> None
     script(monkeypatch, editor.tokens, '[{"bbox_2d": [0, 0, 1, 1]}]', END, *SAID)
     *events, done = editor.answer(Conversation().say("user", shown, ASK), OPTIONS)
     assert isinstance(done, Done), done
-    made = painted_of(events).picture
+    made = find_picture(events).picture
     assert made.getpixel((0, 0)) == shown.picture.getpixel((0, 0)) and made.tobytes() != shown.picture.tobytes()
 
 
@@ -144,6 +144,6 @@ def test_a_mask_says_what_stays_where_a_language_model_cannot_point(tmp_path, mo
     for words, read in ((ASK, ASK), ("Keep what is marked, change the rest: a night", "a night")):
         script(monkeypatch, engine.tokens, "It.", BOV, END)
         *events, done = engine.answer(Conversation().say("user", shown, words), OPTIONS)
-        assert isinstance(done, Done) and same_inside(painted_of(events).picture, shown.picture, BOX)
+        assert isinstance(done, Done) and same_inside(find_picture(events).picture, shown.picture, BOX)
         said = engine.pair.tokenizer.decode(engine.memory.context.packed.ids)
         assert f"{read}<" in said.replace("\n", "") and ("marked" in said) is ("marked" in read)

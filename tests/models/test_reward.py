@@ -71,7 +71,7 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture
-def red_is_good(monkeypatch) -> None:
+def reward_red(monkeypatch) -> None:
     """Pictures are graded by how red they are: at once, and any two differ."""
 
     def grade_red(picture: PILImage.Image, meant: Scene, before: Scene | None) -> Grade:
@@ -241,7 +241,7 @@ def equal(one: object, two: object) -> bool:
 
 
 @pytest.mark.parametrize("method", ["nft", "rejection"])
-def test_a_resumed_run_ends_with_the_same_bits(folder, tmp_path, red_is_good, method):
+def test_a_resumed_run_ends_with_the_same_bits(folder, tmp_path, reward_red, method):
     wish = recipe(settings={"method": method})
     train(RewardStage(wish, open_tiny(folder)), wish, tmp_path / "whole", log=quiet)
     train(RewardStage(wish, open_tiny(folder)), wish, tmp_path / "parts", until=2, log=quiet)
@@ -256,7 +256,7 @@ def test_a_resumed_run_ends_with_the_same_bits(folder, tmp_path, red_is_good, me
     assert "held_things" not in logs[0][1] and "held_things" in logs[0][2]
 
 
-def test_the_averaged_weights_paint(folder, tmp_path, red_is_good):
+def test_the_averaged_weights_paint(folder, tmp_path, reward_red):
     wish = recipe(steps=2)
     stage = RewardStage(wish, open_tiny(folder))
     train(stage, wish, tmp_path, log=quiet)

@@ -260,7 +260,7 @@ def test_the_command_writes_a_file_or_nothing(folders, tmp_path: Path, capsys: p
         ("--prompt", "x", "--model", str(folders["wan-5b"]), "--to", b): "cannot end with a second picture",
         ("--prompt", "x"): "No video model is on this machine: Wan2.2-TI2V-5B",
         ("--prompt", "x", "--out", str(tmp_path / "y.gif")): "does not end in .mp4",
-        ("--prompt", "x", "--model", str(tmp_path)): "is not a pair",
+        ("--prompt", "x", "--model", str(tmp_path)): "is not a video model",
     }
     before = sorted(tmp_path.iterdir())
     for words, sentence in refused.items():

@@ -114,10 +114,6 @@ def outcomes(state: State) -> dict[str, str]:
     return {Path(row.file).stem: row.step for row in state.rows(most=1000)}
 
 
-def said(state: State, name: str) -> dict:
-    return next(row.record for row in state.rows(most=1000) if Path(row.file).stem == name)
-
-
 def test_a_site_becomes_a_set_that_training_reads(site: Path, tmp_path: Path):
     out = tmp_path / "set"
     state = make_dataset(site, out, DataOptions(licence="CC0"), log=lambda words: None)

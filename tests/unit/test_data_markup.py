@@ -57,7 +57,7 @@ def shown(blocks: list[Block]) -> list[tuple[str, str]]:
     return [(str(each.file.relative_to("/site")), each.caption or each.alt or each.title) for each in pictures if each.file]
 
 
-def said(blocks: list[Block]) -> list[str]:
+def list_words(blocks: list[Block]) -> list[str]:
     return [block.mark + block.text for block in blocks if isinstance(block, Words)]
 
 
@@ -117,7 +117,7 @@ def unread(blocks: list[Block]) -> list[str]:
 )
 def test_a_picture_in_any_dialect_of_markdown_stays_in_its_place(written: str, file: str, words: str):
     blocks = blocks_of(f"{BEFORE}\n\n{written}\n\n{AFTER}\n")
-    assert shown(blocks) == [(file, words)] and said(blocks) == [BEFORE, AFTER]
+    assert shown(blocks) == [(file, words)] and list_words(blocks) == [BEFORE, AFTER]
     assert isinstance(blocks[1], Picture)
 
 
@@ -137,7 +137,7 @@ def test_a_picture_in_any_dialect_of_markdown_stays_in_its_place(written: str, f
 )
 def test_what_is_not_understood_is_named_and_never_said(written: str, words: list[str], named: str):
     blocks = blocks_of(f"{written}\n\n![a tin](tin.jpg)\n")
-    assert said(blocks) == words and unread(blocks) == [named]
+    assert list_words(blocks) == words and unread(blocks) == [named]
     assert shown(blocks) == [("tin.jpg", "a tin")]
 
 
@@ -171,7 +171,7 @@ def test_what_is_not_understood_is_named_and_never_said(written: str, words: lis
     ],
 )
 def test_the_words_of_dialects_are_read_without_their_signs(written: str, words: list[str]):
-    assert said(blocks_of(written)) == words
+    assert list_words(blocks_of(written)) == words
 
 
 def test_a_note_finds_its_pictures_anywhere_in_its_vault(tmp_path: Path):
@@ -243,7 +243,7 @@ def page_of(body: str, head: str = "") -> list[Block]:
     _, blocks = read_html(
         page, "tins.html", lambda name: (None if "gone" in name or ":" in name else Path("/site", name.lstrip("/")), None)
     )
-    assert said(blocks)[0] == BEFORE and said(blocks)[-1] == AFTER
+    assert list_words(blocks)[0] == BEFORE and list_words(blocks)[-1] == AFTER
     return blocks[1:-1]
 
 
@@ -305,19 +305,19 @@ def test_a_page_keeps_the_pictures_within_it(tmp_path: Path):
 
 def test_a_figure_keeps_all_its_pictures_and_its_caption_once():
     two = page_of("<figure><img src=a.jpg><img src=b.jpg alt=B><figcaption>Both <i>tins</i></figcaption></figure>")
-    assert shown(two) == [("a.jpg", "Both tins"), ("b.jpg", "B")] and said(two) == []
+    assert shown(two) == [("a.jpg", "Both tins"), ("b.jpg", "B")] and list_words(two) == []
     lost = page_of("<figure><img src=gone.jpg><img src=b.jpg><figcaption>Both tins</figcaption></figure>")
     assert shown(lost) == [("b.jpg", "Both tins")]
     inner = "<figure><img src=a.jpg><figcaption>A</figcaption></figure><figure><img src=b.jpg></figure>"
     nested = page_of(f"<figure>{inner}<figcaption>All</figcaption></figure>")
     assert shown(nested) == [("a.jpg", "A"), ("b.jpg", "All")]
     without = page_of("<figure><table><tr><td>1</td><td>2</td></tr></table><figcaption>Sizes of tins</figcaption></figure>")
-    assert said(without) == ["- 1 | 2", "Sizes of tins"]
+    assert list_words(without) == ["- 1 | 2", "Sizes of tins"]
 
 
 def test_a_background_behind_words_is_named():
     blocks = page_of("<div style='background:#fff url(tin.jpg)'><p>Words that stand before it.</p></div>")
-    assert said(blocks) == ["Words that stand before it."] and unread(blocks) == ["tin.jpg: a background behind words"]
+    assert list_words(blocks) == ["Words that stand before it."] and unread(blocks) == ["tin.jpg: a background behind words"]
 
 
 def test_addresses_begin_at_the_base_of_a_page():
@@ -352,7 +352,7 @@ def test_addresses_begin_at_the_base_of_a_page():
     ],
 )
 def test_lists_and_lines_of_html_stay_apart_and_keep_their_numbers(written: str, words: list[str]):
-    assert said(page_of(written)) == words
+    assert list_words(page_of(written)) == words
 
 
 def test_deep_pages_are_read_and_endless_ones_say_so(tmp_path: Path):

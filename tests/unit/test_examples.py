@@ -39,7 +39,7 @@ def picture(file: Path, seed: int = 1) -> Path:
     return file
 
 
-def said(example: Example) -> list[tuple[str, list[str]]]:
+def list_turns(example: Example) -> list[tuple[str, list[str]]]:
     return [(line.role, [part if isinstance(part, str) else part.file.name for part in line.parts]) for line in example.lines]
 
 
@@ -88,13 +88,13 @@ def test_the_own_format_and_all_that_can_be_wrong_with_a_line(tmp_path):
     picture(tmp_path / "outside.png")
     data = read_dataset(folder)
     assert data.kind == "conversations" and len(data.examples) == 4
-    assert said(data.examples[0]) == GOOD[:1] + [("assistant", ["The hull.", "a.png", "Done."])]
+    assert list_turns(data.examples[0]) == GOOD[:1] + [("assistant", ["The hull.", "a.png", "Done."])]
     problems = {problem.where.split()[-1]: problem for problem in data.problems}
     for line, words in {"2": "not JSON", "3": "turns", "4": "no answer", "5": "none.png is missing", "6": "read as a picture"}.items():
         assert words in problems[line].what and not problems[line].fix, problems[line]
     assert "king" in problems["7"].what and "outside" in problems["9"].what
     assert problems["8"].fix == "left the question out" and len(data.examples[1].lines) == 2
-    assert said(data.examples[2]) == [("user", ["Hi", "\n", "there"]), ("assistant", ["a.png"])]
+    assert list_turns(data.examples[2]) == [("user", ["Hi", "\n", "there"]), ("assistant", ["a.png"])]
     assert data.count_left_out() == 7 and len(problem_rows(data)) == len(data.problems)
 
 
@@ -131,7 +131,7 @@ def test_captions_and_pairs(tmp_path):
     picture(tmp_path / "c" / "sub" / "one.png", 1).with_suffix(".txt").write_text("A boat.\n")
     picture(tmp_path / "c" / "two.jpg", 2)
     data = read_dataset(tmp_path / "c")
-    assert [said(each) for each in data.examples] == [[("user", ["A boat."]), ("assistant", ["A boat.\n", "one.png"])]]
+    assert [list_turns(each) for each in data.examples] == [[("user", ["A boat."]), ("assistant", ["A boat.\n", "one.png"])]]
     assert [file.name for file in data.loose] == ["two.jpg"]
     for index, name in enumerate(("x", "y", "z")):
         picture(tmp_path / "e" / "before" / f"{name}.png", index)
@@ -139,7 +139,7 @@ def test_captions_and_pairs(tmp_path):
     (tmp_path / "e" / "after" / "x.txt").write_text("Make it red.")
     (tmp_path / "e" / "after" / "y.png").unlink()
     data = read_dataset(tmp_path / "e")
-    assert said(data.examples[0]) == [("user", ["x.png", "Make it red."]), ("assistant", [CHANGED, "x.png"])]
+    assert list_turns(data.examples[0]) == [("user", ["x.png", "Make it red."]), ("assistant", [CHANGED, "x.png"])]
     assert data.examples[0].pictures("user")[0].file.parent.name == "before" and len(data.problems) == 2
 
 
@@ -151,7 +151,7 @@ def test_llava_and_hugging_face_folders(tmp_path):
     (tmp_path / "l" / "talk.json").write_text(json.dumps([{"image": "pics/a.png", "conversations": turns}, {"image": "b.png"}]))
     data = read_dataset(tmp_path / "l")
     assert data.kind == "LLaVA conversations" and len(data.problems) == 1
-    assert said(data.examples[0]) == [("user", ["a.png", "What is it?"]), ("assistant", ["A boat."])]
+    assert list_turns(data.examples[0]) == [("user", ["a.png", "What is it?"]), ("assistant", ["A boat."])]
     stored = {"bytes": (tmp_path / "l" / "pics" / "a.png").read_bytes(), "path": "a.png"}
     made = datasets.Dataset.from_dict({"image": [stored] * 2, "text": ["A boat.", ""]})
     made = made.cast_column("image", datasets.Image())

@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 
 from bench.reliability.full_disk import fill_often, small_disk
 from bench.reliability.job_kills import kill_jobs
-from bench.reliability.kills import kill_often
+from bench.reliability.kills import kill_often, kill_starts
 from bench.reliability.person import ACTS, CONTESTANTS, Person, read_home, wait_for
 from bench.reliability.power_cut import STATES, Disk, cut
 from duogen import conversation as conversations
@@ -35,6 +35,13 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /
 def test_a_server_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     figures = kill_often(tmp_path, len(ACTS), seed=3)
     assert figures["faults"] == [] and figures["claims_checked"] > 50
+
+
+@linux_only
+@pytest.mark.slow
+def test_a_server_that_is_killed_while_it_starts_needs_no_help(tmp_path: Path) -> None:
+    figures = kill_starts(tmp_path, 2, seed=5)
+    assert figures["faults"] == [] and figures["kept"] > 5
 
 
 @pytest.mark.slow

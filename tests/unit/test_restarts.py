@@ -46,7 +46,7 @@ def stream(*events: Event) -> list[dict]:
     return [json.loads(line.removeprefix("data: ")) for line in lines if not line.startswith("data: [DONE]")]
 
 
-def said(chunks: list[dict]) -> str:
+def join_words(chunks: list[dict]) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if "choices" in chunk)
 
 
@@ -54,13 +54,13 @@ def said(chunks: list[dict]) -> str:
 def test_a_stream_goes_on_where_it_was(again: list[str]) -> None:
     events = [TextDelta("Step 1."), TextDelta(" A b"), LOST, *map(TextDelta, again), whole("Step 1. A boat.")]
     found = stream(*events)
-    assert said(found) == "Step 1. A boat." and found[-1]["choices"][0]["finish_reason"] == "stop"
+    assert join_words(found) == "Step 1. A boat." and found[-1]["choices"][0]["finish_reason"] == "stop"
     assert [chunk["notices"] for chunk in found if chunk.get("notices")] == [["It was lost."]]
 
 
 def test_a_stream_that_would_differ_ends_with_an_error() -> None:
     found = stream(TextDelta("Step 1."), LOST, TextDelta("First"), whole("First, a boat."))
-    assert said(found) == "Step 1." and found[-1]["error"]["message"] == CHANGED
+    assert join_words(found) == "Step 1." and found[-1]["error"]["message"] == CHANGED
 
 
 def test_stop_words_hold_after_a_restart() -> None:

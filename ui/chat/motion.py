@@ -11,6 +11,7 @@ from duogen.conversation import Conversation, Image, Motion, Text, Turn
 from duogen.library.conversations import ConversationStore
 from duogen.library.picture_file import PictureInfo
 from duogen.library.pictures import Gallery
+from duogen.options import LONGEST_MOTION, MOST_MOTION_STEPS
 from duogen.text_decoding import clean_message
 from ui.chat.history import last_sentences
 from ui.parts.i18n import translate
@@ -21,7 +22,7 @@ from ui.parts.video_models import open_plan, stream_motion
 if TYPE_CHECKING:
     from duogen.motion import MotionRequest
 
-SHORTEST, LONGEST, MOST_STEPS = 0.2, 20.0, 100  # seconds, and denoising steps
+SHORTEST = 0.2  # seconds of an animation
 SAID = "The picture is animated; the animation is beside it and in the Library."
 
 
@@ -68,10 +69,10 @@ def read_task(turn: Turn, at: int, goes_on: bool, given: Any, seed: int) -> Moti
     if goes_on and to is None:
         raise Refusal("There is no next step; animate this one alone.")
     seconds, steps = _read_number(given.get("seconds")), _read_number(given.get("steps"))
-    if seconds is not None and not SHORTEST <= seconds <= LONGEST:
-        raise Refusal(f"The seconds must be from {SHORTEST} to {LONGEST:g}.")
-    if steps is not None and not (1 <= steps <= MOST_STEPS and steps == int(steps)):
-        raise Refusal(f"The steps must be a whole number from 1 to {MOST_STEPS}.")
+    if seconds is not None and not SHORTEST <= seconds <= LONGEST_MOTION:
+        raise Refusal(f"The seconds must be from {SHORTEST} to {LONGEST_MOTION:g}.")
+    if steps is not None and not (1 <= steps <= MOST_MOTION_STEPS and steps == int(steps)):
+        raise Refusal(f"The steps must be a whole number from 1 to {MOST_MOTION_STEPS}.")
     turn.image_at(at)
     return MotionTask(turn.id, at, to, words, str(given.get("model") or ""), seconds, int(steps) if steps else None, seed)
 
