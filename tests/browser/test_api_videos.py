@@ -61,7 +61,7 @@ def test_what_is_wrong_is_told_at_once(program: httpx.Client, model: Path) -> No
         "links and files are not fetched": {"input_reference": "https://example.com/a.png"},
         "seconds must be a number": {"seconds": "long"},
         "must be more than 0 and at most 20": {"seconds": 60},
-        "is not a pair": {"model": str(model.parent)},
+        "is not a video model": {"model": str(model.parent)},
         "No video model is on this machine": {"model": None},
     }
     for sentence, change in wrong.items():
