@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.route_utils import FnIndexInferError
-from gradio.state_holder import SessionState
 from httpx import InvalidURL  # of the client that Gradio uses
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -21,10 +20,7 @@ UNREADABLE = (ValueError, TypeError, LookupError, FnIndexInferError, InvalidURL)
 
 
 class ReportingBlocks(gr.Blocks):
-    """Blocks whose events tell the browser the number of a fault, and leave nothing behind.
-
-    Gradio's own say "Error" and log a traceback without a number.
-    """
+    """Blocks whose events tell the browser the number of a fault; Gradio's own say "Error" and log a traceback without a number."""
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Gradio's.
@@ -33,29 +29,13 @@ class ReportingBlocks(gr.Blocks):
             gr.Error: the event failed; the browser shows what it says.
         """
         try:
-            made = await super().process_api(*args, **kwargs)
-            self._forget_copies(kwargs.get("state"))
-            return made
+            return await super().process_api(*args, **kwargs)
         except gr.Error as error:
             error.print_exception = False  # it says itself what is wrong
             raise
         except Exception as error:
             words = f"Something failed here ({name_fault(error)}). Try again; if it stays, tell the number to whoever runs this server."
             raise gr.Error(translate_html(words), title=translate("Error"), print_exception=False) from error
-
-    def _forget_copies(self, session: SessionState | None) -> None:
-        """Drop the second entries of a session's components.
-
-        An update of a component's looks puts a copy with an id of its own in the component's place (Gradio 6). The next event enters it
-        under that id too, where nobody ever finds it: some 60 KB more with each answer. What is laid out later is rendered, a copy is not.
-        """
-        if session is None:
-            return
-        blocks = session.blocks_config.blocks
-        for place, block in list(blocks.items()):
-            if place not in self.default_config.blocks and block._id == place and not block.is_rendered:
-                del blocks[place]
-                session.config_values.pop(place, None)
 
 
 class FaultAnswers:
