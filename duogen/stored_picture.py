@@ -27,19 +27,22 @@ class StoredPicture:
     def __init__(self, file: Path, picture: PILImage.Image | None = None) -> None:
         self.file = file
         self._opened: weakref.ref[PILImage.Image] | None = weakref.ref(picture) if picture else None
+        self._version: Version | None = None  # of the file whose pixels these are
 
     def open(self) -> PILImage.Image:
         """The pixels as RGB; for a damaged file, a grey picture that says so."""
         with RECENT.lock:
-            picture, version = self._opened() if self._opened else None, _read_version(self.file)
-            picture = picture or RECENT.find(version)
+            picture = self._opened() if self._opened else None
+            if picture is None or self._version is None:
+                self._version = _read_version(self.file)
+            picture = picture or RECENT.find(self._version)
             if picture is None:
                 try:
                     picture = open_picture(self.file)
                 except Exception:  # whatever a damaged file raises, it costs this picture alone
                     return open_picture(PLACEHOLDER)
             self._opened = weakref.ref(picture)
-            RECENT.keep(version, picture)
+            RECENT.keep(self._version, picture)
             return picture
 
 
