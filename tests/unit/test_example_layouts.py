@@ -19,7 +19,7 @@ from duogen.dataset.describe import describe, problem_rows
 from duogen.dataset.format import Data, split_examples
 from duogen.dataset.layouts.before_after import CHANGED
 from duogen.dataset.readers import read_dataset
-from tests.unit.test_examples import home, picture, said, tokens  # noqa: F401
+from tests.unit.test_examples import home, list_turns, picture, tokens  # noqa: F401
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
@@ -50,7 +50,7 @@ def build(folder: Path, files: dict[str, str | bytes | int | list | dict]) -> Pa
 
 def short(data: Data) -> list[list]:
     """The examples: words and names of pictures, user and assistant alternating."""
-    return [[parts if len(parts) > 1 else parts[0] for _, parts in said(example)] for example in data.examples]
+    return [[parts if len(parts) > 1 else parts[0] for _, parts in list_turns(example)] for example in data.examples]
 
 
 def named(data: Data) -> dict[str, str]:
