@@ -9,8 +9,10 @@ import stat
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from gradio.route_utils import FnIndexInferError
+from gradio.state_holder import SessionState
 from httpx import InvalidURL
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,7 +25,7 @@ from tests.support.waiting import run_apart
 from ui.api import auth
 from ui.api.auth import CLIENT, FREE_TRIES, LONGEST_WAIT, TooManyTries, Users, add_user
 from ui.parts.checked_bodies import CheckedBodies
-from ui.parts.fault_answers import FaultAnswers
+from ui.parts.fault_answers import FaultAnswers, ReportingBlocks
 from ui.parts.foreign_pages import ForeignPages
 from ui.parts.login import mark_cookies
 
@@ -202,3 +204,18 @@ def test_a_fault_is_described_by_its_kind_and_its_number(caplog: pytest.LogCaptu
 def test_every_package_that_is_needed_has_a_licence_that_is_known() -> None:
     found = list_licences()
     assert len(found) > 60 and {name for name, each in found.items() if not KNOWN.search(each["licence"])} == set()
+
+
+def test_events_leave_no_copies_of_components_behind() -> None:
+    with ReportingBlocks() as blocks:
+        box = gr.Textbox()
+        box.submit(lambda words: gr.update(value=words, label=words), box, box)
+        box.change(lambda words: words, box, box)
+    session = SessionState(blocks)
+    known = set(session.blocks_config.blocks)
+    for number in range(3):
+        made = run_apart(blocks.process_api(block_fn=0, inputs=[str(number)], state=session))
+        assert made["data"][0]["label"] == str(number)
+        run_apart(blocks.process_api(block_fn=1, inputs=["plain"], state=session))
+    assert set(session.blocks_config.blocks) == known and set(session.config_values) == known
+    assert session[box._id].label == "2" and session.config_values[box._id]["props"]["value"] == "plain"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockFunction
 from gradio.route_utils import FnIndexInferError
+from gradio.state_holder import SessionState
 from httpx import InvalidURL  # of the client that Gradio uses
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -20,7 +22,10 @@ UNREADABLE = (ValueError, TypeError, LookupError, FnIndexInferError, InvalidURL)
 
 
 class ReportingBlocks(gr.Blocks):
-    """Blocks whose events tell the browser the number of a fault; Gradio's own say "Error" and log a traceback without a number."""
+    """Blocks whose events tell the browser the number of a fault, and leave nothing behind.
+
+    Gradio's own say "Error" and log a traceback without a number.
+    """
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Gradio's.
@@ -36,6 +41,19 @@ class ReportingBlocks(gr.Blocks):
         except Exception as error:
             words = f"Something failed here ({name_fault(error)}). Try again; if it stays, tell the number to whoever runs this server."
             raise gr.Error(translate_html(words), title=translate("Error"), print_exception=False) from error
+
+    async def postprocess_data(self, block_fn: BlockFunction, predictions: list | dict, state: SessionState | None) -> list[Any]:
+        """As Gradio's, but a component that an event has updated keeps its id.
+
+        An update of a component's looks puts a copy with an id of its own in the component's place (Gradio 6). The next event enters the
+        copy under that id too, where nobody ever finds it: some 60 KB more of the server's memory with each answer.
+        """
+        made = await super().postprocess_data(block_fn, predictions, state)
+        blocks = state.blocks_config.blocks if state else {}
+        for output in block_fn.outputs:
+            if output._id in blocks:
+                blocks[output._id]._id = output._id
+        return made
 
 
 class FaultAnswers:
