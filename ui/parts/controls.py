@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from duogen.options import GROUPS, ImageOptions, Options, picture_size, preset_values
+from ui import STATIC
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,6 +19,8 @@ Path = tuple[str, ...]
 Control = gr.Checkbox | gr.Dropdown | gr.Radio | gr.Slider | gr.Textbox
 ASPECT: Path = ("image", "aspect")
 T = TypeVar("T", bound="DataclassInstance")
+# Of a gr.HTML with `form`, the CSS selector of a form: its event `input` tells that the user has touched something of the form.
+FORM_SCRIPT = (STATIC / "form.js").read_text(encoding="utf-8")
 
 
 def build(options: type[DataclassInstance], at: Path = (), without: tuple[str, ...] = ()) -> dict[Path, Control]:

@@ -117,7 +117,8 @@ class Finetune:
             self.settings = controls.build(FineTuneConfig)
             for path, control in self.settings.items():
                 control.value = _value_at(FineTuneConfig.load("cpu"), path)
-        self.needs = gr.HTML("", elem_id="finetune-needs")
+        form = "#finetune-what, #finetune-settings"
+        self.needs = gr.HTML("", elem_id="finetune-needs", js_on_load=controls.FORM_SCRIPT, form=form)
         gr.Markdown("## 3 · Start", elem_classes="step")
         self.name = gr.Textbox(label="Name of the adapter", value="my-style", max_lines=1, elem_id="finetune-name")
         self.start = gr.Button("Start", variant="primary", elem_id="finetune-start")
@@ -161,7 +162,8 @@ class Finetune:
             self.plot, self.strip, self.after, self.said, self.log, self.download, self.now, self.idle,
         ]  # fmt: skip
         recipe = {self.source, self.what, *self.settings.values()}
-        self.cost = cost = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
+        self.cost: dict[str, Any] = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
+        cost = self.cost
         self.check.click(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
         self.folder.submit(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
         self.upload.upload(self.read_examples, [self.upload], self.example_outputs, **QUICK).success(**cost)
@@ -169,8 +171,7 @@ class Finetune:
         self.votes.click(self.read_votes, None, self.example_outputs, **QUICK).success(**cost)
         self.describe.click(self.caption_pictures, [self.source], self.example_outputs, **QUICK)
         self.machine.input(self.set_preset, [self.machine], list(self.settings.values()), **QUICK).success(**cost)
-        touched = [self.what.input, *(each.input for each in self.settings.values())]
-        gr.on(touched, trigger_mode="always_last", **cost)
+        self.needs.input(trigger_mode="always_last", **cost)
         self.start.click(self.start_training, recipe | {self.name, self.trigger, self.prompts}, [self.report, *job], **QUICK)
         self.timer.tick(self.follow, {self.chosen, self.last_report}, job, **QUICK)
         self.chosen.input(self.show_job, {self.chosen}, job, **QUICK)

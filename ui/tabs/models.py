@@ -67,7 +67,8 @@ class Models:
                 )  # fmt: skip
         with gr.Column(scale=3, min_width=320):
             self.description = gr.HTML(elem_id="models-card")
-            self.plan = gr.HTML(elem_id="models-plan")
+            form = "#models-load, #models-transformer"
+            self.plan = gr.HTML(elem_id="models-plan", js_on_load=controls.FORM_SCRIPT, form=form)
             with gr.Row(elem_classes="buttons"):
                 self.pull = gr.Button("Download", size="sm", variant="primary", min_width=100, elem_id="models-pull")
                 self.pause = gr.Button("Pause", size="sm", min_width=80, elem_id="models-pause", visible=False)
@@ -103,8 +104,7 @@ class Models:
         shown = [self.choice, self.other, self.name, self.description, self.plan, self.status, self.files]
         outputs = [*shown, self.poll, self.timer, *buttons]
         quick: dict[str, Any] = {"inputs": inputs, "outputs": outputs, **QUICK}
-        chosen: list[Any] = [tab.select, self.choice.input, self.name.submit, self.mllm.submit, self.name.blur, self.mllm.blur]
-        chosen += [each.input for each in self.load.values()]
+        chosen = [tab.select, self.choice.input, self.name.submit, self.mllm.submit, self.name.blur, self.mllm.blur, self.plan.input]
         gr.on(chosen, self.show, trigger_mode="always_last", **quick)  # in order: two requests at once may end in the other order
         self.poll.tick(self.follow, **quick)
         for button, act in ((self.pull, self._pull), (self.pause, self._pause), (self.use, self._use), (self.sure, self._remove)):
