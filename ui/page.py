@@ -51,7 +51,11 @@ REMEMBERED = """() => {
     if (localStorage.look) document.body.classList.toggle('dark', localStorage.look == 'dark')
     document.body.classList.toggle('knows', localStorage.known == 'yes')
 }"""
-SHOW_ADDRESS = "id => { history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash) }"
+SHOW_ADDRESS = """id => {
+    history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash)
+    document.dispatchEvent(new Event('address'))
+}"""
+EMPTY = "() => [{ text: '', files: [] }, '']"
 SCRIPT_NAMES = (
     "event_stream", "drafts", "flipbook", "motion", "picture_roles", "actions", "references", "waiting_list", "head", "connection",
 )  # fmt: skip
@@ -189,6 +193,7 @@ class Page:
         self.commands.click(self.actions.run, inputs, acted, **quick).success(**shown).success(**settled)
         self.commands.submit(lambda: None, None, None, **quick)  # the empty event of event_stream.js
         self.library.conversation_opened.success(**shown).success(**settled)
+        self.new.click(None, None, [self.box, self.roles], js=EMPTY)  # at once: what is written after the click stays
         self.new.click(chat.start_over, {self.search}, outputs, queue=False, **quick).success(**shown)
         self.bring.upload(chat.import_zip, {self.bring, self.search}, outputs, **quick).success(**shown).success(**settled)
         self.search.change(chat.search_list, {self.view, self.search}, [self.list], **quick)

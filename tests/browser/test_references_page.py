@@ -119,6 +119,26 @@ def test_pictures_that_fit_are_offered_and_one_is_brought(fast: Server, tab) -> 
 
 
 @browser_only
+def test_what_is_written_while_a_new_chat_opens_stays(fast: Server, tab) -> None:
+    page = tab(fast.address)
+    ask_for_boat(page, fast.address)
+    page.fill("#box textarea", "old words")
+    held = []
+    page.route("**/gradio_api/run/predict**", lambda route: held.append(route))
+    page.click("#new")
+    box = page.locator("#box textarea")
+    expect(box).to_have_value("")
+    box.press_sequentially("A boat in a storm")
+    page.wait_for_timeout(1500)  # it has been searched for, while the old conversation was open
+    assert held
+    for route in held:
+        route.continue_()
+    page.unroute("**/gradio_api/run/predict**")
+    expect(page.locator("#fitting button:not(.close)")).to_have_count(1)
+    expect(box).to_have_value("A boat in a storm")
+
+
+@browser_only
 def test_an_answer_is_painted_again_in_a_style_as_one_version(fast: Server, tab) -> None:
     add_reference(fast.home, Reference("ink", "style", "black ink"), "black")
     page = tab(fast.address)

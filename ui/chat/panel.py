@@ -460,8 +460,7 @@ class Chat:
             job.stop.set()
 
     def start_over(self, values: dict, request: gr.Request) -> Updates:
-        emptied = {self.box: self.free_box(EMPTY_BOX), self.roles: ""}
-        return self.enter_view(values, request, View(), self.loading.words) | emptied
+        return self.enter_view(values, request, View(), self.loading.words)  # the browser has emptied the box
 
     @catch_refusal
     def import_zip(self, values: dict, request: gr.Request) -> Updates:

@@ -110,6 +110,10 @@ const offerFitting = async box => {
   placeAbove(fitting.row);
   fitting.row.hidden = !pictures.length;
 };
+const searchSoon = box => {
+  clearTimeout(fitting.due);
+  fitting.due = setTimeout(() => offerFitting(box), PAUSE);
+};
 const closeFitting = () => {
   fitting.closed = true; // until the box is empty again
   hideFitting();
@@ -122,9 +126,10 @@ document.addEventListener('input', event => {
   if (!box.value) { fitting.closed = false; names.closed = ''; }
   offerNames(box);
   hideFitting();
-  clearTimeout(fitting.due);
-  fitting.due = setTimeout(() => offerFitting(box), PAUSE);
+  searchSoon(box);
 });
+// The open conversation's own pictures are not offered, so another one may have others.
+document.addEventListener('address', () => { if (messageBox()?.value) searchSoon(messageBox()); });
 document.addEventListener('keydown', event => {
   if (event.isComposing) return;
   if (event.target === messageBox() && !names.list.hidden) pressInNames(event);
