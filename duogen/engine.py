@@ -997,7 +997,9 @@ class Engine:
         latents, plain, stays = made
         picture, size = plain, plain.size  # smaller than requested where memory ran out
         if stays is not None and memory.slots and not masked:
-            picture = plain = keep_places(plain, memory.slots[-1].image.picture, stays)  # whose latents these are
+            picture = keep_places(plain, memory.slots[-1].image.picture, stays)
+            if stays.shape[-2:] == latents.shape[-2:]:
+                plain = picture  # whose latents these are
         if self.guard:
             picture = self.guard.look(picture)
         if masked and masked.mask:

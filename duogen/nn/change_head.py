@@ -1,7 +1,7 @@
-"""Which places of the picture before the next one changes: a small transformer over the MLLM's states of that picture and of what was said
-since.
+"""What the next picture changes of the one before: a small transformer over the MLLM's states of that picture and of what was said since,
+and a small convolution over the picture itself.
 
-B pictures, N places, W words, D channels of the states.
+B pictures, N = h * w places, W words, D channels of the states, K channels inside.
 """
 
 from __future__ import annotations
@@ -17,22 +17,31 @@ CHANGE_HEAD = "change_head"  # its folder in a pair, and its name in `model_inde
 
 
 class ChangeHead(ModelMixin, ConfigMixin):
-    """Tells the places that the next picture changes from those that stay.
+    """Tells the places, and the pixels, that the next picture changes from those that stay.
 
     The MLLM's states of a picture say what is where, and its words say what changes. To bring both together is easier to learn than to
-    paint, so a painter that copies what stays asks this head beside its own copy gate.
+    paint, so a painter that copies what stays asks this head beside its own copy gate. Each place then says which pixels of its part of the
+    picture it means, as the mask queries of MaskFormer do (Cheng et al. 2021, section 3.2).
     """
 
     config: Any  # diffusers types what is read by attribute as a dict
 
     @register_to_config
     def __init__(
-        self, channels: int = 3456, places: tuple[int, int] = (8, 8), words: int = 96, width: int = 128, layers: int = 2, heads: int = 4
+        self,
+        channels: int = 3456,
+        places: tuple[int, int] = (8, 8),
+        words: int = 96,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        pixels: int = 0,
     ) -> None:
         """
         Args:
             places: rows and columns of a picture, for the MLLM and the painter alike.
             words: how many of the latest words are read.
+            pixels: channels of what is read from the picture itself; 0 for a head that knows places only.
         """
         super().__init__()
         self.from_places, self.from_words = nn.Linear(channels, width), nn.Linear(channels, width)
@@ -41,9 +50,19 @@ class ChangeHead(ModelMixin, ConfigMixin):
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.to_logit = nn.Linear(width, 1)
+        if pixels:
+            self.to_query = nn.Linear(width, pixels + 1)
+            self.stem = nn.Sequential(
+                nn.Conv2d(5, pixels, 3, padding=1), nn.GELU(), nn.Conv2d(pixels, pixels, 3, padding=2, dilation=2), nn.GELU(),
+                nn.Conv2d(pixels, pixels, 1),
+            )  # fmt: skip
 
     def forward(self, places: torch.Tensor, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits [B, N], above 0 where the next picture differs.
+        """Logits [B, N], above 0 where the next picture differs. The arguments are those of `read`."""
+        return self.mark_places(self.read(places, words, lengths))
+
+    def read(self, places: torch.Tensor, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """What changes at each place, [B, N, K].
 
         Args:
             places: [B, N, D], the states of the picture's tokens.
@@ -56,4 +75,25 @@ class ChangeHead(ModelMixin, ConfigMixin):
         seen = self.from_places(places.to(weight)) + self.place_table
         padding = torch.arange(words.shape[1], device=words.device) >= lengths[:, None]
         ignored = torch.cat([padding.new_zeros(seen.shape[:2]), padding], 1)
-        return self.to_logit(self.encoder(torch.cat([seen, said], 1), src_key_padding_mask=ignored)[:, : seen.shape[1]]).squeeze(-1)
+        return self.encoder(torch.cat([seen, said], 1), src_key_padding_mask=ignored)[:, : seen.shape[1]]
+
+    def mark_places(self, read: torch.Tensor) -> torch.Tensor:
+        """Logits [B, N], above 0 where the next picture differs, of what `read` returned."""
+        return self.to_logit(read).squeeze(-1)
+
+    def mark_pixels(self, read: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits [B, H, W], above 0 where the next picture differs.
+
+        Args:
+            read: what `read` returned.
+            pictures: [B, 3, H, W] in -1..1, the pictures before; H and W are multiples of h and w.
+        """
+        rows, columns = self.config.places
+        height, width = (side // count for side, count in zip(pictures.shape[2:], (rows, columns), strict=True))
+        # Where in its place each pixel lies, -1..1: things of one colour are told apart by it.
+        down, across = (torch.linspace(-1, 1, side, device=pictures.device) for side in (height, width))
+        within = torch.stack(torch.meshgrid(down, across, indexing="ij")).repeat(1, rows, columns).expand(len(pictures), -1, -1, -1)
+        found = self.stem(torch.cat([pictures.to(within), within], 1).to(read)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
+        query = self.to_query(read).unflatten(1, (rows, columns))
+        logits = torch.einsum("bkyixj,byxk->byixj", found, query[..., 1:]) + query[:, :, None, :, None, 0]
+        return logits.flatten(3).flatten(1, 2)

@@ -77,7 +77,8 @@ class PaintStep:
 
     Attributes:
         latents: the picture as predicted now; after the last step the picture itself.
-        stays: after the last step boolean [1, 1, h, w], the places that were copied from the picture before; `None` where nothing is known.
+        stays: after the last step boolean, what was copied from the picture before: [1, 1, h, w] the places of the latents, or [1, 1, H, W]
+            its pixels; `None` where nothing is known.
         picture: after the last step the picture, where the painter made more of it than its latents say; else `decode` makes it.
     """
 

@@ -42,6 +42,19 @@ class Inpaint:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What stays of the picture before, as the change head says.
+
+    Attributes:
+        places: boolean [1, 1, h, w].
+        pixels: boolean [1, 1, H, W]; `None` where the head knows places only.
+    """
+
+    places: torch.Tensor
+    pixels: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class StepInputs:
     """What stays the same over the denoising steps of a picture, for its B branches.
 
@@ -126,10 +139,13 @@ class CosmosPainter:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> PILImage.Image:
         """Normalised latents [1, C, h, w] as a picture."""
-        raw = (latents * self.std + self.mean)[:, :, None].to(self.pair.vae.dtype)
-        pixels = self.pair.vae.decode(raw).sample[0, :, 0].float()
-        array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        array = ((self._decode_pixels(latents)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         return PILImage.fromarray(array)
+
+    def _decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Normalised latents [1, C, h, w] as pixels [1, 3, H, W] in -1..1."""
+        raw = (latents * self.std + self.mean)[:, :, None].to(self.pair.vae.dtype)
+        return self.pair.vae.decode(raw).sample[:, :, 0].float().clamp(-1, 1)
 
     def prepare_inpaint(self, picture: PILImage.Image, mask: PILImage.Image, size: tuple[int, int] | None = None) -> Inpaint:
         """What `paint` needs to change `picture` only where `mask` ("L", as large) is white; every latent that it touches is painted.
@@ -225,7 +241,7 @@ class CosmosPainter:
             last = step == options.steps
             if last and velocity.stays is not None:
                 latents = torch.where(velocity.stays, frames.past[-1], latents)  # exactly, whatever the sampler rounds
-            yield PaintStep(step, latents if last else predicted, velocity.stays if last else None)
+            yield PaintStep(step, latents if last else predicted, velocity.find_kept_pixels() if last else None)
 
     def _films(self, options: ImageOptions) -> bool:
         return self.about.films and options.world == "on"
@@ -267,17 +283,20 @@ class CosmosPainter:
         head = self.pair.scene_head
         return head is not None and bool((head(condition[0, -1]) > 0).item())
 
-    def _find_kept(self, frames: Frames, request: PaintRequest) -> torch.Tensor | None:
-        """Boolean [1, 1, h, w], the places of the picture before that stay, as the change head says; `None` without one, for a picture of
-        another shape than it knows, and where the MLLM did not read the picture."""
+    def _find_kept(self, frames: Frames, request: PaintRequest) -> Kept | None:
+        """What stays of the picture before, as the change head says; `None` without one, for a picture of another shape than it knows, and
+        where the MLLM did not read the picture."""
         head, size = self.pair.change_head, tuple(frames.past[-1].shape[-2:])
         first = request.segment - 1 - size[0] * size[1]  # the picture's last token, EOV, is no place
         if head is None or size != tuple(head.config.places) or first < 0:
             return None
         places = request.condition[:, first : request.segment - 1]
         words = request.condition[:, request.segment :].flip(1)
-        logits = head(places, words, torch.tensor([words.shape[1]], device=words.device))
-        return (logits < self.about.keep_below).view(1, 1, *size)
+        read = head.read(places, words, torch.tensor([words.shape[1]], device=words.device))
+        if not head.config.pixels:
+            return Kept((head.mark_places(read) < self.about.keep_below).view(1, 1, *size))
+        pixels = head.mark_pixels(read, self._decode_pixels(frames.past[-1]))[:, None] < self.about.keep_below
+        return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels)
 
     def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
         """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""
@@ -397,6 +416,12 @@ class _GuidedVelocity:
         self.kept = painter._find_kept(frames, request) if asked else None
         self.stays: torch.Tensor | None = None
 
+    def find_kept_pixels(self) -> torch.Tensor | None:
+        """Boolean, what stays of the picture before, as finely as it is known: [1, 1, h, w] places or [1, 1, H, W] pixels."""
+        if self.stays is None or self.kept is None or self.kept.pixels is None:
+            return self.stays
+        return self.kept.pixels
+
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         painter, about = self.painter, self.painter.about
         batch = latents.expand(self.branches, -1, -1, -1)
@@ -408,5 +433,5 @@ class _GuidedVelocity:
         made, before = latents - sigma * guided, self.frames.past[-1]
         self.stays = gate_logit(made, gate[:1], before, painter.weight) < about.copy_below
         if self.kept is not None:
-            self.stays = self.stays | self.kept
+            self.stays = self.stays | self.kept.places
         return to_velocity(torch.where(self.stays, before, made), latents, sigma, "sample")

@@ -36,7 +36,7 @@ def keep_places(painted: PILImage.Image, before: PILImage.Image, stays: torch.Te
     """`before` in its own size, with what was painted at the places that changed; everywhere else not a pixel changes.
 
     Args:
-        stays: boolean [1, 1, h, w], the places of `painted` that are those of `before`.
+        stays: boolean [1, 1, h, w], the places or pixels of `painted` that are those of `before`.
     """
     changed = PILImage.fromarray((~stays[0, 0]).cpu().numpy().astype(np.uint8) * 255)
     left, top, width, height = inner_box(before.size, painted.size)

@@ -1,17 +1,19 @@
 """The change head: fitted to the MLLM's states before pictures that go on from the one before, in the sketchbook's edits and guides.
 
-N places, W words, D channels of the states, K channels of their projection.
+N places, W words, D channels of the states, K channels of their projection, H and W pixels.
 """
 
 from __future__ import annotations
 
+import io
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from PIL import Image as PILImage
 
 from duogen.models.sequence import Tokens
 from duogen.nn.change_head import ChangeHead
@@ -32,6 +34,9 @@ DRAFTED = 0.3  # of the dialogues
 TESTED = 0.05  # of the dialogues, which the head is not fitted to
 PROJECTED, FITTED_TO = 384, 100  # channels of the projection, and dialogues that it is fitted to
 BATCH, LEARNING_RATE = 48, 1.5e-3
+PIXELS, PIXEL_BATCH = 24, 6  # channels of what is read from pictures, and how many of a batch are looked at
+NOISE, NOISY = 0.06, 0.6  # strongest noise on the pictures that are looked at, and the share of them that has some: a painter's are blotchy
+SAME = 4  # of 255: up to this difference a pixel stays
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,19 @@ class Change:
         places: [N, D] or [N, K], the MLLM's states of the picture before.
         words: [W, D] or [W, K], its states of the words since, the last one first.
         moved: boolean [N], the places that differ.
+        pictures: the picture before and the one after as PNG files; `None` for a head that looks at no pixels.
     """
 
     places: torch.Tensor
     words: torch.Tensor
     moved: torch.Tensor
+    pictures: tuple[bytes, bytes] | None = None
+
+    def read_pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The picture before, [3, H, W] in -1..1, and its pixels that differ afterwards, boolean [H, W]."""
+        assert self.pictures is not None  # of all changes of a set, or of none
+        before, after = to_pixels([PILImage.open(io.BytesIO(each)).convert("RGB") for each in self.pictures])
+        return before, (before - after).abs().amax(0) > SAME / 127.5
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,8 @@ class ChangeReader:
             moved = self._find_moved(to_pixels([old.image.picture, new.image.picture]))
             if moved.shape == old.grid:
                 first = old.end - 1 - moved.numel()  # EOV ends it
-                changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten()))
+                pictures = to_png(old.image.picture), to_png(new.image.picture)
+                changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten(), pictures))
         return changes
 
     def _find_moved(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -81,6 +95,13 @@ class ChangeReader:
         mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (config.latents_mean, config.latents_std))
         latents = (self.vae.encode(pixels[:, :, None]).latent_dist.mode().float()[:, :, 0] - mean) / std
         return FlowObjective(pixel_weights(config.latents_std)).find_moved(latents[1:], latents[:1])[0]
+
+
+def to_png(picture: PILImage.Image) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def sample_changes(rng: random.Random, settings: CurriculumSettings) -> Dialogue:
@@ -95,8 +116,7 @@ def fit_change_head(
     """Fit a head to sampled dialogues.
 
     Returns:
-        The head, and its figures on the dialogues that it was not fitted to: the share of places told right, and of pictures of which every
-        place is.
+        The head, and its figures on the dialogues that it was not fitted to, as `measure_head` gives them.
 
     Raises:
         ValueError: the MLLM sees pictures in another grid than the autoencoder.
@@ -120,19 +140,25 @@ def fit_change_head(
 
 
 def _project(changes: list[Change], projection: Projection) -> list[Change]:
-    return [Change(projection.project(each.places).half(), projection.project(each.words).half(), each.moved) for each in changes]
+    return [
+        replace(each, places=projection.project(each.places).half(), words=projection.project(each.words).half()) for each in changes
+    ]
 
 
 def train_head(changes: list[Change], steps: int, seed: int, log: Callable[[str], None] = print) -> ChangeHead:
-    """Train a head on projected states; the learning rate falls to zero over the last half."""
+    """Train a head on projected states; it knows pixels if the changes have pictures. The learning rate falls over the last half."""
     torch.manual_seed(seed)
     rng, side = random.Random(seed), round(len(changes[0].moved) ** 0.5)
-    head = ChangeHead(changes[0].places.shape[1], (side, side))
+    head = ChangeHead(changes[0].places.shape[1], (side, side), pixels=PIXELS if changes[0].pictures else 0)
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50, 2 * (1 - step / steps)))
     for step in range(steps):
-        places, words, lengths, moved = collate(rng.choices(changes, k=BATCH))
-        loss = F.binary_cross_entropy_with_logits(head(places, words, lengths), moved)
+        batch = rng.choices(changes, k=BATCH)
+        places, words, lengths, moved = collate(batch)
+        read = head.read(places, words, lengths)
+        loss = F.binary_cross_entropy_with_logits(head.mark_places(read), moved)
+        if head.config.pixels:
+            loss = loss + _pixel_loss(head, read[:PIXEL_BATCH], batch[:PIXEL_BATCH])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -140,6 +166,12 @@ def train_head(changes: list[Change], steps: int, seed: int, log: Callable[[str]
         if step % 200 == 199:
             log(f"step {step + 1} of {steps}: loss {loss.item():.4f}")
     return head.eval().requires_grad_(False)
+
+
+def _pixel_loss(head: ChangeHead, read: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
+    pictures, moved = (torch.stack(each) for each in zip(*(change.read_pixels() for change in changes), strict=True))
+    strength = NOISE * torch.rand(len(pictures), 1, 1, 1) * (torch.rand(len(pictures), 1, 1, 1) < NOISY)
+    return F.binary_cross_entropy_with_logits(head.mark_pixels(read, pictures + strength * torch.randn_like(pictures)), moved.float())
 
 
 def collate(changes: list[Change]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -151,20 +183,31 @@ def collate(changes: list[Change]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 @torch.no_grad()
 def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
-    """The share of places told right, and of pictures of which every place is."""
-    right = []
+    """Shares of what the head tells right: of the places ("places"), of the pictures all places ("pictures"), and where it knows pixels, of
+    those that change ("changed pixels") and of those that stay ("kept pixels")."""
+    right, pixels = [], []
     for start in range(0, len(changes), BATCH):
-        places, words, lengths, moved = collate(changes[start : start + BATCH])
-        right.append((head(places, words, lengths) > 0) == (moved > 0.5))
+        batch = changes[start : start + BATCH]
+        places, words, lengths, moved = collate(batch)
+        read = head.read(places, words, lengths)
+        right.append((head.mark_places(read) > 0) == (moved > 0.5))
+        if head.config.pixels:
+            pictures, moved = (torch.stack(each) for each in zip(*(change.read_pixels() for change in batch), strict=True))
+            pixels.append(torch.stack([head.mark_pixels(read, pictures) > 0, moved]))
     marks = torch.cat(right)
-    return {"places": float(marks.float().mean()), "pictures": float(marks.all(1).float().mean())}
+    figures = {"places": float(marks.float().mean()), "pictures": float(marks.all(1).float().mean())}
+    if pixels:
+        told, moved = torch.cat(pixels, 1)
+        figures |= {"changed pixels": float(told[moved].float().mean()), "kept pixels": float((~told)[~moved].float().mean())}
+    return figures
 
 
 @torch.no_grad()
 def fold_head(head: ChangeHead, projection: Projection) -> ChangeHead:
     """A head that reads whole states, with the same result."""
     config = head.config
-    whole = ChangeHead(projection.axes.shape[1], tuple(config.places), config.words, config.width, config.layers, config.heads)
+    sizes = config.words, config.width, config.layers, config.heads, config.pixels
+    whole = ChangeHead(projection.axes.shape[1], tuple(config.places), *sizes)
     weights = head.state_dict()
     for name in ("from_places", "from_words"):
         weights[f"{name}.weight"] = weights[f"{name}.weight"] @ projection.axes

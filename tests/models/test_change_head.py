@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -17,12 +18,12 @@ from duogen.nn.vae import PatchVAE
 from duogen.painters.base import Frames, PaintRequest
 from duogen.sketchbook.tasks import draw_turns
 from duogen.train import __main__ as commands
-from duogen.train.change_head import Change, ChangeReader, collate, fold_head, measure_head, sample_changes, train_head
+from duogen.train.change_head import Change, ChangeReader, collate, fold_head, measure_head, sample_changes, to_png, train_head
 from duogen.train.settings import DiTSettings
 from duogen.train.states import Projection
 from tests.models.test_caches import noise_picture, options
 from tests.models.test_training import SETTINGS
-from tests.support.tiny import SIDE, tiny_pair
+from tests.support.tiny import BOV, END, SIDE, script, tiny_pair
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +38,55 @@ def vae():
     return PatchVAE(z_dim=8, patch_size=64, width=8, blocks=1, latents_mean=[0.0] * 8, latents_std=[0.5] * 8)
 
 
-def make_changes(count: int = 40, places: int = 4) -> list[Change]:
-    """Changes whose words name the kind of place that moves: a rule that only words and places together obey."""
+def make_changes(count: int = 40, places: int = 4, pictures: bool = False) -> list[Change]:
+    """Changes whose words name the kind of place that moves: a rule that only words and places together obey.
+
+    With `pictures`, a place that moves becomes grey where it is red, and where it is green it stays.
+    """
     generator = torch.Generator().manual_seed(3)
     kinds, made = torch.eye(6), []
     for _ in range(count):
         seen = torch.randint(0, 6, (places,), generator=generator)
         wanted = seen[torch.randint(0, places, (1,), generator=generator)]
-        made.append(Change(kinds[seen], torch.cat([kinds[wanted], torch.zeros(1, 6)]), seen == wanted))
+        moved = seen == wanted
+        files = _draw_halves(moved, int(torch.randint(2, 7, (1,), generator=generator))) if pictures else None
+        made.append(Change(kinds[seen], torch.cat([kinds[wanted], torch.zeros(1, 6)]), moved, files))
     return made
+
+
+def _draw_halves(moved: torch.Tensor, edge: int) -> tuple[bytes, bytes]:
+    """Before and after: 2 x 2 places of 8 x 8 pixels, red to the left of `edge` and green to the right of it."""
+    before = np.zeros((16, 16, 3), np.uint8)
+    before[..., 1] = 255
+    before[:, [column for column in range(16) if column % 8 < edge]] = (255, 0, 0)
+    where = moved.view(2, 2).repeat_interleave(8, 0).repeat_interleave(8, 1).numpy() & (before[..., 0] > 0)
+    after = np.where(where[..., None], np.uint8(128), before)
+    return to_png(PILImage.fromarray(before)), to_png(PILImage.fromarray(after))
 
 
 def test_a_head_learns_which_places_words_name():
     head = train_head(make_changes(200), 150, seed=0, log=lambda words: None)
     assert measure_head(head, make_changes(230)[200:])["places"] > 0.95
+
+
+def test_a_head_learns_which_pixels_of_the_places_change():
+    head = train_head(make_changes(200, pictures=True), 200, seed=0, log=lambda words: None)
+    figures = measure_head(head, make_changes(230, pictures=True)[200:])
+    assert figures["changed pixels"] > 0.9 and figures["kept pixels"] > 0.9 and figures["places"] > 0.95
+
+
+def test_each_place_marks_its_own_pixels():
+    """The fast path against a loop over pixels."""
+    torch.manual_seed(0)
+    head, pictures = ChangeHead(6, (2, 3), pixels=4).eval(), torch.rand(1, 3, 10, 12) * 2 - 1
+    read = head.read(torch.randn(1, 6, 6), torch.randn(1, 2, 6), torch.tensor([2]))
+    marked, queries = head.mark_pixels(read, pictures)[0], head.to_query(read)[0]
+    within = torch.stack([torch.linspace(-1, 1, 5)[:, None].expand(5, 4), torch.linspace(-1, 1, 4).expand(5, 4)]).repeat(1, 2, 3)
+    found = head.stem(torch.cat([pictures, within[None]], 1))[0]
+    for row in range(10):
+        for column in range(12):
+            query = queries[row // 5 * 3 + column // 4]
+            assert torch.allclose(marked[row, column], query[0] + query[1:] @ found[:, row, column], atol=1e-5)
 
 
 def test_padding_changes_nothing():
@@ -103,8 +139,9 @@ def test_a_head_of_another_grid_is_refused(pair):
     assert reader.read(sample_changes(random.Random(6), DiTSettings.from_json(SETTINGS))) == []
 
 
+@pytest.mark.parametrize("pixels", [0, 4])
 @pytest.mark.parametrize("kept", [(), (0, 5, 15), tuple(range(16))])
-def test_the_painter_keeps_the_places_that_the_head_keeps(tmp_path, kept):
+def test_the_painter_keeps_the_places_that_the_head_keeps(tmp_path, kept, pixels):
     """The head is saved with a pair and opened with it; a mask of the user counts more."""
     whole = open_pair(tiny_pair(tmp_path / "whole", gate=True), "cpu", "fp32")
     whole.about = replace(whole.about, image_size=(SIDE, SIDE), copy_below=-1e9, keep_below=0.0)  # the gate alone copies nothing
@@ -115,14 +152,16 @@ def test_the_painter_keeps_the_places_that_the_head_keeps(tmp_path, kept):
     context = Engine(whole)
     context.mllm.prefill(context.memory.context, packed)
     states, segment = context.memory.context.condition(), packed.last_segment(len(packed.ids))
-    whole.register_modules(change_head=make_head(states.shape[-1], kept))
+    whole.register_modules(change_head=make_head(states.shape[-1], kept, pixels))
     whole.save_pretrained(tmp_path / "saved")
     painter, frames = Engine(open_pair(tmp_path / "saved", "cpu", "fp32")).painter, Frames.empty()
     before = painter.encode(noise_picture(1))
     slot = packed.slots[0]
     painter.remember(frames, before, states[:, : slot.bov], packed.last_segment(slot.bov))
     *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7))
-    assert painted.stays.flatten().nonzero().flatten().tolist() == list(kept)
+    assert painted.stays.shape == ((1, 1, SIDE, SIDE) if pixels else (1, 1, 4, 4))
+    places = painted.stays[0, 0].float().unflatten(1, (4, -1)).unflatten(0, (4, -1)).mean((1, 3)).flatten()
+    assert places.nonzero().flatten().tolist() == list(kept) and set(places.tolist()) <= {0.0, 1.0}
     assert (painted.latents == before).all(1).flatten().nonzero().flatten().tolist() == list(kept)
     *_, painted = painter.paint(frames, PaintRequest(states, segment, options(0).image, 7, is_step=True))
     assert not painted.stays.any()
@@ -131,13 +170,37 @@ def test_the_painter_keeps_the_places_that_the_head_keeps(tmp_path, kept):
     assert not painted.stays.any()
 
 
-def make_head(channels: int, kept: tuple[int, ...]) -> ChangeHead:
+def make_head(channels: int, kept: tuple[int, ...], pixels: int = 0) -> ChangeHead:
     """A head that keeps these places of 4 x 4 whatever it reads."""
-    head = ChangeHead(channels, (4, 4), layers=1, width=8, heads=1)
+    head = ChangeHead(channels, (4, 4), layers=1, width=8, heads=1, pixels=pixels)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
         head.place_table[:, 0] = 1
         head.place_table[list(kept), 0] = -1
         head.to_logit.weight[0, 0] = 1
+        if pixels:
+            head.to_query.weight[0, 0] = 1
     return head.eval()
+
+
+def test_an_answer_keeps_the_pixels_that_the_head_keeps(tmp_path, monkeypatch):
+    """Of a brought picture that is larger than what the pair paints, too; the next picture goes on from the one that is shown."""
+    pair = open_pair(tiny_pair(tmp_path, gate=True), "cpu", "fp32")
+    pair.about = replace(pair.about, image_size=(SIDE, SIDE), copy_below=-1e9, keep_below=0.0)
+    engine = Engine(pair)
+    head = make_head(len(engine.mllm.layers) * pair.text_encoder.config.text_config.hidden_size, (), 4)
+    with torch.no_grad():  # the left half of every place stays
+        head.stem[0].weight[0, 4, 1, 1] = 5  # 4: from left to right in the place
+        head.stem[2].weight[0, 0, 1, 1] = head.stem[4].weight[0, 0, 0, 0] = 1
+        head.to_query.weight.zero_()
+        head.to_query.bias[:2] = torch.tensor([-0.1, 1.0])
+    pair.register_modules(change_head=head)
+    brought = noise_picture(1).resize((2 * SIDE, 2 * SIDE), PILImage.Resampling.NEAREST)
+    script(monkeypatch, engine.tokens, "Here", BOV, END)
+    *_, done = engine.answer(Conversation().say("user", "Change it", brought), options(2))
+    (image,) = done.conversation.path()[-1].images()
+    assert image.picture.size == brought.size
+    same = (np.asarray(image.picture) == np.asarray(brought)).all(-1).reshape(2 * SIDE, 4, 2, SIDE // 4)
+    assert same[:, :, 0].all() and same[:, :, 1].mean() < 0.1
+    assert torch.allclose(engine.memory.frames.past[-1], engine.painter.encode(image.picture), atol=1e-5)
