@@ -366,6 +366,29 @@ def test_an_answer_drawn_late_gives_way_to_another_branch(tmp_path: Path) -> Non
     assert page.chat.finish(values, request)[page.box].submit_btn
 
 
+def test_an_answer_that_ends_while_it_is_drawn_frees_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, job, request, gate = start_answer(tmp_path)
+    render = page.chat.render
+
+    def render_slowly(*given: object, **more: object) -> dict:
+        shown = render(*given, **more)
+        gate.set()
+        until(lambda: job.done and page.chat.jobs.find(job.task.chat) is None)
+        return shown
+
+    monkeypatch.setattr(page.chat, "render", render_slowly)
+    arrived = page.chat.open_page({page.search: ""}, request)
+    monkeypatch.setattr(page.chat, "render", render)
+    assert arrived[page.box].stop_btn
+    values = {page.view: arrived[page.view], page.search: ""}
+
+    async def collect() -> list[dict]:
+        return [update async for update in page.chat.follow(values, request)]
+
+    assert "That is all." in str(run_apart(collect())[-1][page.chatbot])
+    assert not page.chat.finish(values, request)[page.box].stop_btn, "the box would stay busy"
+
+
 def test_finished_parts_are_on_disk_while_the_answer_goes_on(tmp_path: Path) -> None:
     seen = []
 

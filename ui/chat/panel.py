@@ -165,8 +165,9 @@ class Chat:
         if session in self.followers:
             self.followers[session].stopped = True
         self.places[session] = view.id
+        job = self.jobs.find(view.id)  # first: one that ends while it is drawn would leave the box busy for good
         shown = self.render(values, view, words, act=act)
-        if job := self.jobs.find(view.id):
+        if job := job or self.jobs.find(view.id):
             self.expected_jobs[session] = job
         return shown
 
