@@ -35,6 +35,7 @@ class ChangeHead(ModelMixin, ConfigMixin):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
+        *,
         pixels: int = 0,
     ) -> None:
         """

@@ -18,6 +18,7 @@ from PIL import Image as PILImage
 from duogen.models.sequence import Tokens
 from duogen.nn.change_head import ChangeHead
 from duogen.nn.vae import PatchVAE, pixel_weights
+from duogen.provenance import encode_picture
 from duogen.sketchbook.tasks import Dialogue, draw_turns, sample
 from duogen.train.curriculum import choose_core_kinds, draft_dialogue
 from duogen.train.objective import FlowObjective
@@ -85,7 +86,7 @@ class ChangeReader:
             moved = self._find_moved(to_pixels([old.image.picture, new.image.picture]))
             if moved.shape == old.grid:
                 first = old.end - 1 - moved.numel()  # EOV ends it
-                pictures = to_png(old.image.picture), to_png(new.image.picture)
+                pictures = encode_picture(old.image.picture, "PNG", None), encode_picture(new.image.picture, "PNG", None)
                 changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten(), pictures))
         return changes
 
@@ -95,13 +96,6 @@ class ChangeReader:
         mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (config.latents_mean, config.latents_std))
         latents = (self.vae.encode(pixels[:, :, None]).latent_dist.mode().float()[:, :, 0] - mean) / std
         return FlowObjective(pixel_weights(config.latents_std)).find_moved(latents[1:], latents[:1])[0]
-
-
-def to_png(picture: PILImage.Image) -> bytes:
-    """A picture as a PNG file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def sample_changes(rng: random.Random, settings: CurriculumSettings) -> Dialogue:
@@ -169,7 +163,7 @@ def train_head(changes: list[Change], steps: int, seed: int, log: Callable[[str]
 
 
 def _pixel_loss(head: ChangeHead, read: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
-    pictures, moved = (torch.stack(each) for each in zip(*(change.read_pixels() for change in changes), strict=True))
+    pictures, moved = collate_pixels(changes)
     strength = NOISE * torch.rand(len(pictures), 1, 1, 1) * (torch.rand(len(pictures), 1, 1, 1) < NOISY)
     return F.binary_cross_entropy_with_logits(head.mark_pixels(read, pictures + strength * torch.randn_like(pictures)), moved.float())
 
@@ -179,6 +173,12 @@ def collate(changes: list[Change]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     words = torch.nn.utils.rnn.pad_sequence([each.words.float() for each in changes], batch_first=True)
     lengths = torch.tensor([len(each.words) for each in changes])
     return torch.stack([each.places.float() for each in changes]), words, lengths, torch.stack([each.moved.float() for each in changes])
+
+
+def collate_pixels(changes: Sequence[Change]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pictures before, [B, 3, H, W] in -1..1, and their pixels that differ afterwards, boolean [B, H, W]."""
+    pictures, moved = zip(*(each.read_pixels() for each in changes), strict=True)
+    return torch.stack(pictures), torch.stack(moved)
 
 
 @torch.no_grad()
@@ -192,7 +192,7 @@ def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
         read = head.read(places, words, lengths)
         right.append((head.mark_places(read) > 0) == (moved > 0.5))
         if head.config.pixels:
-            pictures, moved = (torch.stack(each) for each in zip(*(change.read_pixels() for change in batch), strict=True))
+            pictures, moved = collate_pixels(batch)
             pixels.append(torch.stack([head.mark_pixels(read, pictures) > 0, moved]))
     marks = torch.cat(right)
     figures = {"places": float(marks.float().mean()), "pictures": float(marks.all(1).float().mean())}
@@ -206,8 +206,8 @@ def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
 def fold_head(head: ChangeHead, projection: Projection) -> ChangeHead:
     """A head that reads whole states, with the same result."""
     config = head.config
-    sizes = config.words, config.width, config.layers, config.heads, config.pixels
-    whole = ChangeHead(projection.axes.shape[1], tuple(config.places), *sizes)
+    sizes = config.words, config.width, config.layers, config.heads
+    whole = ChangeHead(projection.axes.shape[1], tuple(config.places), *sizes, pixels=config.pixels)
     weights = head.state_dict()
     for name in ("from_places", "from_words"):
         weights[f"{name}.weight"] = weights[f"{name}.weight"] @ projection.axes

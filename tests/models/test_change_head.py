@@ -16,9 +16,10 @@ from duogen.models.sequence import Packed, Tokens
 from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
 from duogen.nn.vae import PatchVAE
 from duogen.painters.base import Frames, PaintRequest
+from duogen.provenance import encode_picture
 from duogen.sketchbook.tasks import draw_turns
 from duogen.train import __main__ as commands
-from duogen.train.change_head import Change, ChangeReader, collate, fold_head, measure_head, sample_changes, to_png, train_head
+from duogen.train.change_head import Change, ChangeReader, collate, fold_head, measure_head, sample_changes, train_head
 from duogen.train.settings import DiTSettings
 from duogen.train.states import Projection
 from tests.models.test_caches import noise_picture, options
@@ -61,7 +62,7 @@ def _draw_halves(moved: torch.Tensor, edge: int) -> tuple[bytes, bytes]:
     before[:, [column for column in range(16) if column % 8 < edge]] = (255, 0, 0)
     where = moved.view(2, 2).repeat_interleave(8, 0).repeat_interleave(8, 1).numpy() & (before[..., 0] > 0)
     after = np.where(where[..., None], np.uint8(128), before)
-    return to_png(PILImage.fromarray(before)), to_png(PILImage.fromarray(after))
+    return encode_picture(PILImage.fromarray(before), "PNG", None), encode_picture(PILImage.fromarray(after), "PNG", None)
 
 
 def test_a_head_learns_which_places_words_name():

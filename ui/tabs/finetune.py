@@ -162,8 +162,8 @@ class Finetune:
             self.plot, self.strip, self.after, self.said, self.log, self.download, self.now, self.idle,
         ]  # fmt: skip
         recipe = {self.source, self.what, *self.settings.values()}
-        self.cost: dict[str, Any] = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
-        cost = self.cost
+        cost: dict[str, Any] = {"fn": self.estimate, "inputs": recipe, "outputs": [self.needs], **QUICK}
+        self.cost = cost
         self.check.click(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
         self.folder.submit(self.read_examples, [self.folder], self.example_outputs, **QUICK).success(**cost)
         self.upload.upload(self.read_examples, [self.upload], self.example_outputs, **QUICK).success(**cost)
