@@ -21,6 +21,10 @@ from duogen.paths import ROOT
 HERE = "local"  # the address that starts a cluster on this machine
 CODE = ("duogen", "assets")  # the folders of the repository that every machine of a cluster gets
 PATIENCE = 5  # seconds within which a cluster must answer
+# Ray reads these when it is imported: no usage reports, and no metrics. A process that has left a cluster would go on to send metrics.
+# For that a thread of Ray reads the environment again and again, and the process crashes if Python adds a variable in that moment.
+REPORTS = ("RAY_USAGE_STATS_ENABLED", "RAY_enable_metrics_collection")
+os.environ.update({name: os.environ.get(name, "0") for name in REPORTS})
 
 
 def connect_ray(address: str, part: str, env: Mapping[str, str], folders: Collection[str] = CODE, **local: Any) -> None:
@@ -36,7 +40,6 @@ def connect_ray(address: str, part: str, env: Mapping[str, str], folders: Collec
     Raises:
         ValueError: Ray is missing, or no cluster answers; one sentence that says what to do.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports by default
     try:
         import ray
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import random
+import subprocess
 import sys
 import threading
 import unicodedata
@@ -36,6 +38,7 @@ from duogen.data_engine.run import Work, make_dataset, make_row, map_here, overr
 from duogen.data_engine.sample import Dropped, Picture, Sample, Source, Words
 from duogen.data_engine.state import State
 from duogen.data_engine.steps import Steps
+from duogen.ray_cluster import REPORTS
 
 STEPS = (
     "Peel two apples and cut them in thin slices.",
@@ -178,6 +181,15 @@ def test_a_cluster_gives_the_same_set(site: Path, tmp_path: Path, monkeypatch):
     assert {file.name: file.read_bytes() for file in (many / "images").iterdir()} == {
         file.name: file.read_bytes() for file in (plain / "images").iterdir()
     }
+
+
+def test_ray_reports_nothing_unless_asked():
+    """A process that has left a cluster would go on to send metrics to it, from a thread that reads the environment while others write."""
+    code = "import os, duogen.ray_cluster as ray_cluster; print(*(os.environ[name] for name in ray_cluster.REPORTS))"
+    mine = {name: value for name, value in os.environ.items() if name not in REPORTS}
+    for environment, values in ((mine, ["0", "0"]), (mine | {REPORTS[1]: "1"}, ["0", "1"])):
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert found.stdout.split() == values
 
 
 def test_a_machine_that_does_not_see_the_pages_says_so(site: Path, tmp_path: Path):
