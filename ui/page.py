@@ -55,9 +55,11 @@ SHOW_ADDRESS = """id => {
     history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash)
     document.dispatchEvent(new Event('address'))
 }"""
+SENT = "() => { document.dispatchEvent(new Event('sent')) }"
 EMPTY = "() => [{ text: '', files: [] }, '']"
 SCRIPT_NAMES = (
-    "event_stream", "drafts", "flipbook", "motion", "picture_roles", "actions", "references", "waiting_list", "head", "connection",
+    "event_stream", "drafts", "flipbook", "motion", "picture_roles", "actions", "references", "late_words", "waiting_list", "head",
+    "connection",
 )  # fmt: skip
 SHOW_ROLES = "() => { document.dispatchEvent(new Event('roles')) }"
 OWN_SCRIPTS = [STATIC / f"{name}.js" for name in SCRIPT_NAMES]
@@ -187,6 +189,7 @@ class Page:
         drawn = [self.chatbot, self.status, self.waiting]
         shown: dict[str, Any] = {"fn": chat.follow, "inputs": {self.view, self.search}, "outputs": drawn, **quick}
         settled: dict[str, Any] = {"fn": chat.finish, "inputs": {self.view, self.search}, "outputs": around, **quick}
+        self.box.submit(None, None, None, js=SENT)
         self.box.submit(chat.submit, inputs, outputs, **quick).success(**shown).success(**settled)
         self.chatbot.example_select(chat.submit_example, inputs, outputs, **quick).success(**shown).success(**settled)
         acted = [*outputs, self.search, self.tabs, *self.studio.outputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image as PILImage
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from duogen.conversation import Image, Reference, Turn
 from duogen.library.conversations import ConversationStore
@@ -136,6 +136,33 @@ def test_what_is_written_while_a_new_chat_opens_stays(fast: Server, tab) -> None
     page.unroute("**/gradio_api/run/predict**")
     expect(page.locator("#fitting button:not(.close)")).to_have_count(1)
     expect(box).to_have_value("A boat in a storm")
+
+
+@browser_only
+def test_what_is_written_while_a_message_is_sent_stays(fast: Server, tab) -> None:
+    """The server's answer empties the box."""
+    page, joined = tab(fast.address), "**/gradio_api/queue/join**"
+    box, mine = page.locator("#box textarea"), page.locator("#talk .user").first
+
+    def send_and_go_on(words: str, held: list[Route]) -> None:
+        page.route(joined, lambda route: held.append(route))
+        box.fill(words)
+        with page.expect_request(joined):
+            box.press("Enter")
+        box.press_sequentially(" And")
+
+    send_and_go_on("How do I draw a boat?", held := [])
+    for route in held:
+        route.continue_()
+    page.unroute(joined)
+    expect(mine).to_contain_text("How do I draw a boat?")
+    expect(box).to_have_value("And")
+    assert "And" not in mine.inner_text()
+    wait_until_answered(page)
+    send_and_go_on("A car", [])
+    page.evaluate("document.querySelector('#box textarea').value = ''")  # as the server's answer does, between two letters
+    box.press_sequentially(" in a storm?")
+    expect(box).to_have_value("And in a storm?")
 
 
 @browser_only
