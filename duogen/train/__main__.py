@@ -239,8 +239,11 @@ def fit_scenes(file: Path, runs: Path) -> float:
 
 
 def fit_changes(file: Path, runs: Path) -> dict[str, float]:
-    """Fit the change head to the MLLM after stage 1 and to the autoencoder; returns its figures on dialogues that it was not fitted to."""
-    from duogen.nn.change_head import CHANGE_HEAD
+    """Fit the change head to the MLLM after stage 1 and to the autoencoder; returns its figures on dialogues that it was not fitted to.
+
+    The fit begins with the head of the pair in `grow_from`, where that has one.
+    """
+    from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
     from duogen.nn.vae import PatchVAE
     from duogen.train.change_head import ChangeReader, fit_change_head
     from duogen.train.states import truncate_layers
@@ -252,7 +255,9 @@ def fit_changes(file: Path, runs: Path) -> dict[str, float]:
     own = (runs / "vae" / "fitted").is_dir() or not settings.grow_from
     vae = load_fitted_vae(runs) if own else PatchVAE.from_pretrained(Path(settings.grow_from) / "vae")
     reader = ChangeReader(truncate_layers(mllm, max(settings.layers)).eval(), tokens, list(settings.layers), vae)
-    head, figures = fit_change_head(reader, settings, CHANGE_DIALOGUES, CHANGE_STEPS, seed=6)
+    earlier = Path(settings.grow_from) / CHANGE_HEAD
+    old = ChangeHead.from_pretrained(earlier) if settings.grow_from and earlier.is_dir() else None
+    head, figures = fit_change_head(reader, settings, CHANGE_DIALOGUES, CHANGE_STEPS, seed=6, old=old)
     head.save_pretrained(runs / CHANGE_HEAD)
     return figures
 

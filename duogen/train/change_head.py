@@ -18,6 +18,7 @@ from PIL import Image as PILImage
 from duogen.models.sequence import Tokens
 from duogen.nn.change_head import ChangeHead
 from duogen.nn.vae import PatchVAE, pixel_weights
+from duogen.precision import resolve_precision
 from duogen.provenance import encode_picture
 from duogen.sketchbook.tasks import Dialogue, draw_turns, sample
 from duogen.train.curriculum import choose_core_kinds, draft_dialogue
@@ -35,9 +36,11 @@ DRAFTED = 0.3  # of the dialogues
 TESTED = 0.05  # of the dialogues, which the head is not fitted to
 PROJECTED, FITTED_TO = 384, 100  # channels of the projection, and dialogues that it is fitted to
 BATCH, LEARNING_RATE = 48, 1.5e-3
+KNOWN_RATE = 1 / 3  # of the learning rate: for weights that an earlier head had
 PIXELS, PIXEL_BATCH = 24, 6  # channels of what is read from pictures, and how many of a batch are looked at
 NOISE, NOISY = 0.06, 0.6  # strongest noise on the pictures that are looked at, and the share of them that has some: a painter's are blotchy
 SAME = 4  # of 255: up to this difference a pixel stays
+SHADES, PARTLY = 16, 0.05  # of 255: shades of one colour, as in a sky; the share of a colour's pixels from which all of them change
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,29 @@ class Change:
     pictures: tuple[bytes, bytes] | None = None
 
     def read_pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The picture before, [3, H, W] in -1..1, and its pixels that differ afterwards, boolean [H, W]."""
+        """The picture before, [3, H, W] in -1..1, and its pixels that are painted anew, boolean [H, W]; the rest of them stays."""
         assert self.pictures is not None  # of all changes of a set, or of none
         before, after = to_pixels([PILImage.open(io.BytesIO(each)).convert("RGB") for each in self.pictures])
-        return before, (before - after).abs().amax(0) > SAME / 127.5
+        return before, widen_change(before, (before - after).abs().amax(0) > SAME / 127.5, round(len(self.moved) ** 0.5))
+
+
+def widen_change(before: torch.Tensor, moved: torch.Tensor, places: int) -> torch.Tensor:
+    """Mark all pixels of a colour in a place where some of them differ, boolean [H, W].
+
+    Where something new comes to lie, its outline is not to be seen in the picture before: all of the ground under it is painted anew there.
+    A part that is gone or has another colour is marked as it is.
+
+    Args:
+        before: the picture before, [3, H, W] in -1..1.
+        moved: its pixels that differ afterwards, boolean [H, W].
+        places: rows, and columns, of the places.
+    """
+    row, column = (torch.arange(side) * places // side for side in moved.shape)
+    red, green, blue = ((before + 1) * 127.5 / SHADES).round().long()
+    code = (((row[:, None] * places + column) * 256 + red) * 256 + green) * 256 + blue
+    _, region = code.flatten().unique(return_inverse=True)
+    share = torch.bincount(region, moved.flatten().float()) / torch.bincount(region)
+    return moved | (share > PARTLY)[region].view_as(moved)
 
 
 @dataclass(frozen=True)
@@ -105,9 +127,18 @@ def sample_changes(rng: random.Random, settings: CurriculumSettings) -> Dialogue
 
 
 def fit_change_head(
-    reader: ChangeReader, settings: CurriculumSettings, dialogues: int, steps: int, seed: int, log: Callable[[str], None] = print
+    reader: ChangeReader,
+    settings: CurriculumSettings,
+    dialogues: int,
+    steps: int,
+    seed: int,
+    log: Callable[[str], None] = print,
+    old: ChangeHead | None = None,
 ) -> tuple[ChangeHead, dict[str, float]]:
     """Fit a head to sampled dialogues.
+
+    Args:
+        old: an earlier head, which need not know pixels; its weights are what the fit begins with.
 
     Returns:
         The head, and its figures on the dialogues that it was not fitted to, as `measure_head` gives them.
@@ -129,7 +160,7 @@ def fit_change_head(
             log(f"{number + 1} of {dialogues} dialogues read")
     fitted = len(found) - max(1, round(TESTED * len(found)))
     examples, tested = ([change for made in part for change in made] for part in (found[:fitted], found[fitted:]))
-    head = train_head(examples, steps, seed, log)
+    head = train_head(examples, steps, seed, log, narrow_head(old, projection) if old else None)
     return fold_head(head, projection), measure_head(head, tested)
 
 
@@ -139,20 +170,33 @@ def _project(changes: list[Change], projection: Projection) -> list[Change]:
     ]
 
 
-def train_head(changes: list[Change], steps: int, seed: int, log: Callable[[str], None] = print) -> ChangeHead:
-    """Train a head on projected states; it knows pixels if the changes have pictures. The learning rate falls over the last half."""
+def train_head(
+    changes: list[Change], steps: int, seed: int, log: Callable[[str], None] = print, old: ChangeHead | None = None
+) -> ChangeHead:
+    """Train a head on projected states; it knows pixels if the changes have pictures. The learning rate falls over the last half.
+
+    `old` is an earlier head that reads projected states; weights that it has are what the training begins with.
+    """
     torch.manual_seed(seed)
     rng, side = random.Random(seed), round(len(changes[0].moved) ** 0.5)
     head = ChangeHead(changes[0].places.shape[1], (side, side), pixels=PIXELS if changes[0].pictures else 0)
-    optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=0.05)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50, 2 * (1 - step / steps)))
+    known = set(old.state_dict()) & set(head.state_dict()) if old else set()
+    if old:
+        head.load_state_dict({name: old.state_dict()[name] for name in known}, strict=False)
+    groups = [
+        {"params": [weight for name, weight in head.named_parameters() if (name in known) is same], "lr": LEARNING_RATE * rate}
+        for same, rate in ((True, KNOWN_RATE), (False, 1.0))
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.05)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50, 2 * (1 - step / max(1, steps))))
     for step in range(steps):
         batch = rng.choices(changes, k=BATCH)
         places, words, lengths, moved = collate(batch)
-        read = head.read(places, words, lengths)
-        loss = F.binary_cross_entropy_with_logits(head.mark_places(read), moved)
-        if head.config.pixels:
-            loss = loss + _pixel_loss(head, read[:PIXEL_BATCH], batch[:PIXEL_BATCH])
+        with torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", "cpu") == "bf16"):
+            read = head.read(places, words, lengths)
+            loss = F.binary_cross_entropy_with_logits(head.mark_places(read), moved)
+            if head.config.pixels:
+                loss = loss + _pixel_loss(head, read[:PIXEL_BATCH], batch[:PIXEL_BATCH])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -203,14 +247,28 @@ def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
 
 
 @torch.no_grad()
+def narrow_head(head: ChangeHead, projection: Projection) -> ChangeHead:
+    """A head that reads projected states, with the same result but for what the projection leaves out."""
+    weights = {name: value.float() for name, value in head.state_dict().items()}
+    for name in ("from_places", "from_words"):
+        weights[f"{name}.bias"] = weights[f"{name}.bias"] + weights[f"{name}.weight"] @ projection.mean
+        weights[f"{name}.weight"] = weights[f"{name}.weight"] @ projection.axes.T / projection.axes[0].square().sum()
+    return _make_alike(head, projection.axes.shape[0], weights)
+
+
+@torch.no_grad()
 def fold_head(head: ChangeHead, projection: Projection) -> ChangeHead:
     """A head that reads whole states, with the same result."""
-    config = head.config
-    sizes = config.words, config.width, config.layers, config.heads
-    whole = ChangeHead(projection.axes.shape[1], tuple(config.places), *sizes, pixels=config.pixels)
     weights = head.state_dict()
     for name in ("from_places", "from_words"):
         weights[f"{name}.weight"] = weights[f"{name}.weight"] @ projection.axes
         weights[f"{name}.bias"] = weights[f"{name}.bias"] - weights[f"{name}.weight"] @ projection.mean
-    whole.load_state_dict(weights)
-    return whole.eval().requires_grad_(False)
+    return _make_alike(head, projection.axes.shape[1], weights)
+
+
+def _make_alike(head: ChangeHead, channels: int, weights: dict[str, torch.Tensor]) -> ChangeHead:
+    config = head.config
+    sizes = config.words, config.width, config.layers, config.heads
+    made = ChangeHead(channels, tuple(config.places), *sizes, pixels=config.pixels)
+    made.load_state_dict(weights)
+    return made.eval().requires_grad_(False)

@@ -19,7 +19,17 @@ from duogen.painters.base import Frames, PaintRequest
 from duogen.provenance import encode_picture
 from duogen.sketchbook.tasks import draw_turns
 from duogen.train import __main__ as commands
-from duogen.train.change_head import Change, ChangeReader, collate, fold_head, measure_head, sample_changes, train_head
+from duogen.train.change_head import (
+    Change,
+    ChangeReader,
+    collate,
+    fold_head,
+    measure_head,
+    narrow_head,
+    sample_changes,
+    train_head,
+    widen_change,
+)
 from duogen.train.settings import DiTSettings
 from duogen.train.states import Projection
 from tests.models.test_caches import noise_picture, options
@@ -105,6 +115,33 @@ def test_a_folded_head_says_of_whole_states_what_it_said_of_projected_ones():
     said = head(projection.project(places)[None], projection.project(words)[None], torch.tensor([5]))
     folded = fold_head(head, projection)
     assert folded.config.channels == 10 and torch.allclose(folded(places[None], words[None], torch.tensor([5])), said, atol=1e-4)
+
+
+def test_a_fit_begins_with_an_earlier_head():
+    """Of places alone, and of whole states; what it did not know is new."""
+    states = torch.randn(100, 10, generator=torch.Generator().manual_seed(1)) + 3
+    projection, early = Projection.fit([states], 6), train_head(make_changes(8), 2, seed=0)
+    narrow = narrow_head(fold_head(early, projection), projection)
+    assert all(torch.allclose(narrow.state_dict()[name], weight, atol=1e-4) for name, weight in early.state_dict().items())
+    later = train_head(make_changes(8, pictures=True), 0, seed=1, old=narrow).state_dict()
+    assert all(torch.equal(later[name], weight) for name, weight in narrow.state_dict().items()) and len(later) > len(early.state_dict())
+
+
+def test_what_comes_anew_changes_all_of_the_ground_under_it():
+    """2 x 2 places of 8 x 8 pixels: on a sky of two near shades a window comes anew, a wall beside it changes its colour."""
+    before = torch.ones(3, 16, 16)
+    before[:, 4:] -= 2 / 255  # a shade below the first, but one colour
+    before[:, :, 12:] = -1.0  # the wall
+    moved = torch.zeros(16, 16, dtype=torch.bool)
+    moved[2:6, 2:6] = True
+    moved[:8, 12:] = True
+    found, expected = widen_change(before, moved, 2), torch.zeros(16, 16, dtype=torch.bool)
+    expected[:8, :8] = True  # the place with the window
+    expected[:8, 12:] = True  # of the next place the wall alone
+    assert torch.equal(found, expected)
+    speck = torch.zeros(16, 16, dtype=torch.bool)
+    speck[9, 9] = True  # an edge that was drawn a little otherwise: a sixty-fourth of its colour
+    assert torch.equal(widen_change(before, speck, 2), speck)
 
 
 def test_fit_change_head_reads_what_serving_reads(tmp_path, monkeypatch, capsys, pair, vae):

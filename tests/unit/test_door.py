@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from gradio.route_utils import FnIndexInferError
+from gradio.routes import App
 from gradio.state_holder import SessionState
 from httpx import InvalidURL
 from starlette.datastructures import MutableHeaders
@@ -182,6 +183,7 @@ def test_a_route_that_fails_answers_with_the_number_in_the_log(caplog: pytest.Lo
         ("run/x", b'{"fn_index": 0, "data": [1]}', 200),
         *(("run/x", body, 200) for body in (b"{", b'{"fn_index": 9, "data": []}', b'{"fn_index": {}, "data": 1}', b'{"fn_index": 0}')),
         ("api/x", b'{"fn_index": 0, "data": []}', 400),
+        ("run/x", b'{"fn_index": 1, "data": []}', 400),
     ],
 )
 def test_gradios_routes_get_only_what_they_can_read(path: str, body: bytes, status: int) -> None:
@@ -190,10 +192,34 @@ def test_gradios_routes_get_only_what_they_can_read(path: str, body: bytes, stat
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": got["body"]})
 
-    client = TestClient(CheckedBodies(echo, {0: SimpleNamespace(inputs=["words"])}))
+    functions = {0: SimpleNamespace(fn=print, inputs=["words"]), 1: SimpleNamespace(fn=None, inputs=[])}  # 1 runs in the browser alone
+    client = TestClient(CheckedBodies(echo, functions))
     answer = client.post(f"/gradio_api/{path}", content=body)
     assert answer.status_code == status and (status == 400 or answer.content == body)
     assert client.post("/elsewhere", content=body).content == body
+
+
+@pytest.mark.parametrize(
+    ("event", "value", "status"), [("pick", "a", 200), ("pick", "z", 400), ("refuse", "a", 400), ("fail", "a", 500)]
+)
+def test_a_call_that_is_refused_is_no_fault_of_the_server(event: str, value: str, status: int) -> None:
+    """Gradio itself says 500 for all that fails."""
+
+    def refuse(choice: str) -> None:
+        raise gr.Error("There is none.")
+
+    def fail(choice: str) -> None:
+        raise KeyError(choice)
+
+    with ReportingBlocks() as blocks:
+        box = gr.Dropdown(["a", "b"])
+        events = {"pick": lambda choice: None, "refuse": refuse, "fail": fail}
+        for name, function in events.items():
+            box.change(function, box, None, api_name=name, queue=False)
+    app = App.create_app(blocks)
+    client = TestClient(CheckedBodies(app, blocks.fns))
+    answer = client.post(f"/gradio_api/run/{event}", json={"data": [value], "fn_index": list(events).index(event)})
+    assert answer.status_code == status, answer.text
 
 
 def test_a_fault_is_described_by_its_kind_and_its_number(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MCP = "/gradio_api/mcp"
 DIRECT = ("/gradio_api/run/", "/gradio_api/api/")
+NUMBER = re.compile(r"fault \d{6}")  # as `duogen.faults` writes it
 UNREADABLE = {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "The body of the request is no JSON that can be read."}}
 
 
@@ -24,13 +26,17 @@ def is_readable(body: bytes) -> bool:
     return True
 
 
-def count_missing(body: bytes, functions: Mapping[int, Any]) -> int:
-    """How many inputs a direct call lacks of those that its function takes; 0 also where Gradio's route says itself what is wrong."""
+def find_wrong_call(body: bytes, functions: Mapping[int, Any]) -> str:
+    """What is wrong with a direct call of a function, in a sentence; "" also where Gradio's route says it itself."""
     try:
         call = json.loads(body)
-        return max(0, len(functions[call["fn_index"]].inputs) - len(call["data"]))
+        function = functions[call["fn_index"]]
+        missing = len(function.inputs) - len(call["data"])
     except (ValueError, RecursionError, LookupError, TypeError):
-        return 0
+        return ""
+    if function.fn is None:
+        return "The event runs in the browser alone; it cannot be called."
+    return f"The call lacks {missing} of its inputs; give all of them in data." if missing > 0 else ""
 
 
 class CheckedBodies:
@@ -50,8 +56,8 @@ class CheckedBodies:
         except ClientDisconnect:
             return
         wrong: dict[str, Any] = {} if is_direct or is_readable(body) else UNREADABLE
-        if is_direct and (missing := count_missing(body, self.functions)):
-            wrong = {"error": f"The call lacks {missing} of its inputs; give all of them in data."}
+        if is_direct and (sentence := find_wrong_call(body, self.functions)):
+            wrong = {"error": sentence}
         if wrong:
             await JSONResponse(wrong, 400)(scope, receive, send)
             return
@@ -60,4 +66,21 @@ class CheckedBodies:
         async def replay() -> Message:
             return waiting.pop() if waiting else await receive()
 
-        await self.app(scope, replay, send)
+        await self.app(scope, replay, _correct_status(send) if is_direct else send)
+
+
+def _correct_status(send: Send) -> Send:
+    """Gradio gives every event that fails the status 500; without the number of a fault it was the call that was wrong."""
+    held: list[Message] = []
+
+    async def correct(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 500:
+            held.append(message)
+            return
+        if held:
+            start = held.pop()
+            is_fault = NUMBER.search(message.get("body", b"").decode("utf-8", "replace"))
+            await send(start if is_fault else {**start, "status": 400})
+        await send(message)
+
+    return correct
