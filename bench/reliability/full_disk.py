@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.browser import find_port
 from bench.machine import host, report
 from bench.reliability.person import ACTS, Ledger, Person, find_leftovers, find_lost, read_home
 from duogen.files import explain_disk
@@ -88,7 +89,7 @@ class FullDisk:
 
 def start_server(home: Path, *before: str) -> tuple[int, str]:
     """Start a server that is expected to refuse; its exit status and what it says."""
-    command = [*before, sys.executable, str(ROOT / "app.py"), "--no-browser", "--port", "7999"]
+    command = [*before, sys.executable, str(ROOT / "app.py"), "--no-browser", "--port", str(find_port())]
     environment = {**os.environ, "DUOGEN_HOME": str(home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
     return done.returncode, done.stderr.strip()
