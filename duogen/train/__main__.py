@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = (*STAGES, "fit-last-layer", "fit-scene-head", "fit-change-head", "states", "export", "all", "settings")
 FITTED_PICTURES = 3200  # that `fit-last-layer` fits to
 FITTED_CONVERSATIONS = 1000  # that `fit-scene-head` fits to, less a tenth that it is tested with
-CHANGE_DIALOGUES, CHANGE_STEPS = 3000, 2000  # that `fit-change-head` reads, less a twentieth that it is tested with; and its steps
+CHANGE_DIALOGUES, CHANGE_STEPS = 6000, 2000  # that `fit-change-head` reads, less a twentieth that it is tested with; and its steps
 ALIASES = {"refit": "fit-last-layer"}
 
 
@@ -163,7 +163,7 @@ def build_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
     if settings.see:  # the painter reads what the MLLM sees: its vision tower and token rows
         mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
     mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
-    return DiTStage(recipe, mllm, tokens, load_fitted_vae(runs), list(settings.layers), runs / "states")
+    return DiTStage(recipe, mllm, tokens, load_fitted_vae(runs, settings.grow_from), list(settings.layers), runs / "states")
 
 
 def prepare_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
@@ -244,7 +244,6 @@ def fit_changes(file: Path, runs: Path) -> dict[str, float]:
     The fit begins with the head of the pair in `grow_from`, where that has one.
     """
     from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
-    from duogen.nn.vae import PatchVAE
     from duogen.train.change_head import ChangeReader, fit_change_head
     from duogen.train.states import truncate_layers
     from duogen.train.trainer import Recipe
@@ -252,9 +251,8 @@ def fit_changes(file: Path, runs: Path) -> dict[str, float]:
     settings = DiTSettings.from_json(Recipe.load(file, "dit").settings)
     mllm, tokens = open_base_mllm()
     mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
-    own = (runs / "vae" / "fitted").is_dir() or not settings.grow_from
-    vae = load_fitted_vae(runs) if own else PatchVAE.from_pretrained(Path(settings.grow_from) / "vae")
-    reader = ChangeReader(truncate_layers(mllm, max(settings.layers)).eval(), tokens, list(settings.layers), vae)
+    layers, vae = list(settings.layers), load_fitted_vae(runs, settings.grow_from)
+    reader = ChangeReader(truncate_layers(mllm, max(layers)).eval(), tokens, layers, vae)
     earlier = Path(settings.grow_from) / CHANGE_HEAD
     old = ChangeHead.from_pretrained(earlier) if settings.grow_from and earlier.is_dir() else None
     head, figures = fit_change_head(reader, settings, CHANGE_DIALOGUES, CHANGE_STEPS, seed=6, old=old)
@@ -275,14 +273,19 @@ def open_base_mllm() -> tuple[Qwen2_5_VLForConditionalGeneration, Tokens]:
     return mllm, Tokens(tokenizer, processor())
 
 
-def load_fitted_vae(runs: Path) -> PatchVAE:
-    """Load the fitted autoencoder. Raises ValueError when it has not been fitted yet."""
+def load_fitted_vae(runs: Path, source: str = "") -> PatchVAE:
+    """Load the autoencoder of the run, or where it has none, of the pair in the folder `source`.
+
+    Raises:
+        ValueError: there is neither.
+    """
     from duogen.nn.vae import PatchVAE
 
-    folder = runs / "vae" / "fitted"
-    if not folder.exists():
-        raise ValueError("There is no fitted autoencoder yet; run `python -m duogen.train vae` first.")
-    return PatchVAE.from_pretrained(folder)
+    folders = [runs / "vae" / "fitted", *([Path(source) / "vae"] if source else [])]
+    found = [folder for folder in folders if folder.exists()]
+    if not found:
+        raise ValueError("There is no fitted autoencoder yet; run `python -m duogen.train vae` first, or name a pair in `grow_from`.")
+    return PatchVAE.from_pretrained(found[0])
 
 
 if __name__ == "__main__":

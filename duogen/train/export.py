@@ -62,9 +62,7 @@ def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
 def _export_stages(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     dit = DiTSettings.from_json(Recipe.load(recipe_file, "dit").settings)
     steps = {"mllm": _export_mllm(recipe_file, dit.grow_from, runs, out)}
-    vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
-    steps["vae"] = load_weights(runs / "vae", {"vae": vae})
-    vae.save_pretrained(out / "vae")
+    vae, steps["vae"] = _export_vae(dit.grow_from, runs, out)
     projection = runs / "dit" / PROJECTION
     width = dit.states if projection.exists() else 576 * len(dit.layers)
     transformer = new_transformer(dit.model, vae.config.z_dim, width)
@@ -77,6 +75,17 @@ def _export_stages(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     (out / ABOUT).write_text(json.dumps(_about(recipe_file, dit), indent=1, ensure_ascii=False) + "\n")
     return steps
+
+
+def _export_vae(source: str, runs: Path, out: Path) -> tuple[PatchVAE, int]:
+    """Write the run's autoencoder; a run without one keeps that of the pair in the folder `source`."""
+    if source and not (runs / "vae").exists():
+        shutil.copytree(Path(source) / "vae", out / "vae")
+        return PatchVAE.from_pretrained(out / "vae"), 0
+    vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
+    steps = load_weights(runs / "vae", {"vae": vae})
+    vae.save_pretrained(out / "vae")
+    return vae, steps
 
 
 def _export_onto_pair(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
@@ -133,10 +142,13 @@ def _forget_places(folder: Path) -> None:
 
 
 def _about(recipe_file: Path, dit: DiTSettings) -> dict[str, Any]:
-    shown = json.loads(recipe_file.read_text(encoding="utf-8"))["about"]
+    stages = Recipe.list_stages(recipe_file)
+    shown, practised, source = stages["about"], recipe_file.stem, Path(dit.grow_from)
+    if "mllm" not in stages and dit.grow_from and (source / ABOUT).is_file():
+        practised = About.load(source).practised  # its dialogues are of stage 1 too
     about = About(
         layers=dit.layers, frame_attention="block_causal", prediction="sample",
         timestep_scale=dit.timestep_scale, fresh_bias=dit.fresh_bias, sees_previous=True,
-        image_size=(256, 256), practised=recipe_file.stem, **shown,
+        image_size=(256, 256), practised=practised, **shown,
     )  # fmt: skip
     return asdict(about)

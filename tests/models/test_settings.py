@@ -33,7 +33,9 @@ GROUP = {"name": "one", "frames": [1, 2], "targets": 4, "tasks": {"guide": 1}}
 
 
 WHOLE_RECIPES = [(recipe, kind) for recipe in ("duogen-sketch", "duogen-sketch-192") for kind in map(STAGES.get, FROM_NOTHING)]
-PARTIAL_RECIPES = [("duogen-sketch-words", MLLMSettings), ("duogen-sketch-reward", RewardSettings)]
+PARTIAL_RECIPES = [
+    ("duogen-sketch-words", MLLMSettings), ("duogen-sketch-edits", DiTSettings), ("duogen-sketch-reward", RewardSettings)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("recipe", "kind"), [*WHOLE_RECIPES, *PARTIAL_RECIPES])

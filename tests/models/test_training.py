@@ -373,13 +373,20 @@ def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_co
     assert export(tmp_path / "toy.json", runs, out) == {"mllm": 0, "vae": 7, "dit": 7}
     assert not (out / SCENE_HEAD).exists() and SCENE_HEAD not in json.loads((out / "model_index.json").read_text())
     SceneHead(576).save_pretrained(old / SCENE_HEAD)
-    export(tmp_path / "toy.json", runs, out)
+    (runs / "vae").rename(old / "whole")  # nor need it have an autoencoder of its own
+    (old / "whole" / "fitted").rename(old / "vae")
+    (old / "duogen.json").write_text((out / "duogen.json").read_text().replace('"toy"', '"whole"'))
+    assert export(tmp_path / "toy.json", runs, out) == {"mllm": 0, "vae": 0, "dit": 7}
+    assert (out / "vae" / "config.json").read_text() == (old / "vae" / "config.json").read_text()
+    assert commands.load_fitted_vae(runs, str(old)).config.z_dim == stage.vae.config.z_dim
+    with pytest.raises(ValueError, match="no fitted autoencoder"):
+        commands.load_fitted_vae(runs)
     assert SceneHead.from_pretrained(out / SCENE_HEAD).config.channels == 576
     assert not any(str(tmp_path) in file.read_text() for file in out.rglob("*.json"))
     assert json.loads((out / "model_index.json").read_text())[SCENE_HEAD] == ["duogen", "SceneHead"]
     assert (out / "text_encoder" / "adapter_config.json").read_text() == "{}" and (out / "README.md").read_text() == "The card."
     written = About.load(out)
-    assert (written.copy_below, written.practised, written.steps) == (-1.5, "toy", 4)
+    assert (written.copy_below, written.practised, written.steps) == (-1.5, "whole", 4), "its examples are of all stages"
     weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(weights["proj_out.weight"], transformer.proj_out.weight.bfloat16()) and len(weights["proj_out.weight"]) == 10
 
