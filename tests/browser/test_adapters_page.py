@@ -43,7 +43,7 @@ def test_a_lora_is_brought_and_switched_on(painter: Server, tab, tmp_path: Path)
         page.wait_for_selector(f"#adapters-status:has-text('{name} is here now')")
     page.set_input_files("#adapters input[type=file]", tmp_path / "model.safetensors")
     page.wait_for_selector("#adapters-status:has-text('model.safetensors cannot be opened: git-lfs left a pointer')")
-    expect(page.locator("#adapters .triggers.prose")).to_have_text("Trigger words: in <b>ink</b>")
+    expect(page.locator("#adapters .triggers")).to_have_text("Trigger words: in <b>ink</b>")
     page.wait_for_selector("#status:has-text('Ready')")
     page.click("#adapter-Ann-ink input[type=checkbox]")
     page.wait_for_selector("#adapters-status:has-text('On: Ann-ink (1)')")
@@ -51,6 +51,40 @@ def test_a_lora_is_brought_and_switched_on(painter: Server, tab, tmp_path: Path)
     page.click("#adapter-other input[type=checkbox]")
     page.wait_for_selector("#adapters-status:has-text('was made for sdxl_base_v1-0 and does not fit this one')")
     expect(page.locator("#adapters-status")).to_contain_text("All adapters are off now.")
+
+
+@browser_only
+def test_a_click_on_an_old_list_concerns_the_adapter_that_it_shows(painter: Server, tab, tmp_path: Path) -> None:
+    """The list changes on the server, by other pages and programs, before a page shows it."""
+    folder = painter.home / "loras"
+    folder.mkdir(exist_ok=True)
+    lora(folder / "middle.safetensors")
+    page = tab(painter.address)
+    page.wait_for_selector("#status:has-text('Ready')")
+    page.click("#pair button.label-wrap")
+    page.wait_for_selector("#adapter-middle")
+    page.locator("#adapter-middle input[type=range]").fill("0.5")
+    lora(folder / "first.safetensors")
+    page.click("#adapter-middle input[type=checkbox]")
+    page.wait_for_selector("#adapters-status:has-text('On: middle (0.5)')")
+    page.wait_for_selector("#adapter-first")
+    expect(page.locator("#adapter-middle input[type=checkbox]")).to_be_checked()
+    expect(page.locator("#adapter-middle output")).to_have_text("0.5")
+    expect(page.locator("#adapter-first input[type=checkbox]")).not_to_be_checked()
+    for at in range(4):  # the list grows while its rows are clicked
+        lora(folder / f"one-more-{at}.safetensors")
+        page.click("#adapters-look")
+        page.click("#adapter-middle input[type=checkbox]")
+        page.wait_for_selector(f"#adapters-status:has-text('{'On: middle (0.5)' if at % 2 else 'No adapter is on.'}')")
+    (folder / "first.safetensors").unlink()
+    page.click("#adapter-first input[type=checkbox]")
+    page.wait_for_selector("#adapters-status:has-text('This adapter is no longer there; look for new ones.')")
+    page.wait_for_selector("#adapter-first", state="detached")
+    expect(page.locator("#adapter-middle input[type=checkbox]")).to_be_checked()
+    page.click("#adapter-middle input[type=checkbox]")
+    page.wait_for_selector("#adapters-status:has-text('No adapter is on.')")
+    for file in folder.iterdir():
+        file.unlink()
 
 
 @browser_only

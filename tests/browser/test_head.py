@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
@@ -19,6 +20,7 @@ from ui.page import Page
 from ui.parts.controls import ASPECT, pair_updates
 from ui.parts.loading import Loading
 from ui.parts.pair_switch import list_pairs
+from ui.parts.shared import key_of
 
 
 @pytest.fixture
@@ -104,6 +106,27 @@ def choose_shape_and_save(page) -> None:
     page.click("#presets button >> nth=0")
     expect(page.locator("#shapes label.selected")).to_have_text("Auto")
     page.click("#options .toggle-button")
+
+
+def test_no_list_is_laid_out_while_the_page_runs(page: Page) -> None:
+    """`gr.render` gives its rows other events each time, so a click that comes then asks for one that is gone and is lost."""
+    assert not page.blocks.renderables
+
+
+@pytest.mark.parametrize("sent", [None, {}, {"pair": "nothing"}, {"pair": ["nothing"]}])
+def test_a_pair_that_is_not_listed_is_not_opened(page: Page, sent: object) -> None:
+    updates = page.pair_switch.choose(gr.EventData(None, sent))
+    assert list(updates) == [page.pair_switch.status] and not page.loading.is_busy
+    assert "open the page anew" in updates[page.pair_switch.status] or "no longer there" in updates[page.pair_switch.status]
+
+
+@pytest.mark.parametrize("weight", ["1", True, float("nan"), -0.1, 1.6, None])
+def test_a_weight_is_a_number_in_its_range(page: Page, tmp_path: Path, weight: object) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "ink.safetensors").touch()
+    panel = page.pair_switch.adapters
+    said, rows = panel.change(gr.EventData(None, {"adapter": key_of(tmp_path / "loras" / "ink.safetensors"), "weight": weight}))
+    assert "The weight of an adapter is a number from 0 to 1.5." in said and "adapter-ink" in rows and "checked" not in rows
 
 
 @browser_only

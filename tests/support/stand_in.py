@@ -63,7 +63,7 @@ class StandIn:
                 time.sleep(self.seconds / 50)
             parts.append(Text(words))
             if (at < 3 or ideas) and not stop.is_set():
-                yield from self._paint(at, seeds.randrange(1000), parts, stop, masked, slow and at == LAST)
+                yield from self._paint(at, seeds.randrange(2**31), parts, stop, masked, slow and at == LAST)
             if stop.is_set():
                 break
         why = "user" if stop.is_set() else "end"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import html
+import math
 import re
 import threading
 from pathlib import Path
@@ -14,10 +16,15 @@ from duogen.finetune.jobs import finetune_home
 from duogen.hub.model_files import find_model_files
 from duogen.models.lora_files import SUFFIX, read_lora
 from duogen.paths import data_home
+from ui import STATIC
 from ui.parts.loading import Loading
-from ui.parts.shared import QUICK, status_line, translate_html
+from ui.parts.shared import QUICK, Refusal, key_of, read_event, status_line, translate_html
 
 LARGEST_LORA = 4 << 30  # bytes
+LARGEST_WEIGHT = 1.5
+SCRIPT = STATIC / "adapter_list.js"
+SETTLED = "() => { document.dispatchEvent(new Event('adapters')) }"
+GONE = "This adapter is no longer there; look for new ones."
 HINT = "Turn adapters on or off here, several at once; this applies to everyone who uses this page."
 
 
@@ -33,44 +40,37 @@ class AdapterPanel:
             with gr.Row():
                 self.look = gr.Button("Look for new ones", size="sm", min_width=100, elem_id="adapters-look")
                 self.bring = gr.UploadButton("Add a LoRA file", file_types=[SUFFIX], size="sm", min_width=100, elem_id="adapters-bring")
-            # Rows are rebuilt only when the list changes: a click on a row that is being replaced would be lost.
-            known = gr.State(None)
-            gr.on([blocks.load, panel.expand, self.look.click], self.list_weights, None, [known], **QUICK)
-            self.bring.upload(self.add_file, [self.bring], [self.status, known], **QUICK)
+            # One event for all rows: a row that is drawn anew under the pointer still asks for what it says.
+            self.rows = gr.HTML("", elem_id="adapters-list", js_on_load=SCRIPT.read_text(encoding="utf-8"))
+            gr.on([blocks.load, panel.expand, self.look.click], self.render_rows, None, [self.rows], **QUICK)
+            self.bring.upload(self.add_file, [self.bring], [self.status, self.rows], **QUICK)
+            changed = self.rows.input(self.change, None, [self.status, self.rows], trigger_mode="multiple", **QUICK)
+            changed.then(None, None, None, js=SETTLED)
 
-            @gr.render(inputs=[known], triggers=[known.change], queue=False)
-            def rows(listed: list[tuple[str, float]] | None) -> None:
-                for folder, weight in listed or ():
-                    self._lay_out_row(Path(folder), weight)
+    def render_rows(self) -> str:
+        """All adapters, each with its switch and its weight, as HTML."""
+        return "".join(_row_html(path, self.loading.adapters.get(path, 0.0)) for path in list_adapters(self.loading))
 
-    def list_weights(self) -> list[tuple[str, float]]:
-        """All adapters with their weights, 0 for off."""
-        return [(str(path), self.loading.adapters.get(path, 0.0)) for path in list_adapters(self.loading)]
+    def change(self, event: gr.EventData) -> tuple[str, str]:
+        """Set what the browser asks for: the key of an adapter, and its weight. Returns the status line and the new list."""
+        try:
+            key, weight = read_event(event, "adapter", "weight")
+            path = next((each for each in list_adapters(self.loading) if key_of(each) == key), None)
+            if path is None:
+                raise Refusal(GONE)
+            said = self.set_adapter(path, _read_weight(weight))
+        except Refusal as reason:
+            said = status_line(str(reason), "bad")
+        return said, self.render_rows()
 
-    def _lay_out_row(self, path: Path, weight: float) -> None:
-        with gr.Row(elem_classes="adapter"):
-            on = gr.Checkbox(value=bool(weight), label=title_of(path), container=False, min_width=90, elem_id=f"adapter-{title_of(path)}")
-            strength = gr.Slider(
-                0, 1.5, value=weight or 1.0, step=0.05, label="Weight", show_label=False, container=False, min_width=120,
-                elem_id=f"adapter-weight-{title_of(path)}", buttons=[],
-            )  # fmt: skip
-        if words := describe_triggers(path):
-            gr.HTML(f"<small>{translate_html(words)}</small>", elem_classes="triggers")
-
-        def change(wanted: bool, how: float) -> str:
-            return self.set_adapter(path, how if wanted else 0.0)
-
-        on.input(change, [on, strength], [self.status], **QUICK)
-        strength.release(change, [on, strength], [self.status], **QUICK)
-
-    def add_file(self, brought: str) -> tuple[str, list[tuple[str, float]]]:
+    def add_file(self, brought: str) -> tuple[str, str]:
         """Keep a LoRA file that was brought. Returns the status line and the new list."""
         try:
             file = keep_lora(Path(brought))
         except ValueError as error:
-            return status_line(str(error).replace(brought, Path(brought).name), "bad"), self.list_weights()
+            return status_line(str(error).replace(brought, Path(brought).name), "bad"), self.render_rows()
         words = describe_triggers(file)
-        return status_line(f"{title_of(file)} is here now; switch it on below. {words}".strip()), self.list_weights()
+        return status_line(f"{title_of(file)} is here now; switch it on below. {words}".strip()), self.render_rows()
 
     def set_adapter(self, path: Path, weight: float) -> str:
         """Set the weight of one adapter (0: off) after the answers before it in the queue. Returns the status line."""
@@ -84,6 +84,24 @@ class AdapterPanel:
             return status_line(f"{error} All adapters are off now.", "bad")
         on = ", ".join(f"{translate_html(title_of(each))} ({how:g})" for each, how in self.loading.adapters.items())
         return status_line(f"On: {on}." if on else "No adapter is on.")
+
+
+def _row_html(path: Path, weight: float) -> str:
+    """The switch and the weight of an adapter; `weight` is 0 for off. `adapter_list.js` sends what the user changes."""
+    title = html.escape(title_of(path))
+    about = f'aria-label="{translate_html("Weight")}: {title}"'
+    slider = f'<input type="range" min="0" max="{LARGEST_WEIGHT}" step="0.05" value="{weight or 1.0:g}" {about}>'
+    on = f'<label><input type="checkbox"{" checked" if weight else ""}><span>{title}</span></label>'
+    words = describe_triggers(path)
+    told = f'<small class="triggers">{translate_html(words)}</small>' if words else ""
+    return f'<div class="adapter" id="adapter-{title}" data-key="{key_of(path)}">{on}{slider}<output>{weight or 1.0:g}</output>{told}</div>'
+
+
+def _read_weight(value: object) -> float:
+    """Raises Refusal: it is no weight."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= LARGEST_WEIGHT:
+        raise Refusal(f"The weight of an adapter is a number from 0 to {LARGEST_WEIGHT:g}.")
+    return float(value)
 
 
 def loras_home() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import html
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,15 +10,18 @@ import gradio as gr
 from gradio.events import Dependency
 
 from duogen.hub.catalogue import Found, bundled_id, entries, find, is_installed
+from ui import STATIC
 from ui.parts.adapters import AdapterPanel
 from ui.parts.i18n import translate
 from ui.parts.loading import Loading
-from ui.parts.shared import QUICK, Updates, status_line
+from ui.parts.shared import QUICK, Refusal, Updates, key_of, read_event, status_line, translate_html
 
 if TYPE_CHECKING:
     from duogen.hub.memory_plan import Plan
 
 OPENS = "The pair opens as soon as the earlier answers are done."
+SCRIPT = STATIC / "pair_list.js"
+GONE = "This pair is no longer there; fold this list and unfold it again."
 HINT = "Choose a pair to open it, for everyone who uses this page; the tab Models has more."
 
 
@@ -41,30 +44,17 @@ class PairSwitch:
         self.loading, self.timer = loading, timer
         with gr.Accordion(self.name(), open=False, elem_id="pair") as self.panel:
             self.status = gr.HTML(status_line(HINT), elem_id="pair-status")
-            listed = gr.State(None)
-
-            @gr.render(inputs=[listed], triggers=[listed.change], queue=False)
-            def buttons(choices: list[PairChoice] | None) -> None:
-                for each in choices or ():
-                    self._lay_out_choice(PairChoice(*each))
-
+            # One event for all buttons: one that is drawn anew under the pointer still asks for what it says.
+            self.list = gr.HTML("", elem_id="pair-list", js_on_load=SCRIPT.read_text(encoding="utf-8"))
             self.adapters = AdapterPanel(loading, blocks, self.panel)
-        self.panel.expand(self.list_choices, None, [listed, self.status, self.panel], **QUICK)
+        self.has_looked = gr.State(False)  # whether the user of this page has unfolded the list
+        self.panel.expand(self.list_choices, None, [self.has_looked, self.list, self.status, self.panel], **QUICK)
+        self.list.click(self.choose, None, [self.status, self.timer, self.list], **QUICK)
         blocks.load(lambda: {self.panel: gr.Accordion(label=self.name())}, None, [self.panel], **QUICK)
-        self.listed = listed
 
     def wire(self, ticked: Dependency) -> None:
         """`ticked` is the page's look at the loading: only after it, because it stops the timer when that is over."""
-        ticked.success(self.follow, [self.listed], [self.panel, self.status, self.listed], **QUICK)
-
-    def _lay_out_choice(self, choice: PairChoice) -> None:
-        costs = translate("Open now.") if choice.is_open else ""
-        words = " ".join(filter(None, [costs, *map(translate, choice.costs)]))
-        button = gr.Button(
-            f"{choice.title}\n{words}", size="sm", interactive=choice.possible, elem_classes=["pair", *(["open"] if choice.is_open else [])]
-        )
-        open_it = functools.partial(self.open_pair, choice.pair, choice.mllm)
-        button.click(open_it, None, [self.status, self.timer, self.listed], **QUICK)
+        ticked.success(self.follow, [self.has_looked], [self.panel, self.status, self.has_looked, self.list], **QUICK)
 
     def name(self) -> str:
         """The title of the open pair, or what is the matter with it."""
@@ -77,19 +67,39 @@ class PairSwitch:
         busy = self.loading.is_busy
         error = self.loading.error
         said = status_line(self.loading.words, "busy") if busy else status_line(error or HINT, "bad" if error else "")
-        shown = {self.status: said, self.panel: gr.Accordion(label=self.name())}
-        return shown if busy else shown | {self.listed: list_pairs(self.loading)}
+        shown = {self.status: said, self.panel: gr.Accordion(label=self.name()), self.has_looked: True}
+        return shown if busy else shown | {self.list: "".join(map(_choice_html, list_pairs(self.loading)))}
 
-    def follow(self, listed: list[PairChoice] | None) -> Updates:
-        """Updates while a pair is opened, and when that is over. `listed` is `None` where nobody has looked yet."""
-        if listed is not None or self.loading.is_busy:
+    def follow(self, has_looked: bool) -> Updates:
+        """Updates while a pair is opened, and when that is over."""
+        if has_looked or self.loading.is_busy:
             return self.list_choices()
         return {self.panel: gr.Accordion(label=self.name())}
+
+    def choose(self, event: gr.EventData) -> Updates:
+        """Open the pair whose key the browser gives."""
+        try:
+            (key,) = read_event(event, "pair")
+            chosen = next((each for each in list_pairs(self.loading) if key_of(each.pair, each.mllm) == key), None)
+            if chosen is None:
+                raise Refusal(GONE)
+            return self.open_pair(chosen.pair, chosen.mllm)
+        except Refusal as reason:
+            return {self.status: status_line(str(reason), "bad")}
 
     def open_pair(self, pair: str, mllm: str) -> Updates:
         """Open another pair instead of the open one. Conversations stay."""
         self.loading.switch(None if pair == bundled_id() else pair, mllm or None, self.loading.load_for_others())
-        return {self.status: status_line(OPENS, "busy"), self.timer: gr.Timer(active=True), self.listed: []}  # none while it is opened
+        return {self.status: status_line(OPENS, "busy"), self.timer: gr.Timer(active=True), self.list: ""}  # none while it is opened
+
+
+def _choice_html(choice: PairChoice) -> str:
+    """A button that opens a pair, with its costs. `pair_list.js` sends its key."""
+    costs = ["Open now."] if choice.is_open else []
+    words = " ".join(map(translate_html, [*costs, *choice.costs]))
+    kind, off = "pair open" if choice.is_open else "pair", "" if choice.possible else " disabled"
+    key = key_of(choice.pair, choice.mllm)
+    return f'<button type="button" class="{kind}" value="{key}"{off}>{html.escape(choice.title)}\n{words}</button>'
 
 
 def list_pairs(loading: Loading) -> list[PairChoice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import secrets
 import sqlite3
@@ -37,12 +38,25 @@ def session_of(request: gr.Request) -> str:
     return request.session_hash or ""
 
 
+def key_of(*names: object) -> str:
+    """A short key for something that only the server may know by its names, such as folders."""
+    return hashlib.sha256("\0".join(map(str, names)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def draw_seed() -> int:
     return secrets.randbelow(1_000_000)
 
 
 class Refusal(Exception):
     """A request of the user that is refused; the message is one sentence for the user, and nothing changes."""
+
+
+def read_event(event: gr.EventData, *names: str) -> list[Any]:
+    """What a script of the page sends with an event, by name. Raises Refusal: something is missing."""
+    sent = event._data
+    if not isinstance(sent, dict) or any(name not in sent for name in names):
+        raise Refusal("The page has sent too little; open the page anew.")
+    return [sent[name] for name in names]
 
 
 REFUSALS = (Refusal, ValueError, OSError, sqlite3.OperationalError)  # the last two for a full disk
