@@ -85,7 +85,10 @@ _EYES = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2,
 _ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 _DIT = {"num_attention_heads": 4, "attention_head_dim": 16}
 _COSMOS = _DIT | {
-    "num_layers": 2, "text_embed_dim": 64, "adaln_lora_dim": 64, "crossattn_proj_in_channels": 128,
+    "num_layers": 2,
+    "text_embed_dim": 64,
+    "adaln_lora_dim": 64,
+    "crossattn_proj_in_channels": 128,
     "encoder_hidden_states_channels": 64,
 }
 _WAN = {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}

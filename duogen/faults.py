@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 
 LOG = logging.getLogger(__name__)
+NUMBER = re.compile(r"[Ff]ault \d{6}\b")  # in the log, and in what a user reads
 
 
 def report_fault(error: BaseException) -> str:

@@ -15,9 +15,7 @@ LONGEST_MOTION = 20.0  # seconds of an animation
 MOST_MOTION_STEPS = 100  # denoising steps of an animation
 
 
-def option(
-    default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None, label: str = ""
-) -> Any:
+def option(default: Any, help: str, low: float | None = None, high: float | None = None, step: float | None = None, label: str = "") -> Any:
     """A dataclass field that carries what a control needs: a help sentence, for numbers its range, and a label that is not its name."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "step": step, "label": label})
 

@@ -50,7 +50,7 @@ def token_dtype(precision: str) -> torch.dtype | None:
 
 @functools.cache
 def _probe_machine() -> str:
-    """"bf16" or "fp32", measured once for each kind of CPU."""
+    """The faster of "bf16" and "fp32", measured once for each kind of CPU."""
     kind = _cpu_kind()
     known = read_record(data_home() / FILE)
     if known.get(kind) not in NAMES.values():

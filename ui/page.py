@@ -33,7 +33,7 @@ from ui.parts.loading import Loading
 from ui.parts.pair_switch import PairSwitch
 from ui.parts.pictures import UPLOAD_TYPES, PictureFolder
 from ui.parts.presets import PresetPanel
-from ui.parts.shared import QUICK, Shared, Updates, idle_line, status_line
+from ui.parts.shared import QUICK, Shared, Updates, idle_line, status_line, tell_scripts
 from ui.tabs.arena import Arena
 from ui.tabs.data import Data
 from ui.tabs.finetune import Finetune
@@ -55,13 +55,11 @@ SHOW_ADDRESS = """id => {
     history.replaceState(null, '', (id ? '?c=' + id : location.pathname) + location.hash)
     document.dispatchEvent(new Event('address'))
 }"""
-SENT = "() => { document.dispatchEvent(new Event('sent')) }"
 EMPTY = "() => [{ text: '', files: [] }, '']"
 SCRIPT_NAMES = (
     "event_stream", "drafts", "flipbook", "motion", "picture_roles", "actions", "references", "late_words", "waiting_list", "head",
     "connection",
 )  # fmt: skip
-SHOW_ROLES = "() => { document.dispatchEvent(new Event('roles')) }"
 OWN_SCRIPTS = [STATIC / f"{name}.js" for name in SCRIPT_NAMES]
 ASK_NOW = "You can ask now."
 LOST = "Connection to the server was lost. Attempting reconnection..."  # as Gradio says it
@@ -189,7 +187,7 @@ class Page:
         drawn = [self.chatbot, self.status, self.waiting]
         shown: dict[str, Any] = {"fn": chat.follow, "inputs": {self.view, self.search}, "outputs": drawn, **quick}
         settled: dict[str, Any] = {"fn": chat.finish, "inputs": {self.view, self.search}, "outputs": around, **quick}
-        self.box.submit(None, None, None, js=SENT)
+        self.box.submit(None, None, None, js=tell_scripts("sent"))
         self.box.submit(chat.submit, inputs, outputs, **quick).success(**shown).success(**settled)
         self.chatbot.example_select(chat.submit_example, inputs, outputs, **quick).success(**shown).success(**settled)
         acted = [*outputs, self.search, self.tabs, *self.studio.outputs]
@@ -211,7 +209,7 @@ class Page:
         self.blocks.load(None, None, None, js=REMEMBERED)
         self.blocks.load(self.translate, None, list(self.translate()), queue=False, **quick)
         self.place.change(None, self.place, None, js=SHOW_ADDRESS)
-        self.roles.change(None, None, None, js=SHOW_ROLES)
+        self.roles.change(None, None, None, js=tell_scripts("roles"))
         self.theme_button.click(None, None, None, js=TOGGLE_DARK)
         self.drawer.click(None, None, None, js=TOGGLE_DRAWER)
         self.options.expand(None, None, self.settings, js=SHOW)  # its controls take a tenth of the processor time of an opening page

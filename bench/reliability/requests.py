@@ -28,6 +28,7 @@ from urllib.parse import quote, urlsplit
 
 from bench.browser import served
 from bench.machine import host, report
+from duogen.faults import NUMBER
 
 FILE = Path(__file__).parents[1] / "results" / "requests.json"
 SECRET = "a-walk-by-the-sea"  # in the files that nobody may get
@@ -79,7 +80,7 @@ SOUND: dict[str, Any] = {
 TYPES = ("application/json", "application/json", "application/json", "text/plain", "multipart/form-data; boundary=x", "", "\xff")
 SET_BY_SEND = ("Content-Length", "Transfer-Encoding", "Accept", "Accept-Encoding", "Connection")
 # Before a traceback that the log gives a number, and between the parts of a traceback.
-NUMBERED = re.compile(r"Fault \d{6}$|^During handling of the above exception|^The above exception was the direct cause")
+NUMBERED = re.compile(rf"{NUMBER.pattern}$|^During handling of the above exception|^The above exception was the direct cause")
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE")
 DOORS = (
     "/gradio_api/file=",

@@ -27,7 +27,7 @@ def add_to(data: argparse.ArgumentParser) -> None:
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the set; give the same again to go on after a stop")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)")
     about = "work over a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; 'local' begins one of --jobs workers here"
-    make.add_argument("--ray", metavar="ADDRESS", help=f"{about} (pip install \"ray[data]\")")
+    make.add_argument("--ray", metavar="ADDRESS", help=f'{about} (pip install "ray[data]")')
     make.add_argument("--mllm", metavar="PAIR", help="a pair or Qwen2.5-VL checkpoint that captions, places and words; rules alone without")
     make.add_argument("--device", default="auto", help="of --mllm: auto, cpu, cuda, mps ...")
     make.add_argument("--precision", default="auto", help="of --mllm: auto, nf4, int8, bf16, mixed or fp32")

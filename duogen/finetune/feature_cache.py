@@ -79,9 +79,7 @@ class FeatureCache:
         except Exception:  # a damaged file raises whatever its bytes lead to
             return False
 
-    def fill(
-        self, examples: list[Example], extract: Callable[[Example], CachedExample], report: Callable[[int, int], None]
-    ) -> list[Path]:
+    def fill(self, examples: list[Example], extract: Callable[[Example], CachedExample], report: Callable[[int, int], None]) -> list[Path]:
         """Compute the missing files; returns all files, in order. `report` gets how many are done, and how many there are."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = []

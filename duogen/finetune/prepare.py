@@ -387,9 +387,7 @@ def _load_replay(stage: str, run: PreparedRun, job: Job | None) -> list[Example]
         return []
     _report_start(job, "Making examples of what the pair can do already ...")
     with _main_process_first():
-        return load_replay_examples(
-            request.replay, About.load(run.pair), stage, request.recipe.seed, Job(request.out).replay_folder(stage)
-        )
+        return load_replay_examples(request.replay, About.load(run.pair), stage, request.recipe.seed, Job(request.out).replay_folder(stage))
 
 
 def cache_features(run: PreparedRun, examples: list[Example], job: Job | None, practice: int = 0) -> list[Path]:

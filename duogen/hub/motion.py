@@ -161,9 +161,7 @@ def plan_motion(
     return _add_known(made) if machine is None and made.plan.fits else made
 
 
-def _plan(
-    found: Found, family: Family, requested: LoadOptions, seconds: float | None, steps: int | None, machine: Machine
-) -> MotionPlan:
+def _plan(found: Found, family: Family, requested: LoadOptions, seconds: float | None, steps: int | None, machine: Machine) -> MotionPlan:
     here = (found.folder / "model_index.json").is_file()
     about = (own_defaults(found.folder) if here else {}) | (found.entry.about if found.entry and "fps" in found.entry.about else {})
     if (found.folder / ABOUT).is_file():

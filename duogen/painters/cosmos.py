@@ -167,9 +167,7 @@ class CosmosPainter:
         return composite_inside(painted, picture, mask)
 
     @torch.no_grad()
-    def remember(
-        self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int, goes_on: bool = False
-    ) -> None:
+    def remember(self, frames: Frames, latents: torch.Tensor, condition: torch.Tensor, segment: int, goes_on: bool = False) -> None:
         """Add a final picture; its keys and values are computed once, before the next picture, and serve every later one.
 
         Args:

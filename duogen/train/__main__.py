@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from duogen.models.sequence import Tokens
-    from duogen.nn.vae import PatchVAE
     from duogen.train.dit import DiTStage
     from duogen.train.trainer import Recipe, Stage
     from duogen.train.vision import VisionStage
@@ -157,13 +156,14 @@ def build_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
 
     from duogen.precision import resolve_precision
     from duogen.train.dit import DiTStage
+    from duogen.train.vae import load_vae
 
     settings = DiTSettings.from_json(recipe.settings)
     mllm, tokens = open_base_mllm()
     if settings.see:  # the painter reads what the MLLM sees: its vision tower and token rows
         mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
     mllm = mllm.to(torch.bfloat16 if resolve_precision(recipe.precision) == "bf16" else torch.float32)
-    return DiTStage(recipe, mllm, tokens, load_fitted_vae(runs, settings.grow_from), list(settings.layers), runs / "states")
+    return DiTStage(recipe, mllm, tokens, load_vae(runs, settings.grow_from)[0], list(settings.layers), runs / "states")
 
 
 def prepare_dit_stage(recipe: Recipe, file: Path, runs: Path) -> DiTStage:
@@ -247,11 +247,12 @@ def fit_changes(file: Path, runs: Path) -> dict[str, float]:
     from duogen.train.change_head import ChangeReader, fit_change_head
     from duogen.train.states import truncate_layers
     from duogen.train.trainer import Recipe
+    from duogen.train.vae import load_vae
 
     settings = DiTSettings.from_json(Recipe.load(file, "dit").settings)
     mllm, tokens = open_base_mllm()
     mllm = load_trained_mllm(mllm, tokens, settings.grow_from, file, runs)
-    layers, vae = list(settings.layers), load_fitted_vae(runs, settings.grow_from)
+    layers, (vae, _) = list(settings.layers), load_vae(runs, settings.grow_from)
     reader = ChangeReader(truncate_layers(mllm, max(layers)).eval(), tokens, layers, vae)
     earlier = Path(settings.grow_from) / CHANGE_HEAD
     old = ChangeHead.from_pretrained(earlier) if settings.grow_from and earlier.is_dir() else None
@@ -271,21 +272,6 @@ def open_base_mllm() -> tuple[Qwen2_5_VLForConditionalGeneration, Tokens]:
     # Eager attention is plain matrix products. On a CPU PyTorch's fused attention takes a quarter of stage 1's time, eager a twentieth.
     mllm.set_attn_implementation({"text_config": "eager"})
     return mllm, Tokens(tokenizer, processor())
-
-
-def load_fitted_vae(runs: Path, source: str = "") -> PatchVAE:
-    """Load the autoencoder of the run, or where it has none, of the pair in the folder `source`.
-
-    Raises:
-        ValueError: there is neither.
-    """
-    from duogen.nn.vae import PatchVAE
-
-    folders = [runs / "vae" / "fitted", *([Path(source) / "vae"] if source else [])]
-    found = [folder for folder in folders if folder.exists()]
-    if not found:
-        raise ValueError("There is no fitted autoencoder yet; run `python -m duogen.train vae` first, or name a pair in `grow_from`.")
-    return PatchVAE.from_pretrained(found[0])
 
 
 if __name__ == "__main__":

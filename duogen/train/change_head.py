@@ -103,12 +103,13 @@ class ChangeReader:
         if not pairs:
             return []
         states = read_packed_states(self.mllm, self.tokens, self.layers, packed)
-        changes = []
+        used = {id(each): each for pair in pairs for each in pair}  # each once: a picture ends one change and begins the next
+        changes, encoded = [], {key: encode_picture(each.image.picture, "PNG", None) for key, each in used.items()}
         for old, new in pairs:
             moved = self._find_moved(to_pixels([old.image.picture, new.image.picture]))
             if moved.shape == old.grid:
                 first = old.end - 1 - moved.numel()  # EOV ends it
-                pictures = encode_picture(old.image.picture, "PNG", None), encode_picture(new.image.picture, "PNG", None)
+                pictures = encoded[id(old)], encoded[id(new)]
                 changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten(), pictures))
         return changes
 
@@ -165,9 +166,7 @@ def fit_change_head(
 
 
 def _project(changes: list[Change], projection: Projection) -> list[Change]:
-    return [
-        replace(each, places=projection.project(each.places).half(), words=projection.project(each.words).half()) for each in changes
-    ]
+    return [replace(each, places=projection.project(each.places).half(), words=projection.project(each.words).half()) for each in changes]
 
 
 def train_head(

@@ -431,4 +431,3 @@ def _config(model: CosmosTransformer3DModel) -> Any:
 def _count_conversations(group: TaskGroup, frames: int) -> int:
     """How many conversations a group's batch has."""
     return max(1, group.targets // ((frames - group.skip) * group.copies))
-

@@ -25,6 +25,7 @@ from duogen.train.mllm import load_adapted_mllm
 from duogen.train.settings import DiTSettings, MLLMSettings, RewardSettings
 from duogen.train.states import PROJECTION, Projection, fold_connector
 from duogen.train.trainer import Recipe, load_weights
+from duogen.train.vae import load_vae
 
 MODEL_INDEX = {
     "_class_name": "DuoGenPipeline",
@@ -78,12 +79,9 @@ def _export_stages(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
 
 
 def _export_vae(source: str, runs: Path, out: Path) -> tuple[PatchVAE, int]:
-    """Write the run's autoencoder; a run without one keeps that of the pair in the folder `source`."""
-    if source and not (runs / "vae").exists():
-        shutil.copytree(Path(source) / "vae", out / "vae")
-        return PatchVAE.from_pretrained(out / "vae"), 0
-    vae = PatchVAE.from_pretrained(runs / "vae" / "fitted")
-    steps = load_weights(runs / "vae", {"vae": vae})
+    """Write the run's autoencoder, or where it has none, that of the pair in the folder `source`. Returns it and its steps."""
+    vae, is_own = load_vae(runs, source)
+    steps = load_weights(runs / "vae", {"vae": vae}) if is_own else 0
     vae.save_pretrained(out / "vae")
     return vae, steps
 

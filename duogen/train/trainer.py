@@ -209,26 +209,26 @@ def train(
     start, frozen, before = load_state(folder, stage.modules, names, averaged, optimizers, warn=tell)
     if before not in ("", precision):
         tell(f"This run began in {before}; it goes on in {precision}, not to the bit.")
-    last = min(recipe.steps, until or recipe.steps)
-    shares = _ProcessShare(recipe, accelerator, whole or stage.loss)
-    steps_log, pause, done = Log(folder, recipe, log), Pause(callback), start
+    last, done = min(recipe.steps, until or recipe.steps), start
+    steps_log, shares = Log(folder, recipe, log), _ProcessShare(recipe, accelerator, whole or stage.loss)
     kept = (names, averaged, optimizers, frozen, precision)
-    for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
-        figures = shares.accumulate_gradients(step, batches, pause.is_requested)
-        if figures is None:  # the step is made again when the run goes on
-            shares.save(folder, done, *kept)
-            break
-        norm = _make_step(step, recipe, names, averaged, optimizers)
-        figures = _check_finite({"loss": figures.pop("loss"), "grad": norm, **figures}, step)
-        if accelerator.is_main_process:
-            steps_log.add(step, figures)
-        done = step + 1
-        command = callback.on_step(done, figures) if callback else ""
-        ends = shares.any_process(pause.signalled or command == "pause" or done == last)
-        if shares.any_process(steps_log.is_due() or command in ("save", "best")) or ends:
-            shares.save(folder, done, *kept, best=command == "best")
-        if ends:
-            break
+    with Pause(callback) as pause:
+        for step, batches in zip(range(start, last), shares.batches(stage, start, last), strict=True):
+            figures = shares.accumulate_gradients(step, batches, pause.is_requested)
+            if figures is None:  # the step is made again when the run goes on
+                shares.save(folder, done, *kept)
+                break
+            norm = _make_step(step, recipe, names, averaged, optimizers)
+            figures = _check_finite({"loss": figures.pop("loss"), "grad": norm, **figures}, step)
+            if accelerator.is_main_process:
+                steps_log.add(step, figures)
+            done = step + 1
+            command = callback.on_step(done, figures) if callback else ""
+            ends = shares.any_process(pause.signalled or command == "pause" or done == last)
+            if shares.any_process(steps_log.is_due() or command in ("save", "best")) or ends:
+                shares.save(folder, done, *kept, best=command == "best")
+            if ends:
+                break
     return done
 
 
@@ -376,9 +376,16 @@ class Pause:
 
     def __init__(self, callback: Callback | None) -> None:
         self.signalled, self.callback = False, callback
+        self._handlers: dict[int, Any] = {}  # of the program, by signal
+
+    def __enter__(self) -> Pause:
         if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, self._request)
+            self._handlers = {name: signal.signal(name, self._request) for name in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name, handler in self._handlers.items():
+            signal.signal(name, handler)
 
     def _request(self, number: int, frame: object) -> None:
         self.signalled = True

@@ -149,3 +149,17 @@ class VAEStage:
         # Some absolute error beside the squared one keeps flat areas flat.
         weighed = (1 + self.settings.tiny * small) * (error + 0.1 * (decoded - pixels).abs())
         return weighed.mean(), {"psnr": psnr}
+
+
+def load_vae(runs: Path, source: str = "") -> tuple[PatchVAE, bool]:
+    """The autoencoder that the run fitted, or where it has none, that of the pair in the folder `source`. Returns whether it is the run's.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    own = runs / "vae" / "fitted"
+    if own.exists():
+        return PatchVAE.from_pretrained(own), True
+    if not source:
+        raise ValueError("There is no fitted autoencoder yet; run `python -m duogen.train vae` first, or name a pair in `grow_from`.")
+    return PatchVAE.from_pretrained(Path(source) / "vae"), False

@@ -152,7 +152,7 @@ def test_fit_change_head_reads_what_serving_reads(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(commands, "CHANGE_STEPS", 20)
     monkeypatch.setattr(commands, "open_base_mllm", lambda: (pair.text_encoder, tokens))
     monkeypatch.setattr(commands, "load_trained_mllm", lambda mllm, *given: mllm)
-    monkeypatch.setattr(commands, "load_fitted_vae", lambda runs, source: vae)
+    monkeypatch.setattr("duogen.train.vae.load_vae", lambda runs, source: (vae, True))
     assert commands.main(["fit-change-head", "--recipe", str(file), "--runs", str(tmp_path), "--threads", "1"]) == 0
     assert "of the places right, all of a picture in" in capsys.readouterr().out
     head = ChangeHead.from_pretrained(tmp_path / "small" / CHANGE_HEAD)

@@ -264,7 +264,6 @@ def test_a_marked_picture_that_became_smaller_is_remembered_as_small(monkeypatch
     assert width < 256 and tuple(engine.memory.frames.past[-1].shape[-2:]) == (height // 8, width // 8)
 
 
-
 def test_out_of_memory_makes_parts_take_turns_on_a_card() -> None:
     moves: list = []
 

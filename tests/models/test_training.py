@@ -40,7 +40,7 @@ from duogen.train.padding import pad_conversations
 from duogen.train.scene_head import label_scenes, read_scene_states, sample_conversation
 from duogen.train.settings import CurriculumSettings
 from duogen.train.trainer import Recipe, autocast, build_state, collect_parameters, load_weights, save_state, train
-from duogen.train.vae import any_scene
+from duogen.train.vae import any_scene, load_vae
 from duogen.train.vision import VisionStage
 from tests.support.tiny import BOV, tiny_pair
 
@@ -92,11 +92,11 @@ def equal(one: object, two: object) -> bool:
 @pytest.mark.parametrize(("precision", "optimizer"), [("fp32", "adamw"), ("bf16", "adamw"), ("bf16", "muon")])
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, precision, optimizer, killed):
-    wish = recipe(precision=precision, optimizer=optimizer)
+    wish, handler = recipe(precision=precision, optimizer=optimizer), signal.getsignal(signal.SIGTERM)
     train(Toy(), wish, tmp_path / "whole", log=quiet)
     train(Toy(killed_at=3 if killed else None), wish, tmp_path / "parts", until=None if killed else 3, log=quiet)
     halves = torch.load(tmp_path / "parts" / "state.pt")
-    assert halves["step"] == 3
+    assert halves["step"] == 3 and signal.getsignal(signal.SIGTERM) is handler
     train(Toy(), wish, tmp_path / "parts", log=quiet)
     assert len(halves["optimizers"]) == (2 if optimizer == "muon" else 1)
     whole, parts = (torch.load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
@@ -378,9 +378,9 @@ def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_co
     (old / "duogen.json").write_text((out / "duogen.json").read_text().replace('"toy"', '"whole"'))
     assert export(tmp_path / "toy.json", runs, out) == {"mllm": 0, "vae": 0, "dit": 7}
     assert (out / "vae" / "config.json").read_text() == (old / "vae" / "config.json").read_text()
-    assert commands.load_fitted_vae(runs, str(old)).config.z_dim == stage.vae.config.z_dim
+    assert load_vae(runs, str(old))[0].config.z_dim == stage.vae.config.z_dim
     with pytest.raises(ValueError, match="no fitted autoencoder"):
-        commands.load_fitted_vae(runs)
+        load_vae(runs)
     assert SceneHead.from_pretrained(out / SCENE_HEAD).config.channels == 576
     assert not any(str(tmp_path) in file.read_text() for file in out.rglob("*.json"))
     assert json.loads((out / "model_index.json").read_text())[SCENE_HEAD] == ["duogen", "SceneHead"]

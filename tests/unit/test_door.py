@@ -199,9 +199,7 @@ def test_gradios_routes_get_only_what_they_can_read(path: str, body: bytes, stat
     assert client.post("/elsewhere", content=body).content == body
 
 
-@pytest.mark.parametrize(
-    ("event", "value", "status"), [("pick", "a", 200), ("pick", "z", 400), ("refuse", "a", 400), ("fail", "a", 500)]
-)
+@pytest.mark.parametrize(("event", "value", "status"), [("pick", "a", 200), ("pick", "z", 400), ("refuse", "a", 400), ("fail", "a", 500)])
 def test_a_call_that_is_refused_is_no_fault_of_the_server(event: str, value: str, status: int) -> None:
     """Gradio itself says 500 for all that fails."""
 

@@ -164,9 +164,7 @@ def _question_content(conversation: Conversation, turn: Turn, before: int, pictu
     return [join_parts(parts), html_part(f'<div class="chat-actions">{_arrows(conversation, turn)}{_bar(bar, menu)}{again}</div>')]
 
 
-def _answer_content(
-    conversation: Conversation, turn: Turn, before: int, notes: dict[str, dict], pictures: PictureFolder
-) -> list[Message]:
+def _answer_content(conversation: Conversation, turn: Turn, before: int, notes: dict[str, dict], pictures: PictureFolder) -> list[Message]:
     """`before`: how many pictures the branch has before the turn."""
     blocks, about = cut_blocks(turn.parts), notes.get(turn.id, {})
     outdated = find_outdated(conversation, turn, {id for id, note in notes.items() if note.get("rejected")})

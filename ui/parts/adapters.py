@@ -18,12 +18,11 @@ from duogen.models.lora_files import SUFFIX, read_lora
 from duogen.paths import data_home
 from ui import STATIC
 from ui.parts.loading import Loading
-from ui.parts.shared import QUICK, Refusal, key_of, read_event, status_line, translate_html
+from ui.parts.shared import QUICK, Refusal, key_of, read_event, status_line, tell_scripts, translate_html
 
 LARGEST_LORA = 4 << 30  # bytes
 LARGEST_WEIGHT = 1.5
 SCRIPT = STATIC / "adapter_list.js"
-SETTLED = "() => { document.dispatchEvent(new Event('adapters')) }"
 GONE = "This adapter is no longer there; look for new ones."
 HINT = "Turn adapters on or off here, several at once; this applies to everyone who uses this page."
 
@@ -45,7 +44,7 @@ class AdapterPanel:
             gr.on([blocks.load, panel.expand, self.look.click], self.render_rows, None, [self.rows], **QUICK)
             self.bring.upload(self.add_file, [self.bring], [self.status, self.rows], **QUICK)
             changed = self.rows.input(self.change, None, [self.status, self.rows], trigger_mode="multiple", **QUICK)
-            changed.then(None, None, None, js=SETTLED)
+            changed.then(None, None, None, js=tell_scripts("adapters"))
 
     def render_rows(self) -> str:
         """All adapters, each with its switch and its weight, as HTML."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from duogen.faults import NUMBER
+
 MCP = "/gradio_api/mcp"
 DIRECT = ("/gradio_api/run/", "/gradio_api/api/")
-NUMBER = re.compile(r"fault \d{6}")  # as `duogen.faults` writes it
 UNREADABLE = {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "The body of the request is no JSON that can be read."}}
 
 

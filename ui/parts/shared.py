@@ -38,6 +38,11 @@ def session_of(request: gr.Request) -> str:
     return request.session_hash or ""
 
 
+def tell_scripts(name: str) -> str:
+    """JavaScript of an event of the page: tells its scripts, by an event of the document."""
+    return f"() => {{ document.dispatchEvent(new Event('{name}')) }}"
+
+
 def key_of(*names: object) -> str:
     """A short key for something that only the server may know by its names, such as folders."""
     return hashlib.sha256("\0".join(map(str, names)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
