@@ -98,12 +98,19 @@ def encode_png(width: int = 64, height: int = 64) -> bytes:
     ("path", "body", "status"),
     [
         *((f"/gradio_api/{door}/answer", b'{"data": ["A boat"]}', 404) for door in ("run", "api")),  # past the queue, beside another answer
-        ("/gradio_api/run/x", b'{"fn_index": 0, "data": []}', 400),
         ("/gradio_api/mcp/", b"\x96", 400),
     ],
 )
 def test_a_call_that_gradio_would_answer_with_a_traceback_is_refused(server, path, body, status):
     assert fetch(server, path, body, Content_Type="application/json")[0] == status
+
+
+def test_a_direct_call_without_its_inputs_is_refused(server):
+    events = json.loads(fetch(server, "/config")[1])["dependencies"]
+    event = next(each["id"] for each in events if each["inputs"] and each["backend_fn"])
+    body = json.dumps({"fn_index": event, "data": []}).encode()
+    status, said = fetch(server, "/gradio_api/run/x", body, Content_Type="application/json")
+    assert status == 400 and b"of its inputs; give all of them in data." in said
 
 
 def test_an_event_that_fails_says_the_number_that_the_log_gives_its_fault(server):
