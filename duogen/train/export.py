@@ -21,6 +21,7 @@ from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
 from duogen.nn.scene_head import SCENE_HEAD, SceneHead
 from duogen.nn.vae import PatchVAE
 from duogen.train.dit import new_transformer
+from duogen.train.grow import mix_transformers
 from duogen.train.mllm import load_adapted_mllm
 from duogen.train.settings import DiTSettings, MLLMSettings, RewardSettings
 from duogen.train.states import PROJECTION, Projection, fold_connector
@@ -70,7 +71,11 @@ def _export_stages(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     steps["dit"] = load_weights(runs / "dit", {"transformer": transformer})
     if projection.exists():  # it was trained on projected states, and reads whole ones from now on
         fold_connector(transformer, Projection.load(projection))
-    transformer.to(torch.bfloat16).save_pretrained(out / "transformer")
+    transformer.to(torch.bfloat16)
+    if dit.old_share:
+        old: Any = CosmosTransformer3DModel.from_pretrained(Path(dit.grow_from) / "transformer", torch_dtype=torch.bfloat16)
+        mix_transformers(transformer, old, dit.old_share)
+    transformer.save_pretrained(out / "transformer")
     FlowMatchEulerDiscreteScheduler(shift=dit.shift).save_pretrained(out / "scheduler")
     index = MODEL_INDEX | _export_heads(dit.grow_from, runs, out)
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

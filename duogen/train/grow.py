@@ -1,4 +1,4 @@
-"""Grow a painter to more latent channels: its weights stay, and the new ones are zero."""
+"""Grow a painter to more latent channels, and mix what it learnt with what it was."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ def grow_transformer(model: CosmosTransformer3DModel, old: int, new: int) -> Cos
     weights["proj_out.weight"] = torch.cat([latents, added, others], 1).flatten(0, 1)
     grown.load_state_dict(weights)
     return grown.train(model.training)
+
+
+@torch.no_grad()
+def mix_transformers(model: CosmosTransformer3DModel, old: CosmosTransformer3DModel, share: float) -> None:
+    """Make each weight of `model` a mean with that of `old`, which counts `share`.
+
+    The mean of a model and of what it was before it was trained further often forgets less than the trained one (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models").
+
+    Raises:
+        ValueError: the two have different sizes.
+    """
+    before, now = old.state_dict(), model.state_dict()
+    if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in now.items()}:
+        raise ValueError("The painter in grow_from has other sizes than the trained one; set old_share to 0.")
+    for name, value in now.items():
+        value.copy_(value.float() * (1 - share) + before[name].float() * share)
 
 
 def _widen_columns(weight: torch.Tensor, old: int, new: int, seen: int, area: int) -> torch.Tensor:

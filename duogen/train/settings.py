@@ -152,6 +152,9 @@ class DiTSettings(CurriculumSettings):
     dialogues: int = option(0, "Fixed dialogues whose hidden states are stored on disk; 0 for new dialogues at every step.", 0, 100_000_000)
     states: int = option(384, "Channels of the stored hidden states.", 1, 1_000_000)
     grow_from: str = option("", "Folder of a pair whose painter the training begins with; it may have fewer latent channels.")
+    old_share: float = option(
+        0.0, "What the painter in `grow_from` counts in the exported weights; the rest is what was trained.", 0.0, 1.0
+    )
     model: DiTModel = option(DiTModel(), "Sizes of the DiT.")
     groups: tuple[TaskGroup, ...] = option(MISSING, "Groups of dialogues; every batch has dialogues of each.")
 
@@ -159,6 +162,8 @@ class DiTSettings(CurriculumSettings):
         super().__post_init__()
         if not self.groups or not self.layers:
             raise ValueError("groups and layers must not be empty")
+        if self.old_share and not self.grow_from:
+            raise ValueError("old_share needs a pair in grow_from")
 
     @classmethod
     def _rename_old_keys(cls, raw: Any) -> Any:

@@ -38,7 +38,7 @@ from duogen.train.export import export
 from duogen.train.mllm import MLLMStage
 from duogen.train.padding import pad_conversations
 from duogen.train.scene_head import label_scenes, read_scene_states, sample_conversation
-from duogen.train.settings import CurriculumSettings
+from duogen.train.settings import CurriculumSettings, DiTSettings
 from duogen.train.trainer import Recipe, autocast, build_state, collect_parameters, load_weights, save_state, train
 from duogen.train.vae import any_scene, load_vae
 from duogen.train.vision import VisionStage
@@ -353,8 +353,8 @@ def test_a_recipe_of_stage_one_alone_exports_the_other_parts_of_its_pair(tmp_pat
     assert (out / "vae" / "config.json").read_text() == '{"of": "old"}' and not list((out / "text_encoder").iterdir())
 
 
-def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_copy_gate(pair, tokens, tmp_path):
-    """Such a run has no stage 1 of its own: its painter was trained on the states of the pair that it grew from."""
+def write_grown_run(pair, tokens, tmp_path):
+    """A run in `runs` that grew from the pair in `old`, with its recipe `toy.json`. Returns the stages of the recipe, and the modules."""
     old, runs, out = tmp_path / "old", tmp_path / "runs", tmp_path / "new"
     (old / "text_encoder").mkdir(parents=True)
     (old / "text_encoder" / "adapter_config.json").write_text("{}")
@@ -370,6 +370,13 @@ def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_co
     stages = {"vae": {"steps": 1, "learning_rate": 1}, "dit": {"steps": 9, "learning_rate": 1, "settings": settings}}
     about = {"title": "Toy", "copy_below": -1.5, "steps": 4}
     (tmp_path / "toy.json").write_text(json.dumps(stages | {"about": about}))
+    return stages | {"about": about}, stage, transformer
+
+
+def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_copy_gate(pair, tokens, tmp_path):
+    """Such a run has no stage 1 of its own: its painter was trained on the states of the pair that it grew from."""
+    old, runs, out = tmp_path / "old", tmp_path / "runs", tmp_path / "new"
+    _, stage, transformer = write_grown_run(pair, tokens, tmp_path)
     assert export(tmp_path / "toy.json", runs, out) == {"mllm": 0, "vae": 7, "dit": 7}
     assert not (out / SCENE_HEAD).exists() and SCENE_HEAD not in json.loads((out / "model_index.json").read_text())
     SceneHead(576).save_pretrained(old / SCENE_HEAD)
@@ -389,6 +396,26 @@ def test_a_run_that_grew_from_a_pair_exports_with_that_pairs_mllm_and_its_own_co
     assert (written.copy_below, written.practised, written.steps) == (-1.5, "whole", 4), "its examples are of all stages"
     weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(weights["proj_out.weight"], transformer.proj_out.weight.bfloat16()) and len(weights["proj_out.weight"]) == 10
+
+
+def test_a_painter_is_exported_as_a_mean_with_what_it_was(pair, tokens, tmp_path):
+    old, runs, out = tmp_path / "old", tmp_path / "runs", tmp_path / "new"
+    recipe, stage, transformer = write_grown_run(pair, tokens, tmp_path)
+    settings = recipe["dit"]["settings"]
+    for share, factor in ((0.0, 1.0), (0.25, 1.5), (1.0, 3.0)):  # the old painter's weights are three times as large
+        other = new_transformer(stage.settings.model, 8, 576)
+        other.load_state_dict({name: 3 * value for name, value in transformer.state_dict().items()})
+        other.to(torch.bfloat16).save_pretrained(old / "transformer")
+        recipe["dit"]["settings"] = settings | {"old_share": share}
+        (tmp_path / "toy.json").write_text(json.dumps(recipe))
+        export(tmp_path / "toy.json", runs, out)
+        mixed = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")["proj_out.weight"].float()
+        assert torch.allclose(mixed, factor * transformer.state_dict()["proj_out.weight"], rtol=0.02)
+    new_transformer(stage.settings.model, 16, 576).save_pretrained(old / "transformer")
+    with pytest.raises(ValueError, match="set old_share to 0"):
+        export(tmp_path / "toy.json", runs, out)
+    with pytest.raises(ValueError, match="old_share needs a pair"):
+        DiTSettings.from_json(settings | {"old_share": 0.5, "grow_from": ""})
 
 
 @pytest.mark.slow
