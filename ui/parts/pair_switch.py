@@ -80,10 +80,10 @@ class PairSwitch:
         """Open the pair whose key the browser gives."""
         try:
             (key,) = read_event(event, "pair")
-            chosen = next((each for each in list_pairs(self.loading) if key_of(each.pair, each.mllm) == key), None)
+            chosen = next((each for each in _name_pairs(self.loading) if key_of(*each) == key), None)
             if chosen is None:
                 raise Refusal(GONE)
-            return self.open_pair(chosen.pair, chosen.mllm)
+            return self.open_pair(*chosen)
         except Refusal as reason:
             return {self.status: status_line(str(reason), "bad")}
 
@@ -104,12 +104,19 @@ def _choice_html(choice: PairChoice) -> str:
 
 def list_pairs(loading: Loading) -> list[PairChoice]:
     """The pairs that can be opened without a download, each with its costs, the catalogue's first."""
+    mine = _key_of_open(loading)
+    return [_describe(loading, *key, title, key == mine) for key, title in _name_pairs(loading).items()]
+
+
+def _name_pairs(loading: Loading) -> dict[tuple[str, str], str]:
+    """The titles of these pairs, by pair and MLLM."""
     pairs = {(each.id, ""): each.title for each in entries().values() if is_installed(each)} | loading.opened
-    mine = None
-    if loading.engine is not None:
-        mine = loading.pair_id(), loading.mllm or ""
-        pairs[mine] = loading.about["title"]
-    return [_describe(loading, *key, title, key == mine) for key, title in pairs.items()]
+    mine = _key_of_open(loading)
+    return pairs if mine is None else pairs | {mine: loading.about["title"]}
+
+
+def _key_of_open(loading: Loading) -> tuple[str, str] | None:
+    return None if loading.engine is None else (loading.pair_id(), loading.mllm or "")
 
 
 def _describe(loading: Loading, pair: str, mllm: str, title: str, is_open: bool) -> PairChoice:
