@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from safetensors.torch import save_file
 
 from tests.models.test_transformer_files import other_weights, write_gguf
-from tests.support.browser import SHOTS, Server, browser_only, serve_klein, settle
+from tests.support.browser import SHOTS, Server, browser_only, open_part, serve_klein, settle
 from tests.support.waiting import until
 from ui.parts.adapters import keep_lora
 
@@ -61,8 +61,7 @@ def test_a_click_on_an_old_list_concerns_the_adapter_that_it_shows(painter: Serv
     lora(folder / "middle.safetensors")
     page = tab(painter.address)
     page.wait_for_selector("#status:has-text('Ready')")
-    page.click("#pair button.label-wrap")
-    page.wait_for_selector("#adapter-middle")
+    open_part(page, "#pair button.label-wrap", "#adapter-middle")
     page.locator("#adapter-middle input[type=range]").fill("0.5")
     lora(folder / "first.safetensors")
     page.click("#adapter-middle input[type=checkbox]")
@@ -117,12 +116,12 @@ def test_files_of_comfyui_are_listed_chosen_and_opened(painter: Server, tab, tmp
     lora(models / "loras" / "ink-of-comfy.safetensors")
     page = tab(painter.address)
     page.wait_for_selector("#status:has-text('Ready')")
-    page.click("button[role=tab]:has-text('Models')")
+    open_part(page, "button[role=tab]:has-text('Models')", "#models-choice")
     page.click("#models-choice label:has-text('Another folder')")
     for name, value in (("name", painter.home / "klein"), ("mllm", painter.home / "mllm")):
         page.fill(f"#models-{name} textarea, #models-{name} input", str(value))
         page.keyboard.press("Enter")
-    page.click("#models-own button.label-wrap")
+    open_part(page, "#models-own button.label-wrap", "#models-own-folder")
     page.fill("#models-own-folder textarea, #models-own-folder input", str(tmp_path / "nowhere"))
     page.keyboard.press("Enter")
     page.wait_for_selector("text=name the models folder of ComfyUI or Forge.")

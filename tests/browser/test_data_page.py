@@ -8,14 +8,14 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.support.browser import SHOTS, Server, browser_only, overflow_width, settle
+from tests.support.browser import SHOTS, Server, browser_only, open_part, overflow_width, settle
 from tests.unit.test_data import site  # noqa: F401
 
 
 @browser_only
 def test_pages_become_a_set_that_a_person_overrules(tiny: Server, tab: Callable, site: Path) -> None:  # noqa: F811
     page = tab(tiny.address)
-    page.click("button[role=tab]:has-text('Data')")
+    open_part(page, "button[role=tab]:has-text('Data')", "#data-pages")
     page.fill("#data-pages textarea, #data-pages input", str(site / "nowhere"))
     page.click("#data-make")
     page.wait_for_selector("text=There is no folder")

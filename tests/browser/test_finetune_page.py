@@ -24,7 +24,7 @@ from duogen.library.pictures import Gallery
 from duogen.options import Options
 from tests.browser.test_everyone import LOOKS, faults
 from tests.browser.test_languages import english_on
-from tests.support.browser import SHOTS, Server, browser_only, overflow_width, send, settle, wait_until_answered
+from tests.support.browser import SHOTS, Server, browser_only, open_part, overflow_width, send, settle, wait_until_answered
 from tests.support.tiny import tiny_pair
 from tests.support.waiting import patience, until
 from tests.unit.test_examples import conversations, picture
@@ -55,6 +55,7 @@ def to_tab(page) -> None:
     else:
         page.click("button[role=tab]:has-text('Fine-tune')")
     page.wait_for_selector("#finetune-start")
+    settle(page)  # as `open_part` says
 
 
 def start_training(page, data: Path) -> None:
@@ -67,9 +68,9 @@ def start_training(page, data: Path) -> None:
     expect(page.locator("#finetune-report")).to_contain_text("1 example left out")
     page.wait_for_selector("#finetune-needs p")
     needs = page.inner_text("#finetune-needs")
-    page.click("#finetune-settings button.label-wrap")
-    steps = page.locator("#finetune-settings input[aria-label='number input for Steps']")
-    steps.first.wait_for()
+    each_steps = "#finetune-settings input[aria-label='number input for Steps']"
+    open_part(page, "#finetune-settings button.label-wrap", each_steps)
+    steps = page.locator(each_steps)
     for each, count in ((steps.first, "8"), (steps.last, "1000000")):
         each.fill(count)
         each.press("Tab")

@@ -19,7 +19,7 @@ from duogen.conversation import Conversation
 from duogen.library.conversations import ConversationStore
 from duogen.library.picture_file import PictureInfo, from_json, parse_parameters, read_upload, to_json
 from duogen.library.pictures import Gallery, PictureQuery, Thumbnails, picture_id
-from tests.support.browser import SHOTS, Server, browser_only, delete_everything, overflow_width, settle
+from tests.support.browser import SHOTS, Server, browser_only, delete_everything, open_part, overflow_width, settle
 from tests.support.waiting import patience
 from ui.parts.disk_space import DiskSpace
 from ui.parts.pictures import PictureFolder
@@ -284,7 +284,7 @@ def search(page, words: str) -> None:
 @browser_only
 def test_a_library_in_the_browser(server: Server, tab: Callable, tmp_path: Path) -> None:
     page = tab(server.address)
-    page.click("button[role=tab]:has-text('Library')")
+    open_part(page, "button[role=tab]:has-text('Library')", "#library-words")
     search(page, "Page 1 of 2 · 72 pictures")
     settle(page)
     page.screenshot(path=SHOTS / "library.png")

@@ -22,7 +22,7 @@ from duogen.library.conversations import ConversationStore
 from duogen.models.guardrail import Guardrail
 from duogen.options import LoadOptions
 from tests.support import public
-from tests.support.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, overflow_width, send
+from tests.support.browser import SHOTS, Server, browser_only, fix_seed, loaded_pictures, open_part, overflow_width, send
 from tests.support.hub import Hub, served
 from tests.support.tiny import served_pair
 from tests.support.waiting import until
@@ -179,14 +179,14 @@ def start_server(home: Path) -> Server:
 def open_models(tab: Callable, server: Server, **look: Any) -> Any:
     page = tab(server.address, **look)
     page.wait_for_selector("#status:has-text('Ready: Tiny')")
-    page.click("button[role=tab]:has-text('Models')")
+    open_part(page, "button[role=tab]:has-text('Models')", "#models-choice")
     return page
 
 
 def shrink_pictures(page) -> None:
     """What a tiny pair paints is no better when it is large."""
-    page.click("#models-load button.label-wrap")
-    page.locator("#models-load input[type=number]").fill("64")
+    open_part(page, "#models-load button.label-wrap", "#models-load input[type=number]")
+    page.fill("#models-load input[type=number]", "64")
     page.keyboard.press("Tab")
     page.wait_for_selector("#models-plan:has-text('64 x ')")
     page.click("#models-load button.label-wrap")
@@ -293,7 +293,7 @@ def remove_it(page) -> None:
 
 def another_folder(page, folder: Path) -> None:
     """Type one in and open it; the conversation stays."""
-    page.click("button[role=tab]:has-text('Models')")
+    open_part(page, "button[role=tab]:has-text('Models')", "#models-choice")
     page.click("#models-choice label:has-text('Another folder')")
     page.fill("#models-name textarea, #models-name input", str(folder))
     page.keyboard.press("Enter")
@@ -307,7 +307,7 @@ def another_folder(page, folder: Path) -> None:
 def open_on_phone(tab: Callable, server: Server) -> None:
     page = tab(server.address, viewport={"width": 390, "height": 844})
     page.wait_for_selector("#status:has-text('Ready: unseen')")
-    page.click("button[role=tab]:has-text('Models')")
+    open_part(page, "button[role=tab]:has-text('Models')", "#models-choice")
     page.click("#models-choice label:has-text('Cosmos-Predict2.5-2B')")
     page.wait_for_selector("#models-card:has-text('NVIDIA Open Model License')")
     assert overflow_width(page) <= 0

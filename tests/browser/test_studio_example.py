@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from duogen.engine import CANNOT_WORD
 from tests.browser.test_studio import layer, make, noise, pair, pixels, studio, values
-from tests.support.browser import SHOTS, Server, browser_only, overflow_width, settle
+from tests.support.browser import SHOTS, Server, browser_only, open_part, overflow_width, settle
 from tests.support.tiny import BOV, END, script
 from ui.parts.picture_change import REFERENCE, SOURCE
 from ui.parts.shared import Refusal
@@ -85,7 +85,7 @@ def test_an_example_in_the_browser(fast: Server, tab: Callable, tmp_path: Path) 
     page.click("button[role=tab]:has-text('Studio')")
     page.set_input_files("#studio-upload input[type=file]", str(tmp_path / "brought.png"))
     page.wait_for_selector("#studio-editor canvas")
-    page.locator("#studio-example button").first.click()
+    open_part(page, "#studio-example button >> nth=0", "#studio-before")
     for name, file in zip(("before", "after"), files, strict=True):
         page.set_input_files(f"#studio-{name} input[type=file]", file)
         page.wait_for_selector(f"#studio-{name} img")

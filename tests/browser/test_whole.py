@@ -41,6 +41,7 @@ class Day:
 
     def to(self, number: int) -> None:
         self.page.click(f"#tabs button[role=tab] >> nth={number}")
+        settle(self.page)  # as `open_part` says
 
 
 def ask_for_a_guide(day: Day) -> None:

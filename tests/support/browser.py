@@ -177,3 +177,13 @@ SETTLED = """async () => {
 def settle(page) -> None:
     """Wait until nothing slides or fades any more; what turns for ever may."""
     page.evaluate(SETTLED)
+
+
+def open_part(page, button: str, control: str) -> None:
+    """Open a tab or an accordion by its button, and wait until what is typed into its controls stays.
+
+    Gradio 6 writes the first values of the controls once more, in the second frame after they are there. Nobody is so fast but a test.
+    """
+    page.click(button)
+    page.wait_for_selector(control)
+    settle(page)
