@@ -120,6 +120,11 @@ def test_a_pair_that_is_not_listed_is_not_opened(page: Page, sent: object) -> No
     assert "open the page anew" in updates[page.pair_switch.status] or "no longer there" in updates[page.pair_switch.status]
 
 
+@pytest.mark.parametrize("sent", [None, {}, {"command": 3}, {"command": "name x"}, {"command": "animate x 0"}, {"command": "open"}])
+def test_an_act_that_makes_no_sense_is_refused(page: Page, sent: object) -> None:
+    assert list(page.actions.run({}, gr.EventData(None, sent), SimpleNamespace(session_hash="tab"))) == [page.actions.status]
+
+
 @pytest.mark.parametrize("weight", ["1", True, float("nan"), -0.1, 1.6, None])
 def test_a_weight_is_a_number_in_its_range(page: Page, tmp_path: Path, weight: object) -> None:
     (tmp_path / "loras").mkdir()

@@ -29,7 +29,7 @@ from duogen.painters.masks import fit, inner_box, keep_unchanged
 from duogen.picture_input import open_picture
 from duogen.provenance import Origin
 from duogen.upscale import Upscaler, open_upscaler
-from tests.support.browser import SHOTS, Server, browser_only, fix_seed, overflow_width, settle
+from tests.support.browser import SHOTS, Server, browser_only, fix_seed, open_part, overflow_width, settle
 from tests.support.tiny import BOV, END, script, tiny_pair
 from tests.support.waiting import patience
 from ui.parts import controls
@@ -339,6 +339,13 @@ def paint_corner(latents: torch.Tensor) -> torch.Tensor:
     return latents
 
 
+@pytest.mark.parametrize("sent", [None, {}, {"across": 1, "down": 0, "wide": 150}])
+def test_a_pulled_canvas_that_makes_no_sense_changes_nothing(studio: Studio, sent: object) -> None:
+    assert list(studio.resize_canvas(gr.EventData(None, sent))) == [studio.anchor]
+    whole = studio.resize_canvas(gr.EventData(None, {"across": 0, "down": 0.5, "wide": 150, "high": 100}))
+    assert whole == {studio.width: 150, studio.height: 100, studio.anchor: "left"}
+
+
 def test_a_canvas_grows_around_the_picture(studio: Studio, values: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, studio.shared.loading.engine.tokens, BOV, END)
     after = make(studio, values | {studio.width: 200, studio.anchor: "left"})
@@ -503,7 +510,7 @@ def wait_for_box(page, selector: str) -> dict[str, float]:
 
 def pull_the_canvas(page) -> None:
     """Its right edge out by half, and back."""
-    page.locator("#studio-canvas button").first.click()
+    open_part(page, "#studio-canvas button >> nth=0", "#studio-canvas input[type=number]")
     for share, percent in ((0.5, "150"), (-0.4, "100")):
         box = wait_for_box(page, "#studio-frame .frame")
         page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2)

@@ -11,12 +11,15 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from gradio.queueing import Event
 from gradio.route_utils import FnIndexInferError
 from gradio.routes import App
+from gradio.server_messages import HeartbeatMessage
 from gradio.state_holder import SessionState
 from httpx import InvalidURL
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
@@ -26,7 +29,7 @@ from tests.support.waiting import run_apart
 from ui.api import auth
 from ui.api.auth import CLIENT, FREE_TRIES, LONGEST_WAIT, TooManyTries, Users, add_user
 from ui.parts.checked_bodies import CheckedBodies
-from ui.parts.fault_answers import FaultAnswers, ReportingBlocks
+from ui.parts.fault_answers import SESSIONS, FaultAnswers, ReportingBlocks
 from ui.parts.foreign_pages import ForeignPages
 from ui.parts.login import mark_cookies
 
@@ -243,3 +246,20 @@ def test_events_leave_no_copies_of_components_behind() -> None:
         run_apart(blocks.process_api(block_fn=1, inputs=["plain"], state=session))
     assert set(session.blocks_config.blocks) == known and set(session.config_values) == known
     assert session[box._id].label == "2" and session.config_values[box._id]["props"]["value"] == "plain"
+
+
+def test_what_is_sent_to_a_browser_that_has_gone_is_dropped() -> None:
+    with ReportingBlocks() as blocks:
+        box = gr.Textbox()
+        box.submit(lambda: None)
+    request, function = Request({"type": "http"}), blocks.fns[0]
+    queue = blocks.queue()._queue
+    kept = queue.pending_messages_per_session
+    kept["here"] = asyncio.Queue()
+    for session in ("here", "gone"):
+        queue.send_message(Event(session, function, request, None), HeartbeatMessage())
+    assert kept["here"].qsize() == 1 and list(kept) == ["here"]
+    for number in range(SESSIONS):  # the oldest makes room
+        kept[str(number)] = asyncio.Queue()
+    queue.send_message(Event("here", function, request, None), HeartbeatMessage())
+    assert len(kept) == SESSIONS and "here" not in kept

@@ -37,7 +37,7 @@ from ui.chat.references import open_entry
 from ui.chat.waiting_list import Request, WaitingLists
 from ui.parts.i18n import translate
 from ui.parts.pictures import PictureFolder
-from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed, status_line
+from ui.parts.shared import EMPTY_BOX, UPLOADS, Refusal, Updates, draw_seed, read_event, status_line
 from ui.tabs.arena import open_contestant
 from ui.tabs.finetune import keep_example
 
@@ -67,12 +67,12 @@ class ChatActions:
     @catch_refusal
     def run(self, values: dict, event: gr.EventData, request: gr.Request) -> Updates:
         """Handle a click: "command argument argument", and the words typed with it."""
-        command, *arguments = str(event._data.get("command", "")).split(" ")
+        command, *arguments = str(*read_event(event, "command")).split(" ")
         try:
             if command in ("name", "tags", "reword"):
-                arguments.append(event._data.get("words", ""))
+                arguments += read_event(event, "words")
             if command in ("animate", "animate-on"):
-                arguments.append(event._data.get("motion"))
+                arguments += read_event(event, "motion")
             return self.handlers[command](values, request, *arguments)
         except (KeyError, TypeError, IndexError) as error:
             raise Refusal("That is no longer there; open the page anew.") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.route_utils import FnIndexInferError
 from gradio.state_holder import SessionState
+from gradio.utils import LRUCache
 from httpx import InvalidURL  # of the client that Gradio uses
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -21,11 +23,30 @@ from ui.parts.shared import translate_html
 UNREADABLE = (ValueError, TypeError, LookupError, FnIndexInferError, InvalidURL)
 
 
+SESSIONS = 2000  # whose messages are kept, as Gradio keeps them
+
+
+class PendingMessages(LRUCache[str, "asyncio.Queue[Any]"]):
+    """The messages that browsers have not read yet, by session.
+
+    Those of a session that has gone are dropped, as nobody reads them. In Gradio's own the event fails that sends them.
+    """
+
+    def __missing__(self, session: str) -> asyncio.Queue[Any]:
+        return asyncio.Queue()
+
+
 class ReportingBlocks(gr.Blocks):
     """Blocks whose events tell the browser the number of a fault, and leave nothing behind.
 
     Gradio's own say "Error" and log a traceback without a number.
     """
+
+    def queue(self, *args: Any, **kwargs: Any) -> ReportingBlocks:
+        """As Gradio's, but an event whose browser has gone ends as any other."""
+        super().queue(*args, **kwargs)
+        self._queue.pending_messages_per_session = PendingMessages(SESSIONS)
+        return self
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Gradio's.

@@ -41,7 +41,7 @@ from ui.parts.picture_change import (
     scale_size,
 )
 from ui.parts.pictures import PictureBox
-from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, session_of, status_line
+from ui.parts.shared import QUICK, Refusal, Shared, Updates, catch_refusals, read_event, session_of, show_warning, status_line
 from ui.tabs.studio_example import ExampleForm, ask_by_example
 from ui.tabs.studio_tools import TOOLS, RegionPicker, Reshaper, frame_html, version_caption
 
@@ -314,9 +314,13 @@ class Studio:
 
     def resize_canvas(self, event: gr.EventData) -> Updates:
         """Set the sliders to the canvas whose edge or corner was pulled."""
-        given = event._data
-        place = next((name for name, at in PLACES.items() if at == (given["across"], given["down"])), "middle")
-        return {self.width: given["wide"], self.height: given["high"], self.anchor: place}
+        try:
+            across, down, wide, high = read_event(event, "across", "down", "wide", "high")
+        except Refusal as reason:
+            show_warning(reason)
+            return {self.anchor: gr.skip()}
+        place = next((name for name, at in PLACES.items() if at == (across, down)), "middle")
+        return {self.width: wide, self.height: high, self.anchor: place}
 
     def make_one(self, values: dict, session: gr.Request) -> Iterator[Updates]:
         yield from catch_refusals(self._make(values, session_of(session), 1), self.status)
