@@ -48,19 +48,23 @@ class AdapterPanel:
 
     def render_rows(self) -> str:
         """All adapters, each with its switch and its weight, as HTML."""
-        return "".join(_row_html(path, self.loading.adapters.get(path, 0.0)) for path in list_adapters(self.loading))
+        return self._render(list_adapters(self.loading))
+
+    def _render(self, paths: list[Path]) -> str:
+        return "".join(_row_html(path, self.loading.adapters.get(path, 0.0)) for path in paths)
 
     def change(self, event: gr.EventData) -> tuple[str, str]:
         """Set what the browser asks for: the key of an adapter, and its weight. Returns the status line and the new list."""
+        paths = list_adapters(self.loading)  # once: it looks through whole folders
         try:
             key, weight = read_event(event, "adapter", "weight")
-            path = next((each for each in list_adapters(self.loading) if key_of(each) == key), None)
+            path = next((each for each in paths if key_of(each) == key), None)
             if path is None:
                 raise Refusal(GONE)
             said = self.set_adapter(path, _read_weight(weight))
         except Refusal as reason:
             said = status_line(str(reason), "bad")
-        return said, self.render_rows()
+        return said, self._render(paths)
 
     def add_file(self, brought: str) -> tuple[str, str]:
         """Keep a LoRA file that was brought. Returns the status line and the new list."""
