@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from duogen.models.thinking import CLOSING, DRAFTING
+from duogen.sketchbook.change import remove_thing
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.tasks import Line
-from duogen.sketchbook.words import BACKGROUND_WORDS, step_sentence
+from duogen.sketchbook.words import BACKGROUND_WORDS, move_sentence, removal_sentence, step_sentence
 
 
 def draft_steps(scene: Scene, first: int = 0) -> list[tuple[str, Scene]]:
@@ -25,6 +26,16 @@ def draft_steps(scene: Scene, first: int = 0) -> list[tuple[str, Scene]]:
     return steps
 
 
+def move_steps(scene: Scene, number: int) -> list[tuple[str, Scene]]:
+    """The steps that bring thing `number` to its place and size in `scene`: it goes, and is drawn anew. The background stays, unnamed."""
+    thing = scene.things[number]
+    steps = [(removal_sentence(thing), remove_thing(scene, number))]
+    for index in range(len(thing.parts)):
+        words = f"Step {index + 1}. {step_sentence(scene, number, index, background=False)}"
+        steps.append((words, scene.with_thing(number, replace(thing, parts=thing.parts[: index + 1]))))
+    return steps
+
+
 def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
     """The steps to the picture that an answer's `words` announce; none where one step is enough, as for a change of one part.
 
@@ -35,7 +46,8 @@ def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
         return draft_steps(scene, first=len(scene.things) - words.count("Now there "))
     if words.lower().startswith(tuple(f"{each}:" for each in BACKGROUND_WORDS.values())):
         return draft_steps(scene)
-    return []
+    moved = next((number for number, thing in enumerate(scene.things) if words == move_sentence(thing)), None)
+    return [] if moved is None else move_steps(scene, moved)
 
 
 def draft_line(line: Line) -> Line | None:

@@ -52,12 +52,15 @@ def placing_words(thing: Thing) -> str:
     return ", ".join(words)
 
 
-def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> str:
+def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add", *, background: bool = True) -> str:
     """The words of the step that draws part `index` of thing `number`.
 
     The part is named before its colour, with no other part between, so a model that writes or paints the colour has already read the
     part. The first step of a thing names its placing, and of the first thing the background: "On plain paper, draw the body: a big white
     circle on the ground."
+
+    Args:
+        background: whether the first step of the first thing names the background.
     """
     thing = scene.things[number]
     part = thing.parts[index]
@@ -67,9 +70,9 @@ def step_sentence(scene: Scene, number: int, index: int, verb: str = "Add") -> s
     start = f"{lead or f'{verb} the {part.name}'}: {what}." if part.name else f"{verb} {what}."
     if index:
         return start
-    background = "" if number else BACKGROUND_WORDS[scene.background]
-    where = [words for words in (background, placing_words(thing)) if words]
-    return capitalise(", ".join(where) + ", " + start[0].lower() + start[1:])
+    ground = BACKGROUND_WORDS[scene.background] if background and not number else ""
+    where = [words for words in (ground, placing_words(thing)) if words]
+    return capitalise(", ".join([*where, start[0].lower() + start[1:]]))
 
 
 def step_lead(kind: str | None, name: str | None) -> str | None:

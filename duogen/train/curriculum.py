@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from duogen.conversation import Image, Text, Turn
 from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps
 from duogen.sketchbook.draw import draw
+from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.scene import BACKGROUNDS, Scene
 from duogen.sketchbook.styles import STYLES, apply_style
 from duogen.sketchbook.tasks import TASKS, Dialogue, Line, draw_turns, sample
@@ -135,11 +136,26 @@ def sample_drafts(rng: random.Random, frames: int, settings: CurriculumSettings,
     `held`: kinds to show with something held out of training, `None` for what training shows.
     """
     task = rng.choice(("picture", "picture", "edit"))
-    dialogue = draft_dialogue(sample(task, rng, held is not None, held or choose_core_kinds(rng, settings)))
+    return _begin_later(rng, draft_dialogue(sample(task, rng, held is not None, held or choose_core_kinds(rng, settings))), frames)
+
+
+def _begin_later(rng: random.Random, dialogue: Dialogue, frames: int) -> Dialogue:
+    """Half of the dialogues with more pictures than `frames` begin with a later one."""
     spare = len(dialogue.scenes()) - frames
-    if frames > 1 and spare > 0 and rng.random() < 0.5:
-        dialogue = cut_dialogue(dialogue, rng.randint(1, spare))
-    return dialogue
+    return cut_dialogue(dialogue, rng.randint(1, spare)) if frames > 1 and spare > 0 and rng.random() < 0.5 else dialogue
+
+
+def _sample_moves(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
+    """A brought picture in which a thing moves or changes its size, in drafts: the thing goes, and comes again part by part."""
+    pool = Pool(tuple(choose_core_kinds(rng, settings) or kinds()))
+    steps: list[tuple[str, Scene]] = []
+    while not steps:
+        scene = random_scene(rng, list(pool.kinds))
+        edit = random_edit(rng, pool, scene, only=("move", "resize"))
+        steps = draft_answer(edit.answer, edit.scene)
+    answer = tuple(part for step in steps for part in step)
+    dialogue = _begin_later(rng, Dialogue("edit", (Line("user", (scene, edit.ask)), Line("assistant", answer))), frames)
+    return _draw_in_styles(dialogue, rng, settings)
 
 
 def draft_dialogue(dialogue: Dialogue) -> Dialogue:
@@ -181,4 +197,5 @@ PAINTER_TASKS = {
     "first_step": _sample_first_step,
     "thing_steps": _sample_thing_steps,
     "drafts": _sample_drafts,
+    "moves": _sample_moves,
 }

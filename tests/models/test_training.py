@@ -17,7 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from duogen.conversation import Image
+from duogen.conversation import Image, Text
 from duogen.engine import Engine
 from duogen.hub.assemble import trained_folder
 from duogen.models.mllm import append_patch_positions
@@ -453,6 +453,17 @@ def test_the_painter_trains_on_the_states_that_serving_reads(pair, tokens):
         assert data.fewer[0, index].nonzero().flatten().tolist() == list(range(max(1, packed.last_segment(slot.bov))))
     latents = stage.encode(data.pixels)
     assert latents.shape == (1, 2, 8, 8, 8) and latents.abs().max() > 0.1
+
+
+def test_what_moves_is_taught_as_going_and_coming_again():
+    rng, seen = random.Random(4), set()
+    for _ in range(20):
+        question, answer = sample_dialogue(rng, {"moves": 1.0}, 3, CurriculumSettings(core_kinds=("house", "car"), core_share=1.0))
+        said = [part.text for part in answer.parts if isinstance(part, Text)]
+        seen.add(said[0].split(". ")[0])
+        assert len(question.images()) == 1 and len(answer.images()) == len(said) >= 2
+        assert all(words.startswith("Step ") or words.endswith(" gone.") for words in said)
+    assert {"Now the house is gone.", "Now the car is gone.", "Step 1", "Step 2"} <= seen
 
 
 def test_training_visits_noise_as_sampling_does():

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from duogen.models.thinking import CLOSING, DRAFTING
+from duogen.sketchbook.change import place_thing
 from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import PHRASES, phrases
 from duogen.sketchbook.read import read_reply
 from duogen.sketchbook.scene import Scene, fits_canvas
 from duogen.sketchbook.tasks import KINDS, TASKS, Dialogue, Line, draw_turns, sample, sample_any
-from duogen.sketchbook.words import picture_sentence
+from duogen.sketchbook.words import capitalise, move_sentence, picture_sentence, placing_words
 from duogen.sketchbook.world import (
     HELD_OUT_KINDS,
     THINGS_FILE,
@@ -227,6 +228,23 @@ def test_the_words_of_a_draft_say_what_is_new() -> None:
         said for said, _ in draft_steps(scene, first=1)
     ]
     assert not draft_answer("Now the house has a door in blue.", scene)
+
+
+@pytest.mark.parametrize("operation", ["move", "resize"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_moves_or_changes_its_size_goes_and_comes_again(operation: str, number: int) -> None:
+    rng = random.Random(6)
+    things = [make_thing(kind, random_colours(kind, rng)) for kind in ("house", "tree")]
+    scene = Scene("night", tuple(replace(thing, scale="small", side=side) for thing, side in zip(things, ("left", "right"), strict=True)))
+    where = {"level": "sky"} if operation == "move" else {"scale": "big", "side": "middle"}
+    after = place_thing(scene, number, **where)
+    (removal, gone), (first, begun), *rest = draft_answer(move_sentence(after.things[number]), after)
+    kind = scene.things[number].kind
+    assert removal == f"Now the {kind} is gone." and gone.things == (scene.things[1 - number],) and gone.background == "night"
+    place = f"{placing_words(after.things[number])}, draw the " if operation == "move" else "draw the "
+    assert first.startswith(f"Step 1. {capitalise(place)}")
+    assert [len(each.things[number].parts) for _, each in [(first, begun), *rest]] == list(range(1, len(things[number].parts) + 1))
+    assert rest[-1][1] == after and all(each.things[1 - number] == scene.things[1 - number] for _, each in rest)
 
 
 def test_a_long_draft_may_begin_at_any_picture() -> None:
