@@ -5,6 +5,7 @@ S words, D channels of the states, N pictures.
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,26 @@ from duogen.train.states import read_states, truncate_layers
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-SHARES = {"guide": 0.35, "picture": 0.35, "edit": 0.2, "question": 0.1}
+SHARES = {"guide": 0.3, "picture": 0.25, "edit": 0.35, "question": 0.1}
 REQUESTS = (1, 2, 2, 2, 3)  # dialogues that follow one another in one conversation
-DRAFTED = 0.4  # of the pictures that can be drawn in drafts
+DRAFTED = 0.6  # of the conversations end with an answer in drafts, where one can be drawn so
 TESTED = 0.1  # of the conversations, which the head is not fitted to
 PENALTY = 1e-4
+LOSS = 12.0  # what it costs to lose the picture before where it should stay, in times of what it costs to keep it where it should go
 
 
 def sample_conversation(rng: random.Random) -> Dialogue:
-    """Sample dialogues of several tasks, one after the other in one conversation, some pictures drawn in drafts."""
+    """Sample dialogues of several tasks, one after the other in one conversation.
+
+    The last answer alone may be drawn in drafts: those of the answers before have left the context.
+    """
     lines: list[Line] = []
     for _ in range(rng.choice(REQUESTS)):
-        dialogue = sample(rng.choices(list(SHARES), list(SHARES.values()))[0], rng)
-        lines += [drafted if (drafted := draft_line(line)) and rng.random() < DRAFTED else line for line in dialogue.lines]
+        lines += sample(rng.choices(list(SHARES), list(SHARES.values()))[0], rng).lines
+    drafted = {index: made for index, line in enumerate(lines) if (made := draft_line(line))}
+    if drafted and rng.random() < DRAFTED:
+        last = rng.choice(list(drafted))
+        lines[last:] = [drafted[last]]
     return Dialogue("scenes", tuple(lines))
 
 
@@ -80,6 +88,8 @@ def fit_scene_head(
     seen, known = torch.cat(states), torch.tensor(labels)
     fitted = ends[len(ends) - 1 - max(1, round(TESTED * conversations))]
     head = regress(seen[:fitted], known[:fitted].float())
+    with torch.no_grad():
+        head.linear.bias.sub_(math.log(LOSS))  # the first draft of an added thing and that of a new picture are words alike
     return head, float(((head(seen[fitted:]) > 0) == known[fitted:]).float().mean())
 
 

@@ -493,16 +493,19 @@ def test_a_blind_painter_reads_the_words_alone(tokens):
 
 def test_a_scene_begins_where_nothing_of_the_picture_before_is_left():
     """The labels come from the kinds of the answers; what the scenes hold says the same."""
-    begun, kept = 0, 0
+    begun, kept, additions = 0, 0, 0
     for seed in range(60):
         dialogue = sample_conversation(random.Random(seed))
+        drafted = [at for at, line in enumerate(dialogue.lines) if str(line.parts[0]).startswith(DRAFTING)]
+        assert drafted in ([], [len(dialogue.lines) - 1]), "the drafts of an answer leave the context with it"
+        additions += bool(drafted) and dialogue.lines[-1].kind == "edit"
         scenes, labels = dialogue.scenes(), label_scenes(dialogue)
         for before, scene, begins in zip(scenes, scenes[1:], labels[1:], strict=False):
             parts = [{part for thing in each.things for part in thing.parts} for each in (before, scene)]
             begun, kept = begun + begins, kept + (not begins)
             assert begins or parts[0] & parts[1] or before.background == scene.background
         assert labels == [] or labels[0]
-    assert begun > 40 and kept > 100
+    assert begun > 40 and kept > 100 and additions > 5
 
 
 def test_the_scene_head_is_fitted_to_the_states_that_serving_reads(tmp_path, monkeypatch, capsys, pair, tokens):
