@@ -5,6 +5,7 @@ All new words of a step belong to one part, so no colour can end up on another p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from duogen.models.thinking import CLOSING, DRAFTING
@@ -64,3 +65,8 @@ def draft_line(line: Line) -> Line | None:
         return None
     drafts = [part for said, so_far in steps for part in (f"{said}\n", so_far)]
     return replace(line, parts=(f"{DRAFTING}{drafts[0]}", *drafts[1:], f"{CLOSING}{words}"))
+
+
+def find_drafted(lines: Sequence[Line]) -> dict[int, Line]:
+    """The answers of a dialogue that can be drawn in drafts, drawn so, by their index."""
+    return {index: made for index, line in enumerate(lines) if (made := draft_line(line))}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from duogen.conversation import Image, Text, Turn
-from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps
+from duogen.sketchbook.drafts import draft_answer, draft_steps, find_drafted
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.scene import BACKGROUNDS, Scene
@@ -57,7 +57,7 @@ class DraftedTurns:
 def sample_with_drafts(task: str, rng: random.Random, settings: CurriculumSettings, drafts: float) -> DraftedTurns:
     """Sample a dialogue of a task; where an answer could be drawn in drafts, one of them is for a share `drafts` of the dialogues."""
     dialogue = sample(task, rng, kinds=choose_core_kinds(rng, settings))
-    drafted = {index: made for index, line in enumerate(dialogue.lines) if (made := draft_line(line))}
+    drafted = find_drafted(dialogue.lines)
     if not drafted or rng.random() >= drafts:
         return DraftedTurns(_draw_in_styles(dialogue, rng, settings), undecided=frozenset(drafted))
     at = rng.choice(list(drafted))

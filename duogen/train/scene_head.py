@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from duogen.models.sequence import Packed, Tokens, positions
 from duogen.nn.scene_head import SceneHead
-from duogen.sketchbook.drafts import draft_line
+from duogen.sketchbook.drafts import find_drafted
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.tasks import Dialogue, Line, draw_turns, sample
 from duogen.train.states import read_states, truncate_layers
@@ -38,7 +38,7 @@ def sample_conversation(rng: random.Random) -> Dialogue:
     lines: list[Line] = []
     for _ in range(rng.choice(REQUESTS)):
         lines += sample(rng.choices(list(SHARES), list(SHARES.values()))[0], rng).lines
-    drafted = {index: made for index, line in enumerate(lines) if (made := draft_line(line))}
+    drafted = find_drafted(lines)
     if drafted and rng.random() < DRAFTED:
         last = rng.choice(list(drafted))
         lines[last:] = [drafted[last]]
