@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -517,6 +518,10 @@ def test_the_scene_head_is_fitted_to_the_states_that_serving_reads(tmp_path, mon
     assert commands.main(["fit-scene-head", "--recipe", str(file), "--runs", str(tmp_path), "--threads", "1"]) == 0
     assert "% of the pictures right" in capsys.readouterr().out
     head = SceneHead.from_pretrained(tmp_path / "small" / SCENE_HEAD)
+    monkeypatch.setattr("duogen.train.scene_head.LOSS", 1.0)
+    assert commands.main(["fit-scene-head", "--recipe", str(file), "--runs", str(tmp_path / "even"), "--threads", "1"]) == 0
+    even = SceneHead.from_pretrained(tmp_path / "even" / "small" / SCENE_HEAD)
+    assert float(even.linear.bias - head.linear.bias) == pytest.approx(math.log(12), abs=1e-3), "a picture is lost only where it is sure"
     rng = random.Random(5)  # these are conversations that it was fitted to
     right, count = 0, 0
     for _ in range(10):
