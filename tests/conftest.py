@@ -71,9 +71,17 @@ def browser() -> Iterator:
         browser.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """For fixtures: whether the test has failed."""
+    report = yield
+    item.failed = getattr(item, "failed", False) or report.failed
+    return report
+
+
 @pytest.fixture
-def tab(browser) -> Iterator[Callable]:
-    """Opens a page at an address; whatever the page's own code raises fails the test."""
+def tab(browser, request: pytest.FixtureRequest) -> Iterator[Callable]:
+    """Opens a page at an address; whatever the page's own code raises fails the test. Where a test fails, it prints what the pages show."""
     from tests.support.waiting import patience
 
     contexts, errors = [], []
@@ -89,6 +97,8 @@ def tab(browser) -> Iterator[Callable]:
 
     yield opened
     for context in contexts:
+        if request.node.failed:
+            print("\n\n".join(page.inner_text("body") for page in context.pages))
         context.close()
     assert not errors
 

@@ -143,9 +143,13 @@ def act(page, command: str, nth: int = 0, who: str = "bot") -> None:
     button.click()
 
 
+ANSWERED = """() => !document.querySelector('#box .stop-button')
+    && [...document.querySelectorAll('#talk .message-row')].at(-1)?.matches('.bot-row:has(.chat-actions)')"""
+
+
 def wait_until_answered(page) -> None:
-    page.wait_for_selector("#talk .bot .chat-actions")
-    page.wait_for_selector("#box .submit-button")
+    """Until the newest answer has its buttons and nothing is left to stop: the buttons alone may be those of the answer before."""
+    page.wait_for_function(ANSWERED)
 
 
 def loaded_pictures(page, least: int, inside: str = ".bot") -> int:
