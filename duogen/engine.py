@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image as PILImage
@@ -61,7 +61,7 @@ from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
-from duogen.painters.masks import fit, keep_places, keep_unchanged
+from duogen.painters.masks import Motion, fit, keep_places, keep_unchanged, move_pixels
 from duogen.picture_roles import arrange_turn, describe_roles, number_turn, order_sources
 from duogen.prompts import THOUGHT, fill_prompt
 from duogen.provenance import Origin
@@ -146,7 +146,13 @@ class Prompt:
     question: str
 
 
-Painting = tuple[Any, PILImage.Image, torch.Tensor | None]  # latents, pixels, and the places that stay as in the picture before
+class Painting(NamedTuple):
+    """A painted picture; `stays` and `motion` are those of `PaintStep`."""
+
+    latents: Any
+    picture: PILImage.Image
+    stays: torch.Tensor | None
+    motion: Motion | None
 
 
 class Engine:
@@ -994,12 +1000,14 @@ class Engine:
         made = yield from self._paint_picture(reply, index, request)
         if made is None:
             return None
-        latents, plain, stays = made
+        latents, plain, stays, motion = made
         picture, size = plain, plain.size  # smaller than requested where memory ran out
         if stays is not None and memory.slots and not masked:
             picture = keep_places(plain, memory.slots[-1].image.picture, stays)
             if stays.shape[-2:] == latents.shape[-2:]:
                 plain = picture  # whose latents these are
+            if motion is not None:
+                picture = move_pixels(picture, memory.slots[-1].image.picture, motion, size)
         if self.guard:
             picture = self.guard.look(picture)
         if masked and masked.mask:
@@ -1014,24 +1022,24 @@ class Engine:
         return PictureTry(image, latents, condition, segment, asked)
 
     def _paint_picture(self, reply: Reply, index: int, request: PaintRequest) -> Generator[Event, None, Painting | None]:
-        """A picture's steps; returns its latents, its pixels and the places that stay, `None` when the user stopped it.
+        """A picture's steps; returns `None` when the user stopped it.
 
         When memory runs out it is begun again, once, in a way that needs less.
         """
         remedy = ""
         while True:
-            latents, stays, picture, steps = None, None, None, request.options.steps
+            done, steps = None, request.options.steps
             try:
                 for done in self.painter.paint(self.memory.frames, request):
-                    latents, stays, picture = done.latents, done.stays, done.picture
                     if reply.stop.is_set():
                         return None
-                    yield ImageStep(index, done.step, steps, self._preview(done.step, latents, request.options))
-                return latents, picture or self.painter.decode(latents), stays
+                    yield ImageStep(index, done.step, steps, self._preview(done.step, done.latents, request.options))
+                assert done is not None, "a picture has steps"
+                return Painting(done.latents, done.picture or self.painter.decode(done.latents), done.stays, done.motion)
             except torch.OutOfMemoryError:
                 if remedy or not (remedy := self._use_less_memory(request.options.side)):
                     raise
-            latents = done = stays = None
+            done = None
             free()
             yield Notice(remedy)
             request = self._make_smaller(request, reply)

@@ -17,11 +17,13 @@ CHANGE_HEAD = "change_head"  # its folder in a pair, and its name in `model_inde
 
 
 class ChangeHead(ModelMixin, ConfigMixin):
-    """Tells the places, and the pixels, that the next picture changes from those that stay.
+    """Tells the places, and the pixels, that the next picture changes from those that stay, and what only goes elsewhere.
 
     The MLLM's states of a picture say what is where, and its words say what changes. To bring both together is easier to learn than to
     paint, so a painter that copies what stays asks this head beside its own copy gate. Each place then says which pixels of its part of the
-    picture it means, as the mask queries of MaskFormer do (Cheng et al. 2021, section 3.2).
+    picture it means, as the mask queries of MaskFormer do (Cheng et al. 2021, section 3.2). A thing that moves or changes its size keeps
+    its pixels: one more token says how it moves, a second query which pixels it has (as Finn et al. 2016, section 3, predict video by
+    masks and transformations of pixels).
     """
 
     config: Any  # diffusers types what is read by attribute as a dict
@@ -37,12 +39,14 @@ class ChangeHead(ModelMixin, ConfigMixin):
         heads: int = 4,
         *,
         pixels: int = 0,
+        moves: bool = False,
     ) -> None:
         """
         Args:
             places: rows and columns of a picture, for the MLLM and the painter alike.
             words: how many of the latest words are read.
             pixels: channels of what is read from the picture itself; 0 for a head that knows places only.
+            moves: whether it tells what goes elsewhere; it must know pixels.
         """
         super().__init__()
         self.from_places, self.from_words = nn.Linear(channels, width), nn.Linear(channels, width)
@@ -57,13 +61,16 @@ class ChangeHead(ModelMixin, ConfigMixin):
                 nn.Conv2d(5, pixels, 3, padding=1), nn.GELU(), nn.Conv2d(pixels, pixels, 3, padding=2, dilation=2), nn.GELU(),
                 nn.Conv2d(pixels, pixels, 1),
             )  # fmt: skip
+        if moves:
+            self.motion_token = nn.Parameter(torch.randn(1, width) * 0.1)
+            self.to_motion, self.to_source = nn.Linear(width, 4), nn.Linear(width, pixels + 1)
 
     def forward(self, places: torch.Tensor, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Logits [B, N], above 0 where the next picture differs. The arguments are those of `read`."""
         return self.mark_places(self.read(places, words, lengths))
 
     def read(self, places: torch.Tensor, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """What changes at each place, [B, N, K].
+        """What changes at each place, [B, N, K]; of a head that knows moves [B, N + 1, K], and how something moves is the last.
 
         Args:
             places: [B, N, D], the states of the picture's tokens.
@@ -74,13 +81,24 @@ class ChangeHead(ModelMixin, ConfigMixin):
         words = words[:, : len(self.word_table)]
         said = self.from_words(words.to(weight)) + self.word_table[: words.shape[1]]
         seen = self.from_places(places.to(weight)) + self.place_table
+        if self.config.moves:
+            seen = torch.cat([seen, self.motion_token.expand(len(seen), -1, -1)], 1)
         padding = torch.arange(words.shape[1], device=words.device) >= lengths[:, None]
         ignored = torch.cat([padding.new_zeros(seen.shape[:2]), padding], 1)
         return self.encoder(torch.cat([seen, said], 1), src_key_padding_mask=ignored)[:, : seen.shape[1]]
 
     def mark_places(self, read: torch.Tensor) -> torch.Tensor:
         """Logits [B, N], above 0 where the next picture differs, of what `read` returned."""
-        return self.to_logit(read).squeeze(-1)
+        return self.to_logit(read[:, : len(self.place_table)]).squeeze(-1)
+
+    def find_motion(self, read: torch.Tensor) -> torch.Tensor:
+        """How something moves, [B, 4]: a logit, above 0 where something does; the binary logarithm of its size afterwards, in times of its
+        size before; and how far its middle goes to the right and down, in widths and heights of the picture.
+
+        Args:
+            read: what `read` returned, of a head that knows moves.
+        """
+        return self.to_motion(read[:, -1])
 
     def mark_pixels(self, read: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         """Logits [B, H, W], above 0 where the next picture differs.
@@ -89,12 +107,19 @@ class ChangeHead(ModelMixin, ConfigMixin):
             read: what `read` returned.
             pictures: [B, 3, H, W] in -1..1, the pictures before; H and W are multiples of h and w.
         """
+        return self._mark(self.to_query(read[:, : len(self.place_table)]), pictures)
+
+    def mark_source(self, read: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits [B, H, W], above 0 for the pixels of what moves, where it is before; the arguments are those of `mark_pixels`."""
+        return self._mark(self.to_source(read[:, : len(self.place_table)]), pictures)
+
+    def _mark(self, query: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         rows, columns = self.config.places
         height, width = (side // count for side, count in zip(pictures.shape[2:], (rows, columns), strict=True))
         # Where in its place each pixel lies, -1..1: things of one colour are told apart by it.
         down, across = (torch.linspace(-1, 1, side, device=pictures.device) for side in (height, width))
         within = torch.stack(torch.meshgrid(down, across, indexing="ij")).repeat(1, rows, columns).expand(len(pictures), -1, -1, -1)
-        found = self.stem(torch.cat([pictures.to(within), within], 1).to(read)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
-        query = self.to_query(read).unflatten(1, (rows, columns))
+        found = self.stem(torch.cat([pictures.to(within), within], 1).to(query)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
+        query = query.unflatten(1, (rows, columns))
         logits = torch.einsum("bkyixj,byxk->byixj", found, query[..., 1:]) + query[:, :, None, :, None, 0]
         return logits.flatten(3).flatten(1, 2)

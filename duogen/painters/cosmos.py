@@ -27,7 +27,7 @@ from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest, PaintStep, SceneStart, WordRange
-from duogen.painters.masks import check_mask, composite_inside, fit, inner_box
+from duogen.painters.masks import Motion, check_mask, composite_inside, fit, inner_box
 from duogen.painters.pipeline_run import PipelineRun
 
 FILM_FRAMES = 93  # of the videos that Cosmos-Predict2.5 was trained on: 24 latents
@@ -48,10 +48,12 @@ class Kept:
     Attributes:
         places: boolean [1, 1, h, w].
         pixels: boolean [1, 1, H, W]; `None` where the head knows places only.
+        motion: what goes elsewhere; then all but its place before stays. `None` where nothing does.
     """
 
     places: torch.Tensor
     pixels: torch.Tensor | None = None
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class CosmosPainter:
             last = step == options.steps
             if last and velocity.stays is not None:
                 latents = torch.where(velocity.stays, frames.past[-1], latents)  # exactly, whatever the sampler rounds
-            yield PaintStep(step, latents if last else predicted, velocity.find_kept_pixels() if last else None)
+            yield PaintStep(step, latents, velocity.find_kept_pixels(), motion=velocity.motion) if last else PaintStep(step, predicted)
 
     def _films(self, options: ImageOptions) -> bool:
         return self.about.films and options.world == "on"
@@ -293,8 +295,20 @@ class CosmosPainter:
         read = head.read(places, words, torch.tensor([words.shape[1]], device=words.device))
         if not head.config.pixels:
             return Kept((head.mark_places(read) < self.about.keep_below).view(1, 1, *size))
-        pixels = head.mark_pixels(read, self._decode_pixels(frames.past[-1]))[:, None] < self.about.keep_below
-        return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels)
+        before = self._decode_pixels(frames.past[-1])
+        motion = self._find_motion(read, before)
+        marks = head.mark_pixels(read, before) if motion is None else head.mark_source(read, before)
+        pixels = marks[:, None] < self.about.keep_below
+        return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels, motion)
+
+    def _find_motion(self, read: torch.Tensor, before: torch.Tensor) -> Motion | None:
+        """What of the picture before, [1, 3, H, W] in -1..1, goes elsewhere, as the change head says; `None` for nothing."""
+        head = self.pair.change_head
+        if not head.config.moves:
+            return None
+        logit, doublings, right, down = head.find_motion(read)[0].tolist()
+        source = head.mark_source(read, before)[:, None] > 0
+        return Motion(source, 2.0**doublings, right, down) if logit > 0 and source.any() else None
 
     def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
         """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""
@@ -412,6 +426,7 @@ class _GuidedVelocity:
         # Steps build on the picture before, and the gate alone was taught enough of them. The head is for what a user wants changed.
         asked = self.copies and request.inpaint is None and not request.is_step
         self.kept = painter._find_kept(frames, request) if asked else None
+        self.motion = self.kept.motion if self.kept else None
         self.stays: torch.Tensor | None = None
 
     def find_kept_pixels(self) -> torch.Tensor | None:
@@ -430,6 +445,6 @@ class _GuidedVelocity:
         # The gate of the branch that reads everything decides, by the distance that guidance made.
         made, before = latents - sigma * guided, self.frames.past[-1]
         self.stays = gate_logit(made, gate[:1], before, painter.weight) < about.copy_below
-        if self.kept is not None:
-            self.stays = self.stays | self.kept.places
+        if self.kept is not None:  # where something moves, the gate alone would keep it at its old place, too
+            self.stays = self.kept.places if self.kept.motion else self.stays | self.kept.places
         return to_velocity(torch.where(self.stays, before, made), latents, sigma, "sample")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
 CHANGED = 16  # of 255: from which difference of a colour on a place counts as changed
 MOSTLY_CHANGED = 0.7  # share of changed places above which nothing is kept
 EDGE = 256  # a picture has a soft edge of a pixel for so many pixels of its longer side
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Pixels of a picture that go elsewhere and stay as they are.
+
+    Attributes:
+        source: boolean [1, 1, H, W], which they are.
+        scale: of their size afterwards, in times of that before.
+        right: how far the middle of them goes to the right, in widths of the picture.
+        down: how far down, in heights of it.
+    """
+
+    source: torch.Tensor
+    scale: float
+    right: float
+    down: float
 
 
 def check_mask(picture: PILImage.Image, mask: PILImage.Image) -> None:
@@ -38,10 +56,36 @@ def keep_places(painted: PILImage.Image, before: PILImage.Image, stays: torch.Te
     Args:
         stays: boolean [1, 1, h, w], the places or pixels of `painted` that are those of `before`.
     """
-    changed = PILImage.fromarray((~stays[0, 0]).cpu().numpy().astype(np.uint8) * 255)
-    left, top, width, height = inner_box(before.size, painted.size)
-    mask = changed.resize(painted.size, PILImage.Resampling.NEAREST).crop((left, top, left + width, top + height))
-    return composite_inside(painted, before, mask.resize(before.size, PILImage.Resampling.NEAREST))
+    return composite_inside(painted, before, _scale_mask(~stays, painted.size, before.size))
+
+
+def _scale_mask(mask: torch.Tensor, painted: tuple[int, int], size: tuple[int, int]) -> PILImage.Image:
+    """A mask [1, 1, h, w] of a picture of the size `painted`, for the picture of `size` that was scaled into it."""
+    left, top, width, height = inner_box(size, painted)
+    marks = PILImage.fromarray(mask[0, 0].cpu().numpy().astype(np.uint8) * 255).resize(painted, PILImage.Resampling.NEAREST)
+    return marks.crop((left, top, left + width, top + height)).resize(size, PILImage.Resampling.NEAREST)
+
+
+def move_pixels(ground: PILImage.Image, before: PILImage.Image, motion: Motion, painted: tuple[int, int]) -> PILImage.Image:
+    """`ground` with those pixels of `before` that move, at their new place and in their new size; both pictures have one size.
+
+    Args:
+        painted: (width, height) of the painter's picture, which `motion` speaks of.
+    """
+    mask = _scale_mask(motion.source, painted, before.size)
+    box = mask.getbbox()
+    if box is None:
+        return ground
+    marked = np.nonzero(np.asarray(mask))
+    scaled = before.width / inner_box(before.size, painted)[2]
+    middle = marked[1].mean() + 0.5, marked[0].mean() + 0.5
+    goal = middle[0] + motion.right * painted[0] * scaled, middle[1] + motion.down * painted[1] * scaled
+    size = max(1, round((box[2] - box[0]) * motion.scale)), max(1, round((box[3] - box[1]) * motion.scale))
+    how = PILImage.Resampling.BOX if motion.scale < 1 else PILImage.Resampling.BICUBIC
+    thing, alpha = before.crop(box).resize(size, how), mask.crop(box).resize(size, how)
+    moved = ground.copy()
+    moved.paste(thing, (round(goal[0] - (middle[0] - box[0]) * motion.scale), round(goal[1] - (middle[1] - box[1]) * motion.scale)), alpha)
+    return moved
 
 
 def keep_unchanged(painted: PILImage.Image, seen: PILImage.Image, before: PILImage.Image) -> PILImage.Image:

@@ -172,7 +172,7 @@ def _repeat_for_thing(before: Thing, after: Thing, other: Scene, number: int) ->
         moved = place_thing(other, number, **spot)
         if moved == other or not is_clear_of_others(other, moved.things[number], ignore=number):
             return None
-        return words.move_sentence(moved.things[number]), moved
+        return words.move_sentence(thing, moved.things[number]), moved
     names = [str(part.name) for part in thing.parts]
     name = next(name for name in (*new, *old) if new.get(name) != old.get(name))
     if name not in new:

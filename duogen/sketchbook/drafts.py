@@ -12,7 +12,7 @@ from duogen.models.thinking import CLOSING, DRAFTING
 from duogen.sketchbook.change import remove_thing
 from duogen.sketchbook.scene import Scene
 from duogen.sketchbook.tasks import Line
-from duogen.sketchbook.words import BACKGROUND_WORDS, move_sentence, removal_sentence, step_sentence
+from duogen.sketchbook.words import BACKGROUND_WORDS, removal_sentence, step_sentence
 
 
 def draft_steps(scene: Scene, first: int = 0) -> list[tuple[str, Scene]]:
@@ -47,8 +47,7 @@ def draft_answer(words: str, scene: Scene) -> list[tuple[str, Scene]]:
         return draft_steps(scene, first=len(scene.things) - words.count("Now there "))
     if words.lower().startswith(tuple(f"{each}:" for each in BACKGROUND_WORDS.values())):
         return draft_steps(scene)
-    moved = next((number for number, thing in enumerate(scene.things) if words == move_sentence(thing)), None)
-    return [] if moved is None else move_steps(scene, moved)
+    return []
 
 
 def draft_line(line: Line) -> Line | None:

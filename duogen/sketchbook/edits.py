@@ -242,7 +242,7 @@ def _move(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
     to, spot = rng.choice(spots)
     ask = fill_template(pick_phrase(rng, "move"), the=thing_name(scene, number, rng), to=rng.choice(phrases("edit")["to"][to]))
     after = place_thing(scene, number, **spot)
-    return Edit(ask, words.move_sentence(after.things[number]), after)
+    return Edit(ask, words.move_sentence(thing, after.things[number]), after)
 
 
 def _resize(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
@@ -258,7 +258,7 @@ def _resize(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
     ask = fill_template(pick_phrase(rng, "smaller" if scale == "small" else "bigger"), the=name, plain=name[4:])
     if words.is_many(thing):
         ask = ask.replace("a smaller", "smaller").replace("a bigger", "bigger").replace(" is too", " are too")
-    return Edit(ask, words.move_sentence(resized), scene.with_thing(number, resized))
+    return Edit(ask, words.move_sentence(thing, resized), scene.with_thing(number, resized))
 
 
 def _set_background(rng: random.Random, pool: Pool, scene: Scene) -> Edit:

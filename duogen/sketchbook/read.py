@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from duogen.sketchbook import change
 from duogen.sketchbook.scene import COLOURS, PAIRED, PLACES, SHAPES, SIZES, STANDS, Part, Scene, Thing
-from duogen.sketchbook.words import BACKGROUND_WORDS, SIDE_WORDS, VERBS, anchor_words, capitalise, name_words
+from duogen.sketchbook.words import BACKGROUND_WORDS, PLACING_WORDS, SIDE_WORDS, VERBS, anchor_words, capitalise, name_words
 from duogen.sketchbook.world import things
 
 
@@ -37,6 +37,8 @@ _PICTURE = re.compile(rf"^(?P<background>{_BACKGROUND}): (?P<rest>.+)$", re.IGNO
 _OPENING = re.compile(r"^Let's (?:draw|make) (?P<what>.+)$")
 _BACKGROUNDS = {words: name for name, words in BACKGROUND_WORDS.items()}
 _SIDES = {words: side for side, words in SIDE_WORDS.items()}
+_PLACINGS = {words: (name, value) for name, said in PLACING_WORDS.items() for value, words in said.items()}
+_WHERE_TO = _any_of(list(_PLACINGS))
 
 
 @dataclass
@@ -279,7 +281,8 @@ def _read_background_edit(parser: _ReplyParser, match: re.Match) -> bool:
 
 def _read_place_edit(parser: _ReplyParser, match: re.Match) -> bool:
     number = _find_thing(parser.scene, match["name"])
-    parser.scene = change.place_thing(parser.require_scene(), number, **_parse_placing(match))
+    placing = dict(_PLACINGS[words] for words in match["where"].split(", "))
+    parser.scene = change.place_thing(parser.require_scene(), number, **placing)
     return True
 
 
@@ -321,7 +324,7 @@ _SENTENCES = (
     (re.compile(r".+"), _read_next_step),
     (re.compile(rf"^Now the scene is set (?P<background>{_BACKGROUND})$"), _read_background_edit),
     (re.compile(r"^Now there (?:is|are) (?P<what>.+)$"), _read_addition),
-    (re.compile(rf"^Now (?P<name>the .+?) (?:is|are) (?:big, )?{_PLACING}$"), _read_place_edit),
+    (re.compile(rf"^Now (?P<name>the .+?) (?:is|are) (?P<where>{_WHERE_TO}(?:, {_WHERE_TO})*)$"), _read_place_edit),
     (re.compile(rf"^Now (?P<name>the .+?) (?:is|are) (?P<colour>{_any_of(list(COLOURS))})$"), _read_shape_edit),
     (re.compile(r"^Now the (?P<name>[^.]+?) of (?P<thing>the .+?) (?:is|are) gone$"), _read_part_removal),
     (re.compile(r"^Now (?P<name>the .+?) (?:is|are) gone$"), _read_removal),

@@ -15,6 +15,9 @@ from duogen.sketchbook.world import entry_of, things
 
 BACKGROUND_WORDS = {"meadow": "on a sunny meadow", "night": "at night", "paper": "on plain paper", "sea": "by the sea"}
 SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+LEVEL_WORDS = {"ground": "on the ground", "sky": "up in the sky"}
+SCALE_WORDS = {"small": "half as big", "big": "twice as big"}
+PLACING_WORDS = {"side": SIDE_WORDS, "level": LEVEL_WORDS, "scale": SCALE_WORDS}  # of a `Thing`, by the name of the field
 MASS = frozenset({"basil", "butter", "cheese", "dough", "ham", "ice cream", "juice", "lettuce", "salami", "sauce", "smoke"})
 VERBS = ("Add", "Now add", "Put", "Draw", "Then draw")
 
@@ -46,9 +49,9 @@ def placing_words(thing: Thing) -> str:
     if thing.side != "middle" or thing.scale == "small" or thing.level == "sky":
         words.append(SIDE_WORDS[thing.side])
     if thing.level == "sky":
-        words.append("up in the sky")
+        words.append(LEVEL_WORDS["sky"])
     if thing.scale == "small":
-        words.append("half as big")
+        words.append(SCALE_WORDS["small"])
     return ", ".join(words)
 
 
@@ -187,11 +190,13 @@ def background_sentence(scene: Scene) -> str:
     return f"Now the scene is set {BACKGROUND_WORDS[scene.background]}."
 
 
-def move_sentence(thing: Thing) -> str:
-    """Say that a thing moved or changed its size: "Now the tree is on the left, half as big." """
-    where = placing_words(thing) or SIDE_WORDS["middle"]
-    where = where if thing.scale == "small" else f"big, {where}"
-    return f"Now {name_words(thing)} {_copula(thing)} {where}."
+def move_sentence(before: Thing, after: Thing) -> str:
+    """Say what changed of a thing's placing, and that alone: "Now the tree is on the left.", "Now the tree is half as big."
+
+    What stays is seen in the picture before, so it need not be read off it and said again.
+    """
+    changed = [said[getattr(after, name)] for name, said in PLACING_WORDS.items() if getattr(before, name) != getattr(after, name)]
+    return f"Now {name_words(after)} {_copula(after)} {', '.join(changed)}."
 
 
 def addition_sentence(thing: Thing) -> str:

@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "fit-change-head":
             found = fit_changes(options.recipe, runs)
             print(f"The change head tells {found['places']:.1%} of the places right, all of a picture in {found['pictures']:.1%}.")
+            if "motions" in found:
+                print(f"Of moves it tells {found['moves']:.1%} of the pictures right, and {found['motions']:.1%} of the motions.")
             return 0
         if options.stage == "states":
             build_dit_stage(Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()

@@ -6,11 +6,14 @@ N places, W words, D channels of the states, K channels of their projection, H a
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as PILImage
@@ -20,8 +23,11 @@ from duogen.nn.change_head import ChangeHead
 from duogen.nn.vae import PatchVAE, pixel_weights
 from duogen.precision import resolve_precision
 from duogen.provenance import encode_picture
+from duogen.sketchbook.change import remove_thing
+from duogen.sketchbook.draw import draw
+from duogen.sketchbook.scene import CANVAS, Scene, extent
 from duogen.sketchbook.tasks import Dialogue, draw_turns, sample
-from duogen.train.curriculum import choose_core_kinds, draft_dialogue
+from duogen.train.curriculum import choose_core_kinds, draft_dialogue, sample_move
 from duogen.train.objective import FlowObjective
 from duogen.train.scene_head import label_scenes, read_packed_states
 from duogen.train.settings import CurriculumSettings
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
 SHARES = {"edit": 0.75, "guide": 0.25}
-DRAFTED = 0.3  # of the dialogues
+DRAFTED, MOVES = 0.3, 0.35  # of the dialogues: others, and those in which a thing moves
 TESTED = 0.05  # of the dialogues, which the head is not fitted to
 PROJECTED, FITTED_TO = 384, 100  # channels of the projection, and dialogues that it is fitted to
 BATCH, LEARNING_RATE = 48, 1.5e-3
@@ -40,7 +46,45 @@ KNOWN_RATE = 1 / 3  # of the learning rate: for weights that an earlier head had
 PIXELS, PIXEL_BATCH = 24, 6  # channels of what is read from pictures, and how many of a batch are looked at
 NOISE, NOISY = 0.06, 0.6  # strongest noise on the pictures that are looked at, and the share of them that has some: a painter's are blotchy
 SAME = 4  # of 255: up to this difference a pixel stays
+MOTION = 8.0  # weight of the errors of motions
+CLOSE = (0.1, 0.015, 0.015)  # doublings, widths and heights: a motion so near is right
 SHADES, PARTLY = 16, 0.05  # of 255: shades of one colour, as in a sky; the share of a colour's pixels from which all of them change
+
+
+@dataclass(frozen=True)
+class LabelledMotion:
+    """A thing that moves or changes its size.
+
+    Attributes:
+        target: (doublings, right, down), as `ChangeHead.find_motion` tells them.
+        ground: the picture before without the thing, as a PNG file.
+    """
+
+    target: tuple[float, float, float]
+    ground: bytes
+
+    def mark_source(self, before: torch.Tensor) -> torch.Tensor:
+        """The pixels of the thing in the picture `before`, [3, H, W] in -1..1; boolean [H, W]."""
+        return _find_difference(before, _read_picture(self.ground))
+
+
+def label_motion(before: Scene, after: Scene) -> LabelledMotion | None:
+    """The motion between two scenes; `None` where not one thing alone has another place or size."""
+    things = list(zip(before.things, after.things, strict=False))
+    changed = [number for number, (one, other) in enumerate(things) if one != other]
+    if before.background != after.background or len(before.things) != len(after.things) or len(changed) != 1:
+        return None
+    old, new = things[changed[0]]
+    if replace(old, scale=new.scale, side=new.side, level=new.level) != new:
+        return None
+    picture, ground = draw(before), draw(remove_thing(before, changed[0]))
+    marks = np.nonzero((np.abs(np.asarray(picture, np.int16) - np.asarray(ground, np.int16)) > SAME).any(-1))
+    if not len(marks[0]):
+        return None
+    one, other = extent(old), extent(new)
+    scale = (other[2] - other[0]) / (one[2] - one[0])
+    right, down = (((marks[1 - axis].mean() + 0.5 - one[axis]) * (scale - 1) + other[axis] - one[axis]) / CANVAS for axis in (0, 1))
+    return LabelledMotion((math.log2(scale), float(right), float(down)), encode_picture(ground, "PNG", None))
 
 
 @dataclass(frozen=True)
@@ -52,18 +96,29 @@ class Change:
         words: [W, D] or [W, K], its states of the words since, the last one first.
         moved: boolean [N], the places that differ.
         pictures: the picture before and the one after as PNG files; `None` for a head that looks at no pixels.
+        motion: how a thing moves, if one does and nothing else changes.
     """
 
     places: torch.Tensor
     words: torch.Tensor
     moved: torch.Tensor
     pictures: tuple[bytes, bytes] | None = None
+    motion: LabelledMotion | None = None
 
     def read_pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The picture before, [3, H, W] in -1..1, and its pixels that are painted anew, boolean [H, W]; the rest of them stays."""
         assert self.pictures is not None  # of all changes of a set, or of none
-        before, after = to_pixels([PILImage.open(io.BytesIO(each)).convert("RGB") for each in self.pictures])
-        return before, widen_change(before, (before - after).abs().amax(0) > SAME / 127.5, round(len(self.moved) ** 0.5))
+        before, after = map(_read_picture, self.pictures)
+        return before, widen_change(before, _find_difference(before, after), round(len(self.moved) ** 0.5))
+
+
+def _read_picture(file: bytes) -> torch.Tensor:
+    """[3, H, W] in -1..1."""
+    return to_pixels([PILImage.open(io.BytesIO(file)).convert("RGB")])[0]
+
+
+def _find_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return (one - other).abs().amax(0) > SAME / 127.5
 
 
 def widen_change(before: torch.Tensor, moved: torch.Tensor, places: int) -> torch.Tensor:
@@ -98,19 +153,19 @@ class ChangeReader:
     def read(self, dialogue: Dialogue) -> list[Change]:
         """The changes of a dialogue. Pictures of another grid of tokens than of latents are left out."""
         packed = self.tokens.pack(draw_turns(dialogue))
-        slots, begins = packed.slots, label_scenes(dialogue)
-        pairs = [(old, new) for old, new, begin in zip(slots, slots[1:], begins[1:], strict=False) if not begin]
+        shown = list(zip(packed.slots, dialogue.scenes(), label_scenes(dialogue), strict=True))
+        pairs = [(old, new, label_motion(before, after)) for (old, before, _), (new, after, begins) in pairwise(shown) if not begins]
         if not pairs:
             return []
         states = read_packed_states(self.mllm, self.tokens, self.layers, packed)
-        used = {id(each): each for pair in pairs for each in pair}  # each once: a picture ends one change and begins the next
+        used = {id(each): each for old, new, _ in pairs for each in (old, new)}  # each once: a picture ends one change and begins the next
         changes, encoded = [], {key: encode_picture(each.image.picture, "PNG", None) for key, each in used.items()}
-        for old, new in pairs:
+        for old, new, motion in pairs:
             moved = self._find_moved(to_pixels([old.image.picture, new.image.picture]))
             if moved.shape == old.grid:
                 first = old.end - 1 - moved.numel()  # EOV ends it
                 pictures = encoded[id(old)], encoded[id(new)]
-                changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten(), pictures))
+                changes.append(Change(states[first : old.end - 1], states[old.end : new.bov].flip(0), moved.flatten(), pictures, motion))
         return changes
 
     def _find_moved(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -122,7 +177,9 @@ class ChangeReader:
 
 
 def sample_changes(rng: random.Random, settings: CurriculumSettings) -> Dialogue:
-    """Sample edits or a guide, a share of them drawn in drafts."""
+    """Sample edits or a guide, a share of them drawn in drafts, or a picture in which a thing moves."""
+    if rng.random() < MOVES:
+        return sample_move(rng, settings)
     dialogue = sample(rng.choices(list(SHARES), list(SHARES.values()))[0], rng, kinds=choose_core_kinds(rng, settings))
     return draft_dialogue(dialogue) if rng.random() < DRAFTED else dialogue
 
@@ -178,7 +235,9 @@ def train_head(
     """
     torch.manual_seed(seed)
     rng, side = random.Random(seed), round(len(changes[0].moved) ** 0.5)
-    head = ChangeHead(changes[0].places.shape[1], (side, side), pixels=PIXELS if changes[0].pictures else 0)
+    head = ChangeHead(
+        changes[0].places.shape[1], (side, side), pixels=PIXELS if changes[0].pictures else 0, moves=any(each.motion for each in changes)
+    )
     known = set(old.state_dict()) & set(head.state_dict()) if old else set()
     if old:
         head.load_state_dict({name: old.state_dict()[name] for name in known}, strict=False)
@@ -196,6 +255,8 @@ def train_head(
             loss = F.binary_cross_entropy_with_logits(head.mark_places(read), moved)
             if head.config.pixels:
                 loss = loss + _pixel_loss(head, read[:PIXEL_BATCH], batch[:PIXEL_BATCH])
+            if head.config.moves:
+                loss = loss + _motion_loss(head, read, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -207,8 +268,26 @@ def train_head(
 
 def _pixel_loss(head: ChangeHead, read: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
     pictures, moved = collate_pixels(changes)
+    return F.binary_cross_entropy_with_logits(head.mark_pixels(read, _add_noise(pictures)), moved.float())
+
+
+def _add_noise(pictures: torch.Tensor) -> torch.Tensor:
     strength = NOISE * torch.rand(len(pictures), 1, 1, 1) * (torch.rand(len(pictures), 1, 1, 1) < NOISY)
-    return F.binary_cross_entropy_with_logits(head.mark_pixels(read, pictures + strength * torch.randn_like(pictures)), moved.float())
+    return pictures + strength * torch.randn_like(pictures)
+
+
+def _motion_loss(head: ChangeHead, read: torch.Tensor, changes: Sequence[Change]) -> torch.Tensor:
+    """Of whether something moves in every picture, how it does, and for some of those in which it does which pixels it has."""
+    found, moves = head.find_motion(read), torch.tensor([each.motion is not None for each in changes])
+    loss = F.binary_cross_entropy_with_logits(found[:, 0], moves.to(found))
+    if not moves.any():
+        return loss
+    at = moves.nonzero().flatten()
+    targets = torch.tensor([each.motion.target for each in changes if each.motion])
+    loss = loss + MOTION * F.l1_loss(found[at, 1:].float(), targets)
+    at = at[:PIXEL_BATCH]
+    pictures, marks = collate_sources([changes[int(number)] for number in at])
+    return loss + F.binary_cross_entropy_with_logits(head.mark_source(read[at], _add_noise(pictures)), marks.float())
 
 
 def collate(changes: list[Change]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -224,11 +303,18 @@ def collate_pixels(changes: Sequence[Change]) -> tuple[torch.Tensor, torch.Tenso
     return torch.stack(pictures), torch.stack(moved)
 
 
+def collate_sources(changes: Sequence[Change]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of changes in which something moves the pictures before, [B, 3, H, W] in -1..1, and its pixels in them, boolean [B, H, W]."""
+    pictures = [_read_picture(each.pictures[0]) for each in changes if each.pictures]
+    marks = [each.motion.mark_source(picture) for each, picture in zip(changes, pictures, strict=True) if each.motion]
+    return torch.stack(pictures), torch.stack(marks)
+
+
 @torch.no_grad()
 def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
     """Shares of what the head tells right: of the places ("places"), of the pictures all places ("pictures"), and where it knows pixels, of
-    those that change ("changed pixels") and of those that stay ("kept pixels")."""
-    right, pixels = [], []
+    those that change ("changed pixels") and of those that stay ("kept pixels"); where it knows moves, `_measure_moves` too."""
+    right, pixels, moves = [], [], []
     for start in range(0, len(changes), BATCH):
         batch = changes[start : start + BATCH]
         places, words, lengths, moved = collate(batch)
@@ -237,12 +323,32 @@ def measure_head(head: ChangeHead, changes: list[Change]) -> dict[str, float]:
         if head.config.pixels:
             pictures, moved = collate_pixels(batch)
             pixels.append(torch.stack([head.mark_pixels(read, pictures) > 0, moved]))
+        moves += _measure_moves(head, read, batch) if head.config.moves else []
     marks = torch.cat(right)
     figures = {"places": float(marks.float().mean()), "pictures": float(marks.all(1).float().mean())}
     if pixels:
         told, moved = torch.cat(pixels, 1)
         figures |= {"changed pixels": float(told[moved].float().mean()), "kept pixels": float((~told)[~moved].float().mean())}
+    for name in ("moves", "motions", "sources"):
+        found = [each[name] for each in moves if name in each]
+        figures |= {name: sum(found) / len(found)} if found else {}
     return figures
+
+
+def _measure_moves(head: ChangeHead, read: torch.Tensor, changes: Sequence[Change]) -> list[dict[str, float]]:
+    """For each picture whether the head tells right that something moves ("moves"); where it does, whether it tells its size and place to
+    `CLOSE` ("motions"), and what its pixels and the marked ones have in common, by all of both ("sources")."""
+    found, made = head.find_motion(read), []
+    for number, change in enumerate(changes):
+        made.append({"moves": float((found[number, 0] > 0) == (change.motion is not None))})
+        if change.motion:
+            pictures, source = collate_sources([change])
+            marks, far = head.mark_source(read[number : number + 1], pictures) > 0, found[number, 1:] - torch.tensor(change.motion.target)
+            made[-1] |= {
+                "motions": float((far.abs() < torch.tensor(CLOSE)).all()),
+                "sources": float((marks & source).sum() / (marks | source).sum()),
+            }
+    return made
 
 
 @torch.no_grad()
@@ -268,6 +374,6 @@ def fold_head(head: ChangeHead, projection: Projection) -> ChangeHead:
 def _make_alike(head: ChangeHead, channels: int, weights: dict[str, torch.Tensor]) -> ChangeHead:
     config = head.config
     sizes = config.words, config.width, config.layers, config.heads
-    made = ChangeHead(channels, tuple(config.places), *sizes, pixels=config.pixels)
+    made = ChangeHead(channels, tuple(config.places), *sizes, pixels=config.pixels, moves=config.moves)
     made.load_state_dict(weights)
     return made.eval().requires_grad_(False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from duogen.conversation import Image, Text, Turn
-from duogen.sketchbook.drafts import draft_answer, draft_steps, find_drafted
+from duogen.sketchbook.drafts import draft_answer, draft_steps, find_drafted, move_steps
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.scene import BACKGROUNDS, Scene
@@ -147,15 +147,26 @@ def _begin_later(rng: random.Random, dialogue: Dialogue, frames: int) -> Dialogu
 
 def _sample_moves(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
     """A brought picture in which a thing moves or changes its size, in drafts: the thing goes, and comes again part by part."""
+    brought, answer = sample_move(rng, settings).lines
+    (before, _), (_, after) = brought.parts, answer.parts
+    assert isinstance(before, Scene) and isinstance(after, Scene)
+    number = next(number for number, (one, other) in enumerate(zip(before.things, after.things, strict=True)) if one != other)
+    steps = tuple(part for step in move_steps(after, number) for part in step)
+    return _draw_in_styles(_begin_later(rng, Dialogue("edit", (brought, replace(answer, parts=steps))), frames), rng, settings)
+
+
+def _sample_moves_at_once(rng: random.Random, frames: int, settings: CurriculumSettings) -> list[Turn]:
+    return _draw_in_styles(sample_move(rng, settings), rng, settings)
+
+
+def sample_move(rng: random.Random, settings: CurriculumSettings) -> Dialogue:
+    """A brought picture in which a thing moves or changes its size."""
     pool = Pool(tuple(choose_core_kinds(rng, settings) or kinds()))
-    steps: list[tuple[str, Scene]] = []
-    while not steps:
+    while True:
         scene = random_scene(rng, list(pool.kinds))
         edit = random_edit(rng, pool, scene, only=("move", "resize"))
-        steps = draft_answer(edit.answer, edit.scene)
-    answer = tuple(part for step in steps for part in step)
-    dialogue = _begin_later(rng, Dialogue("edit", (Line("user", (scene, edit.ask)), Line("assistant", answer))), frames)
-    return _draw_in_styles(dialogue, rng, settings)
+        if edit.scene.background == scene.background:  # else nothing of it had room elsewhere
+            return Dialogue("edit", (Line("user", (scene, edit.ask)), Line("assistant", (edit.answer, edit.scene))))
 
 
 def draft_dialogue(dialogue: Dialogue) -> Dialogue:
@@ -198,4 +209,5 @@ PAINTER_TASKS = {
     "thing_steps": _sample_thing_steps,
     "drafts": _sample_drafts,
     "moves": _sample_moves,
+    "moves_at_once": _sample_moves_at_once,
 }

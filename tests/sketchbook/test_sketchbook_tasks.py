@@ -13,7 +13,7 @@ import pytest
 
 from duogen.models.thinking import CLOSING, DRAFTING
 from duogen.sketchbook.change import place_thing
-from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps
+from duogen.sketchbook.drafts import draft_answer, draft_line, draft_steps, move_steps
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.phrases import PHRASES, phrases
 from duogen.sketchbook.read import read_reply
@@ -238,13 +238,35 @@ def test_what_moves_or_changes_its_size_goes_and_comes_again(operation: str, num
     scene = Scene("night", tuple(replace(thing, scale="small", side=side) for thing, side in zip(things, ("left", "right"), strict=True)))
     where = {"level": "sky"} if operation == "move" else {"scale": "big", "side": "middle"}
     after = place_thing(scene, number, **where)
-    (removal, gone), (first, begun), *rest = draft_answer(move_sentence(after.things[number]), after)
+    (removal, gone), (first, begun), *rest = move_steps(after, number)
     kind = scene.things[number].kind
     assert removal == f"Now the {kind} is gone." and gone.things == (scene.things[1 - number],) and gone.background == "night"
     place = f"{placing_words(after.things[number])}, draw the " if operation == "move" else "draw the "
     assert first.startswith(f"Step 1. {capitalise(place)}")
     assert [len(each.things[number].parts) for _, each in [(first, begun), *rest]] == list(range(1, len(things[number].parts) + 1))
     assert rest[-1][1] == after and all(each.things[1 - number] == scene.things[1 - number] for _, each in rest)
+
+
+MOVES = [
+    ({"side": "right"}, "on the right"),
+    ({"level": "sky"}, "up in the sky"),
+    ({"scale": "big"}, "twice as big"),
+    ({"side": "middle", "scale": "big"}, "in the middle, twice as big"),
+]
+
+
+@pytest.mark.parametrize(("where", "said"), MOVES)
+def test_a_move_says_what_changes_and_nothing_else(where: dict, said: str) -> None:
+    """Read back, the rest is as it was; so it is with the way back."""
+    thing = replace(make_thing("house", random_colours("house", random.Random(1))), side="left", scale="small")
+    before = Scene("sea", (thing,))
+    after = place_thing(before, 0, **where)
+    words = move_sentence(thing, after.things[0])
+    assert words == f"Now the house is {said}."
+    assert read_reply([words, after], before) == [after]
+    back = move_sentence(after.things[0], thing)
+    assert read_reply([back, before], after) == [before] and "house" in back
+    assert not draft_answer(words, after)
 
 
 def test_a_long_draft_may_begin_at_any_picture() -> None:
