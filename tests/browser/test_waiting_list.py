@@ -124,8 +124,10 @@ def test_a_list_has_an_end_and_an_old_question_is_on_it(tmp_path: Path) -> None:
     line.job.stop.set()
 
 
-def read_list(page) -> list[str]:
-    return page.locator("#waiting-list .words").all_inner_texts()
+def read_list(page, count: int) -> list[str]:
+    """The words of the requests, once there are so many: an update of the answer that was under way can show fewer for a moment."""
+    words = "[...document.querySelectorAll('#waiting-list .words')].map(each => each.innerText)"
+    return page.wait_for_function(f"({words}).length === {count} && {words}").json_value()
 
 
 @browser_only
@@ -143,7 +145,7 @@ def test_the_list_is_ordered_edited_and_kept(fast: Server, tab, tmp_path: Path, 
         send(page, words)
         expect(page.locator("#waiting-list li")).to_have_count(count)
         expect(page.locator("#box textarea")).to_have_value("")
-    green, masts, ship = read_list(page)
+    green, masts, ship = read_list(page, 3)
     page.wait_for_function("document.querySelector('#waiting-list img').naturalWidth > 0")
     settle(page)
     page.screenshot(path=SHOTS / f"waiting-list-{width}-{look}.png")

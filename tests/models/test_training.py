@@ -495,7 +495,7 @@ def test_a_blind_painter_reads_the_words_alone(tokens):
 def test_a_scene_begins_where_nothing_of_the_picture_before_is_left():
     """The labels come from the kinds of the answers; what the scenes hold says the same."""
     begun, kept, additions = 0, 0, 0
-    for seed in range(60):
+    for seed in range(120):
         dialogue = sample_conversation(random.Random(seed))
         drafted = [at for at, line in enumerate(dialogue.lines) if str(line.parts[0]).startswith(DRAFTING)]
         assert drafted in ([], [len(dialogue.lines) - 1]), "the drafts of an answer leave the context with it"
