@@ -107,19 +107,19 @@ class ChangeHead(ModelMixin, ConfigMixin):
             read: what `read` returned.
             pictures: [B, 3, H, W] in -1..1, the pictures before; H and W are multiples of h and w.
         """
-        return self._mark(self.to_query(read[:, : len(self.place_table)]), pictures)
+        return self._mark(self.to_query, read, pictures)
 
     def mark_source(self, read: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         """Logits [B, H, W], above 0 for the pixels of what moves, where it is before; the arguments are those of `mark_pixels`."""
-        return self._mark(self.to_source(read[:, : len(self.place_table)]), pictures)
+        return self._mark(self.to_source, read, pictures)
 
-    def _mark(self, query: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    def _mark(self, to_query: nn.Linear, read: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         rows, columns = self.config.places
         height, width = (side // count for side, count in zip(pictures.shape[2:], (rows, columns), strict=True))
         # Where in its place each pixel lies, -1..1: things of one colour are told apart by it.
         down, across = (torch.linspace(-1, 1, side, device=pictures.device) for side in (height, width))
         within = torch.stack(torch.meshgrid(down, across, indexing="ij")).repeat(1, rows, columns).expand(len(pictures), -1, -1, -1)
-        found = self.stem(torch.cat([pictures.to(within), within], 1).to(query)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
-        query = query.unflatten(1, (rows, columns))
+        found = self.stem(torch.cat([pictures.to(within), within], 1).to(read)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
+        query = to_query(read[:, : len(self.place_table)]).unflatten(1, (rows, columns))
         logits = torch.einsum("bkyixj,byxk->byixj", found, query[..., 1:]) + query[:, :, None, :, None, 0]
         return logits.flatten(3).flatten(1, 2)

@@ -296,19 +296,21 @@ class CosmosPainter:
         if not head.config.pixels:
             return Kept((head.mark_places(read) < self.about.keep_below).view(1, 1, *size))
         before = self._decode_pixels(frames.past[-1])
-        motion = self._find_motion(read, before)
-        marks = head.mark_pixels(read, before) if motion is None else head.mark_source(read, before)
-        pixels = marks[:, None] < self.about.keep_below
+        marks, motion = self._find_motion(read, before) or (head.mark_pixels(read, before)[:, None], None)
+        pixels = marks < self.about.keep_below
         return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels, motion)
 
-    def _find_motion(self, read: torch.Tensor, before: torch.Tensor) -> Motion | None:
-        """What of the picture before, [1, 3, H, W] in -1..1, goes elsewhere, as the change head says; `None` for nothing."""
+    def _find_motion(self, read: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, Motion] | None:
+        """What of the picture before, [1, 3, H, W] in -1..1, goes elsewhere, as the change head says, and the logits [1, 1, H, W] that it
+        gives its pixels; `None` for nothing."""
         head = self.pair.change_head
         if not head.config.moves:
             return None
         logit, doublings, right, down = head.find_motion(read)[0].tolist()
-        source = head.mark_source(read, before)[:, None] > 0
-        return Motion(source, 2.0**doublings, right, down) if logit > 0 and source.any() else None
+        if logit <= 0:
+            return None
+        marks = head.mark_source(read, before)[:, None]
+        return (marks, Motion(marks > 0, 2.0**doublings, right, down)) if (marks > 0).any() else None
 
     def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
         """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as PILImage
@@ -78,12 +77,12 @@ def label_motion(before: Scene, after: Scene) -> LabelledMotion | None:
     if replace(old, scale=new.scale, side=new.side, level=new.level) != new:
         return None
     picture, ground = draw(before), draw(remove_thing(before, changed[0]))
-    marks = np.nonzero((np.abs(np.asarray(picture, np.int16) - np.asarray(ground, np.int16)) > SAME).any(-1))
-    if not len(marks[0]):
+    marks = _find_difference(*to_pixels([picture, ground])).nonzero().float()
+    if not len(marks):
         return None
     one, other = extent(old), extent(new)
     scale = (other[2] - other[0]) / (one[2] - one[0])
-    right, down = (((marks[1 - axis].mean() + 0.5 - one[axis]) * (scale - 1) + other[axis] - one[axis]) / CANVAS for axis in (0, 1))
+    right, down = (((marks[:, 1 - axis].mean() + 0.5 - one[axis]) * (scale - 1) + other[axis] - one[axis]) / CANVAS for axis in (0, 1))
     return LabelledMotion((math.log2(scale), float(right), float(down)), encode_picture(ground, "PNG", None))
 
 
