@@ -61,7 +61,7 @@ from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
-from duogen.painters.masks import Motion, fit, keep_places, keep_unchanged, move_pixels
+from duogen.painters.masks import Motion, clear_gone, fit, keep_places, keep_unchanged, level_ground, move_pixels
 from duogen.picture_roles import arrange_turn, describe_roles, number_turn, order_sources
 from duogen.prompts import THOUGHT, fill_prompt
 from duogen.provenance import Origin
@@ -993,7 +993,8 @@ class Engine:
         size = self._picture_size(options, masked or next(iter(reply.pictures()), None), condition)
         inpaint = self.painter.prepare_inpaint(masked.picture, masked.mask, size) if masked and masked.mask else None
         is_step = segment > reply.opening
-        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative, self._role_before(), is_step)
+        before = memory.slots[-1].image.picture if memory.slots else None
+        request = PaintRequest(condition, segment, options, seed, inpaint, size, negative, self._role_before(), is_step, before)
         alt = asked.prompt if asked else _last_line(reply)
         yield ImageStarted(index, request.seed, options.steps, self._estimate_seconds(options, size), alt)
         begun = time.monotonic()
@@ -1002,12 +1003,14 @@ class Engine:
             return None
         latents, plain, stays, motion = made
         picture, size = plain, plain.size  # smaller than requested where memory ran out
-        if stays is not None and memory.slots and not masked:
-            picture = keep_places(plain, memory.slots[-1].image.picture, stays)
-            if stays.shape[-2:] == latents.shape[-2:]:
-                plain = picture  # whose latents these are
+        if stays is not None and before is not None and not masked:
+            picture = keep_places(plain, before, stays)
             if motion is not None:
-                picture = move_pixels(picture, memory.slots[-1].image.picture, motion, size)
+                picture = move_pixels(level_ground(picture, stays, size), before, motion, size)
+            elif stays.shape[-2:] == latents.shape[-2:]:
+                plain = picture  # whose latents these are
+            else:
+                picture = clear_gone(picture, before, stays, size)
         if self.guard:
             picture = self.guard.look(picture)
         if masked and masked.mask:

@@ -106,6 +106,7 @@ class PaintRequest:
             the words before `segment`.
         role: of the picture before: a `SOURCE` is gone on from and nothing of a `REFERENCE` is copied, whether or not a scene begins
             here; "" where the painter decides.
+        before: the picture before as it is shown, whose pixels are exacter than its latents; `None` where only the latents are there.
         is_step: it is a step of an answer that has a picture already, and nothing was requested since that one.
     """
 
@@ -118,6 +119,7 @@ class PaintRequest:
     negative: torch.Tensor | None = None
     role: str = ""
     is_step: bool = False
+    before: PILImage.Image | None = None
 
 
 @runtime_checkable

@@ -27,9 +27,10 @@ from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest, PaintStep, SceneStart, WordRange
-from duogen.painters.masks import Motion, check_mask, composite_inside, fit, inner_box
+from duogen.painters.masks import Motion, check_mask, composite_inside, find_shape, fit, grow_shape, inner_box
 from duogen.painters.pipeline_run import PipelineRun
 
+OUTLINE = 4  # pixels around a thing that its outline may reach, of the painter's picture
 FILM_FRAMES = 93  # of the videos that Cosmos-Predict2.5 was trained on: 24 latents
 
 
@@ -134,8 +135,8 @@ class CosmosPainter:
     def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
         """A picture as normalised latents [1, C, h, w], scaled to `size` (width, height), by default the pair's picture size."""
         fitted = fit(picture, size or self.about.image_size)
-        pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None, :, None].to(self.device)
-        latents = self.pair.vae.encode((pixels / 127.5 - 1).to(self.pair.vae.dtype)).latent_dist.mode()[:, :, 0]
+        pixels = _to_pixels(fitted)[:, :, None].to(self.device)
+        latents = self.pair.vae.encode(pixels.to(self.pair.vae.dtype)).latent_dist.mode()[:, :, 0]
         return (latents.float() - self.mean) / self.std
 
     @torch.no_grad()
@@ -243,6 +244,14 @@ class CosmosPainter:
                 latents = torch.where(velocity.stays, frames.past[-1], latents)  # exactly, whatever the sampler rounds
             yield PaintStep(step, latents, velocity.find_kept_pixels(), motion=velocity.motion) if last else PaintStep(step, predicted)
 
+    def _view_before(self, frames: Frames, request: PaintRequest) -> torch.Tensor:
+        """The picture before in the painter's size, [1, 3, H, W] in -1..1."""
+        if request.before is None:
+            return self._decode_pixels(frames.past[-1])
+        ratio = self.pair.vae.spatial_compression_ratio
+        height, width = (side * ratio for side in frames.past[-1].shape[-2:])
+        return _to_pixels(fit(request.before, (width, height))).to(self.device)
+
     def _films(self, options: ImageOptions) -> bool:
         return self.about.films and options.world == "on"
 
@@ -295,22 +304,21 @@ class CosmosPainter:
         read = head.read(places, words, torch.tensor([words.shape[1]], device=words.device))
         if not head.config.pixels:
             return Kept((head.mark_places(read) < self.about.keep_below).view(1, 1, *size))
-        before = self._decode_pixels(frames.past[-1])
-        marks, motion = self._find_motion(read, before) or (head.mark_pixels(read, before)[:, None], None)
-        pixels = marks < self.about.keep_below
+        before = self._view_before(frames, request)
+        motion = self._find_motion(read, before)
+        pixels = ~grow_shape(motion.source, OUTLINE) if motion else head.mark_pixels(read, before)[:, None] < self.about.keep_below
         return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels, motion)
 
-    def _find_motion(self, read: torch.Tensor, before: torch.Tensor) -> tuple[torch.Tensor, Motion] | None:
-        """What of the picture before, [1, 3, H, W] in -1..1, goes elsewhere, as the change head says, and the logits [1, 1, H, W] that it
-        gives its pixels; `None` for nothing."""
+    def _find_motion(self, read: torch.Tensor, before: torch.Tensor) -> Motion | None:
+        """What of the picture before, [1, 3, H, W] in -1..1, goes elsewhere, as the change head says; `None` for nothing."""
         head = self.pair.change_head
         if not head.config.moves:
             return None
         logit, doublings, right, down = head.find_motion(read)[0].tolist()
         if logit <= 0:
             return None
-        marks = head.mark_source(read, before)[:, None]
-        return (marks, Motion(marks > 0, 2.0**doublings, right, down)) if (marks > 0).any() else None
+        source = find_shape(head.mark_source(read, before)[:, None] > 0)
+        return Motion(source, 2.0**doublings, right, down) if source.any() else None
 
     def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
         """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""
@@ -408,6 +416,11 @@ class CosmosPainter:
             block_cache=given.block_cache, block_forward=self.pair.block_forward,
         )  # fmt: skip
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
+
+
+def _to_pixels(picture: PILImage.Image) -> torch.Tensor:
+    """An RGB picture as pixels [1, 3, H, W] in -1..1."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 class _GuidedVelocity:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image as PILImage
 from PIL import ImageChops, ImageFilter
 
-if TYPE_CHECKING:
-    import torch
-
 CHANGED = 16  # of 255: from which difference of a colour on a place counts as changed
 MOSTLY_CHANGED = 0.7  # share of changed places above which nothing is kept
+FAINT, SPECK = 48, 12  # of 255: a trace of what has gone differs by less, or has no more pixels, in a picture whose longer side is `EDGE`
+MOSTLY_GONE = 0.6  # share of the pixels of a thing that are painted over with the ground from which nothing of it remains
+GAP = 2  # pixels: marks that are no further apart than twice as many are of one shape
 EDGE = 256  # a picture has a soft edge of a pixel for so many pixels of its longer side
 
 
@@ -64,6 +65,83 @@ def _scale_mask(mask: torch.Tensor, painted: tuple[int, int], size: tuple[int, i
     left, top, width, height = inner_box(size, painted)
     marks = PILImage.fromarray(mask[0, 0].cpu().numpy().astype(np.uint8) * 255).resize(painted, PILImage.Resampling.NEAREST)
     return marks.crop((left, top, left + width, top + height)).resize(size, PILImage.Resampling.NEAREST)
+
+
+def find_shape(marks: torch.Tensor) -> torch.Tensor:
+    """The one shape that marked pixels are of, boolean [1, 1, H, W]: their largest connected part, with its gaps and holes filled."""
+    from scipy import ndimage
+
+    closed = grow_shape(marks, GAP)[0, 0].cpu().numpy()
+    parts, count = ndimage.label(closed)
+    if count > 1:
+        closed = parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
+    filled = ndimage.binary_erosion(ndimage.binary_fill_holes(closed), iterations=GAP, border_value=1)
+    return torch.from_numpy(filled).to(marks.device)[None, None]
+
+
+def grow_shape(shape: torch.Tensor, pixels: int) -> torch.Tensor:
+    """A boolean shape [1, 1, H, W] grown by so many pixels on every side."""
+    return F.max_pool2d(shape.float(), 2 * pixels + 1, 1, pixels) > 0
+
+
+def level_ground(picture: PILImage.Image, stays: torch.Tensor, painted: tuple[int, int]) -> PILImage.Image:
+    """`picture` with the ground under what has gone as it is to the left and right of it, in every row in which both sides agree.
+
+    The painter's ground has traces of the thing. Most pictures have level ground: sky, sea, meadow and paper.
+
+    Args:
+        stays: boolean [1, 1, h, w], the pixels of the painter's picture that are those of the picture before.
+        painted: (width, height) of the painter's picture.
+    """
+    pixels, hole = np.asarray(picture).astype(np.float32), _find_hole(_scale_mask(~stays, painted, picture.size))
+    level, known = _find_level(pixels, hole)
+    return PILImage.fromarray(np.where(known[..., None], level, pixels).round().astype(np.uint8))
+
+
+def clear_gone(picture: PILImage.Image, before: PILImage.Image, stays: torch.Tensor, painted: tuple[int, int]) -> PILImage.Image:
+    """`picture` with level ground where something was that is painted over with it, mostly: no trace of it remains.
+
+    The arguments are those of `level_ground`, and the picture before.
+    """
+    from scipy import ndimage
+
+    mask = _scale_mask(~stays, painted, picture.size)
+    pixels, old, hole = np.asarray(picture).astype(np.float32), np.asarray(before).astype(np.float32), _find_hole(mask)
+    level, known = _find_level(pixels, hole)
+    distance = np.abs(pixels - level).max(-1)
+    near, was_ground = distance < CHANGED, np.abs(old - level).max(-1) < CHANGED
+    marked, cleared = np.asarray(mask) > 0, known & ~_find_large(hole & (distance > FAINT), SPECK * (max(mask.size) / EDGE) ** 2)
+    parts, _ = ndimage.label(hole)
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        own = parts[box] == number
+        inside = marked[box] & known[box] & own
+        if not (inside.any() and near[box][inside].mean() > MOSTLY_GONE and was_ground[box][inside].mean() < 1 - MOSTLY_GONE):
+            cleared[box] &= ~own
+    return PILImage.fromarray(np.where(cleared[..., None], level, pixels).round().astype(np.uint8))
+
+
+def _find_large(marks: np.ndarray, area: float) -> np.ndarray:
+    """Boolean [H, W], the marked pixels whose connected part has more than `area` of them."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(marks)
+    return marks & (np.bincount(parts.ravel()) > area)[parts]
+
+
+def _find_hole(mask: PILImage.Image) -> np.ndarray:
+    """Boolean [H, W]: the white pixels of a mask, and those around them that an outline may reach."""
+    return np.asarray(mask.filter(ImageFilter.MaxFilter(2 * round(max(mask.size) / EDGE) + 3))) > 0
+
+
+def _find_level(pixels: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(colours [H, W, 3], boolean [H, W]): those between the nearest pixels left and right of a hole, and where these two agree."""
+    column, last = np.arange(hole.shape[1]), hole.shape[1] - 1
+    left = np.maximum.accumulate(np.where(hole, -1, column), 1)
+    right = np.minimum.accumulate(np.where(hole, last + 1, column)[:, ::-1], 1)[:, ::-1]
+    row = np.arange(len(hole))[:, None]
+    one, other = pixels[row, left.clip(0)], pixels[row, right.clip(None, last)]
+    known = hole & (left >= 0) & (right <= last) & (np.abs(one - other).max(-1) < CHANGED)
+    return one + ((column - left) / np.maximum(right - left, 1))[..., None] * (other - one), known
 
 
 def move_pixels(ground: PILImage.Image, before: PILImage.Image, motion: Motion, painted: tuple[int, int]) -> PILImage.Image:

@@ -13,6 +13,7 @@ from duogen.sketchbook.scene import BACKGROUNDS, COLOURS, LEVELS, SIDES, Part, S
 from duogen.sketchbook.world import HELD_OUT_KINDS, entry_of, is_held_out_colour, make_thing, random_colours, random_composition, things
 
 OVERLAP = 0.1  # the share of a thing that another may cover
+PRONOUN = 0.35  # of the requests about the only thing of a picture: it is called "it"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ def thing_name(scene: Scene, number: int, rng: random.Random) -> str:
     return f"the {thing.kind}" if thing.kind else f"the {part_phrase(scene, number, 0, rng)}"
 
 
+def refer_to_thing(scene: Scene, number: int, rng: random.Random) -> str:
+    """The user's words for a whole thing, or for the only one now and then "it"."""
+    if len(scene.things) == 1 and not words.is_many(scene.things[0]) and rng.random() < PRONOUN:
+        return "it"
+    return thing_name(scene, number, rng)
+
+
 def is_clear_of_others(scene: Scene, thing: Thing, ignore: int | None = None) -> bool:
     """Whether `thing` fits the canvas and covers at most `OVERLAP` of the other things of the scene."""
     others = [other for number, other in enumerate(scene.things) if number != ignore]
@@ -131,7 +139,7 @@ def _recolour(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
         return None
     colour = rng.choice(colours)
     part = replace(thing.parts[index], colour=colour)
-    fields = {"part": part_phrase(scene, number, index, rng), "colour": colour, "the": thing_name(scene, number, rng)}
+    fields = {"part": part_phrase(scene, number, index, rng), "colour": colour, "the": refer_to_thing(scene, number, rng)}
     key = "recolour"
     if thing.kind:
         fields |= {"coloured": words.coloured_words(part), "plain": thing.kind}
@@ -240,7 +248,7 @@ def _move(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
     if not spots:
         return None
     to, spot = rng.choice(spots)
-    ask = fill_template(pick_phrase(rng, "move"), the=thing_name(scene, number, rng), to=rng.choice(phrases("edit")["to"][to]))
+    ask = fill_template(pick_phrase(rng, "move"), the=refer_to_thing(scene, number, rng), to=rng.choice(phrases("edit")["to"][to]))
     after = place_thing(scene, number, **spot)
     return Edit(ask, words.move_sentence(thing, after.things[number]), after)
 
@@ -254,8 +262,8 @@ def _resize(rng: random.Random, pool: Pool, scene: Scene) -> Edit | None:
     resized = replace(thing, scale=scale)
     if not is_clear_of_others(scene, resized, ignore=number):
         return None
-    name = thing_name(scene, number, rng)
-    ask = fill_template(pick_phrase(rng, "smaller" if scale == "small" else "bigger"), the=name, plain=name[4:])
+    plain = thing_name(scene, number, rng)[4:]
+    ask = fill_template(pick_phrase(rng, "smaller" if scale == "small" else "bigger"), the=refer_to_thing(scene, number, rng), plain=plain)
     if words.is_many(thing):
         ask = ask.replace("a smaller", "smaller").replace("a bigger", "bigger").replace(" is too", " are too")
     return Edit(ask, words.move_sentence(thing, resized), scene.with_thing(number, resized))

@@ -272,10 +272,10 @@ def _make_follow_ups(rng: random.Random, pool: Pool, scene: Scene, chance: float
         roll = rng.random()
         if roll < 0.15:
             lines += _question_lines(rng, pool, scene)
-        elif roll < 0.22:
-            more, scene = _picture_lines(rng, pool)
-            lines += more
         elif roll < 0.28:
+            more, scene = _picture_lines(rng, pool, "ask_again" if rng.random() < 0.6 else "ask")
+            lines += more
+        elif roll < 0.34:
             lines += _chat_lines(rng)
         else:
             edit = random_edit(rng, pool, scene)
@@ -314,8 +314,8 @@ def _offer_lines(rng: random.Random) -> tuple[list[Line], Scene]:
     return lines + [_user_line(rng, yes), _assistant_line("picture", words.picture_sentence(scene), scene, free=True)], scene
 
 
-def _picture_lines(rng: random.Random, pool: Pool) -> tuple[list[Line], Scene]:
-    """A request for one picture, and the answer."""
+def _picture_lines(rng: random.Random, pool: Pool, key: str = "ask") -> tuple[list[Line], Scene]:
+    """A request for one picture, and the answer. `key`: of the phrasings of the request."""
     roll = rng.random()
     if pool.shapes and roll < 0.27:
         scene = Scene(rng.choice(BACKGROUNDS), (random_composition(rng, most=3),))
@@ -331,7 +331,7 @@ def _picture_lines(rng: random.Random, pool: Pool) -> tuple[list[Line], Scene]:
         phrase = _scene_phrase(rng, scene, named)
     if rng.random() < 0.5:
         phrase += f" {background_phrase(scene, rng)}"
-    ask = _pick_phrase(rng, "picture", "ask", a=phrase)
+    ask = _pick_phrase(rng, "picture", key, a=phrase)
     vague = not pool.held and rng.random() < 0.06
     if vague:
         ask = _pick_phrase(rng, "picture", "vague")

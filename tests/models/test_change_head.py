@@ -16,6 +16,7 @@ from duogen.models.sequence import Packed, Tokens
 from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
 from duogen.nn.vae import PatchVAE
 from duogen.painters.base import Frames, PaintRequest
+from duogen.painters.masks import fit
 from duogen.provenance import encode_picture
 from duogen.sketchbook.tasks import draw_turns
 from duogen.train import __main__ as commands
@@ -32,6 +33,7 @@ from duogen.train.change_head import (
 )
 from duogen.train.settings import DiTSettings
 from duogen.train.states import Projection
+from duogen.train.vae import to_pixels
 from tests.models.test_caches import noise_picture, options
 from tests.models.test_training import SETTINGS
 from tests.support.tiny import BOV, END, SIDE, script, tiny_pair
@@ -236,8 +238,11 @@ def test_an_answer_keeps_the_pixels_that_the_head_keeps(tmp_path, monkeypatch):
     pair.register_modules(change_head=head)
     brought = noise_picture(1).resize((2 * SIDE, 2 * SIDE), PILImage.Resampling.NEAREST)
     script(monkeypatch, engine.tokens, "Here", BOV, END)
+    seen, mark = [], ChangeHead.mark_pixels
+    monkeypatch.setattr(ChangeHead, "mark_pixels", lambda self, read, pictures: seen.append(pictures) or mark(self, read, pictures))
     *_, done = engine.answer(Conversation().say("user", "Change it", brought), options(2))
     (image,) = done.conversation.path()[-1].images()
+    assert torch.equal(seen[0], to_pixels([fit(brought, (SIDE, SIDE))]))  # as it is shown, not as the autoencoder keeps it
     assert image.picture.size == brought.size
     same = (np.asarray(image.picture) == np.asarray(brought)).all(-1).reshape(2 * SIDE, 4, 2, SIDE // 4)
     assert same[:, :, 0].all() and same[:, :, 1].mean() < 0.1

@@ -12,11 +12,11 @@ from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.models.pipeline import open_pair
 from duogen.nn.change_head import ChangeHead
-from duogen.painters.masks import Motion, move_pixels
+from duogen.painters.masks import Motion, clear_gone, find_shape, grow_shape, level_ground, move_pixels
 from duogen.provenance import encode_picture
 from duogen.sketchbook.change import add_thing, place_thing, recolour_part, remove_thing
 from duogen.sketchbook.draw import draw
-from duogen.sketchbook.scene import Scene
+from duogen.sketchbook.scene import BACKGROUNDS, Scene
 from duogen.sketchbook.verify import check_scene
 from duogen.sketchbook.world import make_thing, random_colours
 from duogen.train.change_head import Change, LabelledMotion, collate, fold_head, label_motion, measure_head, narrow_head, train_head
@@ -49,6 +49,60 @@ def test_moved_pixels_on_the_empty_ground_are_the_picture_after(where: dict, siz
         made = move_pixels(ground, picture, motion, (256, 256))
         assert made.size == (size, size)
         assert check_scene(made.resize((256, 256), PILImage.Resampling.BOX), after).right
+
+
+@pytest.mark.parametrize("size", [256, 512])
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_level_ground_takes_the_place_of_what_has_gone(background: str, size: int) -> None:
+    """Whatever the painter made of it, and whether the thing moves or goes for good; what stands beside it stays."""
+    before = make_scene(background)
+    after, (picture, meant) = remove_thing(before, 0), (draw(each) for each in (before, remove_thing(before, 0)))
+    stays = torch.from_numpy((np.asarray(picture) == np.asarray(meant)).all(-1))[None, None]
+    ghost = PILImage.blend(meant, picture, 0.06)  # a trace of the thing is left, and a speck of it
+    ghost.paste((230, 20, 20), (60, 190, 63, 193))
+    large = [each.resize((size, size), PILImage.Resampling.NEAREST) for each in (picture, meant, ghost)]
+    assert not check_scene(PILImage.blend(meant, picture, 0.6), after).right
+    for made in (level_ground(large[0], stays, (256, 256)), clear_gone(large[2], large[0], stays, (256, 256))):
+        assert made.size == (size, size)
+        assert (np.abs(np.asarray(made, int) - np.asarray(large[1], int)).max(-1) > 8).mean() < 1e-4
+        assert check_scene(made.resize((256, 256), PILImage.Resampling.BOX), after).right
+
+
+def test_what_is_painted_anew_is_not_taken_for_ground() -> None:
+    """A recoloured thing, one that comes anew, and a part of what stands in front of what has gone."""
+    before = make_scene()
+    recoloured, added = recolour_part(before, 0, 0, "yellow"), draw(before)
+    for old, new in ((draw(before), draw(recoloured)), (draw(remove_thing(before, 0)), added)):
+        stays = torch.from_numpy((np.asarray(old) == np.asarray(new)).all(-1))[None, None]
+        assert np.array_equal(np.asarray(clear_gone(new, old, stays, (256, 256))), np.asarray(new))
+    sky, wall, post = (150, 200, 250), (200, 40, 40), (60, 60, 60)
+    old, new = np.full((64, 64, 3), sky, np.uint8), np.full((64, 64, 3), sky, np.uint8)
+    old[20:40, 10:50] = wall
+    old[10:60, 28:32] = new[10:60, 28:32] = post
+    stays = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+    stays[..., 20:40, 10:50] = False  # the post in front of the wall was painted anew, too
+    made = np.asarray(clear_gone(PILImage.fromarray(new), PILImage.fromarray(old), stays, (64, 64)))
+    assert np.array_equal(made, new)
+
+
+def test_where_both_sides_differ_the_painted_ground_stays() -> None:
+    ground = np.zeros((16, 16, 3), np.uint8)
+    ground[:, 10:] = 200
+    ground[8:, 4:12] = 99  # what was painted
+    stays = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    stays[..., 8:, 4:12] = False
+    assert np.array_equal(np.asarray(level_ground(PILImage.fromarray(ground), stays, (16, 16))), ground)
+
+
+def test_marks_make_one_shape_without_holes() -> None:
+    marks = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
+    marks[..., 8:28, 8:28] = True
+    whole = marks.clone()
+    marks[..., 12:18, 12:18] = marks[..., :, 20] = False  # a hole, and a gap
+    marks[..., 36:38, 36:38] = True  # something apart
+    assert torch.equal(find_shape(marks), whole)
+    assert not find_shape(torch.zeros_like(marks)).any()
+    assert grow_shape(whole, 3)[0, 0].nonzero().min() == 5
 
 
 def test_only_one_thing_with_another_place_or_size_moves() -> None:

@@ -269,6 +269,36 @@ def test_a_move_says_what_changes_and_nothing_else(where: dict, said: str) -> No
     assert not draft_answer(words, after)
 
 
+@pytest.mark.parametrize("operation", ["move", "resize"])
+def test_only_the_one_thing_of_a_picture_is_called_it(operation: str) -> None:
+    rng, pool, called = random.Random(3), Pool(("house", "tree", "car")), {1: [], 2: []}
+    while len(called[1]) < 100 or len(called[2]) < 100:
+        scene = random_scene(rng, list(pool.kinds))
+        edit = random_edit(rng, pool, scene, only=(operation,))
+        if len(scene.things) < 3 and edit.scene.background == scene.background:
+            called[len(scene.things)].append("it" in re.findall(r"\w+", edit.ask.lower()))
+    assert 0.2 < sum(called[1]) / len(called[1]) < 0.5 and not any(called[2])
+
+
+def test_another_picture_may_be_asked_for_in_the_same_conversation() -> None:
+    """The words of the request differ from those that add a thing."""
+    rng, others = random.Random(5), [*phrases("edit")["add"], *phrases("edit")["add_at"], *phrases("picture")["ask"]]
+    assert not {template.lower().strip(".!?") for template in others} & {
+        each.lower().strip(".!?") for each in phrases("picture")["ask_again"]
+    }
+    begins = {template.split("{")[0].lower() for template in phrases("picture")["ask_again"]} - {
+        each.split("{")[0].lower() for each in others
+    }
+    later = [
+        (line, answer)
+        for lines in (sample("picture", rng).lines for _ in range(600))
+        for line, answer in zip(lines[2::2], lines[3::2], strict=True)
+        if answer.kind == "picture"
+    ]
+    asked = [str(line.parts[0]).lower().startswith(tuple(begins)) for line, _ in later]
+    assert len(later) > 10 and sum(asked) >= 3
+
+
 def test_a_long_draft_may_begin_at_any_picture() -> None:
     rng = random.Random(5)
     for number in range(60):
