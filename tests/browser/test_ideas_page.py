@@ -12,9 +12,9 @@ CHOOSE = f"{IDEAS} .act[value^='choose ']"
 
 
 def places(page) -> list[tuple[int, int]]:
-    """Where the ideas stand, (left, top)."""
-    boxes = [idea.bounding_box() for idea in page.locator(IDEAS).all()]
-    return [(round(box["x"]), round(box["y"])) for box in boxes]
+    """Where the ideas stand, (left, top): all measured at one moment, since the page scrolls after a resize."""
+    measure = "ideas => ideas.map(idea => idea.getBoundingClientRect()).map(box => [Math.round(box.x), Math.round(box.y)])"
+    return [(left, top) for left, top in page.locator(IDEAS).evaluate_all(measure)]
 
 
 @browser_only

@@ -57,7 +57,10 @@ def proxy(port: int, strips: bool) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # the page asks for dozens of files at once, each by a connection of its own; 5 is the default
+
+    with Server(("127.0.0.1", 0), Proxy) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", missed
