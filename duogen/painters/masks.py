@@ -134,12 +134,18 @@ def _find_hole(mask: PILImage.Image) -> np.ndarray:
 
 
 def _find_level(pixels: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(colours [H, W, 3], boolean [H, W]): those between the nearest pixels left and right of a hole, and where these two agree."""
+    """(colours [H, W, 3], boolean [H, W]): those between the ground left and right of a hole, and where these two agree.
+
+    The ground is the median of some pixels, two off the hole: a single speck beside it would become a streak across.
+    """
+    from scipy import ndimage
+
+    smooth = ndimage.median_filter(pixels, (5, 5, 1), mode="nearest")
     column, last = np.arange(hole.shape[1]), hole.shape[1] - 1
     left = np.maximum.accumulate(np.where(hole, -1, column), 1)
     right = np.minimum.accumulate(np.where(hole, last + 1, column)[:, ::-1], 1)[:, ::-1]
     row = np.arange(len(hole))[:, None]
-    one, other = pixels[row, left.clip(0)], pixels[row, right.clip(None, last)]
+    one, other = smooth[row, (left - 2).clip(0)], smooth[row, (right + 2).clip(None, last)]
     known = hole & (left >= 0) & (right <= last) & (np.abs(one - other).max(-1) < CHANGED)
     return one + ((column - left) / np.maximum(right - left, 1))[..., None] * (other - one), known
 
