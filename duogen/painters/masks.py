@@ -94,7 +94,7 @@ def level_ground(picture: PILImage.Image, stays: torch.Tensor, painted: tuple[in
         painted: (width, height) of the painter's picture.
     """
     pixels, hole = np.asarray(picture).astype(np.float32), _find_hole(_scale_mask(~stays, painted, picture.size))
-    level, known = _find_level(pixels, hole)
+    level, known = _find_level(picture, hole)
     return PILImage.fromarray(np.where(known[..., None], level, pixels).round().astype(np.uint8))
 
 
@@ -107,7 +107,7 @@ def clear_gone(picture: PILImage.Image, before: PILImage.Image, stays: torch.Ten
 
     mask = _scale_mask(~stays, painted, picture.size)
     pixels, old, hole = np.asarray(picture).astype(np.float32), np.asarray(before).astype(np.float32), _find_hole(mask)
-    level, known = _find_level(pixels, hole)
+    level, known = _find_level(picture, hole)
     distance = np.abs(pixels - level).max(-1)
     near, was_ground = distance < CHANGED, np.abs(old - level).max(-1) < CHANGED
     marked, cleared = np.asarray(mask) > 0, known & ~_find_large(hole & (distance > FAINT), SPECK * (max(mask.size) / EDGE) ** 2)
@@ -133,14 +133,12 @@ def _find_hole(mask: PILImage.Image) -> np.ndarray:
     return np.asarray(mask.filter(ImageFilter.MaxFilter(2 * round(max(mask.size) / EDGE) + 3))) > 0
 
 
-def _find_level(pixels: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_level(picture: PILImage.Image, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(colours [H, W, 3], boolean [H, W]): those between the ground left and right of a hole, and where these two agree.
 
     The ground is the median of some pixels, two off the hole: a single speck beside it would become a streak across.
     """
-    from scipy import ndimage
-
-    smooth = ndimage.median_filter(pixels, (5, 5, 1), mode="nearest")
+    smooth = np.asarray(picture.filter(ImageFilter.MedianFilter(5))).astype(np.float32)
     column, last = np.arange(hole.shape[1]), hole.shape[1] - 1
     left = np.maximum.accumulate(np.where(hole, -1, column), 1)
     right = np.minimum.accumulate(np.where(hole, last + 1, column)[:, ::-1], 1)[:, ::-1]
