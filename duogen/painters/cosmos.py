@@ -27,7 +27,7 @@ from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest, PaintStep, SceneStart, WordRange
-from duogen.painters.masks import Motion, check_mask, composite_inside, find_shape, fit, grow_shape, inner_box
+from duogen.painters.masks import Motion, check_mask, composite_inside, find_shape, fit, grow_shape, inner_box, to_pixels
 from duogen.painters.pipeline_run import PipelineRun
 
 OUTLINE = 4  # pixels around a thing that its outline may reach, of the painter's picture
@@ -135,7 +135,7 @@ class CosmosPainter:
     def encode(self, picture: PILImage.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
         """A picture as normalised latents [1, C, h, w], scaled to `size` (width, height), by default the pair's picture size."""
         fitted = fit(picture, size or self.about.image_size)
-        pixels = _to_pixels(fitted)[:, :, None].to(self.device)
+        pixels = to_pixels([fitted])[:, :, None].to(self.device)
         latents = self.pair.vae.encode(pixels.to(self.pair.vae.dtype)).latent_dist.mode()[:, :, 0]
         return (latents.float() - self.mean) / self.std
 
@@ -250,7 +250,7 @@ class CosmosPainter:
             return self._decode_pixels(frames.past[-1])
         ratio = self.pair.vae.spatial_compression_ratio
         height, width = (side * ratio for side in frames.past[-1].shape[-2:])
-        return _to_pixels(fit(request.before, (width, height))).to(self.device)
+        return to_pixels([fit(request.before, (width, height))]).to(self.device)
 
     def _films(self, options: ImageOptions) -> bool:
         return self.about.films and options.world == "on"
@@ -416,11 +416,6 @@ class CosmosPainter:
             block_cache=given.block_cache, block_forward=self.pair.block_forward,
         )  # fmt: skip
         return unpatchify(self.model, out[:, -packed.lengths[-1] :], packed.sizes[-1])
-
-
-def _to_pixels(picture: PILImage.Image) -> torch.Tensor:
-    """An RGB picture as pixels [1, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 class _GuidedVelocity:

@@ -1,4 +1,4 @@
-"""Pictures of any size in a painter's own size, and masks: where a picture may change."""
+"""Pictures of any size in a painter's own size, their pixels, and masks: where a picture may change."""
 
 from __future__ import annotations
 
@@ -196,6 +196,11 @@ def inner_box(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int,
     scale = min(within[0] / size[0], within[1] / size[1])
     width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     return (within[0] - width) // 2, (within[1] - height) // 2, width, height
+
+
+def to_pixels(pictures: list[PILImage.Image]) -> torch.Tensor:
+    """RGB pictures of one size -> [N, 3, H, W] in -1..1."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def fit(picture: PILImage.Image, size: tuple[int, int]) -> PILImage.Image:

@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 from duogen.models.sequence import Tokens
 from duogen.nn.change_head import ChangeHead
 from duogen.nn.vae import PatchVAE, pixel_weights
+from duogen.painters.masks import to_pixels
 from duogen.precision import resolve_precision
 from duogen.provenance import encode_picture
 from duogen.sketchbook.change import remove_thing
@@ -31,7 +32,6 @@ from duogen.train.objective import FlowObjective
 from duogen.train.scene_head import label_scenes, read_packed_states
 from duogen.train.settings import CurriculumSettings
 from duogen.train.states import Projection
-from duogen.train.vae import to_pixels
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration

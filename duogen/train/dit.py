@@ -25,6 +25,7 @@ from duogen.nn.attention import KeyValue, frame_mask, word_scores
 from duogen.nn.flow import add_noise
 from duogen.nn.frames import embed_frames, forward_frames, project_condition, unpatchify
 from duogen.nn.vae import PatchVAE, pixel_weights
+from duogen.painters.masks import to_pixels
 from duogen.train.curriculum import sample_dialogue
 from duogen.train.grow import grow_transformer
 from duogen.train.objective import FlowObjective, Prediction
@@ -32,7 +33,6 @@ from duogen.train.padding import pad_conversations
 from duogen.train.settings import DiTModel, DiTSettings, TaskGroup
 from duogen.train.states import KeptStates, Projection, StateStore, checksum, name_store, narrow_connector, read_states, truncate_layers
 from duogen.train.trainer import Recipe
-from duogen.train.vae import to_pixels
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration

@@ -16,6 +16,7 @@ from PIL.Image import Image
 from torch import nn
 
 from duogen.nn.vae import PatchVAE, grow_vae
+from duogen.painters.masks import to_pixels
 from duogen.sketchbook.draw import draw
 from duogen.sketchbook.edits import Pool, random_edit
 from duogen.sketchbook.scene import BACKGROUNDS, CANVAS, LEVELS, SIDES, Scene, Thing, fits_canvas, part_boxes
@@ -27,11 +28,6 @@ from duogen.train.trainer import Recipe
 TINY = 16  # pixels: a part is tiny if its shorter side is no longer than this
 STRAY = 4  # pixels around a tiny part that belong to it: its outline, and how far a style moves it
 CHUNK = 50  # pictures whose patches are in memory at once
-
-
-def to_pixels(pictures: list[Image]) -> torch.Tensor:
-    """RGB pictures of one size -> [N, 3, H, W] in -1..1."""
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def any_scene(rng: random.Random, named: float = 0.5) -> Scene:

@@ -16,7 +16,7 @@ from duogen.models.sequence import Packed, Tokens
 from duogen.nn.change_head import CHANGE_HEAD, ChangeHead
 from duogen.nn.vae import PatchVAE
 from duogen.painters.base import Frames, PaintRequest
-from duogen.painters.masks import fit
+from duogen.painters.masks import fit, to_pixels
 from duogen.provenance import encode_picture
 from duogen.sketchbook.tasks import draw_turns
 from duogen.train import __main__ as commands
@@ -33,7 +33,6 @@ from duogen.train.change_head import (
 )
 from duogen.train.settings import DiTSettings
 from duogen.train.states import Projection
-from duogen.train.vae import to_pixels
 from tests.models.test_caches import noise_picture, options
 from tests.models.test_training import SETTINGS
 from tests.support.tiny import BOV, END, SIDE, script, tiny_pair

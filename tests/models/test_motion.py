@@ -12,7 +12,7 @@ from duogen.conversation import Conversation
 from duogen.engine import Engine
 from duogen.models.pipeline import open_pair
 from duogen.nn.change_head import ChangeHead
-from duogen.painters.masks import Motion, clear_gone, find_shape, grow_shape, level_ground, move_pixels
+from duogen.painters.masks import Motion, clear_gone, find_shape, grow_shape, level_ground, move_pixels, to_pixels
 from duogen.provenance import encode_picture
 from duogen.sketchbook.change import add_thing, place_thing, recolour_part, remove_thing
 from duogen.sketchbook.draw import draw
@@ -21,7 +21,6 @@ from duogen.sketchbook.verify import check_scene
 from duogen.sketchbook.world import make_thing, random_colours
 from duogen.train.change_head import Change, LabelledMotion, collate, fold_head, label_motion, measure_head, narrow_head, train_head
 from duogen.train.states import Projection
-from duogen.train.vae import to_pixels
 from tests.models.test_caches import noise_picture, options
 from tests.models.test_change_head import make_head
 from tests.support.tiny import BOV, END, SIDE, script, tiny_pair
