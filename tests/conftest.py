@@ -87,13 +87,13 @@ def tab(browser, request: pytest.FixtureRequest) -> Iterator[Callable]:
 
     contexts, errors = [], []
 
-    def opened(address: str, **look):
+    def opened(address: str, ready: str = "#box textarea", **look):
         contexts.append(browser.new_context(viewport=look.pop("viewport", {"width": 1100, "height": 820}), **look))
         page = contexts[-1].new_page()
         page.set_default_timeout(1000 * patience())
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
-        page.wait_for_selector("#box textarea")
+        page.wait_for_selector(ready)
         return page
 
     yield opened

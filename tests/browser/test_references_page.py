@@ -160,9 +160,35 @@ def test_what_is_written_while_a_message_is_sent_stays(fast: Server, tab) -> Non
     assert "And" not in mine.inner_text()
     wait_until_answered(page)
     send_and_go_on("A car", [])
+    expect(box).to_have_value("A car And")
     page.evaluate("document.querySelector('#box textarea').value = ''")  # as the server's answer does, between two letters
     box.press_sequentially(" in a storm?")
     expect(box).to_have_value("And in a storm?")
+
+
+# Frames and timers are late from Enter on, as on a machine whose processors paint.
+SLOW_FRAMES = """document.addEventListener('keydown', event => {
+    if (event.key !== 'Enter') return;
+    const timer = window.setTimeout;
+    window.requestAnimationFrame = draw => timer(() => draw(performance.now()), 300);
+    window.setTimeout = (act, wait, ...more) => timer(act, (wait || 0) + 300, ...more);
+}, true)"""
+
+
+@browser_only
+def test_what_is_written_at_once_after_enter_is_no_part_of_the_message(fast: Server, tab) -> None:
+    """Gradio reads the box a frame after Enter."""
+    page = tab(fast.address)
+    settle(page)
+    page.evaluate(SLOW_FRAMES)
+    box = page.locator("#box textarea")
+    box.fill("How do I draw a boat?")
+    box.press("Enter")
+    box.press_sequentially(" Ann")
+    box.press("Backspace")
+    box.press_sequentially("d")
+    expect(box).to_have_value("And")
+    assert page.locator("#talk .user").first.inner_text().split("\n")[0] == "How do I draw a boat?"
 
 
 @browser_only

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
 
 from duogen.library.conversations import ConversationStore
 from duogen.library.pictures import Gallery, PictureQuery
@@ -147,9 +147,20 @@ ANSWERED = """() => !document.querySelector('#box .stop-button')
     && [...document.querySelectorAll('#talk .message-row')].at(-1)?.matches('.bot-row:has(.chat-actions)')"""
 
 
+SEEN = """() => [
+    ...[...document.querySelectorAll('#talk .message-row, .toast-text, #status')].slice(-4).map(each => each.innerText.slice(0, 200)),
+    ...performance.getEntriesByType('resource').filter(each => each.name.includes('/queue/')).slice(-8).map(each =>
+        `${each.name.split('/').at(-1).slice(0, 9)} ${each.responseStatus} ${Math.round(each.startTime)}+${Math.round(each.duration)} ms`),
+    `now ${Math.round(performance.now())} ms`,
+].join('; ')"""
+
+
 def wait_until_answered(page) -> None:
     """Until the newest answer has its buttons and nothing is left to stop: the buttons alone may be those of the answer before."""
-    page.wait_for_function(ANSWERED)
+    try:
+        page.wait_for_function(ANSWERED)
+    except TimeoutError as error:
+        raise AssertionError(f"No answer came. The page shows, and has asked for: {page.evaluate(SEEN)}") from error
 
 
 def loaded_pictures(page, least: int, inside: str = ".bot") -> int:

@@ -5,6 +5,7 @@
   const send = window.fetch, joined = new Set(), heard = new Set();
   const SOON = 100; // ms: Gradio has noticed an end by then, and an event that joined after it has opened the next stream
   const LATE = 3000; // ms: an event is heard by then, unless it is lost
+  const LAST_WORDS = 'close_stream'; // with which the server ends a stream
   let streams = 0;
   const sendEmptyEvent = () => {
     joined.clear();
@@ -28,13 +29,19 @@
   };
   const hear = response => {
     const decoder = new TextDecoder();
+    let last = '';
     const passage = new TransformStream({
       transform(chunk, stream) {
-        for (const [, id] of decoder.decode(chunk, { stream: true }).matchAll(/"event_id": ?"(\w+)"/g)) {
+        const words = decoder.decode(chunk, { stream: true });
+        for (const [, id] of words.matchAll(/"event_id": ?"(\w+)"/g)) {
           heard.add(id);
           joined.delete(id);
         }
+        last = (last + words).slice(-LAST_WORDS.length - 20);
         stream.enqueue(chunk);
+      },
+      flush(stream) { // a proxy that gives up ends the stream as if all were said; Gradio would wait for ever, and knows what to do with an error
+        if (!last.includes(LAST_WORDS)) stream.error(new TypeError('The event stream has ended too early.'));
       },
     });
     response.body.pipeTo(passage.writable).catch(() => {}).finally(end);
@@ -43,6 +50,7 @@
   window.fetch = async (target, options) => {
     const address = String(target.url ?? target), listens = address.includes('/gradio_api/queue/data');
     if (listens) streams += 1;
+    if (address.includes('/gradio_api/queue/join')) document.dispatchEvent(new CustomEvent('joining', { detail: String(options?.body) }));
     try {
       const response = await send(target, options);
       if (response.ok && address.includes('/gradio_api/queue/join')) note(response.clone()).catch(() => {});
