@@ -70,3 +70,38 @@ def test_an_answer_is_shown_whole_though_a_proxy_ends_the_stream(fast: Server, t
     page.wait_for_selector("#box textarea")
     wait_until_answered(page)
     loaded_pictures(page, 3)
+
+
+# What the server tells of the events that join while `lose` is set is lost on the way.
+LOSSES = """
+    const send = window.fetch, lost = new Set();
+    window.lose = false;
+    window.fetch = async (target, options) => {
+        const response = await send(target, options), address = String(target.url ?? target);
+        if (address.includes('queue/join') && window.lose) lost.add((await response.clone().json()).event_id);
+        if (!address.includes('queue/data')) return response;
+        const words = new TextDecoder(), letters = new TextEncoder();
+        const line = new TransformStream({ transform(chunk, stream) {
+            const kept = words.decode(chunk).split('\\n\\n').filter(each => ![...lost].some(id => each.includes(id)));
+            stream.enqueue(letters.encode(kept.join('\\n\\n')));
+        } });
+        return new Response(response.body.pipeThrough(line), response);
+    };
+"""
+
+
+@browser_only
+def test_the_page_loads_itself_anew_where_an_answer_is_lost(fast: Server, tab) -> None:
+    page = open_answered(tab, fast)
+    page.wait_for_url("**/?c=*")
+    page.context.add_init_script(LOSSES)
+    page.reload()
+    page.wait_for_selector("#talk .bot:has-text('All done!')")
+    open_list(page)
+    page.evaluate("window.lose = window.was_here = true")
+    with page.expect_request("**/queue/join**"):
+        page.fill("#search :is(input, textarea)", "no such words")
+    page.wait_for_timeout(500)  # the request is answered
+    page.evaluate("window.lose = false")
+    page.wait_for_function("!window.was_here")
+    page.wait_for_selector("#talk .bot:has-text('All done!')")
