@@ -61,7 +61,7 @@ from duogen.options import ImageOptions, LoadOptions, Options, scale_size
 from duogen.painters.base import Frames, Painter, PaintRequest
 from duogen.painters.cosmos import CosmosPainter
 from duogen.painters.diffusers import DiffusersPainter, DiffusersPair, is_diffusers_pipeline
-from duogen.painters.masks import Motion, clear_gone, fit, keep_places, keep_unchanged, level_ground, move_pixels
+from duogen.painters.masks import Transform, apply_transform, fit, keep_places, keep_unchanged
 from duogen.picture_roles import arrange_turn, describe_roles, number_turn, order_sources
 from duogen.prompts import THOUGHT, fill_prompt
 from duogen.provenance import Origin
@@ -147,12 +147,12 @@ class Prompt:
 
 
 class Painting(NamedTuple):
-    """A painted picture; `stays` and `motion` are those of `PaintStep`."""
+    """A painted picture; `stays` and `transform` are those of `PaintStep`."""
 
     latents: Any
     picture: PILImage.Image
     stays: torch.Tensor | None
-    motion: Motion | None
+    transform: Transform | None
 
 
 class Engine:
@@ -1001,16 +1001,14 @@ class Engine:
         made = yield from self._paint_picture(reply, index, request)
         if made is None:
             return None
-        latents, plain, stays, motion = made
+        latents, plain, stays, transform = made
         picture, size = plain, plain.size  # smaller than requested where memory ran out
         if stays is not None and before is not None and not masked:
-            picture = keep_places(plain, before, stays)
-            if motion is not None:
-                picture = move_pixels(level_ground(picture, stays, size), before, motion, size)
-            elif stays.shape[-2:] == latents.shape[-2:]:
-                plain = picture  # whose latents these are
+            if transform is not None:
+                picture = apply_transform(plain, before, stays, transform)
             else:
-                picture = clear_gone(picture, before, stays, size)
+                picture = keep_places(plain, before, stays)
+                plain = picture if stays.shape[-2:] == latents.shape[-2:] else plain  # whose latents these are
         if self.guard:
             picture = self.guard.look(picture)
         if masked and masked.mask:
@@ -1038,7 +1036,7 @@ class Engine:
                         return None
                     yield ImageStep(index, done.step, steps, self._preview(done.step, done.latents, request.options))
                 assert done is not None, "a picture has steps"
-                return Painting(done.latents, done.picture or self.painter.decode(done.latents), done.stays, done.motion)
+                return Painting(done.latents, done.picture or self.painter.decode(done.latents), done.stays, done.transform)
             except torch.OutOfMemoryError:
                 if remedy or not (remedy := self._use_less_memory(request.options.side)):
                     raise

@@ -16,7 +16,7 @@ from duogen.models.pipeline import About
 from duogen.nn.attention import FrameCache
 from duogen.nn.frames import WordCache
 from duogen.options import ImageOptions
-from duogen.painters.masks import Motion
+from duogen.painters.masks import Transform
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class PaintStep:
         stays: after the last step boolean, what was copied from the picture before: [1, 1, h, w] the places of the latents, or [1, 1, H, W]
             its pixels; `None` where nothing is known.
         picture: after the last step the picture, where the painter made more of it than its latents say; else `decode` makes it.
-        motion: after the last step, which pixels of the picture before go elsewhere; `None` for none.
+        transform: after the last step, what happens to pixels of the picture before that need not be painted; `None` for nothing.
     """
 
     step: int
     latents: Any
     stays: torch.Tensor | None = None
     picture: PILImage.Image | None = None
-    motion: Motion | None = None
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,29 @@ from duogen.models.pipeline import DuoGenPipeline
 from duogen.models.placement import CACHE_THRESHOLD, wants_block_cache
 from duogen.models.samplers import choose_scheduler
 from duogen.nn.attention import KeyValue, word_scores
+from duogen.nn.change_head import KINDS, read_motions
 from duogen.nn.flow import add_noise, gate_logit, guide, sample, split_gate, to_velocity
 from duogen.nn.frames import FirstBlockCache, embed_frames, forward_frames, project_condition, unpatchify
 from duogen.nn.frames import Frames as PackedFrames
 from duogen.nn.vae import pixel_weights
 from duogen.options import ImageOptions
 from duogen.painters.base import Frames, PaintRequest, PaintStep, SceneStart, WordRange
-from duogen.painters.masks import Motion, check_mask, composite_inside, find_shape, fit, grow_shape, inner_box, to_pixels
+from duogen.painters.masks import (
+    ColourChange,
+    Motion,
+    Removal,
+    Transform,
+    check_mask,
+    composite_inside,
+    fill_shapes,
+    find_shape,
+    fit,
+    inner_box,
+    mark_regions,
+    to_pixels,
+)
 from duogen.painters.pipeline_run import PipelineRun
 
-OUTLINE = 4  # pixels around a thing that its outline may reach, of the painter's picture
 FILM_FRAMES = 93  # of the videos that Cosmos-Predict2.5 was trained on: 24 latents
 
 
@@ -49,12 +62,12 @@ class Kept:
     Attributes:
         places: boolean [1, 1, h, w].
         pixels: boolean [1, 1, H, W]; `None` where the head knows places only.
-        motion: what goes elsewhere; then all but its place before stays. `None` where nothing does.
+        transform: what happens to pixels that need not be painted; then all but these stay. `None` for nothing.
     """
 
     places: torch.Tensor
     pixels: torch.Tensor | None = None
-    motion: Motion | None = None
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +255,8 @@ class CosmosPainter:
             last = step == options.steps
             if last and velocity.stays is not None:
                 latents = torch.where(velocity.stays, frames.past[-1], latents)  # exactly, whatever the sampler rounds
-            yield PaintStep(step, latents, velocity.find_kept_pixels(), motion=velocity.motion) if last else PaintStep(step, predicted)
+            done = PaintStep(step, latents, velocity.find_kept_pixels(), transform=velocity.transform)
+            yield done if last else PaintStep(step, predicted)
 
     def _view_before(self, frames: Frames, request: PaintRequest) -> torch.Tensor:
         """The picture before in the painter's size, [1, 3, H, W] in -1..1."""
@@ -305,20 +319,26 @@ class CosmosPainter:
         if not head.config.pixels:
             return Kept((head.mark_places(read) < self.about.keep_below).view(1, 1, *size))
         before = self._view_before(frames, request)
-        motion = self._find_motion(read, before)
-        pixels = ~grow_shape(motion.source, OUTLINE) if motion else head.mark_pixels(read, before)[:, None] < self.about.keep_below
-        return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels, motion)
+        transform = self._find_transform(read, before)
+        pixels = ~transform.source if transform else head.mark_pixels(read, before)[:, None] < self.about.keep_below
+        return Kept(pixels.float().unflatten(3, (size[1], -1)).unflatten(2, (size[0], -1)).amin((3, 5)) > 0, pixels, transform)
 
-    def _find_motion(self, read: torch.Tensor, before: torch.Tensor) -> Motion | None:
-        """What of the picture before, [1, 3, H, W] in -1..1, goes elsewhere, as the change head says; `None` for nothing."""
+    def _find_transform(self, read: torch.Tensor, before: torch.Tensor) -> Transform | None:
+        """What happens to pixels of the picture before, [1, 3, H, W] in -1..1, as the change head says; `None` where all is painted."""
         head = self.pair.change_head
-        if not head.config.moves:
+        if not head.config.transforms:
             return None
-        logit, doublings, right, down = head.find_motion(read)[0].tolist()
-        if logit <= 0:
+        found = head.find_transforms(read)
+        kind = KINDS[int(found.kinds[0].argmax())]
+        marks = mark_regions(head.mark_source(read, before)[:, None].sigmoid(), before)
+        source = find_shape(marks) if kind == "move" else fill_shapes(marks) if kind == "remove" else marks
+        if kind == "paint" or not source.any():
             return None
-        source = find_shape(head.mark_source(read, before)[:, None] > 0)
-        return Motion(source, 2.0**doublings, right, down) if source.any() else None
+        if kind == "recolour":
+            red, green, blue = ((found.colours[0] + 1) * 127.5).tolist()
+            return ColourChange(source, (red, green, blue))
+        doublings, right, down = read_motions(found.motions)[0].tolist()
+        return Motion(source, 2.0**doublings, right, down) if kind == "move" else Removal(source)
 
     def _find_start(self, frames: Frames, condition: torch.Tensor, segment: int, goes_on: bool = False) -> SceneStart:
         """Where the scene of the next picture begins: with itself, or where that of the picture before does, as one that `goes_on` must."""
@@ -436,7 +456,7 @@ class _GuidedVelocity:
         # Steps build on the picture before, and the gate alone was taught enough of them. The head is for what a user wants changed.
         asked = self.copies and request.inpaint is None and not request.is_step
         self.kept = painter._find_kept(frames, request) if asked else None
-        self.motion = self.kept.motion if self.kept else None
+        self.transform = self.kept.transform if self.kept else None
         self.stays: torch.Tensor | None = None
 
     def find_kept_pixels(self) -> torch.Tensor | None:
@@ -455,6 +475,6 @@ class _GuidedVelocity:
         # The gate of the branch that reads everything decides, by the distance that guidance made.
         made, before = latents - sigma * guided, self.frames.past[-1]
         self.stays = gate_logit(made, gate[:1], before, painter.weight) < about.copy_below
-        if self.kept is not None:  # where something moves, the gate alone would keep it at its old place, too
-            self.stays = self.kept.places if self.kept.motion else self.stays | self.kept.places
+        if self.kept is not None:  # the gate alone would keep what is transformed as it was, too
+            self.stays = self.kept.places if self.kept.transform else self.stays | self.kept.places
         return to_velocity(torch.where(self.stays, before, made), latents, sigma, "sample")

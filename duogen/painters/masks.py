@@ -12,9 +12,13 @@ from PIL import ImageChops, ImageFilter
 
 CHANGED = 16  # of 255: from which difference of a colour on a place counts as changed
 MOSTLY_CHANGED = 0.7  # share of changed places above which nothing is kept
-FAINT, SPECK = 48, 12  # of 255: a trace of what has gone differs by less, or has no more pixels, in a picture whose longer side is `EDGE`
-MOSTLY_GONE = 0.6  # share of the pixels of a thing that are painted over with the ground from which nothing of it remains
+SPECK = 12  # pixels: marks of so many or fewer are no shape
+FAINT, BRIGHTEST = 48, 1.25  # a shade of a colour: how far it is off its hue, of 255, and how bright it is at most
+ALIKE = 0.02  # square of the sine of the angle between two colours from which they are told apart by hue
+SHADE, AT_EDGE = 10, 2  # of 255: neighbouring pixels that differ by less are of one region; pixels: how wide its edge is
+GROUND = 6  # of 255: a pixel that differs by no more from the ground is of it
 GAP = 2  # pixels: marks that are no further apart than twice as many are of one shape
+BESIDE = 8  # pixels around what is transformed that are looked at, in a picture whose longer side is `EDGE`
 EDGE = 256  # a picture has a soft edge of a pixel for so many pixels of its longer side
 
 
@@ -33,6 +37,24 @@ class Motion:
     scale: float
     right: float
     down: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Pixels of a picture, `source` as of `Motion`, that give way to the ground."""
+
+    source: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ColourChange:
+    """Pixels of a picture, `source` as of `Motion`, that get another colour, three of 0..255, and keep their shape and their outline."""
+
+    source: torch.Tensor
+    colour: tuple[float, float, float]
+
+
+Transform = Motion | Removal | ColourChange
 
 
 def check_mask(picture: PILImage.Image, mask: PILImage.Image) -> None:
@@ -67,15 +89,50 @@ def _scale_mask(mask: torch.Tensor, painted: tuple[int, int], size: tuple[int, i
     return marks.crop((left, top, left + width, top + height)).resize(size, PILImage.Resampling.NEAREST)
 
 
+def mark_regions(marks: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    """Mark whole regions of one colour: those of which the marked pixels are the most. Boolean [1, 1, H, W].
+
+    A thing of a drawing has flat colours, and what is marked pixel by pixel has gaps, and reaches beyond it. A pixel that is of no region,
+    as at an edge, goes with one that is marked.
+
+    Args:
+        marks: how surely each pixel is marked, [1, 1, H, W] in 0..1.
+        picture: [1, 3, H, W] in -1..1.
+    """
+    from scipy import ndimage, sparse
+
+    pixels, height, width = (picture[0] * 127.5).cpu().numpy(), *picture.shape[2:]
+    number = np.arange(height * width).reshape(height, width)
+    alike = [np.abs(np.diff(pixels, axis=axis)).max(0) < SHADE for axis in (1, 2)]
+    ends = [(number[:-1][alike[0]], number[1:][alike[0]]), (number[:, :-1][alike[1]], number[:, 1:][alike[1]])]
+    start, end = (np.concatenate(each) for each in zip(*ends, strict=True))
+    graph = sparse.coo_array((np.ones(len(start), bool), (start, end)), shape=(number.size, number.size))
+    _, region = sparse.csgraph.connected_components(graph, directed=False)
+    sure, size = (np.bincount(region, each) for each in (marks[0, 0].float().cpu().numpy().ravel(), None))
+    is_region, found = (each[region].reshape(height, width) for each in (size >= SPECK, (size >= SPECK) & (sure / size > 0.5)))
+    if not is_region.any():
+        return marks > 0.5
+    found |= ndimage.binary_dilation(found, iterations=AT_EDGE) & ~is_region
+    return torch.from_numpy(found).to(marks.device)[None, None]
+
+
 def find_shape(marks: torch.Tensor) -> torch.Tensor:
     """The one shape that marked pixels are of, boolean [1, 1, H, W]: their largest connected part, with its gaps and holes filled."""
     from scipy import ndimage
 
-    closed = grow_shape(marks, GAP)[0, 0].cpu().numpy()
+    closed = fill_shapes(marks)[0, 0].cpu().numpy()
     parts, count = ndimage.label(closed)
     if count > 1:
         closed = parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
-    filled = ndimage.binary_erosion(ndimage.binary_fill_holes(closed), iterations=GAP, border_value=1)
+    return torch.from_numpy(closed).to(marks.device)[None, None]
+
+
+def fill_shapes(marks: torch.Tensor) -> torch.Tensor:
+    """Marked pixels, boolean [1, 1, H, W], with the gaps and holes between them, without specks."""
+    from scipy import ndimage
+
+    grown = ndimage.binary_fill_holes(grow_shape(marks, GAP)[0, 0].cpu().numpy())
+    filled = _find_large(ndimage.binary_erosion(grown, iterations=GAP, border_value=1), SPECK)
     return torch.from_numpy(filled).to(marks.device)[None, None]
 
 
@@ -87,37 +144,29 @@ def grow_shape(shape: torch.Tensor, pixels: int) -> torch.Tensor:
 def level_ground(picture: PILImage.Image, stays: torch.Tensor, painted: tuple[int, int]) -> PILImage.Image:
     """`picture` with the ground under what has gone as it is to the left and right of it, in every row in which both sides agree.
 
-    The painter's ground has traces of the thing. Most pictures have level ground: sky, sea, meadow and paper.
+    The painter's ground has traces of the thing. Most pictures have level ground: sky, sea, meadow, paper, and the wall around a door.
 
     Args:
         stays: boolean [1, 1, h, w], the pixels of the painter's picture that are those of the picture before.
         painted: (width, height) of the painter's picture.
     """
-    pixels, hole = np.asarray(picture).astype(np.float32), _find_hole(_scale_mask(~stays, painted, picture.size))
-    level, known = _find_level(picture, hole)
-    return PILImage.fromarray(np.where(known[..., None], level, pixels).round().astype(np.uint8))
-
-
-def clear_gone(picture: PILImage.Image, before: PILImage.Image, stays: torch.Tensor, painted: tuple[int, int]) -> PILImage.Image:
-    """`picture` with level ground where something was that is painted over with it, mostly: no trace of it remains.
-
-    The arguments are those of `level_ground`, and the picture before.
-    """
-    from scipy import ndimage
-
     mask = _scale_mask(~stays, painted, picture.size)
-    pixels, old, hole = np.asarray(picture).astype(np.float32), np.asarray(before).astype(np.float32), _find_hole(mask)
-    level, known = _find_level(picture, hole)
-    distance = np.abs(pixels - level).max(-1)
-    near, was_ground = distance < CHANGED, np.abs(old - level).max(-1) < CHANGED
-    marked, cleared = np.asarray(mask) > 0, known & ~_find_large(hole & (distance > FAINT), SPECK * (max(mask.size) / EDGE) ** 2)
-    parts, _ = ndimage.label(hole)
-    for number, box in enumerate(ndimage.find_objects(parts), 1):
-        own = parts[box] == number
-        inside = marked[box] & known[box] & own
-        if not (inside.any() and near[box][inside].mean() > MOSTLY_GONE and was_ground[box][inside].mean() < 1 - MOSTLY_GONE):
-            cleared[box] &= ~own
-    return PILImage.fromarray(np.where(cleared[..., None], level, pixels).round().astype(np.uint8))
+    box, made = _find_box(mask), picture.copy()
+    if box is None:
+        return made
+    pixels = np.asarray(picture.crop(box)).astype(np.float32)
+    level, known = _find_level(pixels, _find_hole(mask)[box[1] : box[3], box[0] : box[2]])
+    made.paste(PILImage.fromarray(np.where(known[..., None], level, pixels).round().astype(np.uint8)), box[:2])
+    return made
+
+
+def _find_box(mask: PILImage.Image) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of the white pixels of a mask and of what lies beside them; `None` where there are none."""
+    box, beside = mask.getbbox(), BESIDE * max(1, round(max(mask.size) / EDGE))
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    return max(0, left - beside), max(0, top - beside), min(mask.width, right + beside), min(mask.height, bottom + beside)
 
 
 def _find_large(marks: np.ndarray, area: float) -> np.ndarray:
@@ -129,23 +178,46 @@ def _find_large(marks: np.ndarray, area: float) -> np.ndarray:
 
 
 def _find_hole(mask: PILImage.Image) -> np.ndarray:
-    """Boolean [H, W]: the white pixels of a mask, and those around them that an outline may reach."""
-    return np.asarray(mask.filter(ImageFilter.MaxFilter(2 * round(max(mask.size) / EDGE) + 3))) > 0
+    """Boolean [H, W]: the white pixels of a mask, and in a picture that is larger than its painter's those at their edge."""
+    wider = round(max(mask.size) / EDGE) - 1
+    return np.asarray(mask.filter(ImageFilter.MaxFilter(2 * wider + 1)) if wider > 0 else mask) > 0
 
 
-def _find_level(picture: PILImage.Image, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_level(pixels: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(colours [H, W, 3], boolean [H, W]): those between the ground left and right of a hole, and where these two agree.
 
-    The ground is the median of some pixels, two off the hole: a single speck beside it would become a streak across.
+    The ground is the median of some pixels, two off the hole: an edge that was not marked, or a speck, would become a streak across.
+    Where the painter painted what lies nearer to the hole instead, as the strip of wall beside a door, it is that.
     """
-    smooth = np.asarray(picture.filter(ImageFilter.MedianFilter(5))).astype(np.float32)
+    from scipy import ndimage
+
+    smooth = ndimage.median_filter(pixels, (5, 5, 1))
+    (level, known), (near, near_known) = (_fill_rows(*each, hole) for each in ((smooth, 2), (pixels, 1)))
+    is_near = near_known & (np.abs(pixels - near).max(-1) < FAINT) & ~(known & (np.abs(pixels - level).max(-1) < FAINT))
+    return np.where(is_near[..., None], near, level), known | is_near
+
+
+def _fill_rows(pixels: np.ndarray, off: int, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_find_level`, from the pixels that lie `off` a hole on both sides of it."""
     column, last = np.arange(hole.shape[1]), hole.shape[1] - 1
     left = np.maximum.accumulate(np.where(hole, -1, column), 1)
     right = np.minimum.accumulate(np.where(hole, last + 1, column)[:, ::-1], 1)[:, ::-1]
     row = np.arange(len(hole))[:, None]
-    one, other = smooth[row, (left - 2).clip(0)], smooth[row, (right + 2).clip(None, last)]
+    one, other = pixels[row, (left - off).clip(0)], pixels[row, (right + off).clip(None, last)]
     known = hole & (left >= 0) & (right <= last) & (np.abs(one - other).max(-1) < CHANGED)
     return one + ((column - left) / np.maximum(right - left, 1))[..., None] * (other - one), known
+
+
+def apply_transform(painted: PILImage.Image, before: PILImage.Image, stays: torch.Tensor, transform: Transform) -> PILImage.Image:
+    """The picture after a transform of `before`, in its size. What was painted is the ground where there is no other.
+
+    Args:
+        stays: boolean [1, 1, h, w], the pixels of `painted` that are those of `before`.
+    """
+    if isinstance(transform, ColourChange):
+        return recolour_pixels(before, transform, painted.size)
+    ground = level_ground(keep_places(painted, before, stays), stays, painted.size)
+    return move_pixels(ground, before, transform, painted.size) if isinstance(transform, Motion) else ground
 
 
 def move_pixels(ground: PILImage.Image, before: PILImage.Image, motion: Motion, painted: tuple[int, int]) -> PILImage.Image:
@@ -154,7 +226,7 @@ def move_pixels(ground: PILImage.Image, before: PILImage.Image, motion: Motion, 
     Args:
         painted: (width, height) of the painter's picture, which `motion` speaks of.
     """
-    mask = _scale_mask(motion.source, painted, before.size)
+    mask = _scale_mask(motion.source, painted, before.size).filter(ImageFilter.MaxFilter(3))  # of the ground more is no harm
     box = mask.getbbox()
     if box is None:
         return ground
@@ -164,10 +236,81 @@ def move_pixels(ground: PILImage.Image, before: PILImage.Image, motion: Motion, 
     goal = middle[0] + motion.right * painted[0] * scaled, middle[1] + motion.down * painted[1] * scaled
     size = max(1, round((box[2] - box[0]) * motion.scale)), max(1, round((box[3] - box[1]) * motion.scale))
     how = PILImage.Resampling.BOX if motion.scale < 1 else PILImage.Resampling.BICUBIC
-    thing, alpha = before.crop(box).resize(size, how), mask.crop(box).resize(size, how)
+    thing, alpha = (each.resize(size, how) for each in _cut_out(before, mask, box))
     moved = ground.copy()
     moved.paste(thing, (round(goal[0] - (middle[0] - box[0]) * motion.scale), round(goal[1] - (middle[1] - box[1]) * motion.scale)), alpha)
     return moved
+
+
+def _cut_out(picture: PILImage.Image, mask: PILImage.Image, box: tuple[int, int, int, int]) -> tuple[PILImage.Image, PILImage.Image]:
+    """(colours, alpha) in the `box` of the white pixels of a mask. What of them is ground stays behind, also at their edge."""
+    from scipy import ndimage
+
+    left, top, right, bottom = _find_box(mask) or box
+    inside = box[0] - left, box[1] - top, box[2] - left, box[3] - top
+    picture, mask = (each.crop((left, top, right, bottom)) for each in (picture, mask))
+    pixels, marks = np.asarray(picture).astype(np.float32), np.asarray(mask) > 0
+    inner = ndimage.binary_erosion(marks, iterations=2)
+    if not inner.any():
+        return picture.crop(inside), mask.crop(inside)
+    level, known = _find_level(pixels, _find_hole(mask))
+    beyond = np.where(known[..., None], level, _spread(pixels, ~marks))
+    own = _spread(pixels, inner & (np.abs(pixels - beyond).max(-1) > FAINT))
+    span = own - beyond
+    share = (((pixels - beyond) * span).sum(-1) / np.maximum((span * span).sum(-1), 1)).clip(0, 1)
+    is_mixture = ~inner & (np.abs(beyond + share[..., None] * span - pixels).max(-1) < FAINT / 2)
+    alpha = np.where(is_mixture, share, 1) * (marks & (np.abs(pixels - beyond).max(-1) > GROUND))
+    colours = np.where(is_mixture[..., None], own, pixels)
+    made = PILImage.fromarray(colours.round().astype(np.uint8)), PILImage.fromarray((alpha * 255).round().astype(np.uint8))
+    return made[0].crop(inside), made[1].crop(inside)
+
+
+def _spread(pixels: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """`pixels` [H, W, 3] with the nearest of the marked ones at each place, if there are any."""
+    from scipy import ndimage
+
+    if not marks.any():
+        return pixels
+    return pixels[tuple(ndimage.distance_transform_edt(~marks, return_distances=False, return_indices=True))]
+
+
+def recolour_pixels(before: PILImage.Image, change: ColourChange, painted: tuple[int, int]) -> PILImage.Image:
+    """`before` with the pixels of a part in another colour. Its shades and its outline keep their brightness, of that of the colour.
+
+    Every pixel is taken for a mixture of the old colour and, near the edge, of the colour beyond it; in both the old one is replaced.
+
+    Args:
+        painted: (width, height) of the painter's picture, which `change` speaks of.
+    """
+    from scipy import ndimage
+
+    whole = _scale_mask(change.source, painted, before.size)
+    box, changed = _find_box(whole), before.copy()
+    if box is None:
+        return changed
+    mask, pixels = np.asarray(whole.crop(box)) > 0, np.asarray(before.crop(box)).astype(np.float32)
+    depth = ndimage.distance_transform_edt(mask)
+    old = np.median(pixels[depth >= np.quantile(depth[mask], 0.7)], 0)  # the outline lies at the edge
+    share = _find_share(pixels, mask, old, 2 * max(1, round(max(before.size) / EDGE)))
+    made = pixels + share[..., None] * (np.array(change.colour, np.float32) - old)
+    changed.paste(PILImage.fromarray(made.clip(0, 255).round().astype(np.uint8)), box[:2])
+    return changed
+
+
+def _find_share(pixels: np.ndarray, mask: np.ndarray, old: np.ndarray, edge: int) -> np.ndarray:
+    """[H, W]: how much of the colour `old` is in each of the `pixels` [H, W, 3] in a mask and up to `edge` pixels around it."""
+    from scipy import ndimage
+
+    region = ndimage.binary_dilation(mask, iterations=edge)
+    depth, beyond = ndimage.distance_transform_edt(region), _spread(pixels, ~region)
+    alone = np.where(mask, (pixels @ old / (old @ old)).clip(0, BRIGHTEST), 0)
+    # Least squares for two colours. Where they are nearly alike in hue, the mask alone says whose a pixel is.
+    cross, square = beyond @ old, (beyond * beyond).sum(-1)
+    spread = (old @ old) * square - cross * cross
+    mixed = (square * (pixels @ old) - cross * (beyond * pixels).sum(-1)) / np.maximum(spread, 1)
+    at_edge = region & (depth <= 2 * edge) & (spread > ALIKE * (old @ old) * square)
+    rest = np.abs(pixels - alone[..., None] * old).max(-1)
+    return np.where(at_edge, mixed.clip(0, BRIGHTEST), np.where(mask & (rest < FAINT), alone, 0))  # a detail on the part keeps its colour
 
 
 def keep_unchanged(painted: PILImage.Image, seen: PILImage.Image, before: PILImage.Image) -> PILImage.Image:

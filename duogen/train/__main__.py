@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         if options.stage == "fit-change-head":
             found = fit_changes(options.recipe, runs)
             print(f"The change head tells {found['places']:.1%} of the places right, all of a picture in {found['pictures']:.1%}.")
-            if "motions" in found:
-                print(f"Of moves it tells {found['moves']:.1%} of the pictures right, and {found['motions']:.1%} of the motions.")
+            if {"kinds", "motions", "colours"} <= set(found):
+                shares = ", ".join(f"{found[name]:.1%} of the {name}" for name in ("kinds", "motions", "colours"))
+                print(f"Of the transforms it tells {shares} right.")
             return 0
         if options.stage == "states":
             build_dit_stage(Recipe.load(options.recipe, "dit"), options.recipe, runs).fill_states()

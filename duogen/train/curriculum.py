@@ -159,12 +159,12 @@ def _sample_moves_at_once(rng: random.Random, frames: int, settings: CurriculumS
     return _draw_in_styles(sample_move(rng, settings), rng, settings)
 
 
-def sample_move(rng: random.Random, settings: CurriculumSettings) -> Dialogue:
-    """A brought picture in which a thing moves or changes its size."""
+def sample_move(rng: random.Random, settings: CurriculumSettings, operations: tuple[str, ...] = ("move", "resize")) -> Dialogue:
+    """A brought picture in which a thing moves or changes its size, or to which another one of the `operations` is done."""
     pool = Pool(tuple(choose_core_kinds(rng, settings) or kinds()))
     while True:
         scene = random_scene(rng, list(pool.kinds))
-        edit = random_edit(rng, pool, scene, only=("move", "resize"))
+        edit = random_edit(rng, pool, scene, only=operations)
         if edit.scene.background == scene.background:  # else nothing of it had room elsewhere
             return Dialogue("edit", (Line("user", (scene, edit.ask)), Line("assistant", (edit.answer, edit.scene))))
 

@@ -43,16 +43,18 @@ MODEL_INDEX = {
 def export(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
     """Write the trained parts of every stage, the model index and `duogen.json`; returns the steps of each stage, 0 for one that was kept.
 
-    A recipe of stage 1 or of the reward stage alone gives the pair that it grew from, with another MLLM or DiT. The old folder is replaced
-    as a whole at the end; its model card is kept.
+    A recipe of stage 1 or of the reward stage alone gives the pair that it grew from, with another MLLM or DiT, and one whose stage 2 has
+    0 steps with other heads. The old folder is replaced as a whole at the end; its model card is kept.
 
     Raises:
-        ValueError: a stage has no state, or a recipe of stage 1 or the reward stage alone grows from no pair.
+        ValueError: a stage has no state, or a recipe that trains no DiT from its beginning grows from no pair.
     """
     beside = out.with_name(f".{out.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    steps = (_export_stages if "dit" in Recipe.list_stages(recipe_file) else _export_onto_pair)(recipe_file, runs, beside)
+    has_painter = "dit" in Recipe.list_stages(recipe_file)
+    write = (_export_stages if Recipe.load(recipe_file, "dit").steps else _export_heads_onto_pair) if has_painter else _export_onto_pair
+    steps = write(recipe_file, runs, beside)
     _forget_places(beside)
     if (out / "README.md").exists():
         shutil.copy(out / "README.md", beside / "README.md")
@@ -106,6 +108,20 @@ def _export_onto_pair(recipe_file: Path, runs: Path, out: Path) -> dict[str, int
         return {stage: steps}
     shutil.copytree(source, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
     return {stage: _export_mllm(recipe_file, "", runs, out)}
+
+
+def _export_heads_onto_pair(recipe_file: Path, runs: Path, out: Path) -> dict[str, int]:
+    """Write the pair that a recipe whose stage 2 has no steps grew from, with the heads of the run and what the recipe says about it."""
+    source = DiTSettings.from_json(Recipe.load(recipe_file, "dit").settings).grow_from
+    if not source:
+        raise ValueError(f"Stage 2 of the recipe {recipe_file} has 0 steps; name in its grow_from the pair whose DiT is kept.")
+    shutil.copytree(source, out, dirs_exist_ok=True)
+    index = out / "model_index.json"
+    entries = json.loads(index.read_text(encoding="utf-8")) | _export_heads(source, runs, out)
+    index.write_text(json.dumps(entries, indent=2) + "\n")
+    about = json.loads((out / ABOUT).read_text(encoding="utf-8")) | Recipe.list_stages(recipe_file).get("about", {})
+    (out / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    return {"dit": 0}
 
 
 def _export_mllm(recipe_file: Path, source: str, runs: Path, out: Path) -> int:

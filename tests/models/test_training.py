@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -570,3 +571,25 @@ def test_refitting_brings_what_is_seen_among_the_words():
         placed = append_patch_positions(pixels, grids, mllm.config.vision_config)
         lengths = mllm.model.visual(placed, grid_thw=grids).pooler_output.norm(dim=-1)
     assert 0.3 < float(lengths.mean() / mllm.get_input_embeddings().weight.norm(dim=-1).mean()) < 1.5
+
+
+def test_a_recipe_without_steps_exports_its_pair_with_the_heads_of_the_run(pair, tokens, tmp_path):
+    old, runs, out = tmp_path / "old", tmp_path / "runs", tmp_path / "new"
+    recipe, _, _ = write_grown_run(pair, tokens, tmp_path)
+    assert export(tmp_path / "toy.json", runs, tmp_path / "whole") == {"mllm": 0, "vae": 7, "dit": 7}
+    shutil.rmtree(old)
+    shutil.copytree(tmp_path / "whole", old)
+    recipe["dit"]["steps"] = 0
+    (tmp_path / "heads.json").write_text(json.dumps({"dit": recipe["dit"], "about": {"title": "Toy with heads"}}))
+    SceneHead(12).save_pretrained(runs / SCENE_HEAD)
+    assert export(tmp_path / "heads.json", runs, out) == {"dit": 0}
+    assert SceneHead.from_pretrained(out / SCENE_HEAD).config.channels == 12
+    entries = json.loads((out / "model_index.json").read_text())
+    assert entries.pop(SCENE_HEAD) == ["duogen", "SceneHead"] and entries == json.loads((old / "model_index.json").read_text())
+    assert json.loads((out / "duogen.json").read_text()) == json.loads((old / "duogen.json").read_text()) | {"title": "Toy with heads"}
+    for file in ("transformer/diffusion_pytorch_model.safetensors", "text_encoder/adapter_config.json"):
+        assert (out / file).read_bytes() == (old / file).read_bytes()
+    recipe["dit"]["settings"]["grow_from"] = ""
+    (tmp_path / "heads.json").write_text(json.dumps({"dit": recipe["dit"]}))
+    with pytest.raises(ValueError, match="name in its grow_from the pair whose DiT is kept"):
+        export(tmp_path / "heads.json", runs, out)
