@@ -1,16 +1,14 @@
 // Gradio closes its event stream after the last event. An event that joins at that moment is never heard: the server has closed the stream,
 // the browser does not know it yet and opens no other. Its click seems lost. So this notes which events joined and which were heard. While one
-// was not, it sends an empty event, for which Gradio opens a stream and hears both. If the empty event is heard and the other one is not, that
-// one's answer is lost: the server tells of events in their order. Then the page loads itself anew, and shows how things stand.
+// was not, it sends an empty event, for which Gradio opens a stream and hears both.
 {
-  const send = window.fetch, joined = new Map(), heard = new Set(); // when each event joined
+  const send = window.fetch, joined = new Set(), heard = new Set();
   const SOON = 100; // ms: Gradio has noticed an end by then, and an event that joined after it has opened the next stream
   const LATE = 3000; // ms: an event is heard by then, unless it is lost
-  const LAST_WORDS = 'close_stream'; // with which the server ends a stream
   let streams = 0;
-  const sendEmptyEvent = () => trigger('submit');
-  const checkLost = time => { // when an event joined that was heard
-    if ([...joined.values()].some(earlier => earlier < time - LATE + SOON)) window.location.reload();
+  const sendEmptyEvent = () => {
+    joined.clear();
+    trigger('submit');
   };
   const checkEnd = () => {
     if (streams) return;
@@ -19,9 +17,8 @@
   };
   const note = async response => {
     const { event_id: id } = await response.json();
-    if (!id) return;
-    if (heard.has(id)) return checkLost(performance.now());
-    joined.set(id, performance.now());
+    if (!id || heard.has(id)) return;
+    joined.add(id);
     setTimeout(checkEnd, SOON);
     setTimeout(() => { if (joined.has(id)) sendEmptyEvent(); }, LATE);
   };
@@ -31,21 +28,13 @@
   };
   const hear = response => {
     const decoder = new TextDecoder();
-    let last = '';
     const passage = new TransformStream({
       transform(chunk, stream) {
-        const words = decoder.decode(chunk, { stream: true });
-        for (const [, id] of words.matchAll(/"event_id": ?"(\w+)"/g)) {
+        for (const [, id] of decoder.decode(chunk, { stream: true }).matchAll(/"event_id": ?"(\w+)"/g)) {
           heard.add(id);
-          const time = joined.get(id);
           joined.delete(id);
-          if (time) checkLost(time);
         }
-        last = (last + words).slice(-LAST_WORDS.length - 20);
         stream.enqueue(chunk);
-      },
-      flush(stream) { // a proxy that gives up ends the stream as if all were said; Gradio would wait for ever, and knows what to do with an error
-        if (!last.includes(LAST_WORDS)) stream.error(new TypeError('The event stream has ended too early.'));
       },
     });
     response.body.pipeTo(passage.writable).catch(() => {}).finally(end);
