@@ -87,16 +87,16 @@ def tab(browser, request: pytest.FixtureRequest) -> Iterator[Callable]:
 
     contexts, errors = [], []
 
-    def opened(address: str, ready: str = "#box textarea", **look):
+    def open_tab(address: str, **look):
         contexts.append(browser.new_context(viewport=look.pop("viewport", {"width": 1100, "height": 820}), **look))
         page = contexts[-1].new_page()
         page.set_default_timeout(1000 * patience())
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
-        page.wait_for_selector(ready)
+        page.wait_for_selector("#box textarea")
         return page
 
-    yield opened
+    yield open_tab
     for context in contexts:
         if request.node.failed:
             print("\n\n".join(page.inner_text("body") for page in context.pages))

@@ -330,9 +330,11 @@ class CosmosPainter:
             return None
         found = head.find_transforms(read)
         kind = KINDS[int(found.kinds[0].argmax())]
+        if kind == "paint":
+            return None
         marks = mark_regions(head.mark_source(read, before)[:, None].sigmoid(), before)
         source = find_shape(marks) if kind == "move" else fill_shapes(marks) if kind == "remove" else marks
-        if kind == "paint" or not source.any():
+        if not source.any():
             return None
         if kind == "recolour":
             red, green, blue = ((found.colours[0] + 1) * 127.5).tolist()
